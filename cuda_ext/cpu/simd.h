@@ -1,0 +1,94 @@
+// 8-lane vectors over GCC/Clang vector extensions: the same source becomes SSE2, AVX2 or AVX-512VL code (or NEON).
+// Include only from cpu/kernels/*.cpp, which are compiled once per instruction set with SPLATSEG_ISA set. Nothing here may
+// instantiate std:: templates: a weak symbol compiled for AVX-512 could be the copy that the linker keeps for everyone
+// (setup.py checks the objects for that).
+#pragma once
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace splatseg::SPLATSEG_ISA {
+
+constexpr int kLanes = 8;
+
+typedef float f32x8 __attribute__((vector_size(32)));
+typedef int32_t i32x8 __attribute__((vector_size(32)));
+typedef uint32_t u32x8 __attribute__((vector_size(32)));
+typedef double f64x8 __attribute__((vector_size(64)));
+typedef int64_t i64x8 __attribute__((vector_size(64)));
+
+// Vec<T>: the 8-lane vector of scalar T and the type of its comparison masks (all ones = true).
+template <class T> struct VecOf;
+template <> struct VecOf<float> { typedef f32x8 type; typedef i32x8 mask; typedef int32_t lane_mask; };
+template <> struct VecOf<double> { typedef f64x8 type; typedef i64x8 mask; typedef int64_t lane_mask; };
+template <class T> using Vec = typename VecOf<T>::type;
+template <class T> using Mask = typename VecOf<T>::mask;
+
+#define SPLATSEG_INLINE static inline __attribute__((always_inline))
+
+template <class T> SPLATSEG_INLINE Vec<T> load(const T* p) { Vec<T> v; memcpy(&v, p, sizeof v); return v; }
+template <class T> SPLATSEG_INLINE void store(T* p, Vec<T> v) { memcpy(p, &v, sizeof v); }
+template <class T> SPLATSEG_INLINE Vec<T> splat(T x) { return Vec<T>{x, x, x, x, x, x, x, x}; }
+
+SPLATSEG_INLINE f32x8 vmin(f32x8 a, f32x8 b) { return a < b ? a : b; }
+SPLATSEG_INLINE f32x8 vmax(f32x8 a, f32x8 b) { return a > b ? a : b; }
+SPLATSEG_INLINE f64x8 vmin(f64x8 a, f64x8 b) { return a < b ? a : b; }
+SPLATSEG_INLINE f64x8 vmax(f64x8 a, f64x8 b) { return a > b ? a : b; }
+
+// One bit a lane, lane 0 lowest.
+SPLATSEG_INLINE unsigned bits(i32x8 mask) {
+#if defined(__AVX2__)
+  return (unsigned)_mm256_movemask_ps((__m256)mask);
+#elif defined(__SSE2__)
+  typedef int32_t i32x4 __attribute__((vector_size(16)));
+  union { i32x8 all; i32x4 half[2]; } u{mask};
+  return (unsigned)_mm_movemask_ps((__m128)u.half[0]) | ((unsigned)_mm_movemask_ps((__m128)u.half[1]) << 4);
+#else
+  unsigned r = 0;
+  for (int i = 0; i < kLanes; i++) r |= (unsigned)(mask[i] & 1) << i;
+  return r;
+#endif
+}
+SPLATSEG_INLINE unsigned bits(i64x8 mask) {
+  unsigned r = 0;
+  for (int i = 0; i < kLanes; i++) r |= (unsigned)(mask[i] & 1) << i;
+  return r;
+}
+SPLATSEG_INLINE bool any(i32x8 mask) { return bits(mask) != 0; }
+SPLATSEG_INLINE bool any(i64x8 mask) { return bits(mask) != 0; }
+
+// Sum of the lanes in a fixed order (pairwise), so results do not depend on the instruction set's shuffle.
+SPLATSEG_INLINE float hsum(f32x8 v) { return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7])); }
+SPLATSEG_INLINE double hsum(f64x8 v) { return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7])); }
+
+// 2^x, relative error below 2e-7; x is clamped to [-126, 127]. Rounding by adding 1.5 * 2^23, which -ffast-math would undo.
+SPLATSEG_INLINE f32x8 exp2v(f32x8 x) {
+  x = vmin(vmax(x, splat(-126.f)), splat(127.f));
+  const f32x8 shifted = x + 12582912.f;
+  const f32x8 f = x - (shifted - 12582912.f);  // in [-0.5, 0.5]
+  f32x8 p = splat(1.5403530e-4f);
+  p = p * f + 1.3333558e-3f;
+  p = p * f + 9.6181291e-3f;
+  p = p * f + 5.5504109e-2f;
+  p = p * f + 2.4022651e-1f;
+  p = p * f + 6.9314718e-1f;
+  p = p * f + 1.f;
+  i32x8 n;
+  memcpy(&n, &shifted, sizeof n);
+  n = (n - 0x4B400000 + 127) << 23;
+  f32x8 scale;
+  memcpy(&scale, &n, sizeof scale);
+  return p * scale;
+}
+SPLATSEG_INLINE f64x8 exp2v(f64x8 x) {
+  f64x8 r;
+  for (int i = 0; i < kLanes; i++) r[i] = ::exp2(x[i]);
+  return r;
+}
+
+}  // namespace splatseg::SPLATSEG_ISA

@@ -1,0 +1,126 @@
+"""Package metadata and the build of ``splatseg._C``.
+
+The CPU side is always built; the CUDA side when the installed torch was built with CUDA. ``SPLATSEG_CUDA=1`` forces it on
+(and fails loudly where it cannot be had), ``SPLATSEG_CUDA=0`` leaves it out. Build with ``--no-build-isolation``: torch must
+be the one that will run the ops, so it is no build requirement that pip may choose.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from setuptools import find_packages, setup
+from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
+
+ROOT = Path(__file__).parent
+SOURCES = Path("cuda_ext")
+X86_ISA_FLAGS = {
+    "baseline": [],
+    "avx2": ["-mavx2", "-mfma", "-mf16c", "-mbmi", "-mbmi2", "-mpopcnt", "-mlzcnt"],
+    "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=256"],
+}
+# -fno-math-errno and -fno-trapping-math change no result; the rest of -ffast-math does and stays off.
+COMMON_FLAGS = ["-O3", "-std=c++20", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
+
+
+def with_cuda() -> bool:
+    """Whether to build the CUDA side (see the module docstring)."""
+    wanted = os.environ.get("SPLATSEG_CUDA", "auto")
+    if wanted not in ("0", "1", "auto"):
+        raise SystemExit(f"SPLATSEG_CUDA: expected 0, 1 or auto, found {wanted!r}")
+    has_cuda = torch.version.cuda is not None
+    if wanted == "1" and not has_cuda:
+        raise SystemExit(f"SPLATSEG_CUDA=1: expected a torch built with CUDA, found torch {torch.__version__} (CPU)")
+    return wanted == "1" or (wanted == "auto" and has_cuda)
+
+
+def compile_kernels(build_dir: Path) -> list[str]:
+    """Compile every cpu/kernels/*.cpp once per instruction set; return the objects."""
+    isas = X86_ISA_FLAGS if platform.machine() in ("x86_64", "AMD64") else {"baseline": []}
+    compiler = os.environ.get("CXX", "g++")
+    headers = max(p.stat().st_mtime for p in (SOURCES / "cpu").rglob("*.h"))
+
+    def compile_one(source: Path, isa: str) -> str:
+        target = build_dir / f"{source.stem}.{isa}.o"
+        if not target.exists() or target.stat().st_mtime < max(source.stat().st_mtime, headers):
+            command = [compiler, *COMMON_FLAGS, *isas[isa], f"-DSPLATSEG_ISA={isa}", f"-I{SOURCES}"]
+            subprocess.run([*command, "-c", str(source), "-o", str(target)], check=True)
+            check_symbols(target, isa)
+        return str(target)
+
+    build_dir.mkdir(parents=True, exist_ok=True)
+    jobs = [(source, isa) for source in sorted((SOURCES / "cpu/kernels").glob("*.cpp")) for isa in isas]
+    with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:
+        return list(pool.map(lambda job: compile_one(*job), jobs))
+
+
+def check_symbols(target: Path, isa: str) -> None:
+    """Refuse weak symbols outside the set's own namespace: the linker may keep the AVX-512 copy for every processor."""
+    lines = subprocess.run(["nm", "-C", str(target)], check=True, capture_output=True, text=True).stdout.splitlines()
+    weak = [line for line in lines if " W " in line and f"splatseg::{isa}::" not in line]
+    if weak:
+        target.unlink()
+        raise SystemExit(f"{target.name}: weak symbols outside splatseg::{isa}: {weak[0].split(' W ')[1]}")
+
+
+class Build(BuildExtension):
+    """Adds the per-instruction-set objects before the ordinary build."""
+
+    def build_extension(self, ext: CppExtension) -> None:
+        ext.extra_objects = compile_kernels(ROOT / self.build_temp / "kernels")
+        super().build_extension(ext)
+
+
+def extension() -> CppExtension:
+    sources = [str(p) for p in sorted(SOURCES.glob("*.cpp")) + sorted((SOURCES / "cpu").glob("*.cpp"))]
+    flags = {"cxx": ["-O3", "-fopenmp", "-Wall", "-Wno-psabi", "-Wno-unknown-pragmas"]}
+    include = [str(ROOT / SOURCES)]
+    # -fopenmp in compile and link alike: without it at link time the parallel loops run serially, silently.
+    link = ["-fopenmp", "-s"]
+    if not with_cuda():
+        return CppExtension("splatseg._C", sources, include_dirs=include, extra_compile_args=flags, extra_link_args=link)
+    sources += [str(p) for p in sorted((SOURCES / "cuda").glob("*.cu"))]
+    flags["cxx"].append("-DSPLATSEG_WITH_CUDA")
+    flags["nvcc"] = ["-O3", "-DSPLATSEG_WITH_CUDA", "--expt-relaxed-constexpr", "-lineinfo"]
+    return CUDAExtension("splatseg._C", sources, include_dirs=include, extra_compile_args=flags, extra_link_args=link)
+
+
+setup(
+    name="splatseg",
+    version="0.1.0",
+    description="Gaussian-splatting feature fields with hierarchical click segmentation, on CPU and CUDA",
+    long_description=(ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["splatseg", "splatseg.*"]),
+    ext_modules=[extension()],
+    cmdclass={"build_ext": Build},
+    install_requires=[
+        "torch>=2.5",
+        "numpy>=1.26",
+        "gsplat>=1.5.3",
+        "plyfile>=1.0",
+        "pycolmap>=3.12",
+        "scipy>=1.11",
+        "scikit-image>=0.22",
+        "hdbscan>=0.8.40",
+        "tyro>=0.9",
+        "tqdm>=4.66",
+        "pyyaml>=6.0",
+        "safetensors>=0.4",
+        "pillow>=10.0",
+    ],
+    extras_require={
+        "viewer": ["viser>=1.0"],
+        "sam": ["segment-anything>=1.0"],
+        "sam2": ["sam2>=1.0"],
+        "plots": ["matplotlib>=3.8"],
+        "test": ["pytest>=8.0", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11", "playwright>=1.45"],
+    },
+)

@@ -1,0 +1,36 @@
+"""Fixtures every test shares: the device parameter and the folders of real inputs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"))])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Every device test runs on the CPU and, where there is one, on CUDA."""
+    return torch.device(request.param)
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Folder of real scenes (``$SPLATSEG_DATA`` or ``../shared/data``); skips where absent."""
+    folder = Path(os.environ.get("SPLATSEG_DATA", SHARED / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"real scenes not at hand: {folder} (set SPLATSEG_DATA)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def vectors_dir() -> Path:
+    """Folder of the published loss vectors (``$SPLATSEG_VECTORS`` or ``../shared/vectors``); skips where absent."""
+    folder = Path(os.environ.get("SPLATSEG_VECTORS", SHARED / "vectors"))
+    if not folder.is_dir():
+        pytest.skip(f"loss vectors not at hand: {folder} (set SPLATSEG_VECTORS)")
+    return folder
