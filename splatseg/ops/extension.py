@@ -1,0 +1,34 @@
+"""Loading of ``splatseg._C``, and whether it has a kernel for given tensors. Without it the references run, with one warning."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import warnings
+
+import torch
+from torch import Tensor
+
+
+@functools.cache
+def compiled() -> bool:
+    """Whether ``splatseg._C`` is there; the first call loads it, which registers ``torch.ops.splatseg.*``."""
+    try:
+        importlib.import_module("splatseg._C")
+    except ImportError as error:
+        warnings.warn(
+            f"splatseg._C does not load ({error}): the slow PyTorch references run instead; "
+            "build it with: python setup.py build_ext --inplace",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return False
+    return True
+
+
+def has_kernel(op: str, tensor: Tensor) -> bool:
+    """Whether ``torch.ops.splatseg.<op>`` is compiled for the device of ``tensor``; if not, the caller runs its reference."""
+    if not compiled():
+        return False
+    key = {"cpu": "CPU", "cuda": "CUDA"}.get(tensor.device.type, "")
+    return bool(key) and bool(torch._C._dispatch_has_kernel_for_dispatch_key(f"splatseg::{op}", key))
