@@ -83,7 +83,9 @@ def extension() -> CppExtension:
     # -fopenmp in compile and link alike: without it at link time the parallel loops run serially, silently.
     link = ["-fopenmp", "-s"]
     if not with_cuda():
-        return CppExtension("splatseg._C", sources, include_dirs=include, extra_compile_args=flags, extra_link_args=link)
+        return CppExtension(
+            "splatseg._C", sources, include_dirs=include, extra_compile_args=flags, extra_link_args=link
+        )
     sources += [str(p) for p in sorted((SOURCES / "cuda").glob("*.cu"))]
     flags["cxx"].append("-DSPLATSEG_WITH_CUDA")
     flags["nvcc"] = ["-O3", "-DSPLATSEG_WITH_CUDA", "--expt-relaxed-constexpr", "-lineinfo"]

@@ -80,7 +80,9 @@ class Scene:
         found = [v for v in self.views if v.name == name] or [v for v in self.views if Path(v.name).stem == name]
         if len(found) != 1:
             examples = ", ".join(v.name for v in self.views[:3])
-            raise SplatsegError(f"view '{name}': expected one of the scene's views ({examples}, ...), found {len(found)}")
+            raise SplatsegError(
+                f"view '{name}': expected one of the scene's views ({examples}, ...), found {len(found)}"
+            )
         return found[0]
 
     @property
