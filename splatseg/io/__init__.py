@@ -1,1 +1,15 @@
+"""Files in and out: COLMAP scenes, PLY splats, the run folder. Every write is atomic."""
 
+from splatseg.io.atomic import atomic_write, write_text
+from splatseg.io.ply import load_extra, load_gaussians, save_gaussians
+from splatseg.io.run import Run, digest
+
+__all__ = [
+    "Run",
+    "atomic_write",
+    "digest",
+    "load_extra",
+    "load_gaussians",
+    "save_gaussians",
+    "write_text",
+]

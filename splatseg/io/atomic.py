@@ -1,0 +1,88 @@
+"""Writing a file so that a reader sees the whole of it or nothing."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from splatseg.errors import SplatsegError
+
+_FULL = {errno.ENOSPC: "no space left on the disk", errno.EDQUOT: "disk quota used up", errno.EFBIG: "file too large"}
+_FULL_BELOW = 64 * 1024  # bytes; a disk with less than this free after a failed write is taken to be full
+
+
+def _why_full(error: BaseException, temporary: Path) -> str | None:
+    """Why a write could not be completed, or None where ``error`` is about something else.
+
+    Writers in C++ (numpy's tofile, torch) report a short write without an errno, so the disk itself is asked as well.
+    """
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return _FULL[error.errno]
+    if not isinstance(error, OSError | RuntimeError) or (isinstance(error, OSError) and error.errno is not None):
+        return None
+    with suppress(OSError):
+        if shutil.disk_usage(temporary.parent).free < _FULL_BELOW:
+            return _FULL[errno.ENOSPC]
+        limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+        if limit != resource.RLIM_INFINITY and temporary.stat().st_size >= limit:
+            return _FULL[errno.EFBIG]
+    return None
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename inside ``folder`` durable; file systems that cannot sync a folder are left as they are."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` to write to; on success it is synced and renamed to ``path``.
+
+    The temporary name keeps the suffix (writers choose a format by it) and starts with a dot. On any exception, and on
+    interruption, it is removed and what was at ``path`` before stays as it was. Missing parent folders are made.
+
+    Raises:
+        SplatsegError: the disk is full, or the folder cannot be written to.
+    """
+    target = Path(path)
+    temporary = target.with_name(f".{target.stem}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp{target.suffix}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with open(temporary, "rb+") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, target)
+        _sync_folder(target.parent)
+    except BaseException as error:
+        reason = _why_full(error, temporary)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if reason is not None:
+            raise SplatsegError(f"{target}: expected room to write the file, found {reason}") from error
+        if isinstance(error, OSError) and _concerns(error, temporary, target):
+            raise SplatsegError(f"{target}: expected a place to write to, found: {error.strerror}") from error
+        raise
+
+
+def _concerns(error: OSError, temporary: Path, target: Path) -> bool:
+    """Whether ``error`` is about the place written to, not about something the caller's block read."""
+    named = {os.fspath(name) for name in (error.filename, error.filename2) if isinstance(name, str | Path)}
+    places = {str(temporary), str(target), *(str(folder) for folder in target.parents)}
+    return bool(named & places)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write ``text`` (UTF-8) to ``path`` by :func:`atomic_write`."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

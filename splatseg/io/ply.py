@@ -1,0 +1,203 @@
+"""Splats as PLY files in the layout of the INRIA 3DGS code, which gsplat, nerfstudio and every viewer share.
+
+Properties in order: x y z, nx ny nz (zeros), f_dc_0..2, f_rest_* (channel-major: all of red, then green, then blue),
+opacity, scale_0..2, rot_0..3 (wxyz); all float32, little endian, stored (not activated) values.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from plyfile import PlyData, PlyElement, PlyParseError
+
+from splatseg.errors import SplatsegError
+from splatseg.gaussians import Gaussians
+from splatseg.io.atomic import atomic_write
+
+_MEANS = ("x", "y", "z")
+_NORMALS = ("nx", "ny", "nz")
+_DC = ("f_dc_0", "f_dc_1", "f_dc_2")
+_SCALES = ("scale_0", "scale_1", "scale_2")
+_QUATS = ("rot_0", "rot_1", "rot_2", "rot_3")
+_REQUIRED = (*_MEANS, *_DC, "opacity", *_SCALES, *_QUATS)
+_REST = re.compile(r"f_rest_(\d+)")
+_COEFFICIENTS = {0: 1, 9: 4, 24: 9, 45: 16}  # number of f_rest properties -> coefficients a channel
+_ROWS = 8192  # rows copied at once: 2 MB of records, so that the column-wise copies stay in the cache
+_CODES = {"i1": "i1", "u1": "u1", "i2": "i2", "u2": "u2", "i4": "i4", "u4": "u4"}
+
+
+def _float_properties(coefficients: int) -> tuple[str, ...]:
+    rest = tuple(f"f_rest_{i}" for i in range(3 * (coefficients - 1)))
+    return (*_MEANS, *_NORMALS, *_DC, *rest, "opacity", *_SCALES, *_QUATS)
+
+
+def _read_vertices(path: Path) -> NDArray[np.void]:
+    """The vertex records of a PLY file, one structured row each."""
+    if not path.is_file():
+        raise SplatsegError(f"{path}: expected a PLY file, found {'a folder' if path.is_dir() else 'nothing'}")
+    try:
+        ply = PlyData.read(str(path))
+    except PlyParseError as error:
+        raise SplatsegError(f"{path}: expected a whole PLY file, found: {error}") from None
+    except (ValueError, UnicodeDecodeError, EOFError, OSError, MemoryError) as error:
+        raise SplatsegError(f"{path}: expected a PLY file, found unreadable data ({error})") from None
+    names = [element.name for element in ply.elements]
+    if "vertex" not in names:
+        raise SplatsegError(f"{path}: expected a PLY element 'vertex', found {', '.join(names) or 'none'}")
+    vertices: NDArray[np.void] = ply["vertex"].data
+    if "packed_position" in (vertices.dtype.names or ()):
+        raise SplatsegError(
+            f"{path}: expected the uncompressed INRIA layout, found a compressed PLY (packed_position); "
+            "export it as an uncompressed PLY first"
+        )
+    if len(vertices) == 0:
+        raise SplatsegError(f"{path}: expected at least one Gaussian, found an empty vertex list")
+    return vertices
+
+
+def _rest_names(path: Path, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The f_rest properties in numeric order, checked to be a whole spherical-harmonic degree."""
+    numbers = sorted(int(match[1]) for match in map(_REST.fullmatch, names) if match)
+    if numbers != list(range(len(numbers))):
+        missing = next(i for i, number in enumerate([*numbers, -1]) if i != number)
+        raise SplatsegError(f"{path}: property f_rest_{missing}: expected, found missing")
+    if len(numbers) not in _COEFFICIENTS:
+        raise SplatsegError(f"{path}: f_rest_*: expected 0, 9, 24 or 45 properties, found {len(numbers)}")
+    return tuple(f"f_rest_{i}" for i in numbers)
+
+
+def _columns(path: Path, vertices: NDArray[np.void], names: tuple[str, ...]) -> NDArray[np.float32]:
+    """(n, len(names)) float32 copies of scalar properties, checked to be finite."""
+    for name in names:
+        if vertices.dtype[name].kind not in "fiu":
+            raise SplatsegError(f"{path}: property {name}: expected a number, found a list")
+    values = np.empty((len(vertices), len(names)), np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # a double too large for float32 is reported as inf below
+        for start in range(0, len(vertices), _ROWS):
+            rows = vertices[start : start + _ROWS]
+            for column, name in enumerate(names):
+                values[start : start + _ROWS, column] = rows[name]
+    bad = ~np.isfinite(values)
+    if bad.any():
+        row, column = (int(i) for i in np.argwhere(bad)[0])
+        raise SplatsegError(
+            f"{path}: property {names[column]}: expected finite values, found {values[row, column]} at row {row}"
+        )
+    return values
+
+
+def load_gaussians(path: str | Path) -> Gaussians:
+    """Read a splat written by INRIA's code, gsplat, nerfstudio, or :func:`save_gaussians`.
+
+    Normals and ``f_rest_*`` may be absent (spherical harmonics of degree 0..3 are accepted), properties may come in any
+    order and of any number type, others are ignored. Values are kept as stored: quaternions are not normalised.
+
+    Returns:
+        n Gaussians on the CPU, float32.
+
+    Raises:
+        SplatsegError: no such file, not a PLY, truncated, compressed, empty, or a property that is missing or not
+            finite.
+    """
+    path = Path(path)
+    vertices = _read_vertices(path)
+    names = vertices.dtype.names or ()
+    for name in _REQUIRED:
+        if name not in names:
+            raise SplatsegError(f"{path}: property {name}: expected, found missing")
+    rest_names = _rest_names(path, names)
+    wanted = (*_REQUIRED, *rest_names)
+    values = _columns(path, vertices, wanted)
+    fixed = len(_REQUIRED)
+    quats = values[:, 10:14]
+    degenerate = ~quats.any(axis=1)
+    if degenerate.any():
+        row = int(degenerate.argmax())
+        raise SplatsegError(f"{path}: property rot_0..3: expected a quaternion, found all zeros at row {row}")
+    sh = np.empty((len(values), _COEFFICIENTS[len(rest_names)], 3), np.float32)
+    sh[:, 0] = values[:, 3:6]
+    sh[:, 1:] = values[:, fixed:].reshape(len(values), 3, -1).transpose(0, 2, 1)
+    return Gaussians(
+        means=torch.from_numpy(values[:, 0:3].copy()),
+        quats=torch.from_numpy(quats.copy()),
+        log_scales=torch.from_numpy(values[:, 7:10].copy()),
+        opacity_logits=torch.from_numpy(values[:, 6].copy()),
+        sh=torch.from_numpy(sh),
+    )
+
+
+def load_extra(path: str | Path) -> dict[str, NDArray[np.integer]]:
+    """The integer properties of a PLY, in file order: (n,) each, such as ``label`` and ``label_0``.
+
+    Raises:
+        SplatsegError: as :func:`load_gaussians`.
+    """
+    vertices = _read_vertices(Path(path))
+    names = vertices.dtype.names or ()
+    return {name: vertices[name].copy() for name in names if vertices.dtype[name].kind in "iu"}
+
+
+def _extra_dtype(path: Path, extra: Mapping[str, NDArray[np.integer]], count: int) -> list[tuple[str, str]]:
+    """The PLY types of the extra columns, checked: names new, one integer of at most 32 bits a Gaussian."""
+    taken = set(_float_properties(16))
+    fields = []
+    for name, values in extra.items():
+        if name in taken or not re.fullmatch(r"[A-Za-z_]\w*", name):
+            raise SplatsegError(f"{path}: extra property '{name}': expected a new name without spaces")
+        if values.shape != (count,):
+            raise SplatsegError(f"{path}: extra property {name}: expected shape ({count},), found {values.shape}")
+        code = values.dtype.str[1:]
+        if values.dtype.kind not in "iu":
+            raise SplatsegError(f"{path}: extra property {name}: expected integers, found {values.dtype}")
+        if code not in _CODES:  # PLY has no 64-bit integers
+            limits = np.iinfo(np.int32)
+            if values.size and (values.min() < limits.min or values.max() > limits.max):
+                raise SplatsegError(f"{path}: extra property {name}: expected 32-bit values, found {values.max()}")
+            code = "i4"
+        fields.append((name, f"<{code}"))
+    return fields
+
+
+def save_gaussians(
+    path: str | Path, gaussians: Gaussians, extra: Mapping[str, NDArray[np.integer]] | None = None
+) -> None:
+    """Write a splat in the INRIA layout, binary little endian, to a temporary name and rename it to ``path``.
+
+    Loading it again gives the same values bit by bit.
+
+    Args:
+        path: the PLY file.
+        gaussians: n Gaussians.
+        extra: integer properties, (n,) each, written after the standard ones in the order given.
+
+    Raises:
+        SplatsegError: no Gaussians or non-finite values (no reader could use them), a bad extra property, or no room
+            to write.
+    """
+    path = Path(path)
+    if len(gaussians) == 0:
+        raise SplatsegError(f"{path}: expected at least one Gaussian to write, found none")
+    try:
+        gaussians.check_finite()
+    except SplatsegError as error:
+        raise SplatsegError(f"{path}: {error}") from None
+    g = gaussians.detach().to("cpu")
+    count, coefficients = len(g), g.sh.shape[1]
+    floats = _float_properties(coefficients)
+    extra = {name: np.asarray(values) for name, values in (extra or {}).items()}
+    dtype = np.dtype([(name, "<f4") for name in floats] + _extra_dtype(path, extra, count))
+    rest = g.sh[:, 1:].transpose(1, 2).reshape(count, -1)
+    parts = [g.means, torch.zeros(count, 3), g.sh[:, 0], rest, g.opacity_logits[:, None], g.log_scales, g.quats]
+    table = torch.cat([part.to(torch.float32) for part in parts], dim=1).numpy().astype("<f4", copy=False)
+    records = np.empty(count, dtype)
+    # The floats of a record are contiguous, so they are copied as one block of bytes instead of 62 columns.
+    records.view(np.uint8).reshape(count, dtype.itemsize)[:, : 4 * len(floats)] = table.view(np.uint8)
+    for name, values in extra.items():
+        records[name] = values
+    with atomic_write(path) as temporary:
+        PlyData([PlyElement.describe(records, "vertex")], byte_order="<").write(str(temporary))

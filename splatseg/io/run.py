@@ -1,0 +1,313 @@
+"""The run folder: where everything is, which stages are done, who holds it, and how to go on after a kill."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import pickle
+import re
+import time
+import warnings
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from splatseg.errors import SplatsegError
+from splatseg.io.atomic import atomic_write, write_text
+
+_IDENTITY = "scene.json"
+_STAGE = re.compile(r"[A-Za-z0-9_.-]+")
+_WHOLE_FILE = 64 * 1024 * 1024  # bytes; larger files count by size and time of change instead of their contents
+
+
+def _canonical(value: Any) -> Any:
+    """``value`` as JSON gives it back: what a stored copy is compared with."""
+    try:
+        return json.loads(json.dumps(value, sort_keys=True, default=str))
+    except (TypeError, ValueError) as error:
+        raise SplatsegError(f"settings: expected values that JSON can hold, found {error}") from None
+
+
+def digest(settings: Any = None, files: Iterable[str | Path] = (), stats: Iterable[str | Path] = ()) -> str:
+    """16 hex digits that change when a stage must run again.
+
+    Args:
+        settings: anything JSON can hold (paths count as text); key order does not matter.
+        files: input files that count by their contents (above 64 MiB by size and time of change).
+        stats: input files, such as photographs, that count by name, size and time of change.
+
+    Raises:
+        SplatsegError: a file that is missing or unreadable.
+    """
+    result = hashlib.sha256(json.dumps(_canonical(settings), sort_keys=True).encode())
+    for by_contents, paths in ((True, files), (False, stats)):
+        for path in map(Path, paths):
+            try:
+                stat = path.stat()
+                result.update(f"\0{path.name}\0{stat.st_size}\0".encode())
+                if by_contents and stat.st_size <= _WHOLE_FILE:
+                    result.update(hashlib.sha256(path.read_bytes()).digest())
+                else:
+                    result.update(str(stat.st_mtime_ns).encode())
+            except OSError as error:
+                raise SplatsegError(f"{path}: expected a readable file, found: {error.strerror}") from None
+    return result.hexdigest()[:16]
+
+
+class Run:
+    """A run folder. Constructing one touches nothing; :meth:`open` makes or checks it, :meth:`existing` only checks."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    # Paths -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "config.yaml"
+
+    @property
+    def geometry(self) -> Path:
+        return self.folder / "geometry.ply"
+
+    @property
+    def features(self) -> Path:
+        return self.folder / "features.safetensors"
+
+    @property
+    def masks(self) -> Path:
+        return self.folder / "masks"
+
+    @property
+    def hierarchy(self) -> Path:
+        return self.folder / "hierarchy"
+
+    @property
+    def labels(self) -> Path:
+        return self.folder / "labels.ply"
+
+    @property
+    def labels_sidecar(self) -> Path:
+        return self.folder / "labels.npz"
+
+    @property
+    def labels_json(self) -> Path:
+        return self.folder / "labels.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.json"
+
+    @property
+    def log_file(self) -> Path:
+        return self.folder / "log.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def cache(self) -> Path:
+        """Undistorted and resized images, traced pools: everything here can be made again."""
+        return self.folder / "cache"
+
+    @property
+    def sfm(self) -> Path:
+        """COLMAP workspace of ``--sfm``."""
+        return self.folder / "sfm"
+
+    @property
+    def contact_sheet(self) -> Path:
+        return self.folder / "contact_sheet.png"
+
+    @property
+    def exports(self) -> Path:
+        """Selections and objects written by scripts and the viewer."""
+        return self.folder / "exports"
+
+    # Identity --------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def open(cls, folder: str | Path, scene_settings: Mapping[str, Any]) -> Run:
+        """Open ``folder`` for the scene described by ``scene_settings``, making it where it does not exist.
+
+        Args:
+            folder: the run folder.
+            scene_settings: what must not change between calls (scene path, downscale, ...); JSON-able.
+
+        Raises:
+            SplatsegError: the folder holds something else, or the run of another scene or other settings (the message
+                names the first field that differs), or cannot be written to.
+        """
+        run = cls(folder)
+        wanted = _canonical(dict(scene_settings))
+        identity = run.folder / _IDENTITY
+        if run.folder.exists() and not run.folder.is_dir():
+            raise SplatsegError(f"{run.folder}: expected a run folder, found a file")
+        if identity.is_file():
+            found = run.scene_settings()
+            for key in sorted({*wanted, *found}):
+                if wanted.get(key) != found.get(key):
+                    raise SplatsegError(
+                        f"{run.folder}: {key}: expected {json.dumps(wanted.get(key))}, found "
+                        f"{json.dumps(found.get(key))} in the run that is already there; choose another --out"
+                    )
+            return run
+        if run.folder.is_dir() and any(not entry.name.startswith(".") for entry in run.folder.iterdir()):
+            raise SplatsegError(f"{run.folder}: expected a run folder or an empty one, found other files in it")
+        write_text(identity, json.dumps(wanted, indent=1, sort_keys=True) + "\n")
+        return run
+
+    @classmethod
+    def existing(cls, folder: str | Path) -> Run:
+        """The run in ``folder``.
+
+        Raises:
+            SplatsegError: the folder is missing or is not a run folder.
+        """
+        run = cls(folder)
+        if not (run.folder / _IDENTITY).is_file():
+            state = "one without scene.json" if run.folder.is_dir() else "nothing"
+            raise SplatsegError(f"{run.folder}: expected a run folder (made by scripts/fit.py), found {state}")
+        return run
+
+    def scene_settings(self) -> dict[str, Any]:
+        """The settings the run was opened with.
+
+        Raises:
+            SplatsegError: ``scene.json`` is missing or damaged.
+        """
+        path = self.folder / _IDENTITY
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise SplatsegError(f"{path}: expected the settings of a run, found: {error}") from None
+        if not isinstance(found, dict):
+            raise SplatsegError(f"{path}: expected a JSON object, found {type(found).__name__}")
+        return found
+
+    # Stages ----------------------------------------------------------------------------------------------------------
+
+    def _stamp(self, stage: str) -> Path:
+        assert _STAGE.fullmatch(stage), stage
+        return self.folder / "stages" / f"{stage}.json"
+
+    def is_done(self, stage: str, digest: str) -> bool:
+        """Whether ``stage`` was finished with this ``digest`` and its outputs are still there, of the same size."""
+        try:
+            stamp = json.loads(self._stamp(stage).read_text(encoding="utf-8"))
+            outputs = stamp["outputs"].items()
+            return stamp["digest"] == digest and all((self.folder / p).stat().st_size == size for p, size in outputs)
+        except (OSError, ValueError, KeyError, AttributeError, TypeError):
+            return False
+
+    def mark_done(self, stage: str, digest: str, outputs: Iterable[str | Path] = ()) -> None:
+        """Record that ``stage`` is finished, once its ``outputs`` (files of the run) have their final names."""
+        sizes = {}
+        for path in map(Path, outputs):
+            try:
+                sizes[str(path.relative_to(self.folder))] = path.stat().st_size
+            except (OSError, ValueError):
+                raise SplatsegError(f"{path}: expected an output of stage {stage} in {self.folder}") from None
+        stamp = {"digest": digest, "outputs": sizes, "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        write_text(self._stamp(stage), json.dumps(stamp, indent=1) + "\n")
+
+    def clear(self, stage: str) -> None:
+        """Forget that ``stage`` was done and drop its checkpoint."""
+        self._stamp(stage).unlink(missing_ok=True)
+        self.checkpoint_path(stage).unlink(missing_ok=True)
+
+    # Checkpoints -----------------------------------------------------------------------------------------------------
+
+    def checkpoint_path(self, stage: str) -> Path:
+        assert _STAGE.fullmatch(stage), stage
+        return self.checkpoints / f"{stage}.pt"
+
+    def save_checkpoint(self, stage: str, state: Mapping[str, Any]) -> None:
+        """Replace the checkpoint of ``stage``; ``state`` holds tensors, numbers, text, and dicts and lists of them."""
+        with atomic_write(self.checkpoint_path(stage)) as temporary, open(temporary, "wb") as file:
+            torch.save(dict(state), file)
+
+    def load_checkpoint(self, stage: str) -> dict[str, Any] | None:
+        """The checkpoint of ``stage`` on the CPU; None where there is none or, with a warning, where it is damaged."""
+        path = self.checkpoint_path(stage)
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            return None
+        except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+            reason = str(error).split("\n", 1)[0]
+            warnings.warn(f"{path}: unreadable checkpoint ignored, stage {stage} starts anew ({reason})", stacklevel=2)
+            return None
+        if not isinstance(state, dict):
+            warnings.warn(f"{path}: expected a dict, found {type(state).__name__}; checkpoint ignored", stacklevel=2)
+            return None
+        return state
+
+    # Log -------------------------------------------------------------------------------------------------------------
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Append ``record`` and the time as one line to ``log.jsonl``. A line cut off by a kill is closed first."""
+        line = json.dumps({"time": round(time.time(), 3), **record}, default=float) + "\n"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with open(self.log_file, "ab+") as file:
+                if file.tell():
+                    file.seek(-1, os.SEEK_END)
+                    line = line if file.read(1) == b"\n" else "\n" + line
+                file.write(line.encode())
+        except OSError as error:
+            raise SplatsegError(f"{self.log_file}: expected room to append a line, found: {error.strerror}") from None
+
+    def read_log(self) -> list[dict[str, Any]]:
+        """The records of ``log.jsonl``; lines that a kill cut off are left out."""
+        if not self.log_file.is_file():
+            return []
+        records = []
+        for line in self.log_file.read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(ValueError):
+                record = json.loads(line)
+                if isinstance(record, dict):
+                    records.append(record)
+        return records
+
+    # Lock ------------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run against other processes for the length of the block.
+
+        The kernel's lock on the file ``lock`` counts, not the file, so one left behind by a killed process is free.
+        Temporary files that such a process left are removed.
+
+        Raises:
+            SplatsegError: another process holds it; the message names its id.
+        """
+        path = self.folder / "lock"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise SplatsegError(f"{path}: expected a lock file to be writable, found: {error.strerror}") from None
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.read(handle, 64).decode(errors="replace").strip() or "unknown"
+                raise SplatsegError(
+                    f"{self.folder}: expected a free run folder, found it in use by process {holder}"
+                ) from None
+            os.ftruncate(handle, 0)
+            os.write(handle, f"{os.getpid()}\n".encode())
+            for leftover in self.folder.rglob(".*.tmp*"):
+                if leftover.is_file():
+                    leftover.unlink(missing_ok=True)
+            yield
+        finally:
+            os.close(handle)
