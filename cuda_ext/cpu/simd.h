@@ -91,4 +91,88 @@ SPLATSEG_INLINE f64x8 exp2v(f64x8 x) {
   return r;
 }
 
+// 2^x for |x| < 126; other lanes are unspecified (for callers that mask them out).
+SPLATSEG_INLINE f32x8 exp2v_near_zero(f32x8 x) {
+  const f32x8 shifted = x + 12582912.f;
+  const f32x8 f = x - (shifted - 12582912.f);
+  f32x8 p = splat(1.5403530e-4f);
+  p = p * f + 1.3333558e-3f;
+  p = p * f + 9.6181291e-3f;
+  p = p * f + 5.5504109e-2f;
+  p = p * f + 2.4022651e-1f;
+  p = p * f + 6.9314718e-1f;
+  p = p * f + 1.f;
+  i32x8 n, r;
+  memcpy(&n, &shifted, sizeof n);
+  memcpy(&r, &p, sizeof r);
+  r += n << 23;  // adds round(x) to the exponent; the constant's low bits are zero
+  memcpy(&p, &r, sizeof p);
+  return p;
+}
+SPLATSEG_INLINE f64x8 exp2v_near_zero(f64x8 x) { return exp2v(x); }
+
+// log2 of positive normal x, absolute error below 2e-7 near 1 and relative error below 2e-7 elsewhere.
+SPLATSEG_INLINE f32x8 log2v(f32x8 x) {
+  i32x8 i;
+  memcpy(&i, &x, sizeof i);
+  const i32x8 shifted = i - 0x3F3504F3;  // exponent steps at sqrt(1/2)
+  const i32x8 exponent = shifted >> 23;
+  i -= exponent << 23;
+  f32x8 m;
+  memcpy(&m, &i, sizeof m);
+  const f32x8 s = (m - 1.f) / (m + 1.f), s2 = s * s;  // log m = 2 atanh(s), |s| < 0.172
+  f32x8 p = splat(0.32059889f);
+  p = p * s2 + 0.41219858f;
+  p = p * s2 + 0.57707801f;
+  p = p * s2 + 0.96179669f;
+  p = p * s2 + 2.88539008f;
+  return p * s + __builtin_convertvector(exponent, f32x8);
+}
+SPLATSEG_INLINE f64x8 log2v(f64x8 x) {
+  f64x8 r;
+  for (int i = 0; i < kLanes; i++) r[i] = ::log2(x[i]);
+  return r;
+}
+
+SPLATSEG_INLINE f32x8 sqrtv(f32x8 x) {
+#if defined(__AVX__)
+  return (f32x8)_mm256_sqrt_ps((__m256)x);
+#else
+  f32x8 r;
+  for (int i = 0; i < kLanes; i++) r[i] = __builtin_sqrtf(x[i]);
+  return r;
+#endif
+}
+SPLATSEG_INLINE f64x8 sqrtv(f64x8 x) {
+  f64x8 r;
+  for (int i = 0; i < kLanes; i++) r[i] = __builtin_sqrt(x[i]);
+  return r;
+}
+
+SPLATSEG_INLINE f32x8 absv(f32x8 x) { return (f32x8)((i32x8)x & 0x7FFFFFFF); }
+SPLATSEG_INLINE f64x8 absv(f64x8 x) { return (f64x8)((i64x8)x & INT64_MAX); }
+
+// x where the mask is set, +0 elsewhere (also where x is a NaN).
+SPLATSEG_INLINE f32x8 keep(i32x8 mask, f32x8 x) { return (f32x8)(mask & (i32x8)x); }
+SPLATSEG_INLINE f64x8 keep(i64x8 mask, f64x8 x) { return (f64x8)(mask & (i64x8)x); }
+
+// Lane l: p[l * stride].
+template <class T> SPLATSEG_INLINE Vec<T> load_strided(const T* p, int64_t stride) {
+  return Vec<T>{p[0],          p[stride],     p[2 * stride], p[3 * stride],
+                p[4 * stride], p[5 * stride], p[6 * stride], p[7 * stride]};
+}
+
+// Lane i: the sum of the lanes of v[i], always in the same order.
+template <class V> SPLATSEG_INLINE V hsum8(const V v[8]) {
+  V a[4], b[2];
+  for (int i = 0; i < 4; i++)
+    a[i] = __builtin_shufflevector(v[2 * i], v[2 * i + 1], 0, 8, 1, 9, 4, 12, 5, 13) +
+           __builtin_shufflevector(v[2 * i], v[2 * i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+  for (int i = 0; i < 2; i++)
+    b[i] = __builtin_shufflevector(a[2 * i], a[2 * i + 1], 0, 1, 8, 9, 4, 5, 12, 13) +
+           __builtin_shufflevector(a[2 * i], a[2 * i + 1], 2, 3, 10, 11, 6, 7, 14, 15);
+  return __builtin_shufflevector(b[0], b[1], 0, 1, 2, 3, 8, 9, 10, 11) +
+         __builtin_shufflevector(b[0], b[1], 4, 5, 6, 7, 12, 13, 14, 15);
+}
+
 }  // namespace splatseg::SPLATSEG_ISA
