@@ -1,1 +1,12 @@
 """Public ops; each has a plain PyTorch twin in ``splatseg.ops.reference``, its specification."""
+
+from splatseg.ops.adam import AdamConfig, SparseFeatureAdam
+from splatseg.ops.blend import blend
+from splatseg.ops.contributions import Contributions
+
+__all__ = [
+    "AdamConfig",
+    "Contributions",
+    "SparseFeatureAdam",
+    "blend",
+]

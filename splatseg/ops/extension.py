@@ -14,7 +14,7 @@ def compiled() -> bool:
 
 
 def has_kernel(op: str, tensor: Tensor) -> bool:
-    """Whether ``torch.ops.splatseg.<op>`` is compiled for the device of ``tensor``; if not, the caller runs its reference."""
+    """Whether ``torch.ops.splatseg.<op>`` has a kernel for the device of ``tensor``; if not, run the reference."""
     if not compiled():
         return False
     key = {"cpu": "CPU", "cuda": "CUDA"}.get(tensor.device.type, "")

@@ -1,0 +1,18 @@
+// Input checks of blend that every device shares.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+
+namespace splatseg {
+
+// Contributions (offsets (m + 1,) int64, ids (e,) int32, weights (e,)) against a (n, d) or (r, d) matrix of float32 (weights
+// float16 or float32) or float64 (weights float64); rows (r,) int64 or none. Ranges of values are checked by the kernels.
+void check_blend(const at::Tensor& offsets, const at::Tensor& ids, const at::Tensor& weights, const at::Tensor& matrix,
+                 const std::optional<at::Tensor>& rows);
+
+// Rows of the result: those asked for, or all.
+int64_t blend_count(const at::Tensor& offsets, const std::optional<at::Tensor>& rows);
+
+}  // namespace splatseg

@@ -1,0 +1,36 @@
+// blend: out[i] = sum_k w_k f[id_k] over the entries of CSR row rows[i], and its transpose. Free of ATen.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/dispatch.h"
+
+namespace splatseg {
+
+enum class WeightType { half, single, full };
+
+// Contributions in CSR form and the rows asked for. Features are double where the weights are, float otherwise.
+struct BlendJob {
+  const int64_t* offsets;  // (csr_rows + 1)
+  const int32_t* ids;      // (entries)
+  const void* weights;     // (entries), finite and >= 0
+  WeightType weight_type;
+  const int64_t* rows;  // (count), or null: row i is i
+  int64_t csr_rows, entries, count;
+  int64_t n, d;  // Gaussians and channels
+};
+
+// Gaussians are dealt to shares in blocks of this many: a block's gradients and flags lie on cache lines of its own.
+constexpr int64_t kShareBlock = 64;
+
+}  // namespace splatseg
+
+// Rows [begin, end) of out (count, d). False, with out unfinished, where a row, an offset or an id is out of range.
+SPLATSEG_KERNEL(bool, blend_forward,
+                (const BlendJob& job, const void* features, void* out, int64_t begin, int64_t end))
+
+// Adds w_k grad[i] to sum[id_k] and sets touched[id_k] (may be null) for every entry whose block of kShareBlock ids falls to
+// `share` of `shares` (a power of two). Every Gaussian adds up in row order, whatever the number of shares: no atomics, no
+// private copies, the same bits for any thread count. False where something is out of range.
+SPLATSEG_KERNEL(bool, blend_backward,
+                (const BlendJob& job, const void* grad, void* sum, uint8_t* touched, int64_t share, int64_t shares))

@@ -1,0 +1,155 @@
+"""Adam for a feature field whose step touches only the Gaussians that the sampled pixels show."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from splatseg.errors import SplatsegError, check_dims
+from splatseg.ops.blend import check_ranges, check_rows, range_error, weights_beside
+from splatseg.ops.contributions import Contributions
+from splatseg.ops.extension import compiled, has_kernel
+from splatseg.ops.reference import adam as reference
+from splatseg.ops.reference import blend as reference_blend
+
+
+@dataclass(frozen=True)
+class AdamConfig:
+    """Settings of :class:`SparseFeatureAdam`.
+
+    Attributes:
+        lr: learning rate, > 0; ``step`` may be given another (a schedule's).
+        betas: decay of the two moment averages, each in [0, 1).
+        eps: added to the root of the second moment, > 0.
+        norm_weight: weight of mean over Gaussians of (|f| - 1)^2, >= 0. Its gradient is added in the step, to
+            touched rows only, so a Gaussian that no sampled pixel shows keeps its norm.
+    """
+
+    lr: float = 2.5e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    norm_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (self.lr > 0 and math.isfinite(self.lr)):
+            raise SplatsegError(f"adam.lr: expected a positive number, found {self.lr}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise SplatsegError(f"adam.betas: expected two numbers in [0, 1), found {self.betas}")
+        if not (self.eps > 0 and math.isfinite(self.eps)):
+            raise SplatsegError(f"adam.eps: expected a positive number, found {self.eps}")
+        if not (self.norm_weight >= 0 and math.isfinite(self.norm_weight)):
+            raise SplatsegError(f"adam.norm_weight: expected 0 or more, found {self.norm_weight}")
+
+
+class SparseFeatureAdam:
+    """Adam over ``features`` (n, d), in place, without autograd: ``accumulate`` gradients of pixels, then ``step``.
+
+    A row that no accumulated pixel shows costs nothing and does not move; its averages wait, as in
+    ``torch.optim.SparseAdam``. Where every row is touched every step, this is ``torch.optim.Adam``. Results do not
+    depend on the thread count.
+
+    Args:
+        features: (n, d) float32 or float64, contiguous, finite; updated in place. Must not require a gradient.
+        config: settings.
+
+    Example::
+
+        blended = ops.blend(contributions, features, rows).requires_grad_()
+        (grad,) = torch.autograd.grad(loss(blended), blended)
+        optimizer.accumulate(contributions, grad, rows)
+        optimizer.step()
+    """
+
+    def __init__(self, features: Tensor, config: AdamConfig = AdamConfig()) -> None:
+        check_dims("features", features, ("n", "d"))
+        if features.dtype not in (torch.float32, torch.float64) or not features.is_contiguous():
+            raise SplatsegError(f"features: expected contiguous float32 or float64, found {features.dtype}")
+        if features.requires_grad:
+            raise SplatsegError("features: expected a tensor that requires no gradient (the step writes in place)")
+        self.features = features
+        self.config = config
+        self.steps = 0
+        self.exp_avg = torch.zeros_like(features)
+        self.exp_avg_sq = torch.zeros_like(features)
+        self._grad = torch.zeros_like(features)
+        self._touched = torch.zeros(features.shape[0], dtype=torch.uint8, device=features.device)
+
+    def accumulate(self, contributions: Contributions, grad: Tensor, rows: Tensor | None = None) -> None:
+        """Add the transpose of ``blend(contributions, features, rows)`` applied to ``grad`` (r, d) to the gradient.
+
+        Raises:
+            SplatsegError: wrong shapes or dtypes, or rows or ids out of range (then ``reset`` before going on).
+        """
+        rows = check_rows(rows)
+        count = len(contributions) if rows is None else rows.numel()
+        check_dims("grad", grad, (count, self.features.shape[1]))
+        if grad.dtype != self.features.dtype:
+            raise SplatsegError(f"grad: expected {self.features.dtype} as the features, found {grad.dtype}")
+        c, grad = contributions, grad.detach()
+        weights = weights_beside(c.weights, grad.dtype)
+        try:
+            if has_kernel("blend_transpose_", grad):
+                torch.ops.splatseg.blend_transpose_(c.offsets, c.ids, weights, grad, rows, self._grad, self._touched)
+                return
+            n = self.features.shape[0]
+            check_ranges(c, rows, n)
+            self._grad += reference_blend.blend_transpose(c.offsets, c.ids, weights, grad, rows, n)
+            entries, _ = reference_blend.select_rows(c.offsets, rows)
+            self._touched[c.ids[entries].long()] = 1
+        except IndexError as error:
+            raise range_error(c, self.features.shape[0], error) from None
+
+    def step(self, lr: float | None = None) -> None:
+        """Update the rows touched since the last step and clear their gradient.
+
+        Args:
+            lr: learning rate of this step; the config's if None.
+
+        Raises:
+            SplatsegError: a gradient that is not finite, naming the Gaussian; such rows keep their values, the others
+                are updated.
+        """
+        self.steps += 1
+        config = self.config
+        rate = config.lr if lr is None else lr
+        state = (self.features, self.exp_avg, self.exp_avg_sq, self._grad, self._touched)
+        run = torch.ops.splatseg.sparse_adam_ if has_kernel("sparse_adam_", self.features) else reference.sparse_adam_
+        try:
+            run(*state, self.steps, rate, *config.betas, config.eps, config.norm_weight)
+        except ValueError as error:
+            raise SplatsegError(f"feature {str(error).splitlines()[0]} (step {self.steps})") from None
+
+    def reset(self) -> None:
+        """Forget the gradient accumulated since the last step."""
+        self._grad.zero_()
+        self._touched.zero_()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What a checkpoint needs beside the features; tensors are shared, not copied."""
+        return {"exp_avg": self.exp_avg, "exp_avg_sq": self.exp_avg_sq, "steps": torch.tensor(self.steps)}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue from ``state_dict`` of an optimizer of equally many features; forgets accumulated gradients.
+
+        Raises:
+            SplatsegError: a missing entry or one of another shape.
+        """
+        for name in ("exp_avg", "exp_avg_sq", "steps"):
+            if name not in state:
+                raise SplatsegError(f"optimizer state: expected entry '{name}', found {sorted(state)}")
+        for name, own in (("exp_avg", self.exp_avg), ("exp_avg_sq", self.exp_avg_sq)):
+            check_dims(f"optimizer state {name}", state[name], tuple(own.shape))
+            own.copy_(state[name])
+        self.steps = int(state["steps"])
+        self.reset()
+
+
+def _step_fake(*state_and_settings: Tensor | float) -> None:
+    return None
+
+
+if compiled():
+    torch.library.register_fake("splatseg::sparse_adam_", _step_fake)
