@@ -1,16 +1,32 @@
-"""Which kernels ``splatseg._C`` has for given tensors."""
+"""Loading of ``splatseg._C``, and whether it has a kernel for given tensors.
+
+Without it the references run, with one warning.
+"""
 
 from __future__ import annotations
+
+import functools
+import importlib
+import warnings
 
 import torch
 from torch import Tensor
 
-from splatseg.ops._library import extension
 
-
+@functools.cache
 def compiled() -> bool:
     """Whether ``splatseg._C`` is there; the first call loads it, which registers ``torch.ops.splatseg.*``."""
-    return extension() is not None
+    try:
+        importlib.import_module("splatseg._C")
+    except ImportError as error:
+        warnings.warn(
+            f"splatseg._C does not load ({error}): the slow PyTorch references run instead; "
+            "build it with: python setup.py build_ext --inplace",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 def has_kernel(op: str, tensor: Tensor) -> bool:
