@@ -1,0 +1,128 @@
+"""Selections as sets of Gaussians, and a bounded undo history."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from splatseg.errors import SplatsegError, check_dims
+
+State = TypeVar("State")
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """A set of Gaussians: ``mask`` (n,) bool, True where selected. Immutable: every operation returns a new one."""
+
+    mask: Tensor
+
+    def __post_init__(self) -> None:
+        check_dims("selection.mask", self.mask, ("n",))
+        if self.mask.dtype != torch.bool:
+            raise SplatsegError(f"selection.mask: expected bool, found {str(self.mask.dtype).removeprefix('torch.')}")
+
+    @classmethod
+    def none(cls, n: int, device: torch.device | str = "cpu") -> Selection:
+        """The empty selection of a splat of ``n`` Gaussians."""
+        return cls(torch.zeros(n, dtype=torch.bool, device=device))
+
+    @classmethod
+    def of(cls, ids: Tensor, n: int) -> Selection:
+        """The selection of the Gaussians ``ids`` (m,) of a splat of ``n``.
+
+        Raises:
+            SplatsegError: an id is not in 0..n-1.
+        """
+        if len(ids) and not (int(ids.min()) >= 0 and int(ids.max()) < n):
+            raise SplatsegError(f"ids: expected Gaussians 0..{n - 1}, found {int(ids.min())}..{int(ids.max())}")
+        mask = torch.zeros(n, dtype=torch.bool, device=ids.device)
+        mask[ids.long()] = True
+        return cls(mask)
+
+    def __len__(self) -> int:
+        """Number of selected Gaussians."""
+        return int(self.mask.sum())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Selection) and torch.equal(self.mask, other.mask)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def ids(self) -> Tensor:
+        """(m,) int64 selected Gaussians, ascending."""
+        return self.mask.nonzero()[:, 0]
+
+    def union(self, other: Selection) -> Selection:
+        self._check(other)
+        return Selection(self.mask | other.mask)
+
+    def intersect(self, other: Selection) -> Selection:
+        self._check(other)
+        return Selection(self.mask & other.mask)
+
+    def subtract(self, other: Selection) -> Selection:
+        self._check(other)
+        return Selection(self.mask & ~other.mask)
+
+    def invert(self) -> Selection:
+        return Selection(~self.mask)
+
+    __or__, __and__, __sub__, __invert__ = union, intersect, subtract, invert
+
+    def _check(self, other: Selection) -> None:
+        if self.mask.shape != other.mask.shape:
+            raise SplatsegError(
+                f"selection: expected a selection of {self.mask.shape[0]} Gaussians, found {other.mask.shape[0]}"
+            )
+
+
+class History(Generic[State]):
+    """States a person went through, newest last; at most ``limit`` steps can be undone.
+
+    States are kept as they are handed in and must not be modified afterwards (a :class:`Selection` cannot be).
+    """
+
+    def __init__(self, initial: State, limit: int = 100) -> None:
+        if limit < 1:
+            raise SplatsegError(f"history.limit: expected at least 1, found {limit}")
+        self._past: deque[State] = deque(maxlen=limit)
+        self._future: list[State] = []
+        self._state = initial
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    @property
+    def can_undo(self) -> bool:
+        return bool(self._past)
+
+    @property
+    def can_redo(self) -> bool:
+        return bool(self._future)
+
+    def do(self, state: State) -> State:
+        """Make ``state`` the current one; what had been undone is forgotten, as is the oldest step past the limit."""
+        self._past.append(self._state)
+        self._future.clear()
+        self._state = state
+        return state
+
+    def undo(self) -> State:
+        """Step back and return the state; at the oldest one nothing happens."""
+        if self._past:
+            self._future.append(self._state)
+            self._state = self._past.pop()
+        return self._state
+
+    def redo(self) -> State:
+        """Step forward and return the state; at the newest one nothing happens."""
+        if self._future:
+            self._past.append(self._state)
+            self._state = self._future.pop()
+        return self._state
