@@ -1,0 +1,272 @@
+"""Protocol (a): hierarchical point queries (OmniSeg3D, Ying et al., CVPR 2024, section 4.1).
+
+A query is one pixel of a held-out view and two nested ground-truth masks, a part (level 1) and what it belongs to
+(level 2). The view's features are rendered (blended along the ray, then normalised), every pixel is scored by its
+cosine to the query pixel, and IoU1 and IoU2 are the best IoU over all thresholds with either mask: a threshold for
+each, chosen with the truth in hand, as in the paper. The headline is (IoU1 + IoU2) / 2, averaged over the core
+queries (an object or a part of one); semantic groups come on their own line. ``proposed_*`` replaces the oracle by
+the thresholds that the product itself proposes from the click (`selection.propose_levels`), which know nothing of
+the truth.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import splatseg.render as rendering
+from splatseg.camera import Camera
+from splatseg.errors import SplatsegError
+from splatseg.evaluate.metrics import best_threshold, iou
+from splatseg.field import FeatureField, unit_features
+from splatseg.gaussians import Gaussians
+from splatseg.scene import View
+from splatseg.selection.clicks import EMPTY_ALPHA, Query
+from splatseg.selection.levels import propose_levels, surface_weights
+from splatseg.selection.scores import score_features, scores
+
+
+@dataclass(frozen=True)
+class PointQuery:
+    """One line of ``queries.json``: node ids ``l1`` (inside ``l2``) and the pixel [column, row] that was clicked."""
+
+    view: str
+    pixel: tuple[int, int]
+    l1: int
+    l2: int
+    kind: str
+    core: bool
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of the ground-truth tree; ``parent`` is 0 at the top."""
+
+    id: int
+    name: str
+    parent: int
+    depth: int
+
+
+@dataclass(frozen=True)
+class HierarchicalScene:
+    """A scene with nested ground truth, in the layout that ``shared/data/README.md`` describes.
+
+    Attributes:
+        folder: where it lies.
+        views: the held-out views, by name (stem of the image file).
+        nodes: the tree, by id.
+        queries: all of them, in file order.
+    """
+
+    folder: Path
+    views: dict[str, View]
+    nodes: dict[int, Node]
+    queries: tuple[PointQuery, ...]
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    def levels(self, view: str) -> np.ndarray:
+        """(K, h, w) uint16 node ids of a view, finest first; 0 = no surface.
+
+        Raises:
+            SplatsegError: the file is missing, broken or holds no ``levels``.
+        """
+        path = self.folder / "gt" / f"{view}.npz"
+        try:
+            with np.load(path) as file:
+                levels = file["levels"]
+        except FileNotFoundError:
+            raise SplatsegError(f"{path}: ground truth of view '{view}' not found") from None
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise SplatsegError(f"{path}: expected an npz with an array 'levels', found {error}") from None
+        if levels.ndim != 3 or not np.issubdtype(levels.dtype, np.integer):
+            raise SplatsegError(f"{path}: levels: expected integers (K, h, w), found {levels.dtype} {levels.shape}")
+        return levels
+
+    @cached_property
+    def by_view(self) -> dict[str, list[PointQuery]]:
+        """The queries of each view that has any, views in order of their names."""
+        names = sorted({query.view for query in self.queries})
+        return {name: [query for query in self.queries if query.view == name] for name in names}
+
+
+def load_hierarchical(folder: Path | str) -> HierarchicalScene:
+    """Read ``test_cameras.json``, ``gt/tree.json`` and ``queries.json``; label maps are read when they are needed.
+
+    Raises:
+        SplatsegError: a file is missing, not JSON, lacks a field, or a query names a view or node that is not there.
+    """
+    folder = Path(folder)
+    cameras = _read_json(folder / "test_cameras.json")
+    tree = _read_json(folder / "gt" / "tree.json")
+    queries = _read_json(folder / "queries.json")
+    try:
+        views = {Path(view.name).stem: view for view in _test_views(folder, cameras)}
+        nodes = {n["id"]: Node(n["id"], n["name"], n["parent"], n["depth"]) for n in tree["nodes"]}
+        read = tuple(
+            PointQuery(q["view"], (int(q["pixel"][0]), int(q["pixel"][1])), q["l1"], q["l2"], q["kind"], q["core"])
+            for q in queries["queries"]
+        )
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        if isinstance(error, SplatsegError):
+            raise
+        raise SplatsegError(f"{folder}: expected the fields of a hierarchical scene, found {error!r}") from None
+    for query in read:
+        if query.view not in views:
+            raise SplatsegError(f"{folder / 'queries.json'}: view '{query.view}': not in test_cameras.json")
+        if query.l1 not in nodes or query.l2 not in nodes:
+            raise SplatsegError(f"{folder / 'queries.json'}: node {query.l1} or {query.l2}: not in gt/tree.json")
+    return HierarchicalScene(folder, views, nodes, read)
+
+
+@dataclass(frozen=True)
+class QueryResult:
+    """What one query reached: IoUs in [0, 1] and the thresholds of the oracle; ``proposed_*`` is None if not asked
+    for."""
+
+    query: PointQuery
+    iou1: float
+    iou2: float
+    threshold1: float
+    threshold2: float
+    proposed1: float | None = None
+    proposed2: float | None = None
+
+    @property
+    def mean(self) -> float:
+        return (self.iou1 + self.iou2) / 2
+
+
+@dataclass(frozen=True)
+class Report:
+    """Protocol (a) on one scene: a result a query, in file order, and averages over the core queries and the others."""
+
+    scene: str
+    results: tuple[QueryResult, ...]
+    seconds: float
+
+    def averages(self, core: bool = True) -> dict[str, float]:
+        """``queries`` (their number), ``iou1``, ``iou2``, ``mean`` and, where measured, ``proposed1``, ``proposed2``,
+        ``proposed_mean``; NaN without queries."""
+        rows = [result for result in self.results if result.query.core == core]
+        found: dict[str, float] = {"queries": len(rows)}
+        for name in ("iou1", "iou2", "mean", "proposed1", "proposed2"):
+            values = [value for row in rows if (value := getattr(row, name)) is not None]
+            if values or name in ("iou1", "iou2", "mean"):
+                found[name] = float(np.mean(values)) if values else float("nan")
+        if "proposed1" in found:
+            found["proposed_mean"] = (found["proposed1"] + found["proposed2"]) / 2
+        return found
+
+    @property
+    def headline(self) -> float:
+        """(IoU1 + IoU2) / 2 over the core queries."""
+        return self.averages()["mean"]
+
+
+@dataclass(frozen=True)
+class ScoredQuery:
+    """A query with its (h, w) pixel scores, its two (h, w) bool masks, and its query feature (d,)."""
+
+    query: PointQuery
+    scores: Tensor
+    truth1: Tensor
+    truth2: Tensor
+    feature: Tensor
+
+
+def evaluate_scene(gaussians: Gaussians, field: FeatureField, gt: HierarchicalScene, proposals: bool = True) -> Report:
+    """Run protocol (a). ``proposals=False`` leaves out the product's own thresholds (about half of the time).
+
+    Raises:
+        SplatsegError: the field is of another splat, or ground truth is missing or of another size than its camera.
+    """
+    start = time.perf_counter()
+    field.check_matches(gaussians)
+    weights = surface_weights(gaussians) if proposals else None
+    results = {}
+    for view in gt.by_view:
+        for scored in score_view(gaussians, field, gt, view):
+            results[scored.query] = _result(field, scored, weights)
+    return Report(gt.name, tuple(results[query] for query in gt.queries), time.perf_counter() - start)
+
+
+def score_view(gaussians: Gaussians, field: FeatureField, gt: HierarchicalScene, view: str) -> Iterator[ScoredQuery]:
+    """Render one view's features once and score its pixels for each of the view's queries."""
+    camera = gt.views[view].camera.to(gaussians.device)
+    levels = torch.from_numpy(checked_levels(gt, view).astype(np.int64)).to(gaussians.device)
+    rendered = rendering.render(gaussians, camera, field.features)  # type: ignore[attr-defined]
+    assert rendered.features is not None
+    unit = unit_features(rendered.features)
+    empty = rendered.alpha < EMPTY_ALPHA
+    for query in gt.by_view[view]:
+        column, row = camera.check_pixel(*query.pixel)
+        feature = unit[row, column]
+        values = score_features(unit, Query(feature[None], feature.new_zeros((0, field.dim))))
+        values[empty] = -1
+        yield ScoredQuery(query, values, (levels == query.l1).any(0), (levels == query.l2).any(0), feature)
+
+
+def checked_levels(gt: HierarchicalScene, view: str) -> np.ndarray:
+    """``gt.levels(view)`` if it has the size of the view's camera.
+
+    Raises:
+        SplatsegError: it has not.
+    """
+    camera = gt.views[view].camera
+    levels = gt.levels(view)
+    if levels.shape[1:] != (camera.height, camera.width):
+        raise SplatsegError(
+            f"{gt.folder / 'gt' / view}.npz: expected {camera.width}x{camera.height} labels as its camera says, "
+            f"found {levels.shape[2]}x{levels.shape[1]}"
+        )
+    return levels
+
+
+def _result(field: FeatureField, scored: ScoredQuery, weights: Tensor | None) -> QueryResult:
+    first = best_threshold(scored.scores, scored.truth1)
+    second = best_threshold(scored.scores, scored.truth2)
+    proposed: tuple[float | None, float | None] = (None, None)
+    if weights is not None:
+        query = Query(scored.feature[None], scored.feature.new_zeros((0, field.dim)))
+        masks = [scored.scores > level.threshold for level in propose_levels(scores(field, query), weights)]
+        proposed = (max(iou(m, scored.truth1) for m in masks), max(iou(m, scored.truth2) for m in masks))
+    return QueryResult(scored.query, first.iou, second.iou, first.threshold, second.threshold, *proposed)
+
+
+def _test_views(folder: Path, cameras: dict[str, Any]) -> Iterator[View]:
+    if cameras["model"] != "PINHOLE":
+        raise SplatsegError(f"{folder / 'test_cameras.json'}: model: expected PINHOLE, found {cameras['model']}")
+    fx, fy, cx, cy = cameras["params"]
+    intrinsics = torch.tensor([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=torch.float32)
+    for image in cameras["images"]:
+        cam_from_world = torch.eye(4)
+        cam_from_world[:3, :3] = torch.tensor(image["R"])
+        cam_from_world[:3, 3] = torch.tensor(image["t"])
+        camera = Camera(intrinsics, cam_from_world, cameras["width"], cameras["height"])
+        yield View(image["name"], camera, folder / "test_images" / image["name"])
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise SplatsegError(f"{path}: file of the hierarchical scene not found") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise SplatsegError(f"{path}: expected JSON, found {error}") from None
+    if not isinstance(content, dict):
+        raise SplatsegError(f"{path}: expected a JSON object, found a {type(content).__name__}")
+    return content
