@@ -102,20 +102,19 @@ void TileBinner<T>::collect(Splat<T>* splats) {
   pairs_ = pairs[threads_];
 }
 
-template <>
-void TileBinner<float>::sort(const Splat<float>*) {
-  std::unique_ptr<uint64_t[]> other(new uint64_t[size_t(drawn_)]);
-  for (int shift = 32; shift < 64; shift += kRadixBits) {
-    radix_pass(keys_.get(), other.get(), drawn_, shift, threads_);
-    keys_.swap(other);
+template <class T>
+void TileBinner<T>::sort(const Splat<T>* splats) {
+  if constexpr (sizeof(T) == sizeof(double)) {  // the float keys of collect() would merge distinct depths
+    std::stable_sort(keys_.get(), keys_.get() + drawn_, [splats](uint64_t i, uint64_t k) {
+      return splats[uint32_t(i)].depth < splats[uint32_t(k)].depth;
+    });
+  } else {
+    std::unique_ptr<uint64_t[]> other(new uint64_t[size_t(drawn_)]);
+    for (int shift = 32; shift < 64; shift += kRadixBits) {
+      radix_pass(keys_.get(), other.get(), drawn_, shift, threads_);
+      keys_.swap(other);
+    }
   }
-}
-
-template <>
-void TileBinner<double>::sort(const Splat<double>* splats) {
-  std::stable_sort(keys_.get(), keys_.get() + drawn_, [splats](uint64_t i, uint64_t k) {
-    return splats[uint32_t(i)].depth < splats[uint32_t(k)].depth;
-  });
 }
 
 template <class T>
