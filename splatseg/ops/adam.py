@@ -103,7 +103,7 @@ class SparseFeatureAdam:
             raise range_error(c, self.features.shape[0], error) from None
 
     def accumulate_dense(self, grad: Tensor) -> None:
-        """Add ``grad`` (n, d), a gradient that did not come through ``blend``; rows that are not all zero count as touched."""
+        """Add ``grad`` (n, d), which did not come through ``blend``; rows that are not all zero count as touched."""
         check_dims("grad", grad, tuple(self.features.shape))
         self._grad += grad
         self._touched |= (grad != 0).any(dim=1).to(torch.uint8)
