@@ -111,10 +111,14 @@ class LabelTree:
 
     def colors(self, level: int) -> NDArray[np.uint8]:
         """(n, 3) colours of the Gaussians at ``level``; grey where unlabelled."""
+        return self.palette()[self.labels[:, level]]
+
+    def palette(self) -> NDArray[np.uint8]:
+        """(largest id + 1, 3) colour of each label id; grey for 0."""
         table = np.full((max(self._by_id, default=0) + 1, 3), 128, np.uint8)
         for node in self.nodes:
             table[node.id] = node.color
-        return table[self.labels[:, level]]
+        return table
 
     def renamed(self, label: int, name: str) -> LabelTree:
         return self._with(replace(self.node(label), name=name))
