@@ -1,0 +1,10 @@
+#pragma once
+#include <ATen/ATen.h>
+
+namespace splatseg {
+
+// Throw c10::Error naming the argument unless shapes, dtypes, layout and ranges fit.
+void check_patches(const at::Tensor& counts, const at::Tensor& offsets, int64_t height, int64_t width, double nesting);
+void check_patch_votes(const at::Tensor& membership);
+
+}  // namespace splatseg
