@@ -110,6 +110,22 @@ def test_accumulates_several_views_before_a_step() -> None:
     assert torch.equal(both, before), "a step without gradients moves nothing"
 
 
+def test_dense_gradients_touch_their_nonzero_rows() -> None:
+    """The gradient of a whole render steps as the same gradient accumulated through blend; zero rows stay."""
+    c = random_contributions(50, 2000, seed=1)
+    start, grad = torch.randn(2000, 8, dtype=torch.float64), torch.randn(50, 8, dtype=torch.float64)
+    sparse, dense = start.clone(), start.clone()
+    one, other = SparseFeatureAdam(sparse), SparseFeatureAdam(dense)
+    one.accumulate(c, grad)
+    full = torch.ops.splatseg.blend_transpose(c.offsets, c.ids, c.weights.double(), grad, None, 2000)
+    other.accumulate_dense(full)
+    one.step()
+    other.step()
+    assert torch.equal(sparse, dense)
+    untouched = ~(full != 0).any(1)
+    assert untouched.any() and torch.equal(dense[untouched], start[untouched])
+
+
 def test_same_bits_for_any_thread_count() -> None:
     c = random_contributions(3000, 5000)
     grad, start = torch.randn(3000, 16), torch.randn(5000, 16)

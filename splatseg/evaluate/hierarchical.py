@@ -247,6 +247,22 @@ def _result(field: FeatureField, scored: ScoredQuery, weights: Tensor | None) ->
     return QueryResult(scored.query, first.iou, second.iou, first.threshold, second.threshold, *proposed)
 
 
+def load_test_views(folder: Path | str) -> tuple[View, ...]:
+    """The held-out views of ``test_cameras.json``, in file order.
+
+    Raises:
+        SplatsegError: the file is missing, not JSON, or lacks a field.
+    """
+    folder = Path(folder)
+    cameras = _read_json(folder / "test_cameras.json")
+    try:
+        return tuple(_test_views(folder, cameras))
+    except (KeyError, TypeError, ValueError) as error:
+        raise SplatsegError(
+            f"{folder / 'test_cameras.json'}: expected camera fields, found a fault at {error}"
+        ) from None
+
+
 def _test_views(folder: Path, cameras: dict[str, Any]) -> Iterator[View]:
     if cameras["model"] != "PINHOLE":
         raise SplatsegError(f"{folder / 'test_cameras.json'}: model: expected PINHOLE, found {cameras['model']}")

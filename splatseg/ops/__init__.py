@@ -3,10 +3,14 @@
 from splatseg.ops.adam import AdamConfig, SparseFeatureAdam
 from splatseg.ops.blend import blend
 from splatseg.ops.contributions import Contributions
+from splatseg.ops.photometric import photometric_loss, psnr, ssim
 
 __all__ = [
     "AdamConfig",
     "Contributions",
     "SparseFeatureAdam",
     "blend",
+    "photometric_loss",
+    "psnr",
+    "ssim",
 ]

@@ -102,6 +102,12 @@ class SparseFeatureAdam:
         except IndexError as error:
             raise range_error(c, self.features.shape[0], error) from None
 
+    def accumulate_dense(self, grad: Tensor) -> None:
+        """Add ``grad`` (n, d), which did not come through ``blend``; rows that are not all zero count as touched."""
+        check_dims("grad", grad, tuple(self.features.shape))
+        self._grad += grad
+        self._touched |= (grad != 0).any(dim=1).to(torch.uint8)
+
     def step(self, lr: float | None = None) -> None:
         """Update the rows touched since the last step and clear their gradient.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import importlib
 import warnings
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -35,3 +36,19 @@ def has_kernel(op: str, tensor: Tensor) -> bool:
         return False
     key = {"cpu": "CPU", "cuda": "CUDA"}.get(tensor.device.type, "")
     return bool(key) and bool(torch._C._dispatch_has_kernel_for_dispatch_key(f"splatseg::{op}", key))
+
+
+@dataclass(frozen=True)
+class BuildInfo:
+    """How ``splatseg._C`` was built and runs: instruction set of the CPU kernels, and whether CUDA kernels are in it."""
+
+    isa: str
+    has_cuda: bool
+
+
+def build_info() -> BuildInfo | None:
+    """Facts about the compiled extension; None without it."""
+    if not compiled():
+        return None
+    module = importlib.import_module("splatseg._C")
+    return BuildInfo(module.isa(), module.has_cuda())

@@ -1,0 +1,213 @@
+"""What leaves the house: labels, selections and masks, each file whole or not there at all."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from splatseg.clusters import LabelNode, LabelTree
+from splatseg.errors import SplatsegError
+from splatseg.gaussians import Gaussians
+from splatseg.io.atomic import atomic_write, write_text
+from splatseg.io.ply import load_extra, save_gaussians
+from splatseg.scene import View
+from splatseg.selection import Selection, project_selection
+
+FORMAT = "splatseg-labels-1"
+
+
+def label_columns(tree: LabelTree) -> dict[str, NDArray[np.int32]]:
+    """``label`` (at the tree's default level) and ``label_0`` .. ``label_{K-1}``, coarse to fine: (n,) int32 each."""
+    columns = {"label": np.ascontiguousarray(tree.labels[:, tree.default_level])}
+    columns |= {f"label_{level}": np.ascontiguousarray(tree.labels[:, level]) for level in range(tree.levels)}
+    return columns
+
+
+def save_labels(path: Path | str, gaussians: Gaussians, tree: LabelTree, sidecar: bool = False) -> list[Path]:
+    """Write the splat with its labels, and the tree as JSON beside it (same name, ``.json``).
+
+    The labels are integer properties after the standard ones; with ``sidecar`` the PLY holds the standard
+    properties alone and the labels go to an ``.npz`` of the same name, for viewers that refuse what they do not
+    know.
+
+    Returns:
+        The files written.
+
+    Raises:
+        SplatsegError: the tree has another number of Gaussians, or a file cannot be written.
+    """
+    path = Path(path)
+    check_tree(gaussians, tree)
+    columns = label_columns(tree)
+    written = [path, path.with_suffix(".json")]
+    if sidecar:
+        written.append(path.with_suffix(".npz"))
+        with atomic_write(written[-1]) as partial, open(partial, "wb") as file:
+            np.savez_compressed(file, **columns)  # type: ignore[arg-type]
+    save_gaussians(path, gaussians, extra={} if sidecar else columns)
+    write_text(written[1], json.dumps(tree_to_json(tree, gaussians.fingerprint()), indent=1) + "\n")
+    return written
+
+
+def check_tree(gaussians: Gaussians, tree: LabelTree) -> None:
+    """Raise :class:`SplatsegError` unless ``tree`` labels as many Gaussians as there are."""
+    if len(tree) != len(gaussians):
+        raise SplatsegError(f"labels: expected one for each of {len(gaussians)} Gaussians, found {len(tree)}")
+
+
+def tree_to_json(tree: LabelTree, fingerprint: str) -> dict[str, object]:
+    """Everything of the tree but the labels of the Gaussians, as JSON holds it."""
+    nodes = [
+        {
+            "id": node.id,
+            "parent": node.parent,
+            "level": node.level,
+            "name": node.name,
+            "color": list(node.color),
+            "count": node.count,
+        }
+        for node in tree.nodes
+    ]
+    return {
+        "format": FORMAT,
+        "fingerprint": fingerprint,
+        "gaussians": len(tree),
+        "levels": tree.levels,
+        "default_level": tree.default_level,
+        "nodes": nodes,
+    }
+
+
+def load_labels(path: Path | str, gaussians: Gaussians | None = None) -> LabelTree:
+    """Read back what :func:`save_labels` wrote: the PLY at ``path``, its JSON, and its NPZ where the PLY has no labels.
+
+    Raises:
+        SplatsegError: a file is missing or broken, the labels and the tree disagree, or belong to another splat.
+    """
+    path = Path(path)
+    json_path = path.with_suffix(".json")
+    try:
+        content = json.loads(json_path.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise SplatsegError(f"{json_path}: format: expected '{FORMAT}', found {content['format']!r}")
+        nodes = tuple(
+            LabelNode(
+                int(n["id"]), int(n["parent"]), int(n["level"]), int(n["count"]), str(n["name"]), _color(n["color"])
+            )
+            for n in content["nodes"]
+        )
+        levels, default, fingerprint = int(content["levels"]), int(content["default_level"]), content["fingerprint"]
+    except SplatsegError:
+        raise
+    except FileNotFoundError:
+        raise SplatsegError(f"{json_path}: label tree not found") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SplatsegError(f"{json_path}: expected a label tree, found {error!r}") from None
+    if gaussians is not None and fingerprint != gaussians.fingerprint():
+        raise SplatsegError(
+            f"{json_path}: expected labels of the splat with fingerprint {gaussians.fingerprint()}, found {fingerprint}"
+        )
+    columns = _label_arrays(path, levels)
+    try:
+        return LabelTree(np.stack(columns, axis=1).astype(np.int32), nodes, default)
+    except (SplatsegError, ValueError) as error:
+        raise SplatsegError(f"{path}: {error}") from None
+
+
+def _label_arrays(path: Path, levels: int) -> list[NDArray[np.integer]]:
+    """The columns ``label_0`` .. of a labelled PLY, or of the NPZ beside a plain one."""
+    names = [f"label_{level}" for level in range(levels)]
+    found: dict[str, NDArray[np.integer]] = load_extra(path)
+    source = path
+    if names[0] not in found and path.with_suffix(".npz").is_file():
+        source = path.with_suffix(".npz")
+        try:
+            with np.load(source) as file:
+                found = {name: file[name] for name in file.files}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise SplatsegError(f"{source}: expected an npz of labels, found {error}") from None
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise SplatsegError(f"{source}: expected the labels {', '.join(names)}, found no {missing[0]}")
+    return [found[name] for name in names]
+
+
+def _color(value: Sequence[int]) -> tuple[int, int, int]:
+    red, green, blue = (int(v) for v in value)
+    return red, green, blue
+
+
+def save_selection(path: Path | str, gaussians: Gaussians, selection: Selection) -> None:
+    """Write the selected Gaussians as a plain INRIA PLY.
+
+    Raises:
+        SplatsegError: nothing is selected, the selection is of another splat, or the file cannot be written.
+    """
+    if selection.mask.shape[0] != len(gaussians):
+        raise SplatsegError(
+            f"{path}: expected a selection of {len(gaussians)} Gaussians, found one of {selection.mask.shape[0]}"
+        )
+    if len(selection) == 0:
+        raise SplatsegError(f"{path}: expected something selected, found an empty selection")
+    save_gaussians(path, gaussians.select(selection.mask.to(gaussians.device)))
+
+
+def save_without(path: Path | str, gaussians: Gaussians, selection: Selection) -> None:
+    """Write the scene without the selected Gaussians as a plain INRIA PLY.
+
+    Raises:
+        SplatsegError: everything is selected, the selection is of another splat, or the file cannot be written.
+    """
+    if bool(selection.mask.all()):
+        raise SplatsegError(f"{path}: expected something left of the scene, found all Gaussians selected")
+    save_selection(path, gaussians, selection.invert())
+
+
+def mask_paths(folder: Path | str, views: Iterable[View]) -> dict[str, Path]:
+    """View name -> PNG in ``folder``: the view's name with the suffix replaced, or added where two would collide.
+
+    Raises:
+        SplatsegError: a view's name leads out of the folder.
+    """
+    names = [view.name for view in views]
+    stems = [str(PurePosixPath(name).with_suffix("")) for name in names]
+    paths = {}
+    for name, stem in zip(names, stems, strict=True):
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise SplatsegError(f"view '{name}': expected a name inside the folder of masks")
+        paths[name] = Path(folder) / ((name if stems.count(stem) > 1 else stem) + ".png")
+    return paths
+
+
+def save_masks(
+    folder: Path | str,
+    gaussians: Gaussians,
+    selection: Selection,
+    views: Sequence[View],
+    report: Callable[[str, float], None] | None = None,
+) -> dict[str, Path]:
+    """Write what the selection covers in every view as PNGs: 255 inside, 0 outside, one byte a pixel.
+
+    Args:
+        report: called with a view's name and the share done; it may raise to stop between two views.
+
+    Returns:
+        View name -> file.
+
+    Raises:
+        SplatsegError: the selection is of another splat, or a file cannot be written.
+    """
+    paths = mask_paths(folder, views)
+    for number, view in enumerate(views, 1):
+        mask = project_selection(gaussians, selection, view.camera.to(gaussians.device))
+        with atomic_write(paths[view.name]) as partial:
+            Image.fromarray(mask.cpu().numpy().astype(np.uint8) * 255).save(partial, format="PNG")
+        if report is not None:
+            report(view.name, number / len(views))
+    return paths
