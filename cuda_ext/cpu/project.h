@@ -60,7 +60,7 @@ template <class T>
 struct ProjectArgs {
   PinholeView<T> view;
   GaussianArrays<T> in;
-  Splat<T>* splats;  // (n,) written where radii > 0
+  Splat<T>* splats;  // (n,) zero where not drawn
   TileRect* rects;   // (n,) written for all
   int32_t* radii;    // (n, 2) gsplat's opacity-aware extent, 0 where not drawn
   int threads;

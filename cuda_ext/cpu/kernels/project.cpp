@@ -118,13 +118,14 @@ SPLATSEG_INLINE unsigned write_splat(const ProjectArgs<T>& args, const Projected
 }
 
 template <class T>
-unsigned project(const ProjectArgs<T>& args) {
+unsigned project_splats(const ProjectArgs<T>& args) {
   const int64_t n = args.in.n, groups = (n + kLanes - 1) / kLanes;
   unsigned bad = 0;
 #pragma omp parallel for schedule(static) num_threads(args.threads) reduction(| : bad)
   for (int64_t k = 0; k < groups; k++) {
     const int64_t first = k * kLanes;
     const Group g{first, int(n - first < kLanes ? n - first : kLanes)};
+    memset(static_cast<void*>(args.splats + first), 0, sizeof(Splat<T>) * g.count);  // outputs hold no stray bytes
     for (int l = 0; l < g.count; l++) {
       args.rects[first + l] = TileRect{1, 0, 1, 0};
       args.radii[2 * (first + l)] = args.radii[2 * (first + l) + 1] = 0;
@@ -141,7 +142,7 @@ unsigned project(const ProjectArgs<T>& args) {
 
 }  // namespace
 
-unsigned project_f32(const ProjectArgs<float>& args) { return project(args); }
-unsigned project_f64(const ProjectArgs<double>& args) { return project(args); }
+unsigned project_f32(const ProjectArgs<float>& args) { return project_splats(args); }
+unsigned project_f64(const ProjectArgs<double>& args) { return project_splats(args); }
 
 }  // namespace splatseg::SPLATSEG_ISA

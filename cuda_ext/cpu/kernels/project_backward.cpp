@@ -168,7 +168,7 @@ SPLATSEG_INLINE void write_parameters(const ProjectBackwardArgs<T>& args, Group 
 }
 
 template <class T>
-void project_backward(const ProjectBackwardArgs<T>& args) {
+void splats_backward(const ProjectBackwardArgs<T>& args) {
   const int64_t n = args.in.n, groups = (n + kLanes - 1) / kLanes;
   const int64_t sh_row = int64_t(args.in.sh_stored) * 3;
 #pragma omp parallel for schedule(static) num_threads(args.threads)
@@ -196,7 +196,7 @@ void project_backward(const ProjectBackwardArgs<T>& args) {
 
 }  // namespace
 
-void project_backward_f32(const ProjectBackwardArgs<float>& args) { project_backward(args); }
-void project_backward_f64(const ProjectBackwardArgs<double>& args) { project_backward(args); }
+void project_backward_f32(const ProjectBackwardArgs<float>& args) { splats_backward(args); }
+void project_backward_f64(const ProjectBackwardArgs<double>& args) { splats_backward(args); }
 
 }  // namespace splatseg::SPLATSEG_ISA

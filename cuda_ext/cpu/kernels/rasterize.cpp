@@ -1,0 +1,184 @@
+// Forward blending, tile by tile. Features go through a small queue a block, so that their sums stay in registers for
+// several splats; colour and depth are added at once.
+#include "cpu/rasterize.h"
+
+#include <stdlib.h>
+
+#include "cpu/rasterize_tile.h"
+
+namespace splatseg::SPLATSEG_ISA {
+namespace {
+
+constexpr int kQueue = 8;
+
+// Weighted features waiting for a block's sums, and the sums: channel-major, [block][channel][pixel].
+template <class T>
+struct FeatureSums {
+  alignas(64) T weights[kBlocks][kQueue][kBlockPixels];
+  const T* rows[kBlocks][kQueue];
+  int queued[kBlocks];
+  T* sums;
+  int channels;
+};
+
+template <int kChannels, class T>
+SPLATSEG_INLINE void add_channels(FeatureSums<T>& f, int block, int channel) {
+  typedef Vec<T> V;
+  T* sums = f.sums + (size_t(block) * f.channels + channel) * kBlockPixels;
+  V acc[kChannels][2];
+  for (int c = 0; c < kChannels; c++)
+    for (int h = 0; h < 2; h++) acc[c][h] = load(sums + c * kBlockPixels + h * kLanes);
+  for (int q = 0; q < f.queued[block]; q++) {
+    const V w0 = load(f.weights[block][q]), w1 = load(f.weights[block][q] + kLanes);
+    const T* row = f.rows[block][q] + channel;
+    for (int c = 0; c < kChannels; c++) {
+      const V value = splat(row[c]);
+      acc[c][0] += w0 * value;
+      acc[c][1] += w1 * value;
+    }
+  }
+  for (int c = 0; c < kChannels; c++)
+    for (int h = 0; h < 2; h++) store(sums + c * kBlockPixels + h * kLanes, acc[c][h]);
+}
+
+template <class T>
+__attribute__((noinline)) void flush(FeatureSums<T>& f, int block) {
+  int channel = 0;
+  for (; channel + 4 <= f.channels; channel += 4) add_channels<4>(f, block, channel);
+  for (; channel < f.channels; channel++) add_channels<1>(f, block, channel);
+  f.queued[block] = 0;
+}
+
+template <class T>
+SPLATSEG_INLINE void enqueue(FeatureSums<T>& f, int block, const T* row, Vec<T> w0, Vec<T> w1) {
+  const int q = f.queued[block]++;
+  store(f.weights[block][q], w0);
+  store(f.weights[block][q] + kLanes, w1);
+  f.rows[block][q] = row;
+  if (q + 1 == kQueue) flush(f, block);
+}
+
+// Adds one splat to one block of colour sums: [block][r, g, b, depth][pixel].
+template <bool kFeatures, class T>
+SPLATSEG_INLINE void add_splat(const TileSplat<T>& s, const Splat<T>& record, Tile<T>& tile, int bx, int by, T* colors,
+                               FeatureSums<T>* features, const T* feature_row) {
+  typedef Vec<T> V;
+  const int block = by * 4 + bx;
+  BlockHit<T> hit;
+  if (!reach(s, tile, bx, by, hit)) return;
+  const Mask<T> was0 = hit.drawn[0], was1 = hit.drawn[1];
+  T* sums = colors + block * 4 * kBlockPixels;
+  V weight[2];
+  for (int h = 0; h < 2; h++) {
+    weight[h] = blend(hit, h, tile, block).weight;
+    for (int c = 0; c < 3; c++) {
+      T* at = sums + c * kBlockPixels + h * kLanes;
+      store(at, load(at) + weight[h] * record.color[c]);
+    }
+    T* at = sums + 3 * kBlockPixels + h * kLanes;
+    store(at, load(at) + weight[h] * record.depth);
+  }
+  if (any((was0 ^ hit.drawn[0]) | (was1 ^ hit.drawn[1]))) close_block(tile, block);
+  if constexpr (kFeatures) enqueue(*features, block, feature_row, weight[0], weight[1]);
+}
+
+template <class T>
+SPLATSEG_INLINE bool write_tile(const RasterArgs<T>& args, const Tile<T>& tile, const T* colors) {
+  T finite = 0;
+  for (int y = 0; y < tile.rows; y++) {
+    for (int x = 0; x < tile.columns; x++) {
+      const int block = y / 4 * 4 + x / 4, lane = y % 4 * 4 + x % 4;
+      const int64_t pixel = int64_t(tile.y0 + y) * args.width + tile.x0 + x;
+      const T transmittance = tile.transmittance[block * kBlockPixels + lane], alpha = T(1) - transmittance;
+      const T* sums = colors + block * 4 * kBlockPixels + lane;
+      for (int c = 0; c < 3; c++) args.color[3 * pixel + c] = sums[c * kBlockPixels] + transmittance * args.background[c];
+      args.alpha[pixel] = alpha;
+      args.depth[pixel] = alpha > T(0) ? sums[3 * kBlockPixels] / alpha : T(0);
+      finite += args.color[3 * pixel] * T(0);
+    }
+  }
+  return !(finite == T(0));
+}
+
+template <class T>
+SPLATSEG_INLINE bool write_features(const RasterArgs<T>& args, const Tile<T>& tile, const FeatureSums<T>& f) {
+  T finite = 0;
+  for (int y = 0; y < tile.rows; y++) {
+    for (int x = 0; x < tile.columns; x++) {
+      const int block = y / 4 * 4 + x / 4, lane = y % 4 * 4 + x % 4;
+      T* out = args.feature_map + (int64_t(tile.y0 + y) * args.width + tile.x0 + x) * f.channels;
+      const T* sums = f.sums + size_t(block) * f.channels * kBlockPixels + lane;
+      for (int c = 0; c < f.channels; c++) {
+        out[c] = sums[c * kBlockPixels];
+        finite += out[c] * T(0);
+      }
+    }
+  }
+  return !(finite == T(0));
+}
+
+template <bool kFeatures, class T>
+bool draw_tile(const RasterArgs<T>& args, int index, FeatureSums<T>* features) {
+  Tile<T> tile(index, args.width, args.height);
+  alignas(64) T colors[4 * kTilePixels];
+  memset(colors, 0, sizeof colors);
+  if constexpr (kFeatures) {
+    memset(features->sums, 0, sizeof(T) * kTilePixels * args.channels);
+    memset(features->queued, 0, sizeof features->queued);
+  }
+  const int32_t end = args.offsets[index + 1];
+  for (int32_t k = args.offsets[index]; k < end; k++) {
+    if (k + 8 < end) {
+      __builtin_prefetch(args.splats + args.ids[k + 8]);
+      if constexpr (kFeatures) __builtin_prefetch(args.features + int64_t(args.ids[k + 8]) * args.channels);
+    }
+    const int64_t id = args.ids[k];
+    const Splat<T>& record = args.splats[id];
+    const TileSplat<T> s(record, tile.x0, tile.y0);
+    const T* row = kFeatures ? args.features + id * args.channels : nullptr;
+    for (int by = s.block_y0; by <= s.block_y1; by++)
+      for (int bx = s.block_x0; bx <= s.block_x1; bx++)
+        if (tile.open[by * 4 + bx]) add_splat<kFeatures>(s, record, tile, bx, by, colors, features, row);
+    if (tile.open_blocks == 0) break;
+  }
+  const bool bad = write_tile(args, tile, colors);
+  if constexpr (kFeatures) {
+    for (int block = 0; block < kBlocks; block++) flush(*features, block);
+    return write_features(args, tile, *features);
+  }
+  return bad;
+}
+
+template <bool kFeatures, class T>
+bool draw(const RasterArgs<T>& args) {
+  const int tiles = ((args.width + kTile - 1) / kTile) * ((args.height + kTile - 1) / kTile);
+  bool bad = false;
+#pragma omp parallel num_threads(args.threads) reduction(|| : bad)
+  {
+    FeatureSums<T>* features = nullptr;
+    if constexpr (kFeatures) {
+      features = static_cast<FeatureSums<T>*>(aligned_alloc(64, sizeof(FeatureSums<T>)));
+      features->channels = args.channels;
+      features->sums = static_cast<T*>(aligned_alloc(64, sizeof(T) * kTilePixels * size_t(args.channels)));
+    }
+#pragma omp for schedule(dynamic, 2)
+    for (int t = 0; t < tiles; t++) bad = draw_tile<kFeatures>(args, t, features) || bad;
+    if constexpr (kFeatures) {
+      free(features->sums);
+      free(features);
+    }
+  }
+  return bad;
+}
+
+template <class T>
+bool draw_image(const RasterArgs<T>& args) {
+  return args.features != nullptr && args.channels > 0 ? draw<true>(args) : draw<false>(args);
+}
+
+}  // namespace
+
+bool rasterize_f32(const RasterArgs<float>& args) { return draw_image(args); }
+bool rasterize_f64(const RasterArgs<double>& args) { return draw_image(args); }
+
+}  // namespace splatseg::SPLATSEG_ISA

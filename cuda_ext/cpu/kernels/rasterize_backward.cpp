@@ -1,0 +1,325 @@
+// Backward of the blending, front to back as the forward: what lies behind a splat is the pixel's total less what lies in
+// front of it, so one pass over the same lists suffices. Gradients of a splat's pixels in one tile are summed into the
+// slot of that (Gaussian, tile) pair.
+#include "cpu/rasterize.h"
+
+#include <stdlib.h>
+
+#include "cpu/rasterize_tile.h"
+
+namespace splatseg::SPLATSEG_ISA {
+namespace {
+
+constexpr int kGeometry = 1, kFeatures = 2, kAbsgrad = 4;  // what a walk computes
+constexpr int kColors = 4;                                 // r, g, b, depth
+
+// Gradients of one tile's outputs, in the tile's pixel order.
+template <class T>
+struct TileGrads {
+  alignas(64) T colors[kBlocks][kColors][kBlockPixels];
+  alignas(64) T behind[kTilePixels];  // gradient . output still behind the splat at hand
+  T* by_channel;                      // [block][channel][pixel], for the splat's own sum
+  T* by_pixel;                        // [block][pixel][padded channel], for the features' gradient
+};
+
+template <int kMode, class T>
+SPLATSEG_INLINE T load_feature_pixel(const RasterBackwardArgs<T>& args, TileGrads<T>& grads, int block, int lane,
+                                     int64_t pixel) {
+  const int channels = args.forward.channels, padded = padded_channels(channels);
+  T total = 0;
+  T* row = grads.by_pixel + size_t(block * kBlockPixels + lane) * padded;
+  const T* grad = args.feature_map + pixel * channels;
+  for (int c = 0; c < channels; c++) row[c] = grad[c];
+  if constexpr ((kMode & kGeometry) != 0) {
+    const T* value = args.forward.feature_map + pixel * channels;
+    T* column = grads.by_channel + size_t(block) * channels * kBlockPixels + lane;
+    for (int c = 0; c < channels; c++) {
+      column[c * kBlockPixels] = grad[c];
+      total += grad[c] * value[c];
+    }
+  }
+  return total;
+}
+
+// Gradients of colour, alpha and depth of one pixel; depth is d = D / A, so D gets v / A and A gets -v d / A.
+template <class T>
+SPLATSEG_INLINE T load_color_pixel(const RasterBackwardArgs<T>& args, TileGrads<T>& grads, int block, int lane,
+                                   int64_t pixel) {
+  T(*to)[kBlockPixels] = grads.colors[block];
+  T total = 0;
+  for (int c = 0; c < 3 && args.color != nullptr; c++) {
+    to[c][lane] = args.color[3 * pixel + c];
+    total += to[c][lane] * args.forward.color[3 * pixel + c];
+  }
+  const T alpha = args.forward.alpha[pixel];
+  T alpha_grad = args.alpha != nullptr ? args.alpha[pixel] : T(0);
+  if (args.depth != nullptr && alpha > T(0)) {
+    const T depth = args.forward.depth[pixel], grad = args.depth[pixel] / alpha;
+    to[3][lane] = grad;
+    alpha_grad -= grad * depth;
+    total += grad * depth * alpha;
+  }
+  return total - alpha_grad * (T(1) - alpha);  // alpha = 1 - transmittance: a background of colour -1
+}
+
+template <int kMode, class T>
+SPLATSEG_INLINE void load_grads(const RasterBackwardArgs<T>& args, const Tile<T>& tile, TileGrads<T>& grads) {
+  if constexpr ((kMode & kGeometry) != 0) {
+    memset(grads.colors, 0, sizeof grads.colors);
+    memset(grads.behind, 0, sizeof grads.behind);
+  }
+  if constexpr ((kMode & kFeatures) != 0) {
+    const int channels = args.forward.channels;
+    memset(grads.by_pixel, 0, sizeof(T) * kTilePixels * padded_channels(channels));
+    if constexpr ((kMode & kGeometry) != 0) memset(grads.by_channel, 0, sizeof(T) * kTilePixels * channels);
+  }
+  for (int y = 0; y < tile.rows; y++) {
+    for (int x = 0; x < tile.columns; x++) {
+      const int block = y / 4 * 4 + x / 4, lane = y % 4 * 4 + x % 4;
+      const int64_t pixel = int64_t(tile.y0 + y) * args.forward.width + tile.x0 + x;
+      T total = 0;
+      if constexpr ((kMode & kGeometry) != 0) total += load_color_pixel(args, grads, block, lane, pixel);
+      if constexpr ((kMode & kFeatures) != 0) total += load_feature_pixel<kMode>(args, grads, block, lane, pixel);
+      grads.behind[block * kBlockPixels + lane] = total;
+    }
+  }
+}
+
+// Sums of one pair over the lanes of its blocks so far.
+template <class T>
+struct PairSums {
+  Vec<T> sum[12];
+};
+
+// value[h] += sum over channels of the pixel's feature gradient times the splat's feature.
+template <class T>
+SPLATSEG_INLINE void add_feature_values(const TileGrads<T>& grads, int block, const T* row, int channels, Vec<T> value[2]) {
+  typedef Vec<T> V;
+  const T* at = grads.by_channel + size_t(block) * channels * kBlockPixels;
+  V odd[2] = {};
+  int c = 0;
+  for (; c + 2 <= channels; c += 2, at += 2 * kBlockPixels) {
+    for (int h = 0; h < 2; h++) {
+      value[h] += load(at + h * kLanes) * splat(row[c]);
+      odd[h] += load(at + kBlockPixels + h * kLanes) * splat(row[c + 1]);
+    }
+  }
+  for (int h = 0; h < 2; h++) {
+    if (c < channels) value[h] += load(at + h * kLanes) * splat(row[c]);
+    value[h] += odd[h];
+  }
+}
+
+// sums[channel] += sum over the block's pixels of weight times the pixel's feature gradient; lanes are channels here, so
+// nothing is left to reduce across lanes.
+template <class T>
+SPLATSEG_INLINE void add_feature_grads(const TileGrads<T>& grads, int block, const Vec<T> weight[2], const bool used[2],
+                                       int padded, T* sums) {
+  typedef Vec<T> V;
+  alignas(64) T w[kBlockPixels];
+  store(w, weight[0]);
+  store(w + kLanes, weight[1]);
+  const T* rows = grads.by_pixel + size_t(block) * kBlockPixels * padded;
+  int c = 0;
+  for (; c + 2 * kLanes <= padded; c += 2 * kLanes) {
+    V a0 = load(sums + c), a1 = load(sums + c + kLanes), b0 = {}, b1 = {};
+    for (int h = 0; h < 2; h++) {
+      if (!used[h]) continue;
+      const T* at = rows + h * kLanes * padded + c;
+      for (int p = 0; p < kLanes; p += 2, at += 2 * padded) {
+        const V u = splat(w[h * kLanes + p]), v = splat(w[h * kLanes + p + 1]);
+        a0 += u * load(at);
+        a1 += u * load(at + kLanes);
+        b0 += v * load(at + padded);
+        b1 += v * load(at + padded + kLanes);
+      }
+    }
+    store(sums + c, a0 + b0);
+    store(sums + c + kLanes, a1 + b1);
+  }
+  for (; c < padded; c += kLanes) {
+    V acc = load(sums + c);
+    for (int p = 0; p < kBlockPixels; p++) acc += splat(w[p]) * load(rows + p * padded + c);
+    store(sums + c, acc);
+  }
+}
+
+// Geometry and colour gradients of half h of a block.
+template <int kMode, class T>
+SPLATSEG_INLINE void add_geometry(const TileSplat<T>& s, const BlockHit<T>& hit, int h, const Blend<T>& blended, Vec<T> value,
+                                  const T (*colors)[kBlockPixels], T* behind_at, PairSums<T>& out) {
+  typedef Vec<T> V;
+  for (int c = 0; c < kColors; c++) out.sum[kRed + c] += blended.weight * load(colors[c] + h * kLanes);
+  const V behind = load(behind_at) - blended.weight * value;
+  store(behind_at, behind);
+  // v_alpha = T value - behind / (1 - alpha); sigma gets -alpha v_alpha, nothing where alpha is clamped.
+  const V slope = blended.alpha * (behind / (T(1) - blended.alpha) - blended.before * value);
+  const V v = keep(hit.drawn[h] & (blended.raw_alpha <= splat(T(0.999))), slope);
+  const V vx = v * hit.dx, vy = v * hit.dy[h];
+  out.sum[kSigma] += v;
+  out.sum[kSigmaX] += vx;
+  out.sum[kSigmaY] += vy;
+  out.sum[kSigmaXX] += vx * hit.dx;
+  out.sum[kSigmaXY] += vx * hit.dy[h];
+  out.sum[kSigmaYY] += vy * hit.dy[h];
+  if constexpr ((kMode & kAbsgrad) != 0) {
+    out.sum[kAbsX] += absv(T(2) * s.a * vx + s.b * vy);
+    out.sum[kAbsY] += absv(s.b * vx + T(2) * s.c * vy);
+  }
+}
+
+template <int kMode, class T>
+SPLATSEG_INLINE void add_block(const RasterBackwardArgs<T>& args, const TileSplat<T>& s, const Splat<T>& record,
+                               const T* row, Tile<T>& tile, int bx, int by, TileGrads<T>& grads, PairSums<T>& out,
+                               T* feature_sums) {
+  typedef Vec<T> V;
+  const int block = by * 4 + bx;
+  BlockHit<T> hit;
+  if (!reach(s, tile, bx, by, hit)) return;
+  const Mask<T> was0 = hit.drawn[0], was1 = hit.drawn[1];
+  const T(*colors)[kBlockPixels] = grads.colors[block];
+  V value[2], weight[2];
+  if constexpr ((kMode & kGeometry) != 0) {
+    for (int h = 0; h < 2; h++) {
+      value[h] = load(colors[0] + h * kLanes) * record.color[0] + load(colors[1] + h * kLanes) * record.color[1];
+      value[h] += load(colors[2] + h * kLanes) * record.color[2] + load(colors[3] + h * kLanes) * record.depth;
+    }
+    if constexpr ((kMode & kFeatures) != 0) add_feature_values(grads, block, row, args.forward.channels, value);
+  }
+  for (int h = 0; h < 2; h++) {
+    const Blend<T> blended = blend(hit, h, tile, block);
+    weight[h] = blended.weight;
+    if constexpr ((kMode & kGeometry) != 0)
+      add_geometry<kMode>(s, hit, h, blended, value[h], colors, grads.behind + block * kBlockPixels + h * kLanes, out);
+  }
+  if constexpr ((kMode & kFeatures) != 0) {
+    const bool used[2] = {any(hit.drawn[0]), any(hit.drawn[1])};
+    add_feature_grads(grads, block, weight, used, padded_channels(args.forward.channels), feature_sums);
+  }
+  if (any((was0 ^ hit.drawn[0]) | (was1 ^ hit.drawn[1]))) close_block(tile, block);
+}
+
+template <class T>
+SPLATSEG_INLINE void write_pair(const PairSums<T>& sums, T* slot) {
+  typedef Vec<T> V;
+  const V zero = {};
+  const V low[8] = {sums.sum[0], sums.sum[1], sums.sum[2], sums.sum[3], sums.sum[4], sums.sum[5], sums.sum[6], sums.sum[7]};
+  const V high[8] = {sums.sum[8], sums.sum[9], sums.sum[10], sums.sum[11], zero, zero, zero, zero};
+  store(slot, hsum8(low));
+  store(slot + kLanes, hsum8(high));
+}
+
+template <class T>
+SPLATSEG_INLINE size_t pair_slot(const Splat<T>& s, const Tile<T>& tile) {
+  const int x0 = s.x0 / kTile, columns = s.x1 / kTile - x0 + 1;
+  return size_t(s.slot) + size_t(tile.y0 / kTile - s.y0 / kTile) * columns + (tile.x0 / kTile - x0);
+}
+
+// One pair: all blocks the splat touches in this tile.
+template <int kMode, class T>
+SPLATSEG_INLINE void walk_pair(const RasterBackwardArgs<T>& args, int64_t id, Tile<T>& tile, TileGrads<T>& grads) {
+  const Splat<T>& record = args.forward.splats[id];
+  const size_t slot = pair_slot(record, tile);
+  const TileSplat<T> s(record, tile.x0, tile.y0);
+  const T* row = (kMode & kFeatures) != 0 ? args.forward.features + id * args.forward.channels : nullptr;
+  T* feature_sums = nullptr;
+  if constexpr ((kMode & kFeatures) != 0) {
+    const int padded = padded_channels(args.forward.channels);
+    feature_sums = args.pair_features + slot * padded;
+    memset(feature_sums, 0, sizeof(T) * padded);
+  }
+  PairSums<T> sums;
+  for (int k = 0; k < 12; k++) sums.sum[k] = splat(T(0));
+  for (int by = s.block_y0; by <= s.block_y1; by++)
+    for (int bx = s.block_x0; bx <= s.block_x1; bx++)
+      if (tile.open[by * 4 + bx]) add_block<kMode>(args, s, record, row, tile, bx, by, grads, sums, feature_sums);
+  if constexpr ((kMode & kGeometry) != 0) write_pair(sums, args.pair_grads + slot * kPairGrads);
+}
+
+template <int kMode, class T>
+void walk_tile(const RasterBackwardArgs<T>& args, int index, TileGrads<T>& grads) {
+  const RasterArgs<T>& forward = args.forward;
+  Tile<T> tile(index, forward.width, forward.height);
+  int32_t k = forward.offsets[index];
+  const int32_t end = forward.offsets[index + 1];
+  if (k == end) return;
+  load_grads<kMode>(args, tile, grads);
+  for (; k < end && tile.open_blocks > 0; k++) {
+    if (k + 8 < end) {
+      __builtin_prefetch(forward.splats + forward.ids[k + 8]);
+      if constexpr ((kMode & (kGeometry | kFeatures)) == (kGeometry | kFeatures))
+        __builtin_prefetch(forward.features + int64_t(forward.ids[k + 8]) * forward.channels);
+    }
+    walk_pair<kMode>(args, forward.ids[k], tile, grads);
+  }
+  for (; k < end; k++) {  // behind the last open pixel
+    const size_t slot = pair_slot(forward.splats[forward.ids[k]], tile);
+    if constexpr ((kMode & kGeometry) != 0) memset(args.pair_grads + slot * kPairGrads, 0, sizeof(T) * kPairGrads);
+    if constexpr ((kMode & kFeatures) != 0) {
+      const int padded = padded_channels(forward.channels);
+      memset(args.pair_features + slot * padded, 0, sizeof(T) * padded);
+    }
+  }
+}
+
+template <int kMode, class T>
+void walk(const RasterBackwardArgs<T>& args) {
+  const int tiles = ((args.forward.width + kTile - 1) / kTile) * ((args.forward.height + kTile - 1) / kTile);
+#pragma omp parallel num_threads(args.forward.threads)
+  {
+    TileGrads<T>* grads = static_cast<TileGrads<T>*>(aligned_alloc(64, sizeof(TileGrads<T>)));
+    const size_t bytes = sizeof(T) * kTilePixels;
+    grads->by_channel = static_cast<T*>(aligned_alloc(64, bytes * size_t(args.forward.channels + 1)));
+    grads->by_pixel = static_cast<T*>(aligned_alloc(64, bytes * size_t(padded_channels(args.forward.channels) + 1)));
+#pragma omp for schedule(dynamic, 2)
+    for (int t = 0; t < tiles; t++) walk_tile<kMode>(args, t, *grads);
+    free(grads->by_channel);
+    free(grads->by_pixel);
+    free(grads);
+  }
+}
+
+template <class T>
+void walk_image(const RasterBackwardArgs<T>& args) {
+  const bool features = args.pair_features != nullptr && args.feature_map != nullptr;
+  if (args.pair_grads == nullptr) {
+    if (features) walk<kFeatures>(args);
+  } else if (features) {
+    args.absgrad ? walk<kGeometry | kFeatures | kAbsgrad>(args) : walk<kGeometry | kFeatures>(args);
+  } else {
+    args.absgrad ? walk<kGeometry | kAbsgrad>(args) : walk<kGeometry>(args);
+  }
+}
+
+template <class T>
+void sum_pair_features(const FeatureReduceArgs<T>& args) {
+  const int channels = args.channels, padded = padded_channels(channels);
+#pragma omp parallel for schedule(static) num_threads(args.threads)
+  for (int64_t i = 0; i < args.n; i++) {
+    T* out = args.features + i * channels;
+    const uint32_t count = args.rects[i].count();
+    if (count == 0) {
+      memset(out, 0, sizeof(T) * channels);
+      continue;
+    }
+    const T* pairs = args.pair_features + size_t(args.splats[i].slot) * padded;
+    for (int c = 0; c < channels; c += kLanes) {
+      Vec<T> sum = load(pairs + c);
+      for (uint32_t k = 1; k < count; k++) sum += load(pairs + size_t(k) * padded + c);
+      if (c + kLanes <= channels) {
+        store(out + c, sum);
+      } else {
+        for (int l = 0; c + l < channels; l++) out[c + l] = sum[l];
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void rasterize_backward_f32(const RasterBackwardArgs<float>& args) { walk_image(args); }
+void rasterize_backward_f64(const RasterBackwardArgs<double>& args) { walk_image(args); }
+void reduce_features_f32(const FeatureReduceArgs<float>& args) { sum_pair_features(args); }
+void reduce_features_f64(const FeatureReduceArgs<double>& args) { sum_pair_features(args); }
+
+}  // namespace splatseg::SPLATSEG_ISA

@@ -1,0 +1,120 @@
+// One 16x16 tile as sixteen 4x4 blocks of two 8-lane vectors (rows 0-1 and 2-3 of the block); what the forward and the
+// backward walk share, so that both take the same decisions. For cpu/kernels/*.cpp only.
+#pragma once
+
+#include "cpu/rasterize.h"
+#include "cpu/simd.h"
+
+namespace splatseg::SPLATSEG_ISA {
+
+constexpr int kBlocks = 16, kBlockPixels = 16, kTilePixels = kTile * kTile;
+constexpr double kLog2Of255 = 7.994353436858858;
+
+// Pixel p of a tile (block-major) to its column and row in the tile.
+SPLATSEG_INLINE int tile_column(int p) { return (p / 16 % 4) * 4 + p % 4; }
+SPLATSEG_INLINE int tile_row(int p) { return (p / 64) * 4 + p / 4 % 4; }
+
+template <class T>
+struct Tile {
+  alignas(64) T transmittance[kTilePixels];
+  alignas(64) T floor[kTilePixels];  // least exponent drawn: log2(1/255), or infinity where the pixel is done
+  bool open[kBlocks];                // some pixel of the block is not done
+  int open_blocks;
+  int x0, y0, columns, rows;         // the part of the tile inside the image
+
+  Tile(int tile, int width, int height) {
+    const int grid = (width + kTile - 1) / kTile;
+    x0 = tile % grid * kTile;
+    y0 = tile / grid * kTile;
+    columns = width - x0 < kTile ? width - x0 : kTile;
+    rows = height - y0 < kTile ? height - y0 : kTile;
+    for (int p = 0; p < kTilePixels; p++) {
+      transmittance[p] = T(1);
+      floor[p] = tile_column(p) < columns && tile_row(p) < rows ? T(-kLog2Of255) : T(__builtin_inf());
+    }
+    open_blocks = 0;
+    for (int k = 0; k < kBlocks; k++) {
+      open[k] = k % 4 * 4 < columns && k / 4 * 4 < rows;
+      open_blocks += open[k];
+    }
+  }
+};
+
+// A splat as one tile sees it: broadcast, relative to the tile's corner.
+template <class T>
+struct TileSplat {
+  Vec<T> a, b, c, log2_opacity;
+  T x, y;
+  int block_x0, block_x1, block_y0, block_y1;
+
+  __attribute__((always_inline)) TileSplat(const Splat<T>& s, int tile_x, int tile_y)
+      : a(splat(s.a)), b(splat(s.b)), c(splat(s.c)), log2_opacity(splat(s.log2_opacity)), x(s.x - tile_x), y(s.y - tile_y) {
+    block_x0 = (s.x0 > tile_x ? s.x0 - tile_x : 0) >> 2;
+    block_x1 = (s.x1 < tile_x + kTile ? s.x1 - tile_x : kTile - 1) >> 2;
+    block_y0 = (s.y0 > tile_y ? s.y0 - tile_y : 0) >> 2;
+    block_y1 = (s.y1 < tile_y + kTile ? s.y1 - tile_y : kTile - 1) >> 2;
+  }
+};
+
+// One splat on one block, after the tests that decide which pixels it reaches.
+template <class T>
+struct BlockHit {
+  Vec<T> dx, dy[2], exponent[2];
+  Mask<T> drawn[2];
+};
+
+template <class T>
+SPLATSEG_INLINE bool reach(const TileSplat<T>& s, const Tile<T>& tile, int block_x, int block_y, BlockHit<T>& hit) {
+  typedef Vec<T> V;
+  const V columns = {T(0.5), T(1.5), T(2.5), T(3.5), T(0.5), T(1.5), T(2.5), T(3.5)};
+  const V rows = {T(0.5), T(0.5), T(0.5), T(0.5), T(1.5), T(1.5), T(1.5), T(1.5)};
+  const T* floor = tile.floor + (block_y * 4 + block_x) * kBlockPixels;
+  hit.dx = columns + (T(4 * block_x) - s.x);
+  hit.dy[0] = rows + (T(4 * block_y) - s.y);
+  hit.dy[1] = hit.dy[0] + T(2);
+  for (int h = 0; h < 2; h++) {
+    const V dy = hit.dy[h];
+    hit.exponent[h] = hit.dx * (s.b * dy + s.a * hit.dx) + (s.c * dy * dy + s.log2_opacity);
+    // gsplat skips alpha < 1/255 and, where rounding breaks the conic, sigma < 0.
+    hit.drawn[h] = (hit.exponent[h] >= load(floor + h * kLanes)) & (hit.exponent[h] <= s.log2_opacity);
+  }
+  return any(hit.drawn[0] | hit.drawn[1]);
+}
+
+// Blending weight of half h of a block, 0 where not drawn; moves the transmittance and closes finished pixels.
+template <class T>
+struct Blend {
+  Vec<T> raw_alpha, alpha, before, weight;  // before: transmittance in front of the splat
+};
+
+template <class T>
+SPLATSEG_INLINE Blend<T> blend(BlockHit<T>& hit, int h, Tile<T>& tile, int block) {
+  typedef Vec<T> V;
+  T* at = tile.transmittance + block * kBlockPixels + h * kLanes;
+  Blend<T> out;
+  out.raw_alpha = exp2v_near_zero(hit.exponent[h]);
+  out.alpha = vmin(out.raw_alpha, splat(T(0.999)));
+  out.before = load(at);
+  const V product = out.alpha * out.before, after = out.before - product;
+  const Mask<T> done = hit.drawn[h] & (after <= splat(T(1e-4)));
+  if (__builtin_expect(any(done), 0)) {
+    T* floor = tile.floor + block * kBlockPixels + h * kLanes;
+    store(floor, done ? splat(T(__builtin_inf())) : load(floor));
+    hit.drawn[h] &= ~done;
+  }
+  out.weight = keep(hit.drawn[h], product);
+  store(at, out.before - out.weight);
+  return out;
+}
+
+// After a block had finished pixels: notes when none is left.
+template <class T>
+SPLATSEG_INLINE void close_block(Tile<T>& tile, int block) {
+  const T* floor = tile.floor + block * kBlockPixels;
+  const Vec<T> limit = splat(T(1));
+  if (any((load(floor) < limit) | (load(floor + kLanes) < limit))) return;
+  tile.open[block] = false;
+  tile.open_blocks--;
+}
+
+}  // namespace splatseg::SPLATSEG_ISA
