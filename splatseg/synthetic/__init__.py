@@ -1,0 +1,18 @@
+"""Small ray-cast scenes with an exact part-object-group tree, for the demo, tests and benchmarks."""
+
+from splatseg.synthetic.capture import SceneConfig, look_at, make_cameras, write_scene
+from splatseg.synthetic.raycast import Frame, cast_view
+from splatseg.synthetic.world import Node, Solid, World, build_world
+
+__all__ = [
+    "Frame",
+    "Node",
+    "SceneConfig",
+    "Solid",
+    "World",
+    "build_world",
+    "cast_view",
+    "look_at",
+    "make_cameras",
+    "write_scene",
+]
