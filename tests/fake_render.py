@@ -17,20 +17,6 @@ def _weights(g, camera):
     return a * t * (t > 1e-4), order
 
 
-def render(g, camera, features=None, config=None, probe=None):
-    w, order = _weights(g, camera)
-    h, wd = camera.height, camera.width
-    f = None if features is None else (w @ features[order]).reshape(h, wd, -1)
-    _, z = camera.project(g.means)
-    depth = (w @ z[order]) / w.sum(1).clamp_min(1e-8)
-    return SimpleNamespace(
-        color=(w @ g.base_colors[order]).reshape(h, wd, 3),
-        alpha=w.sum(1).reshape(h, wd),
-        features=f,
-        depth=depth.reshape(h, wd),
-    )
-
-
 def trace(g, camera, pixels, min_weight=1e-3):
     w, order = _weights(g, camera)
     w = w[pixels[:, 1].long() * camera.width + pixels[:, 0].long()].flip(0)

@@ -8,22 +8,26 @@ objects 0.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 import splatseg.render as rendering
 from splatseg.camera import Camera
 from splatseg.field import FeatureField
 from splatseg.gaussians import Gaussians
+from splatseg.io.ply import save_gaussians
+from splatseg.io.run import Run
 
 PART_COSINE = 0.64
 WIDTH, HEIGHT = 48, 32
 
-if not hasattr(rendering, "render"):
+if not hasattr(rendering, "trace"):
     import fake_render
 
-    rendering.render, rendering.trace = fake_render.render, fake_render.trace  # type: ignore[attr-defined]
+    rendering.trace = fake_render.trace  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -80,3 +84,31 @@ def make_splat(noise: float = 0.0, seed: int = 0) -> TinySplat:
     features = codes[part_ids] + noise * torch.randn((len(part_ids), 9), generator=generator)
     gaussians = make_gaussians(torch.cat(means))
     return TinySplat(gaussians, FeatureField(features, gaussians.fingerprint()), part_ids // 2, part_ids, make_camera())
+
+
+def write_capture(folder: Path, count: int = 3) -> Path:
+    """A COLMAP text model of ``count`` views of the tiny splat with grey photos, ``view_0.png`` first."""
+    (folder / "images").mkdir(parents=True)
+    model = folder / "sparse" / "0"
+    model.mkdir(parents=True)
+    (model / "cameras.txt").write_text(f"1 PINHOLE {WIDTH} {HEIGHT} 40 40 {WIDTH / 2} {HEIGHT / 2}\n")
+    lines = []
+    for i in range(count):
+        name = f"view_{i}.png"
+        Image.new("RGB", (WIDTH, HEIGHT), (128, 128, 128)).save(folder / "images" / name)
+        pose = make_camera(0.3 * i).cam_from_world
+        lines += [f"{i + 1} 1 0 0 0 {pose[0, 3]} {pose[1, 3]} {pose[2, 3]} 1 {name}", "10.5 10.5 1"]
+    (model / "images.txt").write_text("\n".join(lines) + "\n")
+    track = " ".join(f"{i + 1} 0" for i in range(count))
+    (model / "points3D.txt").write_text(f"1 0 0 0 128 128 128 0.5 {track}\n")
+    return folder
+
+
+def write_run(folder: Path, splat: TinySplat) -> Path:
+    """A finished run of the tiny splat in ``folder``, with its capture beside it."""
+    capture = write_capture(folder.with_name(folder.name + "-capture"))
+    run = Run.open(folder, {"scene": str(capture), "downscale": 1})
+    run.config.write_text("sfm: false\n")
+    save_gaussians(run.geometry, splat.gaussians)
+    splat.field.save(run.features)
+    return folder

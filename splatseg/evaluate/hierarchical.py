@@ -208,7 +208,7 @@ def score_view(gaussians: Gaussians, field: FeatureField, gt: HierarchicalScene,
     """Render one view's features once and score its pixels for each of the view's queries."""
     camera = gt.views[view].camera.to(gaussians.device)
     levels = torch.from_numpy(checked_levels(gt, view).astype(np.int64)).to(gaussians.device)
-    rendered = rendering.render(gaussians, camera, field.features)  # type: ignore[attr-defined]
+    rendered = rendering.render(gaussians, camera, field.features)
     assert rendered.features is not None
     unit = unit_features(rendered.features)
     empty = rendered.alpha < EMPTY_ALPHA

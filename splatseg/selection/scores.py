@@ -76,7 +76,7 @@ def scores(field: FeatureField, query: Query) -> Scores:
 
 def pixel_scores(gaussians: Gaussians, field: FeatureField, camera: Camera, query: Query) -> Tensor:
     """(h, w) float32 scores of a view's pixels, by their rendered features; -1 where the view shows empty space."""
-    rendered = rendering.render(gaussians, camera, field.features)  # type: ignore[attr-defined]
+    rendered = rendering.render(gaussians, camera, field.features)
     assert rendered.features is not None
     values = score_features(unit_features(rendered.features), query)
     return torch.where(rendered.alpha < EMPTY_ALPHA, values.new_tensor(-1.0), values)
@@ -94,7 +94,7 @@ def project_selection(gaussians: Gaussians, selection: Selection, camera: Camera
             f"selection: expected one of {len(gaussians)} Gaussians, found one of {selection.mask.shape[0]}"
         )
     indicator = selection.mask.to(gaussians.device, gaussians.means.dtype)[:, None]
-    rendered = rendering.render(gaussians, camera, indicator)  # type: ignore[attr-defined]
+    rendered = rendering.render(gaussians, camera, indicator)
     assert rendered.features is not None
     return (rendered.features[..., 0] >= 0.5 * rendered.alpha) & (rendered.alpha >= EMPTY_ALPHA)
 

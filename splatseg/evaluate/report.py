@@ -1,0 +1,91 @@
+"""Results as JSON and as a Markdown table."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from splatseg.errors import SplatsegError
+from splatseg.evaluate.hierarchical import Report
+from splatseg.io.atomic import write_text
+
+# Row of the table -> its three averages in Report.averages().
+THRESHOLDS = {"oracle": ("iou1", "iou2", "mean"), "proposed": ("proposed1", "proposed2", "proposed_mean")}
+
+Value = str | float | int | None
+
+
+def report_to_json(report: Report) -> dict[str, Any]:
+    """Averages over core and group queries and one record a query, as JSON holds it."""
+    return {
+        "scene": report.scene,
+        "core": _finite(report.averages(core=True)),
+        "groups": _finite(report.averages(core=False)),
+        "seconds": round(report.seconds, 2),
+        "queries": [asdict(result.query) | _without_query(result) for result in report.results],
+    }
+
+
+def _without_query(result: Any) -> dict[str, Any]:
+    return {name: value for name, value in asdict(result).items() if name != "query"}
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def hierarchical_table(report: Report, ceiling: Report | None = None) -> str:
+    """Markdown: core and group queries, with the ceiling and the share of it where it was measured."""
+    rows: list[list[Value]] = []
+    for core in (True, False):
+        kind = "core" if core else "groups"
+        found = report.averages(core)
+        best = ceiling.averages(core) if ceiling is not None else None
+        for name, keys in THRESHOLDS.items():
+            if keys[0] not in found:
+                continue
+            values = [found[key] for key in keys]
+            share = values[2] / best["mean"] if best and best["mean"] > 0 else None
+            rows.append([report.scene, kind, name, int(found["queries"]), *values, share])
+        if best is not None:
+            rows.append(
+                [report.scene, kind, "ceiling", int(best["queries"]), best["iou1"], best["iou2"], best["mean"], 1.0]
+            )
+    header = ["scene", "queries", "threshold", "number", "IoU1", "IoU2", "mean", "of ceiling"]
+    return markdown_table(header, rows)
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Value]]) -> str:
+    """A table: floats with three digits, ``None`` and NaN as a dash, numbers to the right."""
+    numeric = [all(not isinstance(row[k], str) for row in rows) for k in range(len(header))]
+    lines = ["| " + " | ".join(header) + " |", "|" + "|".join("---:" if right else "---" for right in numeric) + "|"]
+    lines += ["| " + " | ".join(_cell(value) for value in row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: Value) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def update_metrics(path: Path, name: str, content: Mapping[str, Any]) -> None:
+    """Put ``content`` under ``name`` in the JSON file at ``path``; what else stands there stays.
+
+    Raises:
+        SplatsegError: the file holds something else than a JSON object, or cannot be written.
+    """
+    metrics: dict[str, Any] = {}
+    if path.is_file():
+        try:
+            metrics = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise SplatsegError(f"{path}: expected JSON, found {error}") from None
+        if not isinstance(metrics, dict):
+            raise SplatsegError(f"{path}: expected a JSON object, found a {type(metrics).__name__}")
+    metrics[name] = content
+    write_text(path, json.dumps(metrics, indent=1) + "\n")

@@ -1,0 +1,133 @@
+"""scripts/evaluate.py on the tiny scene: ceiling, table, JSON and contact sheets; and the pieces they are made of."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from script_runner import run_script
+from test_evaluate_hierarchical import write_scene
+from tiny_splat import HEIGHT, WIDTH, make_splat, write_capture, write_run
+
+from splatseg.errors import SplatsegError
+from splatseg.evaluate.ceiling import evaluate_ceiling, in_subtree, node_weights, truth_labels
+from splatseg.evaluate.hierarchical import evaluate_scene, load_hierarchical
+from splatseg.evaluate.report import markdown_table, update_metrics
+from splatseg.evaluate.sheets import Cell, contact_sheet, extreme_queries, overlay
+from splatseg.scene import View
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A run and, in ``gt``, its scene: capture view 0 is the annotated view, test and training view at once."""
+    splat = make_splat()
+    run = write_run(tmp_path / "run", splat)
+    gt = write_scene(tmp_path / "gt", splat)
+    write_capture(gt, count=1)
+    shutil.copy(gt / "gt" / "test_000.npz", gt / "gt" / "view_0.npz")
+    (gt / "test_images").mkdir()
+    Image.new("RGB", (WIDTH, HEIGHT), (90, 120, 150)).save(gt / "test_images" / "test_000.jpg")
+    return run
+
+
+def test_everything_is_written(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "metrics.json").write_text(json.dumps({"psnr_held_out": 30.5}))
+    assert run_script("evaluate.py", folder, "--gt", folder.parent / "gt", "--quiet") == 0
+    printed = capsys.readouterr().out
+    assert "| tiny" not in printed and "| gt | core | oracle | 4 |" in printed and "ceiling" in printed
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["psnr_held_out"] == 30.5  # figures of the fit stay
+    found = metrics["hierarchical"]
+    assert found["core"]["mean"] > 0.9 and found["ceiling"]["core"]["mean"] > 0.9 and len(found["queries"]) == 6
+    assert found["queries"][0]["view"] == "test_000" and 0 < found["queries"][0]["proposed1"] <= 1
+    assert (folder / "evaluation.md").read_text() in printed
+    for name in ("evaluation_worst.png", "evaluation_best.png"):
+        assert np.array(Image.open(folder / name)).std() > 10  # a picture, not a blank sheet
+
+
+def test_missing_ground_truth(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder.parent / "gt" / "gt" / "view_0.npz").unlink()
+    assert run_script("evaluate.py", folder, "--gt", folder.parent / "gt", "--quiet") == 2
+    assert "view_0.npz: ground truth of view 'view_0' not found" in capsys.readouterr().err
+    assert run_script("evaluate.py", folder, "--gt", folder.parent / "gt", "--no-ceiling", "--quiet") == 0
+    assert run_script("evaluate.py", folder, "--gt", folder / "none", "--quiet") == 2
+
+
+def test_ceiling_bounds_features(folder: Path) -> None:
+    splat = make_splat()
+    gt = load_hierarchical(folder.parent / "gt")
+    views = [View("view_0.png", splat.camera, Path("none"))]
+    ceiling = evaluate_ceiling(splat.gaussians, gt, views, stride=1)
+    measured = evaluate_scene(splat.gaussians, splat.field, gt, proposals=False)
+    assert [r.query for r in ceiling.results] == [r.query for r in measured.results]
+    assert ceiling.headline >= measured.headline - 0.02 and ceiling.headline > 0.95
+    with pytest.raises(SplatsegError, match="ceiling: expected training views"):
+        evaluate_ceiling(splat.gaussians, gt, [])
+
+
+def test_truth_labels_are_the_parts(folder: Path) -> None:
+    splat = make_splat()
+    gt = load_hierarchical(folder.parent / "gt")
+    weights = node_weights(splat.gaussians, gt, [View("view_0.png", splat.camera, Path("none"))], stride=1)
+    labels = truth_labels(weights, gt)
+    seen = weights.sum(1) > 0.05
+    assert float((labels[seen] == splat.parts[seen] + 4).float().mean()) > 0.95
+    assert bool((labels[weights.sum(1) == 0] == 0).all())  # unseen Gaussians have no label
+    assert torch.equal(in_subtree(labels, 2, gt), torch.isin(labels, torch.tensor([2, 6, 7])))
+
+
+def test_majority_goes_by_objects_before_parts(folder: Path) -> None:
+    """Two parts of one object outweigh a third object together, though neither does alone."""
+    gt = load_hierarchical(folder.parent / "gt")
+    weights = torch.zeros(1, 10)
+    weights[0, [4, 5, 6]] = torch.tensor([0.3, 0.25, 0.45])  # nodes 4, 5: parts of 1; node 6: part of 2
+    assert truth_labels(weights, gt).tolist() == [4]
+
+
+# Report and pictures -----------------------------------------------------------------------------------------------
+
+
+def test_table() -> None:
+    table = markdown_table(["name", "x"], [["a", 0.12345], ["b", None], ["c", float("nan")]])
+    assert table == "| name | x |\n|---|---:|\n| a | 0.123 |\n| b | - |\n| c | - |\n"
+
+
+def test_metrics_of_another_kind_are_not_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    for content, message in (("[1]", "expected a JSON object, found a list"), ("{", "expected JSON")):
+        path.write_text(content)
+        with pytest.raises(SplatsegError, match=message):
+            update_metrics(path, "a", {})
+        assert path.read_text() == content
+
+
+def test_overlay_colours_hits_and_misses() -> None:
+    photo = torch.full((4, 4, 3), 128, dtype=torch.uint8)
+    truth, predicted = torch.zeros(4, 4, dtype=torch.bool), torch.zeros(4, 4, dtype=torch.bool)
+    truth[:, :2], predicted[:2] = True, True
+    picture = overlay(photo, predicted, truth).astype(int)
+    hit, extra, missed, rest = picture[0, 0], picture[0, 3], picture[3, 0], picture[3, 3]
+    assert hit.argmax() == 1 and extra.argmax() == 0 and missed.argmax() == 2 and np.ptp(rest) == 0
+    assert np.ptp(overlay(photo, predicted, truth, (3, 3))[3, 3].astype(int)) > 0  # the click is marked
+
+
+def test_contact_sheet_places_every_cell() -> None:
+    cells = [Cell(np.full((10, 20, 3), 40 * k, np.uint8), f"cell {k}") for k in range(5)]
+    sheet = np.array(contact_sheet(cells, columns=2, width=40))
+    assert sheet.shape[1] == 84 and all((sheet == 40 * k).all(2).any() for k in range(5))
+    with pytest.raises(SplatsegError, match="at least one picture"):
+        contact_sheet([], 2)
+
+
+def test_extremes_are_core_queries_in_order(folder: Path) -> None:
+    splat = make_splat(noise=0.3)
+    report = evaluate_scene(splat.gaussians, splat.field, load_hierarchical(folder.parent / "gt"), proposals=False)
+    worst, best = extreme_queries(report, 3)
+    assert len(worst) == len(best) == 3 and all(r.query.core for r in worst + best)
+    assert [r.mean for r in worst] == sorted(r.mean for r in worst)
+    assert [r.mean for r in best] == sorted((r.mean for r in best), reverse=True)
