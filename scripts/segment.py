@@ -1,0 +1,110 @@
+"""Select an object by clicks: ``python scripts/segment.py RUN --view NAME --pixel U V [--add U V] [--subtract U V]``.
+
+Writes the selected Gaussians as a PLY and, beside it, the masks they project to in every view as PNGs. Without
+``--threshold`` the selection is one of the proposed levels, ``--level`` (0 is the part, higher ones are larger); all
+are printed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from _cli import run as run_script
+from _run import load_field, load_scene
+
+from splatseg.errors import SplatsegError
+from splatseg.export import save_masks, save_selection
+from splatseg.field import FeatureField
+from splatseg.gaussians import Gaussians
+from splatseg.io.run import Run
+from splatseg.progress import Progress
+from splatseg.scene import Scene, View
+from splatseg.selection import (
+    Click,
+    Level,
+    Scores,
+    Selection,
+    make_query,
+    propose_levels,
+    scores,
+    surface_weights,
+)
+
+Pixel = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Select Gaussians by clicks in a view of a finished run."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder made by scripts/fit.py."""
+    view: str
+    """View that is clicked: image name, or its stem."""
+    pixel: Pixel
+    """Click: column and row."""
+    add: Annotated[list[Pixel], tyro.conf.UseAppendAction] = field(default_factory=list)
+    """Another positive click in the view; repeatable."""
+    subtract: Annotated[list[Pixel], tyro.conf.UseAppendAction] = field(default_factory=list)
+    """A negative click in the view; repeatable."""
+    threshold: float | None = None
+    """Score in [-1, 1] above which a Gaussian is selected; a proposed level if not given."""
+    level: int = 0
+    """Which proposed level, from part to group."""
+    out: Path | None = None
+    """PLY to write; RUN/exports/selection.ply if not given. Masks go to a folder of the same name."""
+    quiet: bool = False
+    """No progress on stderr."""
+
+
+def click_scores(
+    arguments: Arguments, gaussians: Gaussians, features: FeatureField, view: View
+) -> tuple[Scores, tuple[Level, ...]]:
+    """Scores of the clicks in ``view`` and the levels they propose."""
+    clicks = [Click(view.camera, pixel) for pixel in (arguments.pixel, *arguments.add)]
+    clicks += [Click(view.camera, pixel, positive=False) for pixel in arguments.subtract]
+    found = scores(features, make_query(gaussians, features, clicks))
+    return found, propose_levels(found, surface_weights(gaussians))
+
+
+def chosen_threshold(arguments: Arguments, levels: tuple[Level, ...]) -> float:
+    """``--threshold`` where given, else that of ``--level``."""
+    if arguments.threshold is not None:
+        return arguments.threshold
+    if not 0 <= arguments.level < len(levels):
+        raise SplatsegError(f"--level: expected one of the {len(levels)} proposed levels, found {arguments.level}")
+    return levels[arguments.level].threshold
+
+
+def write(out: Path, gaussians: Gaussians, selection: Selection, scene: Scene, quiet: bool) -> None:
+    """The selection as a PLY at ``out`` and its masks in a folder of the same name."""
+    save_selection(out, gaussians, selection)
+    with Progress(len(scene.views), "masks", unit="view", quiet=quiet) as progress:
+        save_masks(out.with_suffix(""), gaussians, selection, scene.views, lambda name, share: progress.advance())
+
+
+def main() -> None:
+    arguments = tyro.cli(Arguments, description=__doc__)
+    run = Run.existing(arguments.run)
+    out = arguments.out or run.exports / "selection.ply"
+    if out.suffix.lower() != ".ply":
+        raise SplatsegError(f"--out: expected a name that ends in .ply, found {out}")
+    gaussians, features = load_field(run)
+    scene = load_scene(run)
+    found, levels = click_scores(arguments, gaussians, features, scene.view(arguments.view))
+    threshold = chosen_threshold(arguments, levels)
+    selection = found.above(threshold)
+    write(out, gaussians, selection, scene, arguments.quiet)
+    for number, level in enumerate(levels):
+        count = len(found.above(level.threshold))
+        print(f"level {number}    threshold {level.threshold:.4f}, {count} Gaussians")
+    print(f"selected   {len(selection)} of {len(gaussians)} Gaussians above {threshold:.4f}")
+    print(f"selection  {out}")
+    print(f"masks      {out.with_suffix('')} ({len(scene.views)} views)")
+
+
+if __name__ == "__main__":
+    run_script(main)

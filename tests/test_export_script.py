@@ -1,0 +1,50 @@
+"""scripts/export.py: labels of a run, made once and kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from script_runner import run_script
+from tiny_splat import make_splat, write_run
+
+from splatseg.export import load_labels, save_labels
+from splatseg.io.ply import load_extra
+
+SMALL = ("--clusters.min-cluster", 20, "--clusters.min-gaussians", 20)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_run(tmp_path / "run", make_splat(noise=0.05))
+
+
+def test_labels_are_written_and_names_survive(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_script("export.py", folder, "--quiet", *SMALL) == 0
+    assert "label_0" in capsys.readouterr().out
+    splat = make_splat(noise=0.05)
+    tree = load_labels(folder / "labels.ply", splat.gaussians)
+    assert len(tree.at_level(tree.levels - 1)) == 6
+    save_labels(folder / "labels.ply", splat.gaussians, tree.renamed(1, "mine"))
+    out = folder / "plain" / "labels.ply"
+    assert run_script("export.py", folder, "--quiet", "--out", out, "--sidecar") == 0
+    again = load_labels(out, splat.gaussians)
+    assert again.node(1).name == "mine" and np.array_equal(again.labels, tree.labels)
+    assert not load_extra(out) and out.with_suffix(".npz").is_file()
+    assert run_script("export.py", folder, "--quiet", "--again", *SMALL) == 0
+    assert load_labels(folder / "labels.ply").node(1).name == "1"
+
+
+def test_bad_input(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, message in (
+        ((folder / "none",), "expected a run folder"),
+        ((folder, "--out", "x.npz"), "--out: expected a name that ends in .ply"),
+        ((folder, "--clusters.samples", 1), "clusters.samples: expected at least 2"),
+    ):
+        assert run_script("export.py", *arguments) == 2
+        assert message in capsys.readouterr().err
+    (folder / "labels.json").write_text("{")
+    (folder / "labels.ply").write_bytes((folder / "geometry.ply").read_bytes())
+    assert run_script("export.py", folder) == 2
+    assert "labels.json: expected a label tree" in capsys.readouterr().err
