@@ -142,11 +142,12 @@ def _cast(world: World, camera: Camera, shift: tuple[float, float]) -> tuple[_Hi
 
 def _shade(world: World, hits: _Hits, origin: Vector, rays: Vector) -> Vector:
     """(h, w, 3) linear colours in [0, 1]."""
-    points = origin + rays * hits.depth[..., None]
+    points = (origin + rays * hits.depth[..., None]).reshape(-1, 3)
     color = np.zeros_like(points)
     count = len(world.solids)
-    for number in np.unique(hits.index):
-        where = hits.index == number
+    order = np.argsort(hits.index, axis=None, kind="stable")
+    numbers, starts = np.unique(hits.index.reshape(-1)[order], return_index=True)
+    for number, where in zip(numbers.tolist(), np.split(order, starts[1:]), strict=True):
         surface = points[where]
         if number < count:
             solid = world.solids[number]
@@ -163,7 +164,7 @@ def _shade(world: World, hits: _Hits, origin: Vector, rays: Vector) -> Vector:
                     near = ((surface[:, 0] - x) ** 2 + (surface[:, 1] - y) ** 2) / radius**2
                     light *= 1 - 0.45 * np.exp(-near)
             color[where] = texture(world.room_materials[face], surface) * light[:, None]
-    return color
+    return color.reshape(rays.shape)
 
 
 def cast_view(world: World, camera: Camera) -> Frame:
