@@ -4,6 +4,7 @@ from splatseg.ops.adam import AdamConfig, SparseFeatureAdam
 from splatseg.ops.blend import blend
 from splatseg.ops.contributions import Contributions
 from splatseg.ops.photometric import photometric_loss, psnr, ssim
+from splatseg.ops.trace import trace
 
 __all__ = [
     "AdamConfig",
@@ -13,4 +14,5 @@ __all__ = [
     "photometric_loss",
     "psnr",
     "ssim",
+    "trace",
 ]

@@ -9,9 +9,11 @@ from torch import Tensor
 from splatseg.camera import Camera
 from splatseg.errors import SplatsegError
 from splatseg.gaussians import Gaussians
+from splatseg.ops.contributions import Contributions
 from splatseg.ops.rasterize import Means2dProbe, RenderConfig, Rendered
+from splatseg.render.tracing import trace
 
-__all__ = ["Means2dProbe", "RenderConfig", "Rendered", "render"]
+__all__ = ["Contributions", "Means2dProbe", "RenderConfig", "Rendered", "render", "trace"]
 
 DEFAULTS = RenderConfig()
 BACKENDS = {"cpu": "splatseg.render.cpu", "cuda": "splatseg.render.gsplat"}
