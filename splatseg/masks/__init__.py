@@ -33,9 +33,7 @@ class MaskSource(Protocol):
         ...
 
 
-def mask_source(
-    spec: str | Path, views: Sequence[View] = (), config: Any = None, checkpoint: Path | None = None
-) -> MaskSource:
+def mask_source(spec: str | Path, views: Sequence[View] = (), config: Any = None) -> MaskSource:
     """The source that ``spec`` names.
 
     Args:
@@ -43,7 +41,6 @@ def mask_source(
             reached as ``./sam``.
         views: the views that will be asked for; a folder is checked against them at once.
         config: a ``WatershedConfig`` or ``SamConfig``; None for the defaults. A folder takes none.
-        checkpoint: weights of "sam"; None for the official ones (:mod:`splatseg.masks.checkpoints`).
 
     Raises:
         SplatsegError: an unknown name, a missing folder, or what the source itself needs is missing.
@@ -53,9 +50,9 @@ def mask_source(
 
         return WatershedMasks(config if config is not None else WatershedConfig())
     if spec == "sam":
-        from splatseg.masks.sam import SamSource
+        from splatseg.masks.sam import SamMasks
 
-        return SamSource(config, checkpoint)
+        return SamMasks(config)
     if not Path(spec).is_dir():
         raise SplatsegError(f"masks: expected 'watershed', 'sam' or a folder of masks, found '{spec}'")
     from splatseg.masks.files import FileMasks
