@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-import splatseg.render as rendering
 from splatseg.camera import Camera
 from splatseg.field import FeatureField
 from splatseg.gaussians import Gaussians
@@ -23,11 +22,6 @@ from splatseg.io.run import Run
 
 PART_COSINE = 0.64
 WIDTH, HEIGHT = 48, 32
-
-if not hasattr(rendering, "trace"):
-    import fake_render
-
-    rendering.trace = fake_render.trace  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)

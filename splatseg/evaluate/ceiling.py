@@ -79,7 +79,7 @@ def node_weights(
         finest = _finest(gt, view)
         rows, cols = np.mgrid[0 : finest.shape[0] : stride, 0 : finest.shape[1] : stride]
         pixels = torch.from_numpy(np.stack([cols.ravel(), rows.ravel()], 1).astype(np.int32)).to(gaussians.device)
-        found = rendering.trace(gaussians, camera, pixels)  # type: ignore[attr-defined]
+        found = rendering.trace(gaussians, camera, pixels)
         labels = torch.from_numpy(finest[::stride, ::stride].ravel().astype(np.int64)).to(gaussians.device)
         entry_labels = labels[found.order].repeat_interleave(found.offsets.diff())
         weights.index_add_(0, found.ids.long() * columns + entry_labels, found.weights)

@@ -17,6 +17,7 @@ from splatseg.camera import Camera
 from splatseg.errors import SplatsegError
 from splatseg.field import FeatureField, unit_features
 from splatseg.gaussians import Gaussians
+from splatseg.ops import blend
 from splatseg.selection.sets import Selection
 
 EMPTY_ALPHA = 0.1  # a pixel whose blending weights sum to less shows empty space
@@ -102,18 +103,16 @@ def click_features(gaussians: Gaussians, field: FeatureField, click: Click | Poi
     lengths = torch.linalg.vector_norm(unit, dim=1)
     if not bool((lengths > 0.5).any()):
         raise SplatsegError(f"{where}: expected a feature to search for, found Gaussians whose features are zero")
-    return unit if isinstance(click, Click) else _representatives(unit[lengths > 0.5])
+    return unit if isinstance(click, Click) else representatives(unit[lengths > 0.5])
 
 
 def trace_features(gaussians: Gaussians, field: FeatureField, camera: Camera, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Blended features (m, d), not normalised, and alpha (m,) of integer ``pixels`` (m, 2) [column, row]."""
-    contributions = rendering.trace(gaussians, camera, pixels)  # type: ignore[attr-defined]
-    counts = contributions.offsets.diff()
-    rows = torch.repeat_interleave(contributions.order, counts)
-    weights = contributions.weights
-    alpha = weights.new_zeros(len(pixels)).index_add_(0, rows, weights)
-    features = field.features.new_zeros((len(pixels), field.dim))
-    features.index_add_(0, rows, field.features[contributions.ids.long()] * weights[:, None])
+    contributions = rendering.trace(gaussians, camera, pixels)
+    features = field.features.new_empty((len(pixels), field.dim))
+    features[contributions.order] = blend(contributions, field.features)
+    alpha = torch.empty_like(features[:, 0])
+    alpha[contributions.order] = contributions.alpha
     return features, alpha
 
 
@@ -124,7 +123,7 @@ def select_box(gaussians: Gaussians, box: Box) -> Selection:
         SplatsegError: the rectangle lies outside the image.
     """
     pixels = box_pixels(box).to(gaussians.device)
-    ids = rendering.trace(gaussians, box.camera, pixels).ids.long().unique()  # type: ignore[attr-defined]
+    ids = rendering.trace(gaussians, box.camera, pixels).ids.long().unique()
     centres, depths = box.camera.project(gaussians.means[ids])
     low, high = pixels.min(0).values, pixels.max(0).values + 1
     inside = ((centres >= low) & (centres <= high)).all(1) & (depths > 0)
@@ -153,7 +152,7 @@ def box_pixels(box: Box) -> Tensor:
     return torch.cartesian_prod(*spans)
 
 
-def _representatives(unit: Tensor) -> Tensor:
+def representatives(unit: Tensor) -> Tensor:
     """Up to ``BOX_QUERIES`` of ``unit`` (m, d), most different first (farthest-point order), fringes left out."""
     similarity = unit @ unit.T
     support = (similarity > BOX_SAME).float().mean(1)
