@@ -12,14 +12,18 @@ import torch
 from PIL import Image
 from script_runner import run_script
 from test_evaluate_hierarchical import write_scene
-from tiny_splat import HEIGHT, WIDTH, make_splat, write_capture, write_run
+from test_evaluate_labels3d import write_points
+from tiny_splat import HEIGHT, WIDTH, make_camera, make_splat, write_capture, write_run
 
+from splatseg.clusters import tree_from_leaves
 from splatseg.errors import SplatsegError
 from splatseg.evaluate.ceiling import evaluate_ceiling, in_subtree, node_weights, truth_labels
 from splatseg.evaluate.hierarchical import evaluate_scene, load_hierarchical
 from splatseg.evaluate.report import markdown_table, update_metrics
 from splatseg.evaluate.sheets import Cell, contact_sheet, extreme_queries, overlay
+from splatseg.export import save_labels
 from splatseg.scene import View
+from splatseg.selection import Selection, project_selection
 
 
 @pytest.fixture
@@ -48,6 +52,33 @@ def test_everything_is_written(folder: Path, capsys: pytest.CaptureFixture[str])
     assert (folder / "evaluation.md").read_text() in printed
     for name in ("evaluation_worst.png", "evaluation_best.png"):
         assert np.array(Image.open(folder / name)).std() > 10  # a picture, not a blank sheet
+
+
+def test_labels_are_measured_where_both_are_there(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    splat = make_splat()
+    tree = tree_from_leaves(splat.parts.numpy(), [np.arange(6) // 2, np.arange(6)], 0)
+    save_labels(folder / "labels.ply", splat.gaussians, tree)
+    x, y, z = splat.gaussians.means.numpy().T
+    part, whole = splat.parts.numpy().astype(np.uint16) + 4, splat.objects.numpy().astype(np.uint16) + 1
+    write_points(folder.parent / "gt" / "gt" / "points.ply", x=x, y=y, z=z, level_0=part, level_1=whole)
+    options = ("--no-ceiling", "--no-sheets", "--no-proposals")
+    assert run_script("evaluate.py", folder, "--gt", folder.parent / "gt", *options) == 0
+    assert json.loads((folder / "metrics.json").read_text())["hierarchical"]["labels"]["miou"] == 1.0
+    assert "| gt | all nodes | 1.000 |" in capsys.readouterr().out
+    assert not (folder / "evaluation_best.png").exists()
+
+
+def test_a_reference_protocol(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    splat = make_splat()
+    for k in range(3):
+        mask = project_selection(splat.gaussians, Selection(splat.objects == 1), make_camera(0.3 * k))
+        (folder.parent / "masks").mkdir(exist_ok=True)
+        Image.fromarray(mask.numpy().astype(np.uint8) * 255).save(folder.parent / "masks" / f"view_{k}.png")
+    assert run_script("evaluate.py", folder, "--gt", folder.parent / "masks", "--protocol", "mvseg") == 0
+    assert json.loads((folder / "metrics.json").read_text())["mvseg"]["mean"]["iou"] > 0.9
+    assert "| mvseg | mean |" in capsys.readouterr().out
+    assert run_script("evaluate.py", folder, "--gt", folder.parent / "masks", "--protocol", "nvos") == 2
+    assert "expected a folder of annotations" in capsys.readouterr().err
 
 
 def test_missing_ground_truth(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

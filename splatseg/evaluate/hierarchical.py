@@ -50,12 +50,13 @@ class PointQuery:
 
 @dataclass(frozen=True)
 class Node:
-    """A node of the ground-truth tree; ``parent`` is 0 at the top."""
+    """A node of the ground-truth tree; ``parent`` is 0 at the top; ``stuff`` is floor, walls and the like."""
 
     id: int
     name: str
     parent: int
     depth: int
+    stuff: bool = False
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,10 @@ def load_hierarchical(folder: Path | str) -> HierarchicalScene:
     queries = _read_json(folder / "queries.json")
     try:
         views = {Path(view.name).stem: view for view in _test_views(folder, cameras)}
-        nodes = {n["id"]: Node(n["id"], n["name"], n["parent"], n["depth"]) for n in tree["nodes"]}
+        nodes = {
+            n["id"]: Node(n["id"], n["name"], n["parent"], n["depth"], bool(n.get("stuff", False)))
+            for n in tree["nodes"]
+        }
         read = tuple(
             PointQuery(q["view"], (int(q["pixel"][0]), int(q["pixel"][1])), q["l1"], q["l2"], q["kind"], q["core"])
             for q in queries["queries"]

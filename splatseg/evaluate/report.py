@@ -11,6 +11,8 @@ from typing import Any
 
 from splatseg.errors import SplatsegError
 from splatseg.evaluate.hierarchical import Report
+from splatseg.evaluate.labels3d import LabelReport
+from splatseg.evaluate.reference import ReferenceReport
 from splatseg.io.atomic import write_text
 
 # Row of the table -> its three averages in Report.averages().
@@ -57,6 +59,39 @@ def hierarchical_table(report: Report, ceiling: Report | None = None) -> str:
             )
     header = ["scene", "queries", "threshold", "number", "IoU1", "IoU2", "mean", "of ceiling"]
     return markdown_table(header, rows)
+
+
+def labels_table(scene: str, report: LabelReport) -> str:
+    """Markdown: mIoU over nodes and AP at each ground-truth level, 0 finest."""
+    header = ["scene", "truth level", "mIoU", "AP", "AP50", "AP25", "at label level"]
+    rows: list[list[Value]] = [[scene, "all nodes", report.miou, None, None, None, None]]
+    for level, found in sorted(report.ap.items()):
+        rows.append([scene, str(level), None, found["AP"], found["AP50"], found["AP25"], int(found["level"])])
+    return markdown_table(header, rows)
+
+
+def labels_to_json(report: LabelReport) -> dict[str, Any]:
+    return {"miou": _finite({"miou": report.miou})["miou"], "node_iou": dict(report.node_iou), "ap": dict(report.ap)}
+
+
+def reference_table(report: ReferenceReport) -> str:
+    """Markdown: a row a task (mean over its target views) and the mean over tasks."""
+    names = ("iou", "boundary_iou", "accuracy")
+    rows: list[list[Value]] = []
+    for task, found in report.task_averages().items():
+        rows.append([report.protocol, task, *(found[name] for name in names), report.references[task].iou])
+    mean = report.averages()
+    rows.append([report.protocol, "mean", *(mean[name] for name in names), None])
+    return markdown_table(["protocol", "object", "IoU", "boundary IoU", "accuracy", "reference IoU"], rows)
+
+
+def reference_to_json(report: ReferenceReport) -> dict[str, Any]:
+    return {
+        "protocol": report.protocol,
+        "mean": report.averages(),
+        "references": {task: asdict(best) for task, best in report.references.items()},
+        "targets": [asdict(result) for result in report.results],
+    }
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Value]]) -> str:
