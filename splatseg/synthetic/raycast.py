@@ -49,7 +49,7 @@ def texture(material: Material, points: Vector) -> Vector:
     scaled = points * material.frequency + material.offset
     noise = _noise(scaled)
     if material.pattern == "speckle":
-        mix = 1.6 * noise + 0.35
+        mix = 3.0 * noise + 0.4
     elif material.pattern == "marble":
         mix = 0.5 + 0.5 * np.sin(1.2 * scaled.sum(1) + 5 * noise)
     elif material.pattern == "stripes":
@@ -58,7 +58,7 @@ def texture(material: Material, points: Vector) -> Vector:
         cells = np.sin(0.8 * scaled + 0.15).prod(axis=1)
         mix = 0.5 + 3.0 * cells + 0.4 * noise
     mix = np.clip(mix, 0, 1)[:, None]
-    grain = 1 + 0.22 * noise[:, None]
+    grain = 1 + 0.4 * noise[:, None]
     return np.clip((material.color * (1 - mix) + material.accent * mix) * grain, 0, 1)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -259,5 +259,7 @@ def build_world(objects: int, seed: int) -> World:
         offset = _turn(_Part("", "box", (0, 0, 0), (1, 1, 1)), yaw) @ np.array(part.center) * size
         place = np.array([*center, 0.0]) + offset
         solids.append(Solid(part.shape, place, _turn(part, yaw), np.array(part.half) * size, ids[name], material))
-    room = tuple(_material(rng, rng.uniform(), 4.0 if face != "room/floor" else 7.0, 0.25) for face in ROOM_FACES)
+    # Floor and walls are speckled: a pattern that repeats would let structure from motion match the wrong places.
+    frequencies = (14.0 if face == "room/floor" else 8.0 for face in ROOM_FACES)
+    room = tuple(replace(_material(rng, rng.uniform(), f, 0.25), pattern="speckle") for f in frequencies)
     return World(tuple(solids), tuple(ids[face] for face in ROOM_FACES), room, nodes, np.array(footprints))

@@ -1,0 +1,23 @@
+"""The headless viewer: everything a person can do in the browser, as calls. ``Session(run).click(view, u, v)``."""
+
+from splatseg.session.jobs import Cancelled, Job
+from splatseg.session.session import Session
+from splatseg.session.shared import Change, Content, SceneObject, SharedState, file_stem
+from splatseg.session.state import Mode, Pick, Step, level_names
+from splatseg.session.workspace import Workspace
+
+__all__ = [
+    "Cancelled",
+    "Change",
+    "Content",
+    "Job",
+    "Mode",
+    "Pick",
+    "SceneObject",
+    "Session",
+    "SharedState",
+    "Step",
+    "Workspace",
+    "file_stem",
+    "level_names",
+]

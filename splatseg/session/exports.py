@@ -1,0 +1,142 @@
+"""What a session hands out: files in the run's ``exports``, named after what they hold."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from splatseg.camera import Camera
+from splatseg.clusters import LabelNode, LabelTree
+from splatseg.errors import SplatsegError
+from splatseg.export import save_labels, save_masks, save_selection, save_without
+from splatseg.io.atomic import atomic_write
+from splatseg.render import render
+from splatseg.selection import Selection
+from splatseg.session.display import Look, painted
+from splatseg.session.jobs import Job
+from splatseg.session.session import Session
+
+
+def export_selection(session: Session, name: str = "selection", what: int | str | None = None) -> Path:
+    """The selection, or the kept object ``what``, as a plain INRIA PLY.
+
+    Raises:
+        SplatsegError: nothing is selected, no such object, or the file cannot be written.
+    """
+    path = session.workspace.export_path(name, ".ply")
+    save_selection(path, session.workspace.gaussians, _chosen(session, what))
+    return path
+
+
+def export_without(session: Session, name: str = "scene_without_selection", what: int | str | None = None) -> Path:
+    """The scene without the selection (or the object ``what``) and without all that is hidden, as a plain INRIA PLY.
+
+    Raises:
+        SplatsegError: nothing would be left out, or nothing left, or the file cannot be written.
+    """
+    path = session.workspace.export_path(name, ".ply")
+    hidden = session.workspace.hidden()
+    out = session.selection if what is None else _chosen(session, what)
+    if hidden is not None:
+        out = Selection(out.mask | hidden)
+    if not len(out):
+        raise SplatsegError(f"{path.name}: expected something selected or hidden to leave out, found nothing")
+    save_without(path, session.workspace.gaussians, out)
+    return path
+
+
+def export_labels(session: Session, name: str = "labels", source: str = "labels") -> list[Path]:
+    """Labels of the whole scene: a labelled PLY and its tree as JSON, and a plain PLY with an ``.npz`` beside it.
+
+    Args:
+        source: ``labels``, the label tree; ``objects``, the kept objects as one level (where two overlap, the newer).
+
+    Returns:
+        The files, the labelled PLY first.
+
+    Raises:
+        SplatsegError: no labels, no objects, or a file cannot be written.
+    """
+    if source == "objects":
+        tree = objects_tree(session)
+    elif source == "labels":
+        tree = session.tree  # type: ignore[assignment]
+    else:
+        raise SplatsegError(f"source: expected 'labels' or 'objects', found {source!r}")
+    if tree is None:
+        raise SplatsegError("labels: expected the scene divided into labels, found none; discretise it first")
+    gaussians = session.workspace.gaussians
+    written = save_labels(session.workspace.export_path(name, ".ply"), gaussians, tree)
+    return written + save_labels(session.workspace.export_path(f"{name}_plain", ".ply"), gaussians, tree, sidecar=True)
+
+
+def export_masks(
+    session: Session, name: str = "selection", what: int | str | None = None, job: Job | None = None
+) -> Path:
+    """Masks of the selection (or the object ``what``) in every photo: a folder of PNGs and the same as a zip file.
+
+    Returns:
+        The zip file.
+
+    Raises:
+        SplatsegError: nothing is selected, no photos at hand, or a file cannot be written.
+        Cancelled: ``job`` was cancelled; no zip file is left.
+    """
+    views = session.workspace.views
+    if not views:
+        raise SplatsegError("masks: expected the photos of the run, found none at hand")
+    chosen = _chosen(session, what)
+    if not len(chosen):
+        raise SplatsegError("masks: expected something selected, found nothing")
+    path = session.workspace.export_path(f"{name}_masks", ".zip")
+    gaussians = session.workspace.visible_gaussians(session.isolated)
+    with torch.no_grad():
+        paths = save_masks(path.with_suffix(""), gaussians, chosen, views, None if job is None else job.report)
+    with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:  # PNGs are compressed already
+        for file in paths.values():
+            archive.write(file, file.relative_to(path.with_suffix("")))
+    return path
+
+
+def export_image(session: Session, camera: Camera, name: str = "view", look: Look | None = None) -> Path:
+    """What ``camera`` sees, all Gaussians drawn, on white, as a PNG."""
+    path = session.workspace.export_path(name, ".png")
+    image = draw(session, camera, look or Look())
+    with atomic_write(path) as temporary:
+        Image.fromarray(image).save(temporary, format="PNG")
+    return path
+
+
+def draw(session: Session, camera: Camera, look: Look) -> np.ndarray:
+    """(height, width, 3) uint8 picture of the session as ``look`` shows it."""
+    gaussians = painted(session, look, camera)
+    with torch.no_grad():
+        drawn = render(gaussians, camera.to(gaussians.device))
+        color = drawn.color + (1 - drawn.alpha)[..., None]  # the default background is black: put white behind it
+    return (color.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+
+
+def objects_tree(session: Session) -> LabelTree:
+    """The kept objects as a label tree of one level; label = id of the object.
+
+    Raises:
+        SplatsegError: there are none.
+    """
+    if not session.objects:
+        raise SplatsegError("labels: expected at least one kept object, found none")
+    labels = np.zeros((len(session.workspace), 1), np.int32)
+    for entry in session.objects:
+        labels[entry.ids.numpy(), 0] = entry.id
+    counts = np.bincount(labels[:, 0], minlength=max(o.id for o in session.objects) + 1)
+    nodes = tuple(LabelNode(o.id, 0, 0, int(counts[o.id]), o.name, o.color) for o in session.objects)
+    return LabelTree(labels, nodes)
+
+
+def _chosen(session: Session, what: int | str | None) -> Selection:
+    if what is None:
+        return session.selection
+    return session.workspace.shared.content.find(what).selection(len(session.workspace))

@@ -1,0 +1,125 @@
+"""One state of a person's selection, and the steps that lead from one to the next. All of it is immutable.
+
+A selection is a ``fixed`` set, made by rectangles and set operations, together with ``picks``: things that were
+clicked, each with its own scores, proposed levels and threshold. The last pick is the one that the sliders move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from splatseg.errors import SplatsegError
+from splatseg.field import FeatureField
+from splatseg.selection import Level, Query, Scores, Selection, check_threshold, propose_levels, scores
+from splatseg.session.shared import Change
+
+Mode = Literal["replace", "add", "subtract", "intersect"]
+MODES: tuple[Mode, ...] = ("replace", "add", "subtract", "intersect")
+
+
+@dataclass(frozen=True, eq=False)
+class Pick:
+    """Something that was clicked.
+
+    Attributes:
+        query: the features clicked, wanted and not.
+        scores: of every Gaussian.
+        levels: proposed thresholds, the smallest selection first.
+        threshold: the one in use.
+        level: index of the proposed level in use, None when the threshold was set by hand.
+    """
+
+    query: Query
+    scores: Scores
+    levels: tuple[Level, ...]
+    threshold: float
+    level: int | None
+
+    @classmethod
+    def of(cls, field: FeatureField, weights: Tensor, query: Query, level: int) -> Pick:
+        """Score ``query`` and take its ``level``-th proposal, or the largest one if there are fewer."""
+        found = scores(field, query)
+        levels = propose_levels(found, weights)
+        index = min(level, len(levels) - 1)
+        return cls(query, found, levels, levels[index].threshold, index)
+
+    def selection(self) -> Selection:
+        return self.scores.above(self.threshold)
+
+    def at_level(self, index: int) -> Pick:
+        """At a proposed level.
+
+        Raises:
+            SplatsegError: there is no such level.
+        """
+        if not 0 <= index < len(self.levels):
+            raise SplatsegError(f"level: expected 0..{len(self.levels) - 1}, found {index}")
+        return replace(self, threshold=self.levels[index].threshold, level=index)
+
+    def at_threshold(self, threshold: float) -> Pick:
+        """At a threshold in [-1, 1], else :class:`SplatsegError`."""
+        return replace(self, threshold=check_threshold(threshold), level=None)
+
+    def without(self, field: FeatureField, weights: Tensor, negative: Tensor) -> Pick:
+        """Scored again with ``negative`` (k, d) features unwanted; the threshold stays."""
+        query = Query(self.query.positive, torch.cat([self.query.negative, negative]))
+        found = scores(field, query)
+        return replace(self, query=query, scores=found, levels=propose_levels(found, weights), level=None)
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """A state and how it came about.
+
+    Attributes:
+        label: what the person did, shown by undo.
+        fixed: the part that no slider moves.
+        picks: the clicked things.
+        selection: all of it, without what was hidden at the time.
+        change: the change of the shared objects or labels that this step made, if any.
+    """
+
+    label: str
+    fixed: Selection
+    picks: tuple[Pick, ...]
+    selection: Selection
+    change: Change | None = None
+
+    @property
+    def active(self) -> Pick | None:
+        """The pick that the sliders move."""
+        return self.picks[-1] if self.picks else None
+
+
+def gather(label: str, fixed: Selection, picks: Sequence[Pick], hidden: Tensor | None) -> Step:
+    """The step whose selection is ``fixed`` and ``picks`` together."""
+    together = reduce(Selection.union, (pick.selection() for pick in picks), fixed)
+    if hidden is not None:
+        together = Selection(together.mask & ~hidden)
+    return Step(label, fixed, tuple(picks), together)
+
+
+def combine_sets(current: Selection, other: Selection, mode: Mode) -> Selection:
+    """``other`` put in place of, added to, taken from or intersected with ``current``."""
+    if mode == "replace":
+        return other
+    if mode == "add":
+        return current | other
+    if mode == "subtract":
+        return current - other
+    if mode == "intersect":
+        return current & other
+    raise SplatsegError(f"mode: expected one of {', '.join(MODES)}, found {mode!r}")
+
+
+def level_names(count: int) -> tuple[str, ...]:
+    """What to call ``count`` nested levels, the smallest first."""
+    named = {1: ("part",), 2: ("part", "object"), 3: ("part", "object", "group")}
+    middle = (f"object {i}" for i in range(1, count - 1))
+    return named.get(count) or ("part", *middle, "group")

@@ -1,0 +1,248 @@
+"""A run opened for selecting: splat, features, photos, and what all sessions on it share."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import threading
+import time
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+from torch import Tensor
+
+from splatseg.camera import Camera
+from splatseg.errors import SplatsegError
+from splatseg.field import FeatureField
+from splatseg.gaussians import Gaussians
+from splatseg.io.ply import load_gaussians
+from splatseg.io.run import Run
+from splatseg.scene import Scene, View
+from splatseg.selection import surface_weights
+from splatseg.session import store
+from splatseg.session.shared import SharedState, file_stem, hidden_mask
+from splatseg.session.state import Step
+
+HIDDEN_LOGIT = -20.0  # opacity 2e-9: neither drawn nor traced
+AUTOSAVE = "autosave"
+AUTOSAVE_SECONDS = 0.5  # changes within so much of each other are written together
+
+log = logging.getLogger(__name__)
+
+
+class Workspace:
+    """Splat, features and shared state of one run; safe to use from several threads.
+
+    Args:
+        run: the run; sessions are kept in its folder ``sessions``, exports in ``exports``. Nothing else is written.
+        gaussians: its splat.
+        field: features of that splat.
+        scene: its photos; None where they are not at hand.
+    """
+
+    def __init__(self, run: Run, gaussians: Gaussians, field: FeatureField, scene: Scene | None = None) -> None:
+        field.check_matches(gaussians, str(run.features))
+        self.run = run
+        self.gaussians = gaussians.detach()
+        self.field = field
+        self.scene = scene
+        self.shared = SharedState()
+        self.autosave_error: str | None = None
+        self.restored: str | None = None
+        self._visible: dict[int | None, tuple[int, Gaussians]] = {}
+        self._last_step: Step | None = None
+        self._restored_step: Step | None = None
+        self._dirty = threading.Event()
+        self._closing = threading.Event()
+        self._writer: threading.Thread | None = None
+        self._lock_handle: int | None = None
+
+    @classmethod
+    def open(cls, folder: str | Path | Run) -> Workspace:
+        """Open a run folder made by ``scripts/fit.py``.
+
+        Raises:
+            SplatsegError: not a run, or its splat or features are missing, damaged or of another splat.
+        """
+        run = folder if isinstance(folder, Run) else Run.existing(folder)
+        for path in (run.geometry, run.features):
+            if not path.is_file():
+                raise SplatsegError(f"{path}: expected the result of scripts/fit.py, found none (is the fit finished?)")
+        gaussians = load_gaussians(run.geometry)
+        return cls(run, gaussians, FeatureField.load(run.features, gaussians), load_scene(run))
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """(n,) shares of the surface: what level proposals weigh Gaussians by."""
+        return surface_weights(self.gaussians)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return self.field.fingerprint
+
+    def __len__(self) -> int:
+        return len(self.gaussians)
+
+    # Views -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        return () if self.scene is None else self.scene.views
+
+    def camera(self, view: str | View | Camera) -> Camera:
+        """The camera of a view, given by name, or itself.
+
+        Raises:
+            SplatsegError: no such view, or the photos are not at hand.
+        """
+        if isinstance(view, Camera):
+            return view
+        if isinstance(view, View):
+            return view.camera
+        if self.scene is None:
+            raise SplatsegError(f"view '{view}': expected the photos of the run, found none at hand; pass a Camera")
+        return self.scene.view(view).camera
+
+    # What is visible -------------------------------------------------------------------------------------------------
+
+    def hidden(self, isolated: int | None = None) -> Tensor | None:
+        """(n,) bool, True where hidden; None if nothing is."""
+        return hidden_mask(self.shared.content, len(self), isolated)
+
+    def visible_gaussians(self, isolated: int | None = None) -> Gaussians:
+        """The splat with what is hidden made transparent; ids stay."""
+        with self.shared.lock:
+            version = self.shared.version
+            kept = self._visible.get(isolated)
+            if kept is None or kept[0] != version:
+                hidden = self.hidden(isolated)
+                shown = self.gaussians
+                if hidden is not None:
+                    hidden = hidden.to(shown.device)
+                    shown = replace(shown, opacity_logits=shown.opacity_logits.masked_fill(hidden, HIDDEN_LOGIT))
+                self._visible = {k: v for k, v in self._visible.items() if v[0] == version}
+                self._visible[isolated] = kept = (version, shown)
+            return kept[1]
+
+    # Files -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def sessions_folder(self) -> Path:
+        return self.run.folder / "sessions"
+
+    def session_path(self, name: str) -> Path:
+        return self.sessions_folder / f"{file_stem(name)}.npz"
+
+    def saved_sessions(self) -> tuple[str, ...]:
+        """Names of the saved sessions, the newest first, the autosave left out."""
+        files = [p for p in self.sessions_folder.glob("*.npz") if not p.name.startswith(".") and p.stem != AUTOSAVE]
+        return tuple(p.stem for p in sorted(files, key=lambda p: -p.stat().st_mtime))
+
+    def export_path(self, name: str, suffix: str) -> Path:
+        """Where an export of that name goes: always a file directly in the run's ``exports``."""
+        return self.run.exports / f"{file_stem(name)}{suffix}"
+
+    # Autosave --------------------------------------------------------------------------------------------------------
+
+    def start_autosave(self) -> None:
+        """Take up what the last server left, and write every change from now on.
+
+        Raises:
+            SplatsegError: another viewer has this run open.
+        """
+        self._take_lock()
+        path = self.session_path(AUTOSAVE)
+        if path.is_file():
+            try:
+                saved = store.load(path, self)
+            except SplatsegError as error:
+                kept = path.with_name(f"autosave-{time.strftime('%Y%m%d-%H%M%S')}.unreadable")
+                os.replace(path, kept)
+                self.restored = f"the autosave could not be used and is kept as {kept.name} ({error})"
+            else:
+                self.shared.apply(saved.change(self.shared.content))
+                self._last_step = self._restored_step = saved.step
+                count = len(self.shared.content.objects)
+                self.restored = f"restored {count} object{'' if count == 1 else 's'} from {saved.when}"
+        self.shared.listen(self._dirty.set)
+        self._writer = threading.Thread(target=self._autosave_loop, name="splatseg-autosave", daemon=True)
+        self._writer.start()
+
+    def note_step(self, step: Step) -> None:
+        """Tell the autosave about the newest selection."""
+        self._last_step = step
+        self._dirty.set()
+
+    def take_restored_step(self) -> Step | None:
+        """The selection that the last server left, once: for the first session."""
+        with self.shared.lock:
+            step, self._restored_step = self._restored_step, None
+            return step
+
+    def flush(self) -> None:
+        """Write the autosave now; an error is kept in :attr:`autosave_error`, for the status line."""
+        self._dirty.clear()
+        try:
+            store.save(self.session_path(AUTOSAVE), self, self._last_step)
+            self.autosave_error = None
+        except SplatsegError as error:
+            self.autosave_error = str(error)
+            log.warning("autosave: %s", error)
+
+    def close(self) -> None:
+        """Write what is not yet written, stop the autosave and free the run."""
+        self._closing.set()
+        self._dirty.set()
+        if self._writer is not None:
+            self._writer.join(timeout=10)
+            self._writer = None
+        if self._lock_handle is not None:
+            os.close(self._lock_handle)
+            self._lock_handle = None
+
+    def _autosave_loop(self) -> None:
+        while True:
+            self._dirty.wait()
+            if self._closing.wait(AUTOSAVE_SECONDS):
+                self.flush()
+                return
+            self.flush()
+
+    def _take_lock(self) -> None:
+        path = self.sessions_folder / ".lock"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise SplatsegError(f"{path}: expected a writable run folder, found: {error.strerror}") from None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(handle, 32).decode(errors="replace").strip() or "unknown"
+            os.close(handle)
+            raise SplatsegError(
+                f"{self.run.folder}: expected no other viewer on this run, found process {holder}"
+            ) from None
+        os.ftruncate(handle, 0)
+        os.write(handle, f"{os.getpid()}\n".encode())
+        self._lock_handle = handle
+
+
+def load_scene(run: Run) -> Scene | None:
+    """The photos a run was fitted to; None, with a warning, where they cannot be read any more."""
+    from splatseg.io.colmap import load_colmap  # pycolmap takes a second to import
+
+    settings = run.scene_settings()
+    candidates = [Path(str(settings.get("scene", ""))), *sorted(p.parent.parent for p in run.sfm.glob("**/sparse/0"))]
+    reasons = []
+    for folder in candidates:
+        with contextlib.suppress(OSError):
+            try:
+                return load_colmap(folder, int(settings.get("downscale", 1)), run.cache)
+            except SplatsegError as error:
+                reasons.append(str(error))
+    log.warning("the photos of the run are not at hand: %s", "; ".join(reasons) or "no scene in scene.json")
+    return None

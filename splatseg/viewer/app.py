@@ -1,0 +1,140 @@
+"""The viewer: one server on one run, a desk for every browser window."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from splatseg.session import Session, Workspace
+from splatseg.viewer.convert import overview_pose, scene_up, turn_distance, view_pose
+from splatseg.viewer.desk import Desk
+from splatseg.viewer.server import ServerConfig, open_server
+from splatseg.viewer.splats import SplatTemplate
+
+SESSION_KEY = "splatseg-session"  # in the browser's local storage: finds the session again after a lost connection
+KEPT_SECONDS = 3600.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ViewerConfig:
+    """Settings of the viewer.
+
+    Attributes:
+        server: where to listen and for whom.
+        draw_at_most: larger scenes are drawn as a sample of so many Gaussians; selection works on all of them.
+    """
+
+    server: ServerConfig = field(default_factory=ServerConfig)
+    draw_at_most: int = 300_000
+
+
+@dataclass
+class Left:
+    """A session whose browser is gone."""
+
+    session: Session
+    since: float
+
+
+class Viewer:
+    """A running viewer.
+
+    Raises:
+        SplatsegError: the address cannot be had, or another viewer has the run open.
+    """
+
+    def __init__(self, workspace: Workspace, config: ViewerConfig | None = None) -> None:
+        config = config or ViewerConfig()
+        self.workspace = workspace
+        self.template = SplatTemplate(workspace, config.draw_at_most)
+        workspace.start_autosave()
+        try:
+            self.server = open_server(config.server)
+        except BaseException:
+            workspace.close()
+            raise
+        self.desks: dict[int, Desk] = {}
+        self._left: dict[str, Left] = {}
+        self._keys: dict[int, str] = {}
+        self._lock = threading.Lock()
+        self._set_scene()
+        self.server.on_client_connect(self._connected)
+        self.server.on_client_disconnect(self._disconnected)
+
+    @property
+    def port(self) -> int:
+        return int(self.server.get_port())
+
+    def _set_scene(self) -> None:
+        server, scene = self.server, self.workspace.scene
+        server.gui.configure_theme(show_logo=False, show_share_button=False)
+        server.gui.set_panel_label("splatseg")
+        if scene is None:
+            pose = overview_pose(self.workspace.gaussians)
+            server.scene.set_up_direction((0.0, -1.0, 0.0))
+        else:
+            camera = scene.views[0].camera
+            pose = view_pose(camera, turn_distance(scene, camera))
+            up = scene_up(scene)
+            server.scene.set_up_direction((float(up[0]), float(up[1]), float(up[2])))
+        start = server.initial_camera
+        start.position, start.look_at, start.up, start.fov = pose.position, pose.look_at, pose.up, pose.fov
+
+    def _connected(self, client: Any) -> None:
+        session, key, greeting = self._session_for(client)
+        desk = Desk(client, session, self.template)
+        with self._lock:
+            self._keys[client.client_id] = key
+            self.desks[client.client_id] = desk
+        if greeting:
+            desk.post(lambda: desk.say(greeting))
+
+    def _session_for(self, client: Any) -> tuple[Session, str, str]:
+        """The session of this browser, taken up where its last connection left it, or a new one; and what to say."""
+        try:
+            known = client.local_storage.get_item(SESSION_KEY, timeout=2.0)
+        except (RuntimeError, TimeoutError):
+            known = None  # storage is blocked, or the browser is already gone
+        with self._lock:
+            now = time.monotonic()
+            self._left = {key: left for key, left in self._left.items() if now - left.since < KEPT_SECONDS}
+            left = self._left.pop(known, None) if known else None
+        if left is not None and known:
+            return left.session, known, "back where the connection was lost"
+        session = Session(self.workspace)
+        step = self.workspace.take_restored_step()
+        if step is not None:
+            session.resume(step)
+        key = secrets.token_urlsafe(16)
+        client.local_storage.set_item(SESSION_KEY, key)
+        return session, key, self.workspace.restored or "" if step is not None else ""
+
+    def _disconnected(self, client: Any) -> None:
+        with self._lock:
+            desk = self.desks.pop(client.client_id, None)
+            key = self._keys.pop(client.client_id, None)
+            if desk is None or key is None:
+                return
+            self._left[key] = Left(desk.session, time.monotonic())
+        desk.close()
+
+    def run_forever(self) -> None:
+        """Serve until interrupted."""
+        try:
+            while True:
+                time.sleep(3600)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Stop serving and write what is not yet written."""
+        for desk in list(self.desks.values()):
+            desk.close()
+        self.server.stop()
+        self.workspace.close()

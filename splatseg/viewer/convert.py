@@ -1,0 +1,104 @@
+"""Between viser's terms and ours: browser cameras, poses of photos, and the buffer its splat renderer reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import atan, tan
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from splatseg.camera import Camera
+from splatseg.gaussians import Gaussians
+from splatseg.scene import Scene
+
+MAX_HALF = 60_000.0  # the renderer holds covariances in float16
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Where a browser's camera is to be: position, the point it turns around, up, vertical field of view (radians)."""
+
+    position: NDArray[np.float64]
+    look_at: NDArray[np.float64]
+    up: NDArray[np.float64]
+    fov: float
+
+
+def browser_camera(
+    position: NDArray[np.floating], wxyz: NDArray[np.floating], fov: float, width: int, height: int
+) -> Camera:
+    """The camera of a browser window.
+
+    Args:
+        position: (3,) in world units.
+        wxyz: (4,) rotation from camera (OpenCV axes) to world.
+        fov: vertical field of view in radians.
+        width, height: pixels of the picture.
+    """
+    world_from_cam = Rotation.from_quat(np.asarray(wxyz, np.float64), scalar_first=True).as_matrix()
+    cam_from_world = np.eye(4)
+    cam_from_world[:3, :3] = world_from_cam.T
+    cam_from_world[:3, 3] = -world_from_cam.T @ np.asarray(position, np.float64)
+    focal = height / 2 / tan(fov / 2)
+    intrinsics = torch.tensor([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]], dtype=torch.float32)
+    return Camera(intrinsics, torch.from_numpy(cam_from_world).float(), width, height)
+
+
+def view_pose(camera: Camera, distance: float) -> Pose:
+    """The pose that shows what ``camera`` shows, turning around the point ``distance`` ahead.
+
+    The browser has no principal point: a camera whose centre is off shows a slightly shifted picture there.
+    """
+    world_from_cam = camera.cam_from_world[:3, :3].T.double().numpy()
+    position = camera.position.double().numpy()
+    fov = 2 * atan(camera.height / 2 / camera.fy)
+    return Pose(position, position + world_from_cam[:, 2] * distance, -world_from_cam[:, 1], fov)
+
+
+def overview_pose(gaussians: Gaussians) -> Pose:
+    """A pose from which the middle 90 % of the splat is seen, for runs without photos; y points down, as in COLMAP."""
+    means = gaussians.means.double().cpu()
+    picked = means[torch.linspace(0, len(means) - 1, min(len(means), 50_000)).long()]
+    low, high = picked.quantile(0.05, dim=0), picked.quantile(0.95, dim=0)
+    centre, radius = ((low + high) / 2).numpy(), float((high - low).norm()) / 2
+    direction = np.array([0.4, -0.5, -0.8])
+    return Pose(centre + direction * max(radius, 1e-3) * 2.2, centre, np.array([0.0, -1.0, 0.0]), 0.9)
+
+
+def scene_up(scene: Scene) -> NDArray[np.float64]:
+    """(3,) unit vector that points up in most photos."""
+    up = torch.stack([-view.camera.cam_from_world[1, :3] for view in scene.views]).double().mean(0).numpy()
+    length = float(np.linalg.norm(up))
+    return up / length if length > 1e-3 else np.array([0.0, -1.0, 0.0])
+
+
+def turn_distance(scene: Scene, camera: Camera) -> float:
+    """Median depth of the scene's points in ``camera``: where a person expects to turn around."""
+    depths = camera.project(scene.points.xyz)[1]
+    ahead = depths[depths > 0]
+    return float(ahead.median()) if len(ahead) else max(scene.extent, 1.0)
+
+
+def unit_scale(gaussians: Gaussians) -> float:
+    """Factor that brings the median of the largest standard deviations to 1, where float16 covariances are precise."""
+    return 1 / max(float(gaussians.scales.max(1).values.median()), 1e-12)
+
+
+def splat_buffer(gaussians: Gaussians, scale: float, boost: float = 1.0) -> NDArray[np.uint32]:
+    """(n, 8) uint32 as viser's renderer reads it, colours (column 7) zero.
+
+    Columns: 0..2 the centre times ``scale`` (float32), 3 reserved, 4..6 the covariance's upper triangle times
+    (``scale`` x ``boost``)^2 (six float16). Draw it with 1 / ``scale``.
+    """
+    quats = torch.nn.functional.normalize(gaussians.quats, dim=1).double().cpu().numpy()
+    spread = gaussians.scales.double().cpu().numpy() * (scale * boost)
+    axes = Rotation.from_quat(quats, scalar_first=True).as_matrix() * spread[:, None, :]
+    covariances = axes @ axes.transpose(0, 2, 1)
+    upper = covariances.reshape(-1, 9)[:, [0, 1, 2, 4, 5, 8]]
+    buffer = np.zeros((len(gaussians), 8), np.uint32)
+    buffer[:, :3] = (gaussians.means.double().cpu().numpy() * scale).astype(np.float32).view(np.uint32)
+    buffer[:, 4:7] = np.ascontiguousarray(np.clip(upper, -MAX_HALF, MAX_HALF), np.float16).view(np.uint32)
+    return buffer
