@@ -1,0 +1,35 @@
+# `make demo` runs the main job on a small scene it makes; `make test` installs what the tests need and runs them all.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO ?= runs/demo
+STAMP := $(VENV)/.installed
+SOURCES := $(shell find cuda_ext -type f) setup.py
+
+.PHONY: demo test lint build gpu clean
+
+demo: build
+	$(BIN)/python scripts/demo.py --out $(DEMO)
+
+test: build
+	bash tests/install_browser.sh
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+build: $(VENV)/.built
+
+$(STAMP): requirements-cpu.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-cpu.txt
+	touch $@
+
+$(VENV)/.built: $(STAMP) $(SOURCES)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	touch $@
+
+clean:
+	rm -rf build splatseg/_C*.so $(VENV)/.built

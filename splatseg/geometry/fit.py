@@ -1,0 +1,159 @@
+"""Photos -> Gaussians: the training loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from splatseg.camera import Camera
+from splatseg.errors import SplatsegError
+from splatseg.gaussians import Gaussians
+from splatseg.geometry.config import GeometryConfig
+from splatseg.geometry.init import gaussians_from_points
+from splatseg.geometry.state import FitState, trimmed
+from splatseg.hooks import FitHooks
+from splatseg.ops import photometric_loss
+from splatseg.progress import Progress
+from splatseg.render import Means2dProbe, RenderConfig, render
+from splatseg.scene import Scene, View
+
+CACHE_BYTES = 2 << 30  # photos kept decoded; beyond it they are read again at every use
+
+
+@dataclass
+class PhotoCache:
+    """Decoded photos, at full or half size, at most ``CACHE_BYTES`` of them."""
+
+    views: Sequence[View]
+    _images: dict[tuple[int, bool], Tensor] = field(default_factory=dict)
+    _bytes: int = 0
+
+    def get(self, index: int, half: bool) -> tuple[Tensor, Camera]:
+        """Image (h, w, 3) uint8 of a view and the camera that matches it."""
+        camera = self.views[index].camera
+        image = self._images.get((index, half))
+        if image is None:
+            image = self.views[index].image()
+            if half:
+                image = halved(image)
+            if self._bytes + image.numel() <= CACHE_BYTES:
+                self._images[index, half] = image
+                self._bytes += image.numel()
+        return image, camera.resized(image.shape[1], image.shape[0]) if half else camera
+
+    def forget(self, half: bool) -> None:
+        """Drop the images of one size."""
+        for key in [key for key in self._images if key[1] == half]:
+            self._bytes -= self._images.pop(key).numel()
+
+
+def halved(image: Tensor) -> Tensor:
+    """(h, w, 3) uint8 -> (h // 2, w // 2, 3) uint8 by area averaging."""
+    size = (max(image.shape[0] // 2, 1), max(image.shape[1] // 2, 1))
+    planes = image.permute(2, 0, 1)[None].float()
+    return torch.nn.functional.interpolate(planes, size=size, mode="area")[0].permute(1, 2, 0).round().to(torch.uint8)
+
+
+def psnr(gaussians: Gaussians, views: Sequence[View]) -> float:
+    """Mean peak signal-to-noise ratio over ``views``, dB, of the clamped render against the photo."""
+    values = []
+    with torch.no_grad():
+        for view in views:
+            target = view.image().to(gaussians.device).float() / 255
+            color = render(gaussians, view.camera.to(gaussians.device)).color.clamp(0, 1)
+            values.append(-10 * torch.log10((color - target).square().mean().clamp_min(1e-10)))
+    return float(torch.stack(values).mean())
+
+
+def fit_geometry(
+    scene: Scene,
+    config: GeometryConfig,
+    held_out: Sequence[View] = (),
+    device: torch.device | str = "cpu",
+    hooks: FitHooks | None = None,
+) -> Gaussians:
+    """Fit a splat to the photos of ``scene`` (3DGS, Kerbl et al. 2023, section 5).
+
+    Args:
+        scene: training views and the sparse points to start from.
+        config: see :class:`GeometryConfig`.
+        held_out: views that only measure; their PSNR goes to the log every ``eval_every``.
+        device: where to compute.
+        hooks: checkpoints and log; a checkpoint found there is taken up.
+
+    Returns:
+        The splat, on the CPU, detached.
+
+    Raises:
+        SplatsegError: too few points, an unreadable photo, or a fit that diverged.
+    """
+    hooks = hooks or FitHooks()
+    torch.manual_seed(config.seed)
+    state = FitState(gaussians_from_points(scene.points, config).to(device), scene.extent, config)
+    saved = hooks.load_checkpoint()
+    first = state.restore(saved) if saved else 0
+    before = float(saved["seconds"]) if saved else 0.0
+    photos = PhotoCache(scene.views)
+    started = last_saved = time.monotonic()
+    evaluate_every = max(int(config.eval_every * config.steps), 1)
+    with Progress(config.steps, "geometry", initial=first, quiet=hooks.quiet) as progress:
+        for step in range(first, config.steps):
+            loss = train_step(state, photos, step, device)
+            done = step + 1
+            seconds = before + time.monotonic() - started
+            progress.advance(n=f"{len(state.params['means']):,}")
+            if done % evaluate_every == 0 or done == config.steps:
+                figures = evaluate(state, held_out, done, seconds, loss)
+                hooks.log(figures)
+                progress.advance(0, psnr=f"{figures['psnr']:.2f}")
+            if time.monotonic() - last_saved > hooks.checkpoint_seconds:
+                hooks.save_checkpoint({**state.checkpoint(done), "seconds": seconds})
+                last_saved = time.monotonic()
+    return trimmed(state.gaussians(config.sh_degree)).to("cpu")
+
+
+def train_step(state: FitState, photos: PhotoCache, step: int, device: torch.device | str) -> Tensor:
+    """One view: render, compare, step, densify. Returns the loss."""
+    config = state.config
+    index = view_of_step(step, len(photos.views), config.seed)
+    half = step < config.coarse_fraction * config.steps
+    if step == int(config.coarse_fraction * config.steps):
+        photos.forget(half=True)
+    image, camera = photos.get(index, half)
+    degree = min(int(step / max(config.sh_degree_every * config.steps, 1)), config.sh_degree)
+    probe = Means2dProbe.zeros(len(state.params["means"]), device)
+    rendered = render(
+        state.gaussians(config.sh_degree), camera.to(device), config=RenderConfig(sh_degree=degree), probe=probe
+    )
+    loss = photometric_loss(rendered.color, image.to(device), config.ssim_weight)
+    loss.backward()
+    state.optimise(step, (rendered.radii > 0).all(dim=1))
+    state.densify(step, probe, rendered.radii, (camera.width, camera.height))
+    return loss.detach()
+
+
+def view_of_step(step: int, count: int, seed: int) -> int:
+    """Every view once an epoch, each epoch in its own order that depends on the seed alone (so a resumed fit agrees)."""
+    epoch, position = divmod(step, count)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+    return int(order[position])
+
+
+def evaluate(state: FitState, held_out: Sequence[View], done: int, seconds: float, loss: Tensor) -> dict[str, Any]:
+    """Figures for the log; raises where the fit diverged."""
+    if not bool(torch.isfinite(loss)):
+        raise SplatsegError(f"geometry: expected a finite loss, found {float(loss)} at step {done}")
+    gaussians = state.gaussians(state.config.sh_degree)
+    return {
+        "stage": "geometry",
+        "step": done,
+        "seconds": round(seconds, 2),
+        "loss": float(loss),
+        "gaussians": len(gaussians),
+        "psnr": psnr(gaussians.detach(), held_out) if held_out else float("nan"),
+    }
