@@ -1,8 +1,8 @@
 """Package metadata and the build of ``splatseg._C``.
 
-The CPU side is always built; the CUDA side when the installed torch was built with CUDA. ``SPLATSEG_CUDA=1`` forces it on
-(and fails loudly where it cannot be had), ``SPLATSEG_CUDA=0`` leaves it out. Build with ``--no-build-isolation``: torch must
-be the one that will run the ops, so it is no build requirement that pip may choose.
+The CPU side is always built; the CUDA side when the installed torch was built with CUDA. ``SPLATSEG_CUDA=1`` forces
+it on (and fails loudly where it cannot be had), ``SPLATSEG_CUDA=0`` leaves it out. Build with ``--no-build-isolation``:
+torch must be the one that will run the ops, so it is no build requirement that pip may choose.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Say what is installed and what works: ``python scripts/doctor.py``. Exit code 1 where something required is missing."""
+"""Say what is installed and works: ``python scripts/doctor.py``. Exit code 1 if a required part is missing."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class Camera:
         return image[:, :2] / cam[:, 2:], cam[:, 2]
 
     def unproject(self, pixels: Tensor, depths: Tensor) -> Tensor:
-        """World points (n, 3) seen through the centres of integer ``pixels`` (n, 2) [column, row] at z-``depths`` (n,)."""
+        """World points (n, 3) seen through the centres of integer ``pixels`` (n, 2) [col, row] at z-``depths`` (n,)."""
         centres = torch.cat([pixels.to(self.K.dtype) + 0.5, torch.ones_like(depths)[:, None]], dim=1)
         cam = centres @ torch.linalg.inv(self.K).T * depths[:, None]
         return (cam - self.cam_from_world[:3, 3]) @ self.cam_from_world[:3, :3]

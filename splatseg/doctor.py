@@ -23,7 +23,7 @@ OPTIONAL = {"viser": "viewer", "segment-anything": "sam", "torchvision": "sam", 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report: what was looked at, what was found, and the command that mends it ('' if nothing to mend)."""
+    """One line of the report: what was looked at, what was found, and the command that mends it ('' for none)."""
 
     subject: str
     state: str

@@ -1,7 +1,7 @@
 """The one error class of the package and checks that name what was wrong.
 
-Every check raises :class:`SplatsegError` with the argument's name, what was expected and what came, on one line, so that
-the command lines can print it as it is and leave with exit code 2.
+Every check raises :class:`SplatsegError` with the argument's name, what was expected and what came, on one line, so
+that the command lines can print it as it is and leave with exit code 2.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ CAPTION = 14
 
 @dataclass(frozen=True)
 class PcaBasis:
-    """An affine map of features to RGB: ``mean`` (d,), ``axes`` (d, 3), ``low`` and ``high`` (3,) of the shown range."""
+    """Affine map of features to RGB: ``mean`` (d,), ``axes`` (d, 3), ``low`` and ``high`` (3,) of the shown range."""
 
     mean: Tensor
     axes: Tensor

@@ -24,7 +24,9 @@ def camera_at(angle: float, width: int = 64, height: int = 48) -> Camera:
     turn = torch.tensor(angle)
     c, s = torch.cos(turn), torch.sin(turn)
     cam_from_world = torch.eye(4)
-    cam_from_world[:3, :3] = torch.stack([torch.stack([c, 0 * c, s]), torch.tensor([0.0, 1, 0]), torch.stack([-s, 0 * c, c])])
+    cam_from_world[:3, :3] = torch.stack(
+        [torch.stack([c, 0 * c, s]), torch.tensor([0.0, 1, 0]), torch.stack([-s, 0 * c, c])]
+    )
     cam_from_world[2, 3] = 4.0
     K = torch.tensor([[60.0, 0, width / 2], [0, 60.0, height / 2], [0, 0, 1]])
     return Camera(K, cam_from_world, width, height)
@@ -61,7 +63,9 @@ def scene(tmp_path: Path) -> Scene:
     return Scene(tuple(views), Points(xyz, (gaussians.base_colors * 255).to(torch.uint8)))
 
 
-SMALL = GeometryConfig(steps=120, sh_degree=1, max_gaussians=400, refine_every=20, eval_every=0.5, coarse_fraction=0.25, lr_sh0=0.02)
+SMALL = GeometryConfig(
+    steps=120, sh_degree=1, max_gaussians=400, refine_every=20, eval_every=0.5, coarse_fraction=0.25, lr_sh0=0.02
+)
 
 
 def test_first_guess_has_sizes_of_neighbours() -> None:

@@ -36,7 +36,7 @@ def make_camera(width: int, height: int, dtype: torch.dtype = torch.float64) -> 
 
 
 def make_splats(n: int, degree: int = 3, seed: int = 0, dtype: torch.dtype = torch.float64) -> Splats:
-    """Random Gaussians around the origin: some outside the image, some opaque enough to clamp alpha and to end pixels."""
+    """Random Gaussians around the origin: some outside the image, some opaque enough to clamp alpha, to end pixels."""
     g = torch.Generator().manual_seed(seed)
 
     def rand(*shape: int) -> Tensor:
@@ -122,10 +122,10 @@ def test_double_agrees_with_reference(degree: int, channels: int | None) -> None
 
 @needs_extension
 def test_scene_reaches_the_branches() -> None:
-    """The scene of the comparison clamps alpha, ends pixels early and leaves Gaussians undrawn: or it would prove little."""
+    """The scene of the comparison clamps alpha, ends pixels early and leaves Gaussians undrawn."""
     splats, camera = make_splats(60), make_camera(37, 21)
     args = call(splats, camera, None, RenderConfig(), None)
-    color, alpha, depth, _, radii = reference.rasterize(*args)
+    _color, alpha, _depth, _, radii = reference.rasterize(*args)
     assert alpha.max() > 1 - 2e-3
     assert (radii == 0).all(dim=1).any()
     assert (1 - alpha).min() > reference.MIN_TRANSMITTANCE
@@ -364,7 +364,7 @@ def test_garden(data_dir: Path, index: int) -> None:
     K, pose = torch.from_numpy(data["Ks"][index]).double(), torch.from_numpy(data["viewmats"][index]).double()
     camera = Camera(K, pose, width, height).resized(width // 8, height // 8)
     drawing = rasterize(splats, camera)
-    assert 0 <= float(drawing.alpha.min()) and float(drawing.alpha.max()) < 1 - 1e-4 + 1e-12
+    assert float(drawing.alpha.min()) >= 0 and float(drawing.alpha.max()) < 1 - 1e-4 + 1e-12
     assert float(drawing.alpha.mean()) > 0.3
     few = Splats(*(getattr(splats, f.name)[::300] for f in fields(splats)))
     few = replace(few, scales=few.scales * 4)

@@ -138,7 +138,7 @@ def train_step(state: FitState, photos: PhotoCache, step: int, device: torch.dev
 
 
 def view_of_step(step: int, count: int, seed: int) -> int:
-    """Every view once an epoch, each epoch in its own order that depends on the seed alone (so a resumed fit agrees)."""
+    """Every view once an epoch, each epoch in its own order that depends on the seed alone (so resumed fits agree)."""
     epoch, position = divmod(step, count)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
     return int(order[position])

@@ -67,7 +67,8 @@ class FitState:
             refine_start_iter=int(config.refine_start * config.steps),
             refine_stop_iter=int(config.refine_stop * config.steps),
             refine_every=config.refine_every,
-            # gsplat 1.5.3 never resets (`0 & step > 0` binds the wrong way), so opacities are reset below; the number still
+            # gsplat 1.5.3 never resets (`0 & step > 0` binds the wrong way), so opacities are reset below; the
+            # number still
             # gates its pruning of Gaussians too big in space, which must wait for large ones to have settled.
             reset_every=config.opacity_reset_every or config.steps,
             prune_opa=config.prune_opacity,
@@ -141,7 +142,8 @@ class FitState:
     def checkpoint(self, step: int) -> dict[str, Any]:
         """Everything :meth:`restore` needs to go on after ``step`` steps as if nothing had happened."""
         moments = {
-            name: {k: v for k, v in optimizer.state[self.params[name]].items()} for name, optimizer in self.optimizers.items()
+            name: {k: v for k, v in optimizer.state[self.params[name]].items()}
+            for name, optimizer in self.optimizers.items()
         }
         return {
             "step": step,

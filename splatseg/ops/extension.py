@@ -40,7 +40,7 @@ def has_kernel(op: str, tensor: Tensor) -> bool:
 
 @dataclass(frozen=True)
 class BuildInfo:
-    """How ``splatseg._C`` was built and runs: instruction set of the CPU kernels, and whether CUDA kernels are in it."""
+    """How ``splatseg._C`` was built and runs: instruction set of the CPU kernels, whether CUDA kernels are in it."""
 
     isa: str
     has_cuda: bool

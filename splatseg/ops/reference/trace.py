@@ -1,7 +1,7 @@
 """Specification of ``trace`` in plain PyTorch: the reference rasterizer draws one-hot features.
 
-A pixel's feature vector is then its row of blending weights. Memory grows with n x h x w: for tests and machines without
-the extension.
+A pixel's feature vector is then its row of blending weights. Memory grows with n x h x w: for tests and machines
+without the extension.
 """
 
 from __future__ import annotations
