@@ -53,6 +53,7 @@ class Blobs(torch.nn.Module):
 
 def build_sam(size: int = 256, dim: int = 48, seed: int = 0) -> Any:
     """segment-anything's own model with a small image encoder."""
+    import_segment_anything()
     from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
     torch.manual_seed(seed)

@@ -1,0 +1,180 @@
+"""Find the masks of all photos of a scene.
+
+    python scripts/masks.py SCENE --source sam --out RUN
+    torchrun --nproc-per-node 4 scripts/masks.py SCENE --source sam --out RUN     (a share for each process)
+
+SCENE is a COLMAP scene or a folder of images. Masks go to RUN/masks, where scripts/fit.py finds them; a killed run
+goes on where it stopped. ``--preview`` draws them, ``--coco DIR`` writes them as segment-anything's amg.py does.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+from _cli import run
+from PIL import Image, UnidentifiedImageError
+
+from splatseg.camera import Camera
+from splatseg.errors import SplatsegError
+from splatseg.hierarchy import HierarchyConfig, build_hierarchy
+from splatseg.io.run import Run
+from splatseg.masks import MaskSource, mask_source
+from splatseg.masks.cache import MaskCache
+from splatseg.masks.mask_set import MaskSet
+from splatseg.masks.preview import Pixels, hierarchy_preview
+from splatseg.masks.run_masks import MaskJob, first_rank_first, process_share, run_masks
+from splatseg.masks.sam import SamConfig, SamMasks
+from splatseg.masks.watershed import WatershedConfig
+from splatseg.progress import Progress
+from splatseg.scene import View
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Masks of all photos of a scene."""
+
+    scene: Annotated[Path, tyro.conf.Positional]
+    """COLMAP scene, or a folder of images."""
+    out: Path
+    """Run folder; masks go to its masks/."""
+    source: str = "sam"
+    """sam, watershed, or a folder of masks (COCO JSON, amg.py folders, label maps)."""
+    images: Path | None = None
+    """Take all images of this folder instead of the scene's registered photos."""
+    downscale: int = 1
+    """Use photos this many times smaller, as in scripts/fit.py."""
+    preset: Literal["fast", "default", "fine"] = "default"
+    """16x16 points, 32x32 points, 32x32 points and a layer of crops; --sam.* overrides."""
+    sam_checkpoint: Path | None = None
+    """Weights; without it the official ones, from $SPLATSEG_CACHE (default ~/.cache/splatseg) or downloaded there."""
+    sam: SamConfig = field(default_factory=SamConfig)
+    watershed: WatershedConfig = field(default_factory=WatershedConfig)
+    preview: bool = False
+    """Draw masks and patch hierarchy of every view to OUT/masks/preview."""
+    pixel: tuple[int, int] | None = None
+    """Column and row whose levels the hierarchy preview shows; by default a telling one of each view."""
+    coco: Path | None = None
+    """Also write amg.py's COCO run-length JSON to this folder."""
+    quiet: bool = False
+    """No progress, no summary."""
+
+
+def main(options: Options) -> None:
+    with process_share() as share:
+        device_of_rank(share.rank)
+        with first_rank_first(share):
+            run_folder = Run.open(options.out, {"scene": str(options.scene.resolve()), "downscale": options.downscale})
+            views = load_views(options)
+            source = source_of(options, views, quiet=options.quiet or share.rank != 0)
+            cache = MaskCache(run_folder.masks, source)
+        job = MaskJob(
+            cache,
+            run_folder.masks / "preview" if options.preview else None,
+            lambda image, masks: picture_of_hierarchy(image, masks, options.pixel),
+            options.coco,
+            run_folder.log,
+            options.quiet,
+        )
+        summary = run_masks(views, job, share)
+    if share.rank == 0 and not options.quiet:
+        print(
+            f"{len(views)} views: {summary.made} made, {summary.kept} already there; {summary.masks} masks in "
+            f"{summary.seconds:.1f} s -> {run_folder.masks}"
+        )
+
+
+def load_views(options: Options) -> Sequence[View]:
+    """The views of the scene, or one for each image of a folder."""
+    if options.images is None and not is_image_folder(options.scene):
+        from splatseg.io.colmap import load_colmap
+
+        return load_colmap(options.scene, options.downscale, Run(options.out).cache).views
+    folder = options.images or options.scene
+    if options.downscale != 1:
+        raise SplatsegError(f"downscale: expected 1 with a folder of images, found {options.downscale}")
+    if not folder.is_dir():
+        raise SplatsegError(
+            f"{folder}: expected a folder of images, found {'a file' if folder.exists() else 'nothing'}"
+        )
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    if not paths:
+        raise SplatsegError(f"{folder}: expected images ({', '.join(IMAGE_SUFFIXES)}), found none")
+    return [view_of_image(path, path.relative_to(folder).as_posix()) for path in paths]
+
+
+def is_image_folder(folder: Path) -> bool:
+    """A folder that holds images itself and no COLMAP model."""
+    if not folder.is_dir() or any(
+        (folder / f"{name}.bin").is_file() for name in ("cameras", "sparse/0/cameras", "sparse/cameras")
+    ):
+        return False
+    return any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.iterdir())
+
+
+def view_of_image(path: Path, name: str) -> View:
+    """A view without a pose: masks need the image and its size only."""
+    try:
+        with Image.open(path) as file:
+            width, height = file.size
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+        raise SplatsegError(f"{path}: unreadable image ({error})") from None
+    return View(name, Camera(torch.eye(3), torch.eye(4), width, height), path)
+
+
+def device_of_rank(rank: int) -> None:
+    """Spread processes over the GPUs of the machine: "cuda" then means this process's own."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(rank % torch.cuda.device_count())
+
+
+def source_of(options: Options, views: Sequence[View], quiet: bool) -> MaskSource:
+    if options.source == "sam":
+        return SamMasks(sam_config(options), on_bytes=None if quiet else DownloadBar())
+    config = options.watershed if options.source == "watershed" else None
+    return mask_source(options.source, views, config)
+
+
+def sam_config(options: Options) -> SamConfig:
+    """The preset, with every ``--sam.*`` that differs from the defaults on top."""
+    default = SamConfig()
+    given = {f.name: getattr(options.sam, f.name) for f in fields(SamConfig)}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value != getattr(default, name)}
+    if options.sam_checkpoint is not None:
+        changes["checkpoint"] = options.sam_checkpoint
+    return SamConfig.preset(options.preset, **changes)
+
+
+def picture_of_hierarchy(image: Pixels, masks: MaskSet, pixel: tuple[int, int] | None) -> Image.Image:
+    hierarchy = build_hierarchy(masks, HierarchyConfig())
+    return hierarchy_preview(image, hierarchy.patch_ids, hierarchy.membership, pixel)
+
+
+class DownloadBar:
+    """Progress of the weights' download, in MB."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+        self._shown = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        megabytes = done // 1_000_000
+        if self._bar is None:
+            self._bar, self._shown = Progress(total // 1_000_000, "weights", unit="MB", initial=megabytes), megabytes
+        if megabytes > self._shown:
+            self._bar.advance(megabytes - self._shown)
+            self._shown = megabytes
+        if done == total:
+            self._bar.__exit__(None, None, None)
+
+
+if __name__ == "__main__":
+    sys.argv[0] = "scripts/masks.py"
+    run(lambda: main(tyro.cli(Options, description=__doc__)))
