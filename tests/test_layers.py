@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ DEVICE_ROOMS = ("ops", "render", "doctor")  # below or at the place where device
 DEVICE_FILES = re.compile(r"splatseg/masks/sam\w*\.py")
 
 
+@cache
 def layers() -> list[str]:
     """Rooms in the order of ARCHITECTURE.md's list, bottom first."""
     page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
@@ -26,7 +28,8 @@ def room_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imported(path: Path) -> set[str]:
+@cache
+def imported(path: Path) -> frozenset[str]:
     """Dotted names of all modules that a file imports, at any depth, relative ones resolved."""
     package = ["splatseg", *path.relative_to(PACKAGE).parent.parts]
     names: set[str] = set()
@@ -38,7 +41,7 @@ def imported(path: Path) -> set[str]:
             module = ".".join(part for part in (base, node.module or "") if part)
             names.add(module)
             names.update(f"{module}.{alias.name}" for alias in node.names)
-    return names
+    return frozenset(names)
 
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -98,9 +101,6 @@ def test_no_device_branches_above_render_and_ops(path: Path) -> None:
         assert device_branches(path.read_text(encoding="utf-8")) == []
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "scripts").glob("*.py")), ids=identifier)
-def test_nothing_in_the_package_imports_scripts_and_scripts_do_not_import_tests(path: Path) -> None:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    modules = {n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
-    assert not [name for name in modules if name.split(".")[0] == "tests"]
-    assert not [source for source in SOURCES if any(n.split(".")[0] == "scripts" for n in imported(source))]
+def test_nothing_in_the_package_imports_scripts_or_tests() -> None:
+    outside = {"scripts", "tests", "benchmarks"}
+    assert [identifier(p) for p in SOURCES if any(name.split(".")[0] in outside for name in imported(p))] == []
