@@ -81,12 +81,14 @@ SPLATSEG_INLINE bool reach(const TileSplat<T>& s, const Tile<T>& tile, int block
   return any(hit.drawn[0] | hit.drawn[1]);
 }
 
-// Blending weight of half h of a block, 0 where not drawn; moves the transmittance and closes finished pixels.
+// One splat's blending in half a block.
 template <class T>
 struct Blend {
-  Vec<T> raw_alpha, alpha, before, weight;  // before: transmittance in front of the splat
+  Vec<T> raw_alpha, alpha, before, weight;  // before: transmittance in front of the splat; weight: 0 where not drawn
+  bool closed;                              // some pixel got its last splat before this one
 };
 
+// Moves the transmittance of half h and closes its finished pixels.
 template <class T>
 SPLATSEG_INLINE Blend<T> blend(BlockHit<T>& hit, int h, Tile<T>& tile, int block) {
   typedef Vec<T> V;
@@ -97,7 +99,8 @@ SPLATSEG_INLINE Blend<T> blend(BlockHit<T>& hit, int h, Tile<T>& tile, int block
   out.before = load(at);
   const V product = out.alpha * out.before, after = out.before - product;
   const Mask<T> done = hit.drawn[h] & (after <= splat(T(1e-4)));
-  if (__builtin_expect(any(done), 0)) {
+  out.closed = any(done);
+  if (__builtin_expect(out.closed, 0)) {
     T* floor = tile.floor + block * kBlockPixels + h * kLanes;
     store(floor, done ? splat(T(__builtin_inf())) : load(floor));
     hit.drawn[h] &= ~done;

@@ -175,4 +175,20 @@ template <class V> SPLATSEG_INLINE V hsum8(const V v[8]) {
          __builtin_shufflevector(b[0], b[1], 4, 5, 6, 7, 12, 13, 14, 15);
 }
 
+// Stores to a 32-byte aligned address that is not read again soon, past the caches where the set can; ends with
+// stream_fence() before another thread may read.
+SPLATSEG_INLINE void stream(float* p, f32x8 v) {
+#if defined(__AVX__)
+  _mm256_stream_ps(p, (__m256)v);
+#else
+  store(p, v);
+#endif
+}
+SPLATSEG_INLINE void stream(double* p, f64x8 v) { store(p, v); }
+SPLATSEG_INLINE void stream_fence() {
+#if defined(__AVX__)
+  _mm_sfence();
+#endif
+}
+
 }  // namespace splatseg::SPLATSEG_ISA

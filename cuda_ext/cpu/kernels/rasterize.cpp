@@ -66,11 +66,13 @@ SPLATSEG_INLINE void add_splat(const TileSplat<T>& s, const Splat<T>& record, Ti
   const int block = by * 4 + bx;
   BlockHit<T> hit;
   if (!reach(s, tile, bx, by, hit)) return;
-  const Mask<T> was0 = hit.drawn[0], was1 = hit.drawn[1];
   T* sums = colors + block * 4 * kBlockPixels;
   V weight[2];
+  bool closed = false;
   for (int h = 0; h < 2; h++) {
-    weight[h] = blend(hit, h, tile, block).weight;
+    const Blend<T> blended = blend(hit, h, tile, block);
+    weight[h] = blended.weight;
+    closed |= blended.closed;
     for (int c = 0; c < 3; c++) {
       T* at = sums + c * kBlockPixels + h * kLanes;
       store(at, load(at) + weight[h] * record.color[c]);
@@ -78,7 +80,7 @@ SPLATSEG_INLINE void add_splat(const TileSplat<T>& s, const Splat<T>& record, Ti
     T* at = sums + 3 * kBlockPixels + h * kLanes;
     store(at, load(at) + weight[h] * record.depth);
   }
-  if (any((was0 ^ hit.drawn[0]) | (was1 ^ hit.drawn[1]))) close_block(tile, block);
+  if (__builtin_expect(closed, 0)) close_block(tile, block);
   if constexpr (kFeatures) enqueue(*features, block, feature_row, weight[0], weight[1]);
 }
 

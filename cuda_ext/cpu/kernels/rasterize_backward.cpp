@@ -20,6 +20,7 @@ struct TileGrads {
   alignas(64) T behind[kTilePixels];  // gradient . output still behind the splat at hand
   T* by_channel;                      // [block][channel][pixel], for the splat's own sum
   T* by_pixel;                        // [block][pixel][padded channel], for the features' gradient
+  T* feature_sums;                    // [padded channel] of the pair at hand
 };
 
 template <int kMode, class T>
@@ -144,41 +145,48 @@ SPLATSEG_INLINE void add_feature_grads(const TileGrads<T>& grads, int block, con
   }
 }
 
-// Geometry and colour gradients of half h of a block.
-template <int kMode, class T>
-SPLATSEG_INLINE void add_geometry(const TileSplat<T>& s, const BlockHit<T>& hit, int h, const Blend<T>& blended, Vec<T> value,
-                                  const T (*colors)[kBlockPixels], T* behind_at, PairSums<T>& out) {
-  typedef Vec<T> V;
-  for (int c = 0; c < kColors; c++) out.sum[kRed + c] += blended.weight * load(colors[c] + h * kLanes);
-  const V behind = load(behind_at) - blended.weight * value;
+// Gradient of sigma in half h of a block: -alpha v_alpha, v_alpha = T value - behind / (1 - alpha); 0 where alpha is clamped.
+template <class T>
+SPLATSEG_INLINE Vec<T> sigma_grad(const BlockHit<T>& hit, int h, const Blend<T>& blended, Vec<T> value, T* behind_at) {
+  const Vec<T> behind = load(behind_at) - blended.weight * value;
   store(behind_at, behind);
-  // v_alpha = T value - behind / (1 - alpha); sigma gets -alpha v_alpha, nothing where alpha is clamped.
-  const V slope = blended.alpha * (behind / (T(1) - blended.alpha) - blended.before * value);
-  const V v = keep(hit.drawn[h] & (blended.raw_alpha <= splat(T(0.999))), slope);
-  const V vx = v * hit.dx, vy = v * hit.dy[h];
-  out.sum[kSigma] += v;
-  out.sum[kSigmaX] += vx;
-  out.sum[kSigmaY] += vy;
-  out.sum[kSigmaXX] += vx * hit.dx;
-  out.sum[kSigmaXY] += vx * hit.dy[h];
-  out.sum[kSigmaYY] += vy * hit.dy[h];
+  const Vec<T> slope = blended.alpha * (behind / (T(1) - blended.alpha) - blended.before * value);
+  return keep(hit.drawn[h] & (blended.raw_alpha <= splat(T(0.999))), slope);
+}
+
+// Adds both halves' gradients of sigma at once: the upper half's dy is the lower's plus 2, and dx is the same.
+template <int kMode, class T>
+SPLATSEG_INLINE void add_geometry(const TileSplat<T>& s, const BlockHit<T>& hit, Vec<T> v0, Vec<T> v1, PairSums<T>& out) {
+  typedef Vec<T> V;
+  const V total = v0 + v1, twice = v1 + v1;
+  const V x = total * hit.dx, y = total * hit.dy[0] + twice;
+  out.sum[kSigma] += total;
+  out.sum[kSigmaX] += x;
+  out.sum[kSigmaY] += y;
+  out.sum[kSigmaXX] += x * hit.dx;
+  out.sum[kSigmaXY] += y * hit.dx;
+  out.sum[kSigmaYY] += y * hit.dy[0] + twice * hit.dy[1];
   if constexpr ((kMode & kAbsgrad) != 0) {
-    out.sum[kAbsX] += absv(T(2) * s.a * vx + s.b * vy);
-    out.sum[kAbsY] += absv(s.b * vx + T(2) * s.c * vy);
+    const V v[2] = {v0, v1};
+    for (int h = 0; h < 2; h++) {
+      const V vx = v[h] * hit.dx, vy = v[h] * hit.dy[h];
+      out.sum[kAbsX] += absv(T(2) * s.a * vx + s.b * vy);
+      out.sum[kAbsY] += absv(s.b * vx + T(2) * s.c * vy);
+    }
   }
 }
 
+// Returns whether the splat reaches the block at all.
 template <int kMode, class T>
-SPLATSEG_INLINE void add_block(const RasterBackwardArgs<T>& args, const TileSplat<T>& s, const Splat<T>& record,
-                               const T* row, Tile<T>& tile, int bx, int by, TileGrads<T>& grads, PairSums<T>& out,
-                               T* feature_sums) {
+SPLATSEG_INLINE bool add_block(const RasterBackwardArgs<T>& args, const TileSplat<T>& s, const Splat<T>& record,
+                               const T* row, Tile<T>& tile, int bx, int by, TileGrads<T>& grads,
+                               PairSums<T>& out) {
   typedef Vec<T> V;
   const int block = by * 4 + bx;
   BlockHit<T> hit;
-  if (!reach(s, tile, bx, by, hit)) return;
-  const Mask<T> was0 = hit.drawn[0], was1 = hit.drawn[1];
+  if (!reach(s, tile, bx, by, hit)) return false;
   const T(*colors)[kBlockPixels] = grads.colors[block];
-  V value[2], weight[2];
+  V value[2], weight[2], v[2];
   if constexpr ((kMode & kGeometry) != 0) {
     for (int h = 0; h < 2; h++) {
       value[h] = load(colors[0] + h * kLanes) * record.color[0] + load(colors[1] + h * kLanes) * record.color[1];
@@ -186,17 +194,25 @@ SPLATSEG_INLINE void add_block(const RasterBackwardArgs<T>& args, const TileSpla
     }
     if constexpr ((kMode & kFeatures) != 0) add_feature_values(grads, block, row, args.forward.channels, value);
   }
+  bool closed = false;
   for (int h = 0; h < 2; h++) {
     const Blend<T> blended = blend(hit, h, tile, block);
     weight[h] = blended.weight;
+    closed |= blended.closed;
     if constexpr ((kMode & kGeometry) != 0)
-      add_geometry<kMode>(s, hit, h, blended, value[h], colors, grads.behind + block * kBlockPixels + h * kLanes, out);
+      v[h] = sigma_grad(hit, h, blended, value[h], grads.behind + block * kBlockPixels + h * kLanes);
+  }
+  if constexpr ((kMode & kGeometry) != 0) {
+    add_geometry<kMode>(s, hit, v[0], v[1], out);
+    for (int c = 0; c < kColors; c++)
+      out.sum[kRed + c] += weight[0] * load(colors[c]) + weight[1] * load(colors[c] + kLanes);
   }
   if constexpr ((kMode & kFeatures) != 0) {
     const bool used[2] = {any(hit.drawn[0]), any(hit.drawn[1])};
-    add_feature_grads(grads, block, weight, used, padded_channels(args.forward.channels), feature_sums);
+    add_feature_grads(grads, block, weight, used, padded_channels(args.forward.channels), grads.feature_sums);
   }
-  if (any((was0 ^ hit.drawn[0]) | (was1 ^ hit.drawn[1]))) close_block(tile, block);
+  if (__builtin_expect(closed, 0)) close_block(tile, block);
+  return true;
 }
 
 template <class T>
@@ -205,8 +221,14 @@ SPLATSEG_INLINE void write_pair(const PairSums<T>& sums, T* slot) {
   const V zero = {};
   const V low[8] = {sums.sum[0], sums.sum[1], sums.sum[2], sums.sum[3], sums.sum[4], sums.sum[5], sums.sum[6], sums.sum[7]};
   const V high[8] = {sums.sum[8], sums.sum[9], sums.sum[10], sums.sum[11], zero, zero, zero, zero};
-  store(slot, hsum8(low));
-  store(slot + kLanes, hsum8(high));
+  stream(slot, hsum8(low));
+  stream(slot + kLanes, hsum8(high));
+}
+
+// A row of `count` (a multiple of 8) sums, or of zeros, into its slot.
+template <class T>
+SPLATSEG_INLINE void write_row(const T* sums, int count, T* slot) {
+  for (int c = 0; c < count; c += kLanes) stream(slot + c, sums != nullptr ? load(sums + c) : splat(T(0)));
 }
 
 template <class T>
@@ -222,18 +244,20 @@ SPLATSEG_INLINE void walk_pair(const RasterBackwardArgs<T>& args, int64_t id, Ti
   const size_t slot = pair_slot(record, tile);
   const TileSplat<T> s(record, tile.x0, tile.y0);
   const T* row = (kMode & kFeatures) != 0 ? args.forward.features + id * args.forward.channels : nullptr;
-  T* feature_sums = nullptr;
-  if constexpr ((kMode & kFeatures) != 0) {
-    const int padded = padded_channels(args.forward.channels);
-    feature_sums = args.pair_features + slot * padded;
-    memset(feature_sums, 0, sizeof(T) * padded);
-  }
+  const int padded = padded_channels(args.forward.channels);
+  if constexpr ((kMode & kFeatures) != 0) memset(grads.feature_sums, 0, sizeof(T) * padded);
   PairSums<T> sums;
   for (int k = 0; k < 12; k++) sums.sum[k] = splat(T(0));
+  bool reached = false;
   for (int by = s.block_y0; by <= s.block_y1; by++)
     for (int bx = s.block_x0; bx <= s.block_x1; bx++)
-      if (tile.open[by * 4 + bx]) add_block<kMode>(args, s, record, row, tile, bx, by, grads, sums, feature_sums);
-  if constexpr ((kMode & kGeometry) != 0) write_pair(sums, args.pair_grads + slot * kPairGrads);
+      if (tile.open[by * 4 + bx])
+        reached |= add_block<kMode>(args, s, record, row, tile, bx, by, grads, sums);
+  if constexpr ((kMode & kGeometry) != 0) {
+    T* to = args.pair_grads + slot * kPairGrads;
+    reached ? write_pair(sums, to) : write_row<T>(nullptr, kPairGrads, to);
+  }
+  if constexpr ((kMode & kFeatures) != 0) write_row(grads.feature_sums, padded, args.pair_features + slot * padded);
 }
 
 template <int kMode, class T>
@@ -242,6 +266,7 @@ void walk_tile(const RasterBackwardArgs<T>& args, int index, TileGrads<T>& grads
   Tile<T> tile(index, forward.width, forward.height);
   int32_t k = forward.offsets[index];
   const int32_t end = forward.offsets[index + 1];
+  const int padded = padded_channels(forward.channels);
   if (k == end) return;
   load_grads<kMode>(args, tile, grads);
   for (; k < end && tile.open_blocks > 0; k++) {
@@ -254,12 +279,10 @@ void walk_tile(const RasterBackwardArgs<T>& args, int index, TileGrads<T>& grads
   }
   for (; k < end; k++) {  // behind the last open pixel
     const size_t slot = pair_slot(forward.splats[forward.ids[k]], tile);
-    if constexpr ((kMode & kGeometry) != 0) memset(args.pair_grads + slot * kPairGrads, 0, sizeof(T) * kPairGrads);
-    if constexpr ((kMode & kFeatures) != 0) {
-      const int padded = padded_channels(forward.channels);
-      memset(args.pair_features + slot * padded, 0, sizeof(T) * padded);
-    }
+    if constexpr ((kMode & kGeometry) != 0) write_row<T>(nullptr, kPairGrads, args.pair_grads + slot * kPairGrads);
+    if constexpr ((kMode & kFeatures) != 0) write_row<T>(nullptr, padded, args.pair_features + slot * padded);
   }
+  stream_fence();
 }
 
 template <int kMode, class T>
@@ -270,11 +293,14 @@ void walk(const RasterBackwardArgs<T>& args) {
     TileGrads<T>* grads = static_cast<TileGrads<T>*>(aligned_alloc(64, sizeof(TileGrads<T>)));
     const size_t bytes = sizeof(T) * kTilePixels;
     grads->by_channel = static_cast<T*>(aligned_alloc(64, bytes * size_t(args.forward.channels + 1)));
-    grads->by_pixel = static_cast<T*>(aligned_alloc(64, bytes * size_t(padded_channels(args.forward.channels) + 1)));
+    const size_t padded = padded_channels(args.forward.channels);
+    grads->by_pixel = static_cast<T*>(aligned_alloc(64, bytes * (padded + 1)));
+    grads->feature_sums = static_cast<T*>(aligned_alloc(64, sizeof(T) * (padded + 8) * 8));
 #pragma omp for schedule(dynamic, 2)
     for (int t = 0; t < tiles; t++) walk_tile<kMode>(args, t, *grads);
     free(grads->by_channel);
     free(grads->by_pixel);
+    free(grads->feature_sums);
     free(grads);
   }
 }
