@@ -1,7 +1,7 @@
 // Inputs of splatseg::trace and the checks that keep kernels inside their buffers, shared by devices.
 #pragma once
 
-#include <ATen/ATen.h>
+#include <ATen/core/Tensor.h>
 
 namespace splatseg {
 

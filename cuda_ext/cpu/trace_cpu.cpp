@@ -2,6 +2,7 @@
 #include "cpu/trace.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include <memory>

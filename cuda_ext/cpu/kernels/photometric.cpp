@@ -89,85 +89,98 @@ SPLATSEG_INLINE Vec<T> row_lanes(int64_t i, int64_t used) {
   return lanes;
 }
 
+// What one band of rows needs beside the job.
 template <class T>
-void moments(const PhotometricJob& job, int64_t begin, int64_t end, T* scratch) {
-  const int64_t stride = photometric_stride(job), used = job.width * job.channels;
-  const int64_t pad = round_up_8(kReach * job.channels);
-  T* ring = scratch;
-  T* blurred[4];
-  for (int q = 0; q < 4; q++) blurred[q] = scratch + 4 * kTaps * stride + q * (stride + 2 * pad) + pad;
-  const auto slot = [&](int64_t y) { return ring + (y + kTaps) % kTaps * 4 * stride; };
-  for (int64_t y = begin - kReach; y < begin + kReach; y++) fill_slot(job, y, stride, slot(y));
-  T* partials = (T*)job.partials;
-  for (int64_t y = begin; y < end; y++) {
-    fill_slot(job, y + kReach, stride, slot(y + kReach));
-    const T* rows[kTaps];
-    for (int k = 0; k < kTaps; k++) rows[k] = slot(y + k - kReach);
-    blur_columns<T, 4>(rows, stride, stride, blurred);
-    const T *x = slot(y), *t = slot(y) + stride;
-    Vec<T> l1 = {}, similarity = {};
-    for (int64_t i = 0; i < stride; i += kLanes) {
-      Vec<T> mean[4], derivative[3];
-      blur_along<T, 4>(blurred, i, job.channels, mean);
-      const Vec<T> ssim = ssim_of<T>(mean, derivative);
-      l1 += vabs<T>(load(x + i) - load(t + i));
-      const Vec<T> lanes = i + kLanes <= used ? splat((T)1) : row_lanes<T>(i, used);
-      similarity += ssim * lanes;
-      if (partials)
-        for (int q = 0; q < 3; q++) store(partials + (q * job.height + y) * stride + i, derivative[q] * lanes);
-    }
-    job.row_l1[y] = hsum(l1);
-    job.row_ssim[y] = hsum(similarity);
+struct Band {
+  const PhotometricJob& job;
+  int64_t stride, used;  // row pitch; elements of a row that are the image's
+  T* moments;            // ring of kTaps rows of 4
+  T* partials;           // ring of kTaps rows of 3: derivatives of SSIM by the window means
+  T* blurred[4];         // rows with zeros on both sides
+  T* result;
+
+  __attribute__((always_inline)) Band(const PhotometricJob& job, T* scratch)
+      : job(job), stride(photometric_stride(job)), used(job.width * job.channels) {
+    const int64_t pad = round_up_8(kReach * job.channels);
+    moments = scratch;
+    partials = moments + 4 * kTaps * stride;
+    result = partials + 3 * kTaps * stride;
+    for (int q = 0; q < 4; q++) blurred[q] = result + stride + q * (stride + 2 * pad) + pad;
   }
+  T* moment_row(int64_t y) const { return moments + (y + 2 * kTaps) % kTaps * 4 * stride; }
+  T* partial_row(int64_t y) const { return partials + (y + 2 * kTaps) % kTaps * 3 * stride; }
+};
+
+// SSIM of row y from the moments around it, its derivatives into the ring. `count`: the row's sums are this band's.
+template <class T>
+void compare_row(const Band<T>& band, int64_t y, bool count) {
+  const PhotometricJob& job = band.job;
+  T* partial = band.partial_row(y);
+  if (y < 0 || y >= job.height) {
+    memset(partial, 0, 3 * band.stride * sizeof(T));
+    return;
+  }
+  const T* rows[kTaps];
+  for (int k = 0; k < kTaps; k++) rows[k] = band.moment_row(y + k - kReach);
+  blur_columns<T, 4>(rows, band.stride, band.stride, band.blurred);
+  const T *x = band.moment_row(y), *t = x + band.stride;
+  Vec<T> l1 = {}, similarity = {};
+  for (int64_t i = 0; i < band.stride; i += kLanes) {
+    Vec<T> mean[4], derivative[3];
+    blur_along<T, 4>(band.blurred, i, job.channels, mean);
+    const Vec<T> ssim = ssim_of<T>(mean, derivative);
+    const Vec<T> lanes = i + kLanes <= band.used ? splat((T)1) : row_lanes<T>(i, band.used);
+    l1 += vabs<T>(load(x + i) - load(t + i));
+    similarity += ssim * lanes;
+    for (int q = 0; q < 3; q++) store(partial + q * band.stride + i, derivative[q] * lanes);
+  }
+  if (!count) return;
+  job.row_l1[y] = hsum(l1);
+  job.row_ssim[y] = hsum(similarity);
 }
 
 // d loss / d x_j = sum_i window(i - j) (dS_i/dmean + 2 x_j dS_i/dsquares + y_j dS_i/dproduct): the window is even, so the
-// sums are blurs of the partials.
+// sums are blurs of the derivatives.
 template <class T>
-void gradient(const PhotometricJob& job, int64_t begin, int64_t end, T* scratch) {
-  const int64_t stride = photometric_stride(job), used = job.width * job.channels;
-  const int64_t pad = round_up_8(kReach * job.channels);
-  T *x = scratch, *t = scratch + stride, *result = scratch + 2 * stride;
-  T* zeros = scratch + 3 * stride;
-  T* blurred[3];
-  for (int q = 0; q < 3; q++) blurred[q] = scratch + 4 * kTaps * stride + q * (stride + 2 * pad) + pad;
-  const T scale = (T)(1.0 / (double)(used * job.height));
+void gradient_row(const Band<T>& band, int64_t y) {
+  const PhotometricJob& job = band.job;
+  const T scale = (T)(1.0 / (double)(band.used * job.height));
   const T l1_scale = (T)(1 - job.ssim_weight) * scale, ssim_scale = (T)job.ssim_weight * scale;
-  const T* partials = (const T*)job.partials;
-  for (int64_t y = begin; y < end; y++) {
-    for (int q = 0; q < 3; q++) {
-      const T* rows[kTaps];
-      for (int k = 0; k < kTaps; k++) {
-        const int64_t r = y + k - kReach;
-        rows[k] = r < 0 || r >= job.height ? zeros : partials + (q * job.height + r) * stride;
-      }
-      blur_columns<T, 1>(rows, 0, stride, blurred + q);
-    }
-    load_row(job, y, x, t);
-    for (int64_t i = 0; i < stride; i += kLanes) {
-      Vec<T> sum[3];
-      blur_along<T, 3>(blurred, i, job.channels, sum);
-      const Vec<T> xi = load(x + i), ti = load(t + i);
-      const Vec<T> sign = xi > ti ? splat((T)1) : (xi < ti ? splat((T)-1) : splat((T)0));
-      store(result + i, sign * l1_scale - (sum[0] + xi * (T)2 * sum[1] + ti * sum[2]) * ssim_scale);
-    }
-    memcpy((T*)job.grad + y * used, result, used * sizeof(T));
+  const T* rows[kTaps];
+  for (int k = 0; k < kTaps; k++) rows[k] = band.partial_row(y + k - kReach);
+  blur_columns<T, 3>(rows, band.stride, band.stride, band.blurred);
+  const T *x = band.moment_row(y), *t = x + band.stride;
+  for (int64_t i = 0; i < band.stride; i += kLanes) {
+    Vec<T> sum[3];
+    blur_along<T, 3>(band.blurred, i, job.channels, sum);
+    const Vec<T> xi = load(x + i), ti = load(t + i);
+    const Vec<T> sign = xi > ti ? splat((T)1) : (xi < ti ? splat((T)-1) : splat((T)0));
+    store(band.result + i, sign * l1_scale - (sum[0] + xi * (T)2 * sum[1] + ti * sum[2]) * ssim_scale);
+  }
+  memcpy((T*)job.grad + y * band.used, band.result, band.used * sizeof(T));
+}
+
+// One pass down the band: moments run kReach rows ahead of the comparison, which runs kReach rows ahead of the gradient.
+template <class T>
+void run_band(const PhotometricJob& job, int64_t begin, int64_t end, T* scratch) {
+  const Band<T> band(job, scratch);
+  const int64_t margin = job.grad ? kReach : 0;
+  for (int64_t y = begin - margin - kReach; y < begin - margin + kReach; y++)
+    fill_slot(job, y, band.stride, band.moment_row(y));
+  for (int64_t y = begin - margin; y < end + margin; y++) {
+    fill_slot(job, y + kReach, band.stride, band.moment_row(y + kReach));
+    compare_row(band, y, y >= begin && y < end);
+    if (job.grad && y - kReach >= begin) gradient_row(band, y - kReach);
   }
 }
 
 }  // namespace
 
-void photometric_moments_float(const PhotometricJob& job, int64_t begin, int64_t end, float* scratch) {
-  moments<float>(job, begin, end, scratch);
+void photometric_rows_float(const PhotometricJob& job, int64_t begin, int64_t end, float* scratch) {
+  run_band<float>(job, begin, end, scratch);
 }
-void photometric_moments_double(const PhotometricJob& job, int64_t begin, int64_t end, double* scratch) {
-  moments<double>(job, begin, end, scratch);
-}
-void photometric_grad_float(const PhotometricJob& job, int64_t begin, int64_t end, float* scratch) {
-  gradient<float>(job, begin, end, scratch);
-}
-void photometric_grad_double(const PhotometricJob& job, int64_t begin, int64_t end, double* scratch) {
-  gradient<double>(job, begin, end, scratch);
+void photometric_rows_double(const PhotometricJob& job, int64_t begin, int64_t end, double* scratch) {
+  run_band<double>(job, begin, end, scratch);
 }
 
 }  // namespace splatseg::SPLATSEG_ISA
