@@ -154,6 +154,27 @@ def test_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, switch: bool) 
         part in message for part in ("weights.pth: not downloaded", url, str(tmp_path / "weights.pth"), "10 bytes")
     )
     assert ("SPLATSEG_OFFLINE" in message) == switch
+    assert list(tmp_path.iterdir()) == []  # no empty file is left behind
+
+
+def test_wrong_hash_while_others_wait(server: Server, tmp_path: Path) -> None:
+    """The one that was first deletes its download: the others must not go on with a file that has no name any more."""
+    server.content = CONTENT[::-1]
+    messages: list[str] = []
+
+    def ask() -> None:
+        try:
+            fetch(official(server), tmp_path)
+        except SplatsegError as error:
+            messages.append(str(error))
+
+    threads = [threading.Thread(target=ask, daemon=True) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(messages) == 4
+    assert all("expected SHA-256" in message for message in messages)
 
 
 def test_other_process_was_faster(server: Server, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ in segment-anything's file names are the start of the MD5, not of the SHA-256.)
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -14,6 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
@@ -26,6 +28,7 @@ _SAM2 = "https://dl.fbaipublicfiles.com/segment_anything_2/092824"
 _MOBILE = "https://raw.githubusercontent.com/ChaoningZhang/MobileSAM/f706ad9c4eb7f219c00d9050e46328518ffb65d2/weights"
 BLOCK = 1 << 20
 ATTEMPTS = 4
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 OnBytes = Callable[[int, int], None]  # bytes here so far, bytes in all
 
@@ -112,15 +115,30 @@ def fetch(checkpoint: Checkpoint, folder: Path, on_bytes: OnBytes | None = None)
         return target
     folder.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
-    with part.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with _open_locked(part) as file:
         if _present(target, checkpoint):  # another process brought it while we waited
             part.unlink(missing_ok=True)
             return target
-        _download(checkpoint, target, file, on_bytes)
+        try:
+            _download(checkpoint, target, file, on_bytes)
+        finally:
+            if os.fstat(file.fileno()).st_size == 0:
+                part.unlink(missing_ok=True)
         _check_content(checkpoint, part)
         os.replace(part, target)
     return target
+
+
+def _open_locked(part: Path) -> BinaryIO:
+    """``part`` open for appending, held against other processes; closing it sets it free."""
+    while True:
+        file = part.open("ab")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        # The process before us may have renamed or deleted the file: then the lock is on one without a name.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), part.stat()):
+                return file
+        file.close()
 
 
 def sha256_of(path: Path) -> str:
