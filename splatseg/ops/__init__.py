@@ -3,14 +3,18 @@
 from splatseg.ops.adam import AdamConfig, SparseFeatureAdam
 from splatseg.ops.blend import blend
 from splatseg.ops.contributions import Contributions
+from splatseg.ops.loss import LossConfig, hierarchical_contrastive_loss, hierarchical_contrastive_loss_and_grad
 from splatseg.ops.photometric import photometric_loss, psnr, ssim
 from splatseg.ops.trace import trace
 
 __all__ = [
     "AdamConfig",
     "Contributions",
+    "LossConfig",
     "SparseFeatureAdam",
     "blend",
+    "hierarchical_contrastive_loss",
+    "hierarchical_contrastive_loss_and_grad",
     "photometric_loss",
     "psnr",
     "ssim",

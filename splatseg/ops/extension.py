@@ -32,10 +32,14 @@ def compiled() -> bool:
 
 def has_kernel(op: str, tensor: Tensor) -> bool:
     """Whether ``torch.ops.splatseg.<op>`` has a kernel for the device of ``tensor``; if not, run the reference."""
-    if not compiled():
-        return False
-    key = {"cpu": "CPU", "cuda": "CUDA"}.get(tensor.device.type, "")
-    return bool(key) and bool(torch._C._dispatch_has_kernel_for_dispatch_key(f"splatseg::{op}", key))
+    return _has_kernel(op, tensor.device.type)
+
+
+@torch.compiler.assume_constant_result
+def _has_kernel(op: str, device_type: str) -> bool:
+    """Asked once, outside the graph, when the caller is being compiled: torch.compile cannot trace the look-up."""
+    key = {"cpu": "CPU", "cuda": "CUDA"}.get(device_type, "")
+    return compiled() and bool(key) and torch._C._dispatch_has_kernel_for_dispatch_key(f"splatseg::{op}", key)
 
 
 @dataclass(frozen=True)
