@@ -1,0 +1,169 @@
+"""The CUDA kernels of the loss, compiled by g++ against the host emulator, against the reference: no GPU needed."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from cuda_emulator.build import compile_for_host
+from loss_cases import LossCase, case, nested_masks, random_case
+from torch import Tensor
+
+from splatseg.ops.loss import LossConfig
+from splatseg.ops.reference import loss as reference
+
+ANY = replace(LossConfig.gs(), min_pixels=1, weight=1.0)
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    return compile_for_host("loss_host.cpp", tmp_path_factory.mktemp("emulator"))
+
+
+def emulated(
+    library: ctypes.CDLL,
+    c: LossCase,
+    config: LossConfig,
+    by: str = "votes",
+    deterministic: bool = True,
+    reverse: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Value and gradient by the emulated kernels, which compile to the same operations as on the device."""
+    features, patch = c.features.contiguous(), c.patch.int().contiguous()
+    votes = c.votes.int().contiguous() if by == "votes" else None
+    membership = c.membership.contiguous() if by == "membership" else None
+    words = 0 if membership is None else membership.shape[1]
+    sizes = (ctypes.c_int * 7)(
+        *features.shape, len(c.votes), words, config.min_pixels, int(deterministic), int(reverse)
+    )
+    scalars = (ctypes.c_double * 5)(config.phi_min, config.phi_max, config.phi_scale, config.level_decay, config.weight)
+    loss, grad = features.new_zeros(()), torch.zeros_like(features)
+    function = library.loss_double if features.dtype == torch.float64 else library.loss_float
+    pointers = [None if t is None else ctypes.c_void_p(t.data_ptr()) for t in (features, patch, votes, membership)]
+    function(*pointers, sizes, scalars, ctypes.c_void_p(loss.data_ptr()), ctypes.c_void_p(grad.data_ptr()))
+    return loss, grad
+
+
+def expected(c: LossCase, config: LossConfig) -> tuple[Tensor, Tensor]:
+    features = c.features.double().requires_grad_()
+    loss = reference.hierarchical_contrastive_loss(features, c.patch, c.votes, None, config)
+    return loss.detach(), torch.autograd.grad(loss, features)[0]
+
+
+def check(found: tuple[Tensor, Tensor], want: tuple[Tensor, Tensor], tolerance: float) -> None:
+    for a, b in zip(found, want, strict=True):
+        assert float((a.double() - b).norm()) <= tolerance * max(float(b.norm()), 1e-3)
+
+
+@pytest.mark.parametrize("d", [3, 4, 8, 16, 32, 64])
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_float64_matches_reference(library: ctypes.CDLL, d: int, deterministic: bool) -> None:
+    """Deterministic sums have steps of 2^-36 = 1.5e-11; the other mode is exact to rounding."""
+    c = random_case(p=14, n=260, d=d, seed=d, dtype=torch.float64)
+    check(emulated(library, c, ANY, deterministic=deterministic), expected(c, ANY), 1e-8 if deterministic else 1e-12)
+
+
+@pytest.mark.parametrize("by", ["votes", "membership"])
+@pytest.mark.parametrize("config", [ANY, LossConfig.gs(), replace(ANY, phi_min=1e-3, phi_max=2e-2), LossConfig.basic()])
+def test_float32_matches_reference(library: ctypes.CDLL, config: LossConfig, by: str) -> None:
+    """Sharp logits reach 1000, where one unit in the last place of a float32 is 6e-5: relative 2e-4 there."""
+    c = random_case(p=14, n=300, seed=2)
+    check(emulated(library, c, config, by), expected(c, config), 2e-4 if config.phi_max < 0.1 else 5e-6)
+
+
+def test_more_patches_than_rows_of_a_tile(library: ctypes.CDLL) -> None:
+    """70 patches are two tiles of 64 rows, and one mask over all of them makes a level that long."""
+    contains = torch.cat([nested_masks(71, masks=5), torch.ones(71, 1, dtype=torch.bool)], 1)
+    c = case(contains, torch.arange(1, 71).repeat(2), d=4, dtype=torch.float64)
+    check(emulated(library, c, ANY), expected(c, ANY), 1e-8)
+
+
+@pytest.mark.parametrize("depth", [1, 20, 33])
+def test_depths_of_hierarchy(library: ctypes.CDLL, depth: int) -> None:
+    contains = torch.arange(depth) < torch.arange(depth + 1)[:, None]
+    c = case(contains, torch.arange(1, depth + 1).repeat(2), d=4, dtype=torch.float64)
+    check(emulated(library, c, replace(ANY, level_decay=0.9)), expected(c, replace(ANY, level_decay=0.9)), 1e-8)
+
+
+@pytest.mark.parametrize("count", [1, 31, 32, 33])
+def test_sizes_around_a_warp(library: ctypes.CDLL, count: int) -> None:
+    contains = torch.arange(3) < torch.arange(4)[:, None]
+    c = case(contains, torch.tensor([1] * count + [2] * 5 + [3] * 40), d=4, dtype=torch.float64)
+    check(emulated(library, c, ANY), expected(c, ANY), 1e-8)
+
+
+def test_more_samples_than_a_sorting_chunk(library: ctypes.CDLL) -> None:
+    """Chunks of 512 samples are counted apart; the order of a patch's samples must survive."""
+    c = random_case(p=5, n=1100, d=4, dtype=torch.float64)
+    check(emulated(library, c, ANY), expected(c, ANY), 1e-8)
+
+
+@pytest.mark.parametrize("patch", [[], [0, 0, 0], [1, 1, 2, 2], [1] * 30])
+def test_nothing_to_learn(library: ctypes.CDLL, patch: list[int]) -> None:
+    """No sample, id 0 everywhere, none left after min_pixels, one patch only: 0 and a gradient of 0."""
+    c = case(torch.eye(4, dtype=torch.bool), torch.tensor(patch, dtype=torch.long), d=4)
+    loss, grad = emulated(library, c, replace(ANY, min_pixels=3))
+    assert float(loss) == 0 and not grad.any()
+
+
+def test_patch_in_no_mask(library: ctypes.CDLL) -> None:
+    contains = torch.eye(4, dtype=torch.bool)
+    contains[3] = False
+    c = case(contains, torch.tensor([1] * 9 + [2] * 9 + [3] * 9), d=4, dtype=torch.float64)
+    check(emulated(library, c, ANY), expected(c, ANY), 1e-8)
+
+
+def test_ties_go_to_the_first(library: ctypes.CDLL) -> None:
+    """Patches 2 and 3 have equal features, so they tie from every anchor; different warps find them."""
+    contains = torch.zeros(6, 8, dtype=torch.bool)
+    contains[1:, 0] = True
+    contains[1:4, 1] = True
+    contains[torch.arange(1, 6), torch.arange(2, 7)] = True
+    c = case(contains, torch.arange(1, 6).repeat_interleave(11), d=4, dtype=torch.float64)
+    features = c.features.clone()
+    features[22:33] = features[11:22]
+    features[33:44] = features[0:11]
+    tied = replace(c, features=features)
+    check(emulated(library, tied, ANY), expected(tied, ANY), 1e-8)
+
+
+def test_votes_above_255(library: ctypes.CDLL) -> None:
+    c = random_case(p=14, n=200, d=4, dtype=torch.float64)
+    many = replace(c, votes=c.votes * 2000)
+    for a, b in zip(emulated(library, many, ANY), emulated(library, c, ANY), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_order_of_threads_and_blocks(library: ctypes.CDLL, deterministic: bool) -> None:
+    """Threads and blocks in the opposite order: the deterministic mode gives the same bits, which a missing barrier or
+    a sum in order of arrival would not; the fast mode differs by rounding alone."""
+    c = random_case(p=14, n=300)
+    forward = emulated(library, c, ANY, deterministic=deterministic)
+    backward = emulated(library, c, ANY, deterministic=deterministic, reverse=True)
+    assert torch.equal(forward[0], backward[0])
+    if deterministic:
+        assert torch.equal(forward[1], backward[1])
+    else:
+        check(backward, (forward[0].double(), forward[1].double()), 2e-6)
+
+
+def test_poison_is_never_silent(library: ctypes.CDLL) -> None:
+    c = random_case(p=14, n=200, d=4)
+    features = c.features.clone()
+    features[int((c.patch > 0).nonzero()[0]), 2] = math.nan
+    loss, grad = emulated(library, replace(c, features=features), ANY)
+    assert loss.isnan()
+    assert grad[c.patch > 0].isnan().all() and not grad[c.patch == 0].any()
+
+
+def test_ids_out_of_range_are_left_out(library: ctypes.CDLL) -> None:
+    """The CPU op raises; CUDA would have to wait for the device to do so, and must not read outside its tables."""
+    c = random_case(p=14, n=200, d=4, dtype=torch.float64)
+    dropped = c.patch == 5
+    bad = replace(c, patch=torch.where(dropped, torch.arange(200) * 1000 - 90_000, c.patch).where(c.patch > 0, -1))
+    clean = replace(c, patch=c.patch.where(~dropped, 0))
+    check(emulated(library, bad, ANY), expected(clean, ANY), 1e-8)
