@@ -15,7 +15,7 @@ class GeometryConfig:
     means is in units of the scene extent.
     """
 
-    steps: int = 6000
+    steps: int = 3000
     """Optimiser steps, one training view each."""
     coarse_fraction: float = 0.3
     """Share of the steps trained at half resolution: a quarter of the pixels while the large structure settles."""
@@ -35,7 +35,7 @@ class GeometryConfig:
     init_opacity: float = 0.1
     init_scale: float = 1.0
     """Initial standard deviation in units of the mean distance to the three nearest points."""
-    max_gaussians: int = 300_000
+    max_gaussians: int = 200_000
     """Densification stops adding near this number; bounds memory (about 1 kB a Gaussian with the optimiser state)."""
     refine_start: float = 0.04
     refine_stop: float = 0.6
@@ -65,7 +65,7 @@ class GeometryConfig:
         """``fast``, ``default`` or ``quality``."""
         base = cls()
         if name == "fast":
-            return replace(base, steps=2000, sh_degree=1, max_gaussians=100_000, coarse_fraction=0.5)
+            return replace(base, steps=1200, sh_degree=1, max_gaussians=100_000, coarse_fraction=0.5)
         if name == "default":
             return base
         if name == "quality":

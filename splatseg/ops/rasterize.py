@@ -112,7 +112,7 @@ def rasterize(
     tensors = (splats.means, splats.quats, splats.scales, splats.opacities, splats.sh, features)
     leaves = (None, None) if probe is None else (probe.means2d, probe.absgrad)
     background = torch.tensor(config.background, dtype=splats.means.dtype, device=splats.means.device)
-    call = (*tensors, *leaves, camera.K, camera.cam_from_world, background, camera.width, camera.height, degree)
+    call: tuple[Any, ...] = (*tensors, *leaves, camera.K, camera.cam_from_world, background, camera.width, camera.height, degree)
     run = torch.ops.splatseg.rasterize if has_kernel("rasterize", splats.means) else rasterize_reference
     try:
         color, alpha, depth, feature_map, radii = run(*call, config.eps2d, config.near, config.far)[:5]

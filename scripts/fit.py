@@ -1,0 +1,70 @@
+"""Fit a segmentable splat to a COLMAP capture: ``python scripts/fit.py SCENE [--out RUN] [--preset
+fast|default|quality]``.
+
+SCENE holds ``images/`` and ``sparse/0`` (binary or text, any camera model that pycolmap knows), or photos alone with
+``--sfm``. Every setting of the preset can be changed, e.g. ``--config.geometry.steps 4000 --config.features.dim 8``.
+A killed fit goes on where it was when the same command is given again.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from _cli import run
+
+from splatseg.pipeline import Fit, FitConfig, FitInputs
+
+Preset = Literal["fast", "default", "quality"]
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Fit a splat with a feature field to a capture and split it into labelled objects."""
+
+    scene: Annotated[Path, tyro.conf.Positional]
+    """COLMAP capture, or a folder of photos with --sfm."""
+    out: Path | None = None
+    """Run folder; runs/<scene name> if not given."""
+    preset: Preset = "default"
+    """Starting point of all settings below."""
+    masks: str = "watershed"
+    """watershed (needs no weights), sam, or a folder of masks (amg.py output or one label map a view)."""
+    splat: Path | None = None
+    """Use this splat (PLY from INRIA's code, gsplat or nerfstudio) instead of fitting one."""
+    sfm: bool = False
+    """Find the poses with pycolmap first."""
+    quiet: bool = False
+    """No progress on stderr."""
+    config: FitConfig = field(default_factory=FitConfig)
+
+
+def chosen_preset(argv: list[str]) -> str:
+    """The preset named on the command line, before the rest is parsed with its values as defaults."""
+    for i, word in enumerate(argv):
+        if word == "--preset" and i + 1 < len(argv):
+            return argv[i + 1]
+        if word.startswith("--preset="):
+            return word.partition("=")[2]
+    return "default"
+
+
+def main() -> None:
+    preset = chosen_preset(sys.argv[1:])
+    known = FitConfig.preset(preset if preset in ("fast", "quality") else "default")
+    arguments = tyro.cli(Arguments, default=Arguments(scene=tyro.MISSING, config=known), description=__doc__)
+    out = arguments.out or Path("runs") / arguments.scene.resolve().name
+    inputs = FitInputs(arguments.scene, out, arguments.masks, arguments.splat, arguments.sfm)
+    figures = Fit(inputs, arguments.config, arguments.quiet).execute()
+    for name, value in figures.items():
+        print(f"{name:>20}  {value}")
+    print(f"{'contact sheet':>20}  {out / 'contact_sheet.png'}")
+    print(f"{'labelled splat':>20}  {out / 'labels.ply'}")
+    print(f"{'viewer':>20}  python scripts/view.py {out}")
+
+
+if __name__ == "__main__":
+    run(main)

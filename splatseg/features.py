@@ -1,0 +1,253 @@
+"""Hierarchies + Gaussians -> FeatureField: the feature fit.
+
+Geometry is frozen, so a pixel's feature is a fixed sparse combination of Gaussian features. A step gathers a batch of
+pixels from a cached pool (``blend``), computes the hierarchical contrastive loss with its gradient, scatters the
+gradient
+back and moves the touched Gaussians with Adam. ``full_render`` trains through complete rendered images instead:
+slower by more than an order of magnitude, kept as the check that pools lose nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from splatseg.errors import SplatsegError
+from splatseg.field import FeatureField
+from splatseg.gaussians import Gaussians
+from splatseg.hierarchy import PatchHierarchy
+from splatseg.hooks import FitHooks
+from splatseg.ops import (
+    AdamConfig,
+    LossConfig,
+    SparseFeatureAdam,
+    blend,
+    hierarchical_contrastive_loss,
+    hierarchical_contrastive_loss_and_grad,
+)
+from splatseg.progress import Progress
+from splatseg.render import render
+from splatseg.sampling import PixelPool, SamplingConfig, draw_batch, sample_pool
+from splatseg.scene import View
+
+HierarchyOf = Callable[[View], PatchHierarchy]
+
+# What measured best on dev_kitchen (docs/evaluation.md). Without the norm term the features are free to turn while they
+# are small; with it, the published constants lock in the direction of the first noise.
+BEST_LOSS = replace(LossConfig.paper(), phi_min=0.1, norm_weight=0.0)
+
+
+@dataclass(frozen=True)
+class FeatureConfig:
+    """Settings of the feature fit."""
+
+    dim: int = 16
+    """Channels of a Gaussian's feature."""
+    steps: int = 1000
+    lr: float = 0.02
+    lr_final: float = 0.001
+    """Adam's rate decays from ``lr`` to ``lr_final`` along a half cosine."""
+    init_sigma: float = 0.01
+    """Features start as normal noise of this size."""
+    loss: LossConfig = field(default_factory=lambda: BEST_LOSS)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    full_render: bool = False
+    """Train through full rendered images instead of pixel pools."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.dim < 1:
+            raise SplatsegError(f"features.dim: expected at least 1, found {self.dim}")
+        if self.steps < 1:
+            raise SplatsegError(f"features.steps: expected at least 1, found {self.steps}")
+
+    @classmethod
+    def published(cls) -> FeatureConfig:
+        """The constants of the published Gaussian-splatting variant (loss preset ``gs``, unit-norm first features)."""
+        loss = LossConfig.gs()
+        sampling = SamplingConfig(pool_pixels=loss.pixels, batch_pixels=loss.pixels)
+        return cls(loss=loss, sampling=sampling, init_sigma=0.25)
+
+    @classmethod
+    def preset(cls, name: str) -> FeatureConfig:
+        """``fast``, ``default`` or ``quality``."""
+        base = cls()
+        if name == "fast":
+            return replace(base, steps=500)
+        if name == "default":
+            return base
+        if name == "quality":
+            return replace(base, steps=3000)
+        raise SplatsegError(f"preset: expected fast, default or quality, found '{name}'")
+
+
+def learning_rate(config: FeatureConfig, step: int) -> float:
+    """Half-cosine decay from ``lr`` to ``lr_final``."""
+    share = 0.5 * (1 + math.cos(math.pi * step / config.steps))
+    return config.lr_final + (config.lr - config.lr_final) * share
+
+
+@dataclass
+class PoolCache:
+    """Pixel pools of all views, traced at first use. Their memory stays below ``sampling.memory_mb``.
+
+    Each view may take an equal share of the bound. A first pool of a few pixels tells the bytes a pixel takes in this
+    scene; the number of pixels a view is cut to fit.
+    """
+
+    gaussians: Gaussians
+    views: Sequence[View]
+    hierarchy_of: HierarchyOf
+    config: SamplingConfig
+    seed: int
+    _pools: dict[int, PixelPool | None] = field(default_factory=dict)
+    _pixels: int = 0
+
+    def get(self, index: int) -> PixelPool | None:
+        """The pool of a view; None where the view has no masked pixel that shows a Gaussian."""
+        if index not in self._pools:
+            view = self.views[index]
+            hierarchy = self.hierarchy_of(view)
+            if not self._pixels:
+                self._pixels = self._affordable(view, hierarchy)
+            config = replace(
+                self.config, pool_pixels=self._pixels, batch_pixels=min(self.config.batch_pixels, self._pixels)
+            )
+            self._pools[index] = sample_pool(self.gaussians, view, hierarchy, config, self._generator(index))
+        return self._pools[index]
+
+    def _affordable(self, view: View, hierarchy: PatchHierarchy) -> int:
+        probe = replace(self.config, pool_pixels=1024, batch_pixels=1)
+        pool = sample_pool(self.gaussians, view, hierarchy, probe, self._generator(0))
+        if pool is None:
+            return self.config.pool_pixels
+        # The factor allows for views that show more Gaussians a pixel than this one.
+        per_pixel = 1.5 * pool.nbytes / len(pool.patch)
+        share = self.config.memory_mb * 2**20 / len(self.views)
+        return max(1024, min(self.config.pool_pixels, int(share / per_pixel)))
+
+    def _generator(self, index: int) -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed * 1_000_003 + index)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the pools made so far."""
+        return sum(pool.nbytes for pool in self._pools.values() if pool is not None)
+
+
+def fit_features(
+    gaussians: Gaussians,
+    views: Sequence[View],
+    hierarchy_of: HierarchyOf,
+    config: FeatureConfig,
+    hooks: FitHooks | None = None,
+) -> FeatureField:
+    """Learn a feature for every Gaussian (OmniSeg3D, Ying et al. 2024, section 3).
+
+    Args:
+        gaussians: the frozen splat; its device is where the fit computes.
+        views: training views.
+        hierarchy_of: loads the patch hierarchy of a view, called once a view.
+        config: see :class:`FeatureConfig`.
+        hooks: checkpoints and log; a checkpoint found there is taken up.
+
+    Returns:
+        The field, on the CPU.
+
+    Raises:
+        SplatsegError: no view has a usable mask, a hierarchy of another size than its view, a checkpoint of another
+            fit, or a loss that is not finite.
+    """
+    hooks = hooks or FitHooks()
+    trainer = FeatureTrainer(gaussians, views, hierarchy_of, config)
+    saved = hooks.load_checkpoint()
+    first = trainer.restore(saved) if saved else 0
+    before = float(saved["seconds"]) if saved else 0.0
+    started = last_saved = time.monotonic()
+    report_every = max(config.steps // 20, 1)
+    with Progress(config.steps, "features", initial=first, quiet=hooks.quiet) as progress:
+        for step in range(first, config.steps):
+            loss = trainer.step(step)
+            progress.advance()
+            seconds = before + time.monotonic() - started
+            if (step + 1) % report_every == 0:
+                if not math.isfinite(loss):
+                    raise SplatsegError(f"features: expected a finite loss, found {loss} at step {step + 1}")
+                hooks.log({"stage": "features", "step": step + 1, "seconds": round(seconds, 3), "loss": loss})
+                progress.advance(0, loss=f"{loss:.3f}")
+            if time.monotonic() - last_saved > hooks.checkpoint_seconds:
+                hooks.save_checkpoint({**trainer.checkpoint(step + 1), "seconds": seconds})
+                last_saved = time.monotonic()
+    return FeatureField(trainer.features.detach().cpu(), gaussians.fingerprint())
+
+
+class FeatureTrainer:
+    """Features, their optimiser and the pools of one fit."""
+
+    def __init__(
+        self, gaussians: Gaussians, views: Sequence[View], hierarchy_of: HierarchyOf, config: FeatureConfig
+    ) -> None:
+        if not views:
+            raise SplatsegError("features: expected at least one training view, found none")
+        self.gaussians = gaussians.detach()
+        self.views = views
+        self.config = config
+        self.pools = PoolCache(self.gaussians, views, hierarchy_of, config.sampling, config.seed)
+        noise = torch.randn(len(gaussians), config.dim, generator=torch.Generator().manual_seed(config.seed))
+        self.features = (noise * config.init_sigma).to(gaussians.device)
+        self.optimizer = SparseFeatureAdam(self.features, AdamConfig(lr=config.lr, norm_weight=config.loss.norm_weight))
+        self._hierarchy_of = hierarchy_of
+
+    def step(self, step: int) -> float:
+        """One optimiser step on one view (more, where views turn out to have no masks); returns its loss."""
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
+        for index in torch.randperm(len(self.views), generator=generator).tolist():
+            pool = self.pools.get(index)
+            if pool is None:
+                continue
+            batch = draw_batch(pool, self.config.sampling.batch_pixels, generator)
+            if self.config.full_render:
+                loss = self._accumulate_rendered(index, pool, batch.rows, batch.patch)
+            else:
+                blended = blend(pool.contributions, self.features, batch.rows)
+                loss, grad = hierarchical_contrastive_loss_and_grad(
+                    blended, batch.patch, membership=pool.membership, config=self.config.loss
+                )
+                self.optimizer.accumulate(pool.contributions, grad, batch.rows)
+            self.optimizer.step(learning_rate(self.config, step))
+            return float(loss)
+        raise SplatsegError("masks: expected at least one view with a mask over the splat, found none")
+
+    def _accumulate_rendered(self, index: int, pool: PixelPool, rows: Tensor, patch: Tensor) -> Tensor:
+        """The same loss through a complete rendered image."""
+        features = self.features.clone().requires_grad_()
+        image = render(self.gaussians, self.views[index].camera.to(features.device), features=features).features
+        assert image is not None
+        columns, lines = pool.contributions.pixels[rows].long().unbind(1)
+        loss = hierarchical_contrastive_loss(
+            image[lines, columns], patch, membership=pool.membership, config=self.config.loss
+        )
+        (grad,) = torch.autograd.grad(loss, features)
+        self.optimizer.accumulate_dense(grad)
+        return loss.detach()
+
+    def checkpoint(self, done: int) -> dict[str, Any]:
+        """Everything :meth:`restore` needs to go on after ``done`` steps as if nothing had happened."""
+        return {"step": done, "features": self.features, **self.optimizer.state_dict()}
+
+    def restore(self, saved: dict[str, Any]) -> int:
+        """Take the state over; returns the number of steps already done."""
+        if saved["features"].shape != self.features.shape:
+            raise SplatsegError(
+                f"checkpoint of the features: expected shape {tuple(self.features.shape)}, "
+                f"found {tuple(saved['features'].shape)}"
+            )
+        self.features.copy_(saved["features"])
+        self.optimizer.load_state_dict(saved)
+        return int(saved["step"])

@@ -1,0 +1,169 @@
+"""The feature fit: it separates objects, resumes exactly, keeps its memory bound, and pools train like full renders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from test_geometry import camera_at
+
+from splatseg.errors import SplatsegError
+from splatseg.features import FeatureConfig, FeatureTrainer, fit_features, learning_rate
+from splatseg.gaussians import Gaussians
+from splatseg.hierarchy import PatchHierarchy, build_hierarchy
+from splatseg.hooks import FitHooks
+from splatseg.masks import MaskSet
+from splatseg.render import render, trace
+from splatseg.sampling import SamplingConfig, draw_batch, sample_pool
+from splatseg.scene import View
+
+QUIET = FitHooks(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def world() -> tuple[Gaussians, tuple[View, ...], Callable[[View], PatchHierarchy], torch.Tensor]:
+    """Four well separated opaque clusters, their exact masks in eight views, and the cluster of every Gaussian."""
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.tensor([[-1.2, -0.8, 0], [1.2, -0.8, 0], [-1.2, 0.8, 0], [1.2, 0.8, 0]])
+    cluster = torch.arange(4).repeat_interleave(100)
+    quats = torch.zeros(400, 4)
+    quats[:, 0] = 1
+    gaussians = Gaussians(
+        means=centres[cluster] + 0.15 * torch.randn(400, 3, generator=generator),
+        quats=quats,
+        log_scales=torch.full((400, 3), -2.3),
+        opacity_logits=torch.full((400,), 3.0),
+        sh=torch.zeros(400, 1, 3),
+    )
+    views = tuple(View(f"{i}.png", camera_at(0.1 * i, 96, 72), None) for i in range(8))  # type: ignore[arg-type]
+    hierarchies = {}
+    for view in views:
+        shares = render(gaussians, view.camera, features=torch.nn.functional.one_hot(cluster, 4).float()).features
+        masks = (shares > 0.5).permute(2, 0, 1)
+        pairs = torch.stack([masks[0] | masks[1], masks[2] | masks[3]])  # two groups above the four objects
+        hierarchies[view.name] = build_hierarchy(MaskSet.from_dense(torch.cat([masks, pairs]).numpy()))
+    return gaussians, views, lambda view: hierarchies[view.name], cluster
+
+
+def small(**changes: Any) -> FeatureConfig:
+    base = FeatureConfig(dim=8, steps=150, sampling=SamplingConfig(pool_pixels=1500, batch_pixels=800), lr_final=0.005)
+    return replace(base, **changes)
+
+
+def cosines(features: torch.Tensor, cluster: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    """(4, 4) mean cosine between seen Gaussians of two clusters."""
+    unit = torch.nn.functional.normalize(features, dim=1)
+    means = torch.stack([unit[(cluster == k) & seen].mean(0) for k in range(4)])
+    return means @ means.T
+
+
+def seen_gaussians(gaussians: Gaussians, views: tuple[View, ...]) -> torch.Tensor:
+    """(n,) bool: weighs at least half in some pixel. Those inside are never seen and keep their noise."""
+    seen = torch.zeros(len(gaussians), dtype=torch.bool)
+    pixels = torch.cartesian_prod(torch.arange(96), torch.arange(72)).to(torch.int32)
+    for view in views:
+        contributions = trace(gaussians, view.camera, pixels, min_weight=0.5)
+        seen[contributions.ids.long()] = True
+    return seen
+
+
+@pytest.mark.parametrize("full_render", [False, True])
+def test_objects_separate_and_groups_lie_closer(world: Any, full_render: bool) -> None:
+    gaussians, views, hierarchy_of, cluster = world
+    field = fit_features(gaussians, views, hierarchy_of, small(full_render=full_render), QUIET)
+    found = cosines(field.features, cluster, seen_gaussians(gaussians, views))
+    assert float(found.diagonal().min()) > 0.9, "Gaussians of one object agree"
+    same_group = torch.stack([found[0, 1], found[2, 3]])
+    other_group = found[:2, 2:]
+    assert float(other_group.max()) < float(same_group.min()), "the hierarchy orders the distances"
+
+
+def test_pools_and_full_renders_give_the_same_step(world: Any) -> None:
+    """Rendering is linear in the features, so the two modes differ only by dropped weights and half precision."""
+    gaussians, views, hierarchy_of, _ = world
+    pooled = FeatureTrainer(gaussians, views, hierarchy_of, small())
+    rendered = FeatureTrainer(gaussians, views, hierarchy_of, small(full_render=True))
+    first = [trainer.step(0) for trainer in (pooled, rendered)]
+    assert first[0] == pytest.approx(first[1], rel=5e-3)
+
+
+def test_resumed_fit_equals_uninterrupted(world: Any) -> None:
+    gaussians, views, hierarchy_of, _ = world
+    saved: list[dict[str, Any]] = []
+
+    def keep(state: dict[str, Any]) -> None:
+        saved.append({k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in state.items()})
+
+    config = small(steps=40)
+    whole = fit_features(
+        gaussians, views, hierarchy_of, config, FitHooks(save_checkpoint=keep, checkpoint_seconds=0.0, quiet=True)
+    )
+    resumed = fit_features(
+        gaussians, views, hierarchy_of, config, FitHooks(load_checkpoint=lambda: saved[16], quiet=True)
+    )
+    assert torch.equal(whole.features, resumed.features)
+
+
+def test_checkpoint_of_another_width_is_refused(world: Any) -> None:
+    gaussians, views, hierarchy_of, _ = world
+    trainer = FeatureTrainer(gaussians, views, hierarchy_of, small())
+    with pytest.raises(SplatsegError, match="checkpoint of the features"):
+        trainer.restore({**trainer.checkpoint(3), "features": torch.zeros(400, 4)})
+
+
+def test_views_without_masks_are_passed_over(world: Any) -> None:
+    gaussians, views, hierarchy_of, _ = world
+    empty = build_hierarchy(MaskSet.from_dense(torch.zeros(0, 72, 96, dtype=torch.bool).numpy()))
+    field = fit_features(
+        gaussians, views, lambda v: hierarchy_of(v) if v.name == "3.png" else empty, small(steps=5), QUIET
+    )
+    assert bool(torch.isfinite(field.features).all())
+    with pytest.raises(SplatsegError, match="expected at least one view with a mask"):
+        fit_features(gaussians, views, lambda v: empty, small(steps=5), QUIET)
+
+
+def test_pools_keep_the_memory_bound(world: Any) -> None:
+    gaussians, views, hierarchy_of, _ = world
+    config = small(steps=60, sampling=SamplingConfig(pool_pixels=5000, batch_pixels=512, memory_mb=2))
+    trainer = FeatureTrainer(gaussians, views, hierarchy_of, config)
+    for step in range(60):
+        trainer.step(step)
+    assert 0 < trainer.pools.nbytes <= 2 * 2**20
+
+
+def test_hierarchy_of_another_size_is_refused(world: Any) -> None:
+    gaussians, views, _, _ = world
+    wrong = build_hierarchy(MaskSet.from_dense(torch.ones(1, 10, 10, dtype=torch.bool).numpy()))
+    with pytest.raises(SplatsegError, match=r"hierarchy of view '0\.png': expected 96x72 pixels, found 10x10"):
+        sample_pool(gaussians, views[0], wrong, SamplingConfig(), torch.Generator())
+
+
+def test_pool_never_holds_the_reserved_patch(world: Any) -> None:
+    gaussians, views, hierarchy_of, _ = world
+    hierarchy = hierarchy_of(views[0])
+    pool = sample_pool(gaussians, views[0], hierarchy, SamplingConfig(), torch.Generator().manual_seed(0))
+    assert pool is not None
+    assert int(pool.patch.min()) >= 1
+    columns, rows = pool.contributions.pixels.long().unbind(1)
+    expected = hierarchy.membership[hierarchy.patch_ids[rows, columns].long()]
+    assert torch.equal(pool.membership[pool.patch], expected), "rows and patches stay together through tile sorting"
+
+
+def test_batches_repeat_no_pixel(world: Any) -> None:
+    gaussians, views, hierarchy_of, _ = world
+    pool = sample_pool(gaussians, views[0], hierarchy_of(views[0]), SamplingConfig(), torch.Generator().manual_seed(0))
+    assert pool is not None
+    batch = draw_batch(pool, 100, torch.Generator().manual_seed(5))
+    assert len(batch.rows.unique()) == 100
+    everything = draw_batch(pool, len(pool) + 1, torch.Generator())
+    assert torch.equal(everything.rows, pool.rows)
+
+
+def test_rate_falls_along_a_half_cosine() -> None:
+    config = small(steps=100, lr=0.1, lr_final=0.01)
+    assert learning_rate(config, 0) == pytest.approx(0.1)
+    assert learning_rate(config, 50) == pytest.approx(0.055)
+    assert learning_rate(config, 100) == pytest.approx(0.01)
