@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,8 +113,19 @@ def rasterize(
     tensors = (splats.means, splats.quats, splats.scales, splats.opacities, splats.sh, features)
     leaves = (None, None) if probe is None else (probe.means2d, probe.absgrad)
     background = torch.tensor(config.background, dtype=splats.means.dtype, device=splats.means.device)
-    call: tuple[Any, ...] = (*tensors, *leaves, camera.K, camera.cam_from_world, background, camera.width, camera.height, degree)
-    run = torch.ops.splatseg.rasterize if has_kernel("rasterize", splats.means) else rasterize_reference
+    call: tuple[Any, ...] = (
+        *tensors,
+        *leaves,
+        camera.K,
+        camera.cam_from_world,
+        background,
+        camera.width,
+        camera.height,
+        degree,
+    )
+    run: Callable[..., Any] = (
+        torch.ops.splatseg.rasterize if has_kernel("rasterize", splats.means) else rasterize_reference
+    )
     try:
         color, alpha, depth, feature_map, radii = run(*call, config.eps2d, config.near, config.far)[:5]
     except ValueError as error:
