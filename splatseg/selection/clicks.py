@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-import splatseg.render as rendering
 from splatseg.camera import Camera
 from splatseg.errors import SplatsegError
 from splatseg.field import FeatureField, unit_features
 from splatseg.gaussians import Gaussians
 from splatseg.ops import blend
+from splatseg.selection.picking import trace_few
 from splatseg.selection.sets import Selection
 
 EMPTY_ALPHA = 0.1  # a pixel whose blending weights sum to less shows empty space
@@ -108,7 +108,7 @@ def click_features(gaussians: Gaussians, field: FeatureField, click: Click | Poi
 
 def trace_features(gaussians: Gaussians, field: FeatureField, camera: Camera, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Blended features (m, d), not normalised, and alpha (m,) of integer ``pixels`` (m, 2) [column, row]."""
-    contributions = rendering.trace(gaussians, camera, pixels)
+    contributions = trace_few(gaussians, camera, pixels)
     features = field.features.new_empty((len(pixels), field.dim))
     features[contributions.order] = blend(contributions, field.features)
     alpha = torch.empty_like(features[:, 0])
@@ -123,7 +123,7 @@ def select_box(gaussians: Gaussians, box: Box) -> Selection:
         SplatsegError: the rectangle lies outside the image.
     """
     pixels = box_pixels(box).to(gaussians.device)
-    ids = rendering.trace(gaussians, box.camera, pixels).ids.long().unique()
+    ids = trace_few(gaussians, box.camera, pixels).ids.long().unique()
     centres, depths = box.camera.project(gaussians.means[ids])
     low, high = pixels.min(0).values, pixels.max(0).values + 1
     inside = ((centres >= low) & (centres <= high)).all(1) & (depths > 0)
