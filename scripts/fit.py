@@ -9,7 +9,7 @@ A killed fit goes on where it was when the same command is given again.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -37,6 +37,8 @@ class Arguments:
     """Use this splat (PLY from INRIA's code, gsplat or nerfstudio) instead of fitting one."""
     sfm: bool = False
     """Find the poses with pycolmap first."""
+    downscale: int | None = None
+    """Use the photos at 1/downscale of their size (same as --config.downscale)."""
     quiet: bool = False
     """No progress on stderr."""
     config: FitConfig = field(default_factory=FitConfig)
@@ -58,7 +60,10 @@ def main() -> None:
     arguments = tyro.cli(Arguments, default=Arguments(scene=tyro.MISSING, config=known), description=__doc__)
     out = arguments.out or Path("runs") / arguments.scene.resolve().name
     inputs = FitInputs(arguments.scene, out, arguments.masks, arguments.splat, arguments.sfm)
-    figures = Fit(inputs, arguments.config, arguments.quiet).execute()
+    config = arguments.config
+    if arguments.downscale is not None:
+        config = replace(config, downscale=arguments.downscale)
+    figures = Fit(inputs, config, arguments.quiet).execute()
     for name, value in figures.items():
         print(f"{name:>20}  {value}")
     print(f"{'contact sheet':>20}  {out / 'contact_sheet.png'}")

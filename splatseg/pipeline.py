@@ -37,6 +37,8 @@ from splatseg.io.ply import load_gaussians, save_gaussians
 from splatseg.io.run import Run, digest
 from splatseg.masks import MaskSource, mask_source
 from splatseg.masks.cache import MaskCache
+from splatseg.masks.sam_config import SamConfig
+from splatseg.masks.watershed import WatershedConfig
 from splatseg.pictures import contact_sheet
 from splatseg.progress import Progress
 from splatseg.scene import Scene, View
@@ -49,6 +51,8 @@ class FitConfig:
     """Everything a fit can be told; written to ``config.yaml`` of the run."""
 
     geometry: GeometryConfig = field(default_factory=GeometryConfig)
+    watershed: WatershedConfig = field(default_factory=WatershedConfig)
+    sam: SamConfig = field(default_factory=SamConfig)
     hierarchy: HierarchyConfig = field(default_factory=HierarchyConfig)
     features: FeatureConfig = field(default_factory=FeatureConfig)
     clusters: ClusterConfig = field(default_factory=ClusterConfig)
@@ -76,8 +80,6 @@ class FitInputs:
     """An existing splat (PLY) instead of fitting the geometry."""
     sfm: bool = False
     """The scene is a folder of photos without poses: run structure from motion first."""
-    mask_settings: Any = None
-    """Settings of the mask source, None for its defaults."""
 
 
 def default_device() -> torch.device:
@@ -161,7 +163,7 @@ class Fit:
     def hierarchies(self, train: Sequence[View]) -> HierarchyFolder:
         """Masks and patch hierarchy of every training view; one image in memory at a time."""
         folder = HierarchyFolder(self.run.hierarchy)
-        source = mask_source(self.inputs.masks, train, self.inputs.mask_settings)
+        source = mask_source(self.inputs.masks, train, self._mask_config())
         settings = {"hierarchy": self._plain(self.config.hierarchy), "source": source.name, "masks": source.settings()}
         key = digest(
             {**settings, "views": [v.name for v in train]},
@@ -242,6 +244,10 @@ class Fit:
         if (self.inputs.scene / "test_cameras.json").is_file() and self.config.downscale == 1:
             return scene.views, load_test_views(self.inputs.scene)
         return scene.split(self.config.hold_out_every)
+
+    def _mask_config(self) -> WatershedConfig | SamConfig | None:
+        """Settings of the chosen source; a folder of masks has none."""
+        return {"watershed": self.config.watershed, "sam": self.config.sam}.get(self.inputs.masks)
 
     def _mask_files(self) -> list[Path]:
         folder = Path(self.inputs.masks)
