@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -65,9 +66,13 @@ def camera() -> Camera:
     return Camera(torch.tensor([[450.0, 0, 320], [0, 450.0, 240], [0, 0, 1]]), cam_from_world, 640, 480)
 
 
-def timed(work: Callable[[], object], times: list[float]) -> object:
+Result = TypeVar("Result")
+
+
+def timed(times: list[float], work: Callable[..., Result], *arguments: Any) -> Result:
+    """``work(*arguments)``; its milliseconds go to ``times``."""
     start = time.perf_counter()
-    result = work()
+    result = work(*arguments)
     times.append(1e3 * (time.perf_counter() - start))
     return result
 
@@ -80,11 +85,11 @@ def measure(count: int, repeats: int) -> None:
     pixels = np.random.default_rng(0).integers((40, 40), (600, 440), (repeats + 3, 2)).tolist()
     steps: dict[str, list[float]] = {name: [] for name in ("pick", "score", "threshold", "levels")}
     for u, v in pixels:
-        query = timed(lambda u=u, v=v: make_query(gaussians, field, [Click(view, (u, v))]), steps["pick"])
-        found = timed(lambda query=query: scores(field, query), steps["score"])
-        mask = timed(lambda found=found: found.above(0.8), steps["threshold"])
-        timed(lambda found=found: propose_levels(found, weights), steps["levels"])
-        assert 0 < len(mask) < count  # type: ignore[arg-type]
+        query = timed(steps["pick"], make_query, gaussians, field, [Click(view, (u, v))])
+        found = timed(steps["score"], scores, field, query)
+        mask = timed(steps["threshold"], found.above, 0.8)
+        timed(steps["levels"], propose_levels, found, weights)
+        assert 0 < len(mask) < count
     table = {name: np.array(times[3:]) for name, times in steps.items()}  # the first three warm up
     table["click"] = table["pick"] + table["score"] + table["threshold"]
     for name, times in table.items():

@@ -247,7 +247,9 @@ class Fit:
 
     def _mask_config(self) -> WatershedConfig | SamConfig | None:
         """Settings of the chosen source; a folder of masks has none."""
-        return {"watershed": self.config.watershed, "sam": self.config.sam}.get(self.inputs.masks)
+        if self.inputs.masks == "watershed":
+            return self.config.watershed
+        return self.config.sam if self.inputs.masks == "sam" else None
 
     def _mask_files(self) -> list[Path]:
         folder = Path(self.inputs.masks)
