@@ -13,10 +13,12 @@ constexpr double kLog2Of255 = 7.994353436858858;
 template <class T>
 struct Lanes {
   Vec<T> block_x, block_y, column, row, lower;  // lower: 2 in the lower half of a block, which is offset from the upper one
+  Vec<T> transmittance;
   Vec<T> floor;                                 // least exponent drawn; infinity where the pixel is done
   int x0, x1, y0, y1;                           // box of the pixels, inclusive
 
   __attribute__((always_inline)) explicit Lanes(const TraceLanes<T>& job) {
+    transmittance = splat(T(1));
     x0 = y0 = 1 << 30;
     x1 = y1 = -1;
     for (int l = 0; l < kLanes; l++) {
@@ -50,32 +52,53 @@ SPLATSEG_INLINE void emit(const TraceLanes<T>& job, unsigned lanes, int32_t id, 
   }
 }
 
+constexpr int kGlance = 64;
+
+// List entries [begin, end) whose box meets that of the lanes, in order; no branch depends on the boxes.
+template <class T>
+SPLATSEG_INLINE int glance(const TraceLanes<T>& job, const Lanes<T>& lanes, int64_t begin, int64_t end, int32_t* near) {
+  int count = 0;
+  for (int64_t k = begin; k < end; k++) {
+    if (k + 12 < job.count) __builtin_prefetch(job.splats + job.list[k + 12]);
+    const Splat<T>& s = job.splats[job.list[k]];
+    near[count] = job.list[k];
+    count += (s.x1 >= lanes.x0) & (s.x0 <= lanes.x1) & (s.y1 >= lanes.y0) & (s.y0 <= lanes.y1);
+  }
+  return count;
+}
+
+// Blends one splat into the lanes; false when no lane is left.
+template <class T>
+SPLATSEG_INLINE bool step(const TraceLanes<T>& job, Lanes<T>& lanes, int32_t id) {
+  typedef Vec<T> V;
+  const Splat<T>& s = job.splats[id];
+  const V dx = lanes.column + (lanes.block_x - (s.x - job.tile_x));
+  const V dy = lanes.row + (lanes.block_y - (s.y - job.tile_y)) + lanes.lower;
+  const V exponent = dx * (s.b * dy + s.a * dx) + (s.c * dy * dy + s.log2_opacity);
+  Mask<T> drawn = (exponent >= lanes.floor) & (exponent <= s.log2_opacity);
+  if (!any(drawn)) return true;
+  const V alpha = vmin(exp2v_near_zero(exponent), splat(T(0.999)));
+  const V product = alpha * lanes.transmittance, after = lanes.transmittance - product;
+  const Mask<T> done = drawn & (after <= T(1e-4));
+  drawn &= ~done;
+  const V weight = keep(drawn, product);
+  lanes.transmittance -= weight;
+  emit(job, bits((Mask<T>)(drawn & (weight >= job.min_weight))), id, weight);
+  if (__builtin_expect(!any(done), 1)) return true;
+  lanes.floor = done ? splat(T(__builtin_inf())) : lanes.floor;
+  return any((Mask<T>)(lanes.floor < T(1)));
+}
+
 template <class T>
 void walk(const TraceLanes<T>& job) {
-  typedef Vec<T> V;
   Lanes<T> lanes(job);
-  V transmittance = splat(T(1));
+  int32_t near[kGlance];
   for (int l = 0; l < kLanes; l++) job.lengths[l] = 0;
-  for (int64_t k = 0; k < job.count; k++) {
-    if (k + 8 < job.count) __builtin_prefetch(job.splats + job.list[k + 8]);
-    const Splat<T>& s = job.splats[job.list[k]];
-    if ((s.x1 < lanes.x0) | (s.x0 > lanes.x1) | (s.y1 < lanes.y0) | (s.y0 > lanes.y1)) continue;
-    const V dx = lanes.column + (lanes.block_x - (s.x - job.tile_x));
-    const V dy = lanes.row + (lanes.block_y - (s.y - job.tile_y)) + lanes.lower;
-    const V exponent = dx * (s.b * dy + s.a * dx) + (s.c * dy * dy + s.log2_opacity);
-    Mask<T> drawn = (exponent >= lanes.floor) & (exponent <= s.log2_opacity);
-    if (!any(drawn)) continue;
-    const V alpha = vmin(exp2v_near_zero(exponent), splat(T(0.999)));
-    const V product = alpha * transmittance, after = transmittance - product;
-    const Mask<T> done = drawn & (after <= T(1e-4));
-    drawn &= ~done;
-    const V weight = keep(drawn, product);
-    transmittance -= weight;
-    emit(job, bits((Mask<T>)(drawn & (weight >= job.min_weight))), job.list[k], weight);
-    if (__builtin_expect(any(done), 0)) {
-      lanes.floor = done ? splat(T(__builtin_inf())) : lanes.floor;
-      if (!any((Mask<T>)(lanes.floor < T(1)))) break;
-    }
+  for (int64_t begin = 0; begin < job.count; begin += kGlance) {
+    const int64_t end = begin + kGlance < job.count ? begin + kGlance : job.count;
+    const int count = glance(job, lanes, begin, end, near);
+    for (int k = 0; k < count; k++)
+      if (!step(job, lanes, near[k])) return;
   }
 }
 
