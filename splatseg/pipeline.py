@@ -134,15 +134,9 @@ class Fit:
         )
         if self.run.is_done("geometry", key):
             return load_gaussians(self.run.geometry)
-        with self._timed("geometry"):
-            gaussians = fit_geometry(
-                Scene(tuple(train), scene.points),
-                self.config.geometry,
-                held_out,
-                self.device,
-                self._hooks("geometry", key),
-            )
-            save_gaussians(self.run.geometry, gaussians)
+        hooks = self._hooks("geometry", key)
+        gaussians = fit_geometry(Scene(tuple(train), scene.points), self.config.geometry, held_out, self.device, hooks)
+        save_gaussians(self.run.geometry, gaussians)
         if held_out:
             self._note(psnr_held_out=round(psnr(gaussians.to(self.device), held_out), 3))
         self._note(gaussians=len(gaussians))
@@ -199,15 +193,14 @@ class Fit:
         )
         if self.run.is_done("features", key):
             return FeatureField.load(self.run.features, gaussians)
-        with self._timed("features"):
-            field = fit_features(
-                gaussians.to(self.device),
-                train,
-                lambda view: hierarchies[view.name],
-                self.config.features,
-                self._hooks("features", key),
-            )
-            field.save(self.run.features)
+        field = fit_features(
+            gaussians.to(self.device),
+            train,
+            lambda view: hierarchies[view.name],
+            self.config.features,
+            self._hooks("features", key),
+        )
+        field.save(self.run.features)
         self._finish("features", key, [self.run.features])
         return field
 
@@ -265,7 +258,11 @@ class Fit:
         def save(state: dict[str, Any]) -> None:
             self.run.save_checkpoint(stage, {"digest": key, "state": state})
 
-        return FitHooks(load_checkpoint=load, save_checkpoint=save, log=self.run.log, quiet=self.quiet)
+        def log(figures: dict[str, Any]) -> None:
+            self.run.log(figures)
+            self._note(**{f"{stage}_seconds": round(figures["seconds"], 1)})  # counts what went before a kill too
+
+        return FitHooks(load_checkpoint=load, save_checkpoint=save, log=log, quiet=self.quiet)
 
     def _finish(self, stage: str, key: str, outputs: Sequence[Path]) -> None:
         self.run.mark_done(stage, key, outputs)
