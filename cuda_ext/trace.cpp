@@ -6,7 +6,7 @@
 namespace splatseg {
 namespace {
 
-void check_rows(const at::Tensor& t, const char* name, at::IntArrayRef tail, const at::Tensor& means) {
+void check_trace_rows(const at::Tensor& t, const char* name, at::IntArrayRef tail, const at::Tensor& means) {
   TORCH_CHECK_VALUE(t.dim() == int64_t(tail.size()) + 1 && t.size(0) == means.size(0) && t.sizes().slice(1) == tail, name,
                     ": expected shape (", means.size(0), ", ...", tail, "), found ", t.sizes());
   TORCH_CHECK_VALUE(t.scalar_type() == means.scalar_type() && t.device() == means.device(), name,
@@ -26,10 +26,10 @@ void check_trace(const TraceInputs& in) {
   TORCH_CHECK_VALUE(type == at::kFloat || type == at::kDouble, "means: expected float32 or float64, found ", type);
   TORCH_CHECK_VALUE(in.means.dim() == 2, "means: expected shape (n, 3), found ", in.means.sizes());
   TORCH_CHECK_VALUE(in.means.size(0) < INT32_MAX, "means: expected fewer than 2^31 rows, found ", in.means.size(0));
-  check_rows(in.means, "means", {3}, in.means);
-  check_rows(in.quats, "quats", {4}, in.means);
-  check_rows(in.scales, "scales", {3}, in.means);
-  check_rows(in.opacities, "opacities", {}, in.means);
+  check_trace_rows(in.means, "means", {3}, in.means);
+  check_trace_rows(in.quats, "quats", {4}, in.means);
+  check_trace_rows(in.scales, "scales", {3}, in.means);
+  check_trace_rows(in.opacities, "opacities", {}, in.means);
   check_pixels(in);
   TORCH_CHECK_VALUE(in.K.sizes() == at::IntArrayRef({3, 3}), "K: expected shape (3, 3), found ", in.K.sizes());
   TORCH_CHECK_VALUE(in.cam_from_world.sizes() == at::IntArrayRef({4, 4}), "cam_from_world: expected shape (4, 4), found ",

@@ -41,7 +41,7 @@ ProjectArgs<T> make_args(const TraceInputs& in) {
   return args;
 }
 
-void check_finite(unsigned bad) {
+void check_splats_finite(unsigned bad) {
   const std::pair<unsigned, const char*> names[] = {
       {kMeans, "means"}, {kQuats, "quats"}, {kScales, "scales"}, {kOpacities, "opacities"}};
   for (const auto& [bit, name] : names)
@@ -66,7 +66,7 @@ Result run(const TraceInputs& in) {
   args.splats = splats.get();
   args.rects = rects.get();
   args.radii = radii.data_ptr<int32_t>();
-  check_finite(project(args));
+  check_splats_finite(project(args));
   const TileGrid grid(int(in.width), int(in.height));
   const TileBinner<T> binner(n, splats.get(), rects.get(), grid, args.threads);
   TORCH_CHECK(binner.pairs() < INT32_MAX, "trace: expected fewer than 2^31 (Gaussian, tile) pairs, found ", binner.pairs());
