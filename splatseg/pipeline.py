@@ -82,9 +82,8 @@ class FitInputs:
     """The scene is a folder of photos without poses: run structure from motion first."""
 
 
-def default_device() -> torch.device:
-    """CUDA where it works, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+# The fit follows the device of its tensors; until render/ has a backend for CUDA they stay on the CPU.
+DEVICE = torch.device("cpu")
 
 
 class Fit:
@@ -94,7 +93,7 @@ class Fit:
         self.inputs = inputs
         self.config = config
         self.quiet = quiet
-        self.device = default_device()
+        self.device = DEVICE
         if not inputs.scene.is_dir():
             raise SplatsegError(f"{inputs.scene}: expected a folder with a COLMAP capture, found none")
         # Before the run folder is made, so that a wrong name leaves nothing behind.

@@ -16,7 +16,7 @@ from splatseg.render.tracing import trace
 __all__ = ["Contributions", "Means2dProbe", "RenderConfig", "Rendered", "render", "trace"]
 
 DEFAULTS = RenderConfig()
-BACKENDS = {"cpu": "splatseg.render.cpu", "cuda": "splatseg.render.gsplat"}
+BACKENDS = {"cpu": "splatseg.render.cpu"}  # gsplat on CUDA: not built yet
 
 
 def render(
