@@ -65,7 +65,8 @@ def main() -> None:
         config = replace(config, downscale=arguments.downscale)
     figures = Fit(inputs, config, arguments.quiet).execute()
     for name, value in figures.items():
-        print(f"{name:>20}  {value}")
+        if not isinstance(value, dict):  # tables that scripts/evaluate.py added
+            print(f"{name:>20}  {value}")
     print(f"{'contact sheet':>20}  {out / 'contact_sheet.png'}")
     print(f"{'labelled splat':>20}  {out / 'labels.ply'}")
     print(f"{'viewer':>20}  python scripts/view.py {out}")

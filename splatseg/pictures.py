@@ -83,6 +83,7 @@ def contact_sheet(
     labels: Tensor,
     palette: np.ndarray,
     views: Sequence[View],
+    below: Sequence[Image.Image] = (),
 ) -> None:
     """Write a PNG with one row a view: photo, render, feature PCA, labels.
 
@@ -93,6 +94,7 @@ def contact_sheet(
         labels: (n,) int64 labels, 0 = none.
         palette: (count, 3) uint8 colour of each label.
         views: the views to show.
+        below: further pictures, each drawn as wide as the sheet under the rows.
     """
     basis = PcaBasis.fit(features)
     rows = []
@@ -114,7 +116,7 @@ def contact_sheet(
                     ],
                 )
             )
-    sheet = tile(rows)
+    sheet = stacked([tile(rows), *below])
     with atomic_write(path) as temporary:
         sheet.save(temporary, format="PNG")
 
@@ -136,6 +138,18 @@ def tile(rows: Sequence[tuple[str, Sequence[tuple[str, np.ndarray]]]]) -> Image.
             draw.text((left, top), caption, fill="black")
             sheet.paste(image, (left, top + CAPTION))
         top += height
+    return sheet
+
+
+def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
+    """The pictures under each other, all scaled to the width of the first."""
+    width = pictures[0].width
+    scaled = [p.resize((width, max(round(p.height * width / p.width), 1)), Image.Resampling.LANCZOS) for p in pictures]
+    sheet = Image.new("RGB", (width, sum(p.height for p in scaled)), "white")
+    top = 0
+    for picture in scaled:
+        sheet.paste(picture, (0, top))
+        top += picture.height
     return sheet
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 import yaml
+from PIL import Image
 
 from splatseg.clusters import ClusterConfig, LabelTree, discretise
 from splatseg.errors import SplatsegError
@@ -37,6 +38,7 @@ from splatseg.io.ply import load_gaussians, save_gaussians
 from splatseg.io.run import Run, digest
 from splatseg.masks import MaskSource, mask_source
 from splatseg.masks.cache import MaskCache
+from splatseg.masks.preview import hierarchy_preview
 from splatseg.masks.sam_config import SamConfig
 from splatseg.masks.watershed import WatershedConfig
 from splatseg.pictures import contact_sheet
@@ -44,6 +46,7 @@ from splatseg.progress import Progress
 from splatseg.scene import Scene, View
 
 SHEET_VIEWS = 4
+SHEET_HIERARCHIES = 2
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,11 @@ class FitInputs:
 DEVICE = torch.device("cpu")
 
 
+def spread(views: Sequence[View], count: int) -> list[View]:
+    """Up to ``count`` views, evenly spaced from the first to the last."""
+    return [views[round(i)] for i in torch.linspace(0, len(views) - 1, min(count, len(views))).tolist()]
+
+
 class Fit:
     """One run of the main job. :meth:`execute` does all stages; each may be called on its own, in order."""
 
@@ -117,7 +125,7 @@ class Fit:
             hierarchies = self.hierarchies(train)
             field = self.features(gaussians, train, hierarchies)
             tree = self.labels(gaussians, field)
-            self.sheet(gaussians, field, tree, held_out or train)
+            self.sheet(gaussians, field, tree, held_out or train, self._previews(train, hierarchies))
             self._note(peak_memory_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
         return self.figures
 
@@ -211,17 +219,32 @@ class Fit:
         self._note(labels_per_level=[len(tree.at_level(level)) for level in range(tree.levels)])
         return tree
 
-    def sheet(self, gaussians: Gaussians, field: FeatureField, tree: LabelTree, views: Sequence[View]) -> None:
-        """The contact sheet: photo, render, feature PCA, labels of up to four views."""
-        shown = [views[round(i)] for i in torch.linspace(0, len(views) - 1, min(SHEET_VIEWS, len(views))).tolist()]
+    def sheet(
+        self,
+        gaussians: Gaussians,
+        field: FeatureField,
+        tree: LabelTree,
+        views: Sequence[View],
+        below: Sequence[Image.Image] = (),
+    ) -> None:
+        """The contact sheet: photo, render, feature PCA, labels of up to four views; ``below`` it the rest."""
         contact_sheet(
             self.run.contact_sheet,
             gaussians.to(self.device),
             field.unit.to(self.device),
             torch.from_numpy(tree.labels[:, tree.default_level].astype("int64")).to(self.device),
             tree.palette(),
-            shown,
+            spread(views, SHEET_VIEWS),
+            below,
         )
+
+    def _previews(self, train: Sequence[View], hierarchies: HierarchyFolder) -> list[Image.Image]:
+        """Patches, and the levels of one clicked pixel, of two training views."""
+        previews = []
+        for view in spread(train, SHEET_HIERARCHIES):
+            hierarchy = hierarchies[view.name]
+            previews.append(hierarchy_preview(view.image().numpy(), hierarchy.patch_ids, hierarchy.membership))
+        return previews
 
     # Inputs ----------------------------------------------------------------------------------------------------------
 

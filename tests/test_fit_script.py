@@ -100,6 +100,8 @@ def test_run_folder_holds_everything(finished: Path) -> None:
     assert settings["geometry"]["steps"] == 30 and settings["features"]["loss"]["phi_min"] == 0.1
     with Image.open(finished / "contact_sheet.png") as sheet:
         assert len(np.unique(np.array(sheet).reshape(-1, 3), axis=0)) > 1000, "four pictures a row, not a blank"
+        # four captioned pictures a row for the two held-out views, then two hierarchy previews
+        assert sheet.height > 2 * 240
     assert len(list((finished / "hierarchy").glob("*.npz"))) == 6
     assert not list((finished / "checkpoints").glob("*.pt")), "checkpoints of finished stages are gone"
 
