@@ -22,8 +22,10 @@ from splatseg.synthetic.raycast import cast_view, texture
 from splatseg.synthetic.surface import sample_surface
 from splatseg.synthetic.world import World, build_world
 
+FLOOR = 4  # among the room's faces
+FLOOR_RADIUS = 1.5
 SHARES = (0.3, 0.34, 0.36)  # of the squared length of a feature: group, object, part
-DIM = 24
+DIM = 48
 
 
 @dataclass(frozen=True)
@@ -62,18 +64,29 @@ class KnownScene:
         return (column + 0.5) / camera.width, (row + 0.5) / camera.height
 
 
-def make_known_scene(folder: Path, count: int = 12_000, seed: int = 0) -> KnownScene:
-    """Write a capture to ``folder/scene`` and a run with ``count`` Gaussians to ``folder/run``."""
-    config = SceneConfig(objects=6, views=8, test_views=1, width=320, height=240, seed=seed)
+def make_known_scene(folder: Path, count: int = 8_000, seed: int = 0, views: int = 3) -> KnownScene:
+    """Write a capture to ``folder/scene`` and a run with at most ``count`` Gaussians to ``folder/run``."""
+    config = SceneConfig(objects=6, views=views, test_views=1, width=320, height=240, seed=seed)
     scene = write_scene(folder / "scene", config)
     world = build_world(config.objects, seed)
     rng = np.random.default_rng(seed)
     points, leaves = sample_surface(world, count, rng)
+    # Far and large walls would only cost drawing time; without them there is empty space to click into.
+    stuff = np.isin(leaves, world.room_leaves)
+    floor = _floor(count // 6, rng)
+    points = np.concatenate([points[~stuff], floor])
+    leaves = np.concatenate([leaves[~stuff], np.full(len(floor), world.room_leaves[FLOOR], np.int64)])
     gaussians = _gaussians(world, points.astype(np.float32), leaves, rng)
     run = Run.open(folder / "run", {"scene": str(scene), "downscale": 1})
     save_gaussians(run.geometry, gaussians)
     FeatureField(_features(world, leaves, rng), gaussians.fingerprint()).save(run.features)
     return KnownScene(run, world, leaves)
+
+
+def _floor(count: int, rng: np.random.Generator) -> np.ndarray:
+    """(count, 3) points on a round piece of the floor."""
+    radius, angle = FLOOR_RADIUS * np.sqrt(rng.uniform(size=count)), rng.uniform(0, 2 * np.pi, count)
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle), np.zeros(count)], axis=1)
 
 
 def _gaussians(world: World, points: np.ndarray, leaves: np.ndarray, rng: np.random.Generator) -> Gaussians:
@@ -84,7 +97,7 @@ def _gaussians(world: World, points: np.ndarray, leaves: np.ndarray, rng: np.ran
     n = len(points)
     quats = torch.zeros(n, 4)
     quats[:, 0] = 1
-    scales = torch.from_numpy(np.clip(spacing, 0.004, 0.2)).float()[:, None].expand(n, 3)
+    scales = torch.from_numpy(np.clip(spacing, 0.004, 0.1)).float()[:, None].expand(n, 3)
     sh = (torch.from_numpy(_colors(world, points, leaves)).float() - 0.5) / SH_C0
     return Gaussians(
         torch.from_numpy(points), quats, scales.mul(0.8).log(), torch.full((n,), 4.0), sh[:, None].contiguous()
@@ -105,8 +118,7 @@ def _colors(world: World, points: np.ndarray, leaves: np.ndarray) -> np.ndarray:
 
 def _features(world: World, leaves: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
     nodes = {node.id: node for node in world.nodes}
-    axes = rng.normal(size=(max(nodes) + 1, DIM))
-    axes /= np.linalg.norm(axes, axis=1, keepdims=True)
+    axes = np.linalg.qr(rng.normal(size=(DIM, DIM)))[0]  # orthogonal: a node is its axis
     codes = np.zeros((max(nodes) + 1, DIM))
     for leaf in np.unique(leaves):
         node = nodes[int(leaf)]

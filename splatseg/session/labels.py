@@ -14,9 +14,9 @@ from splatseg.clusters import LabelTree, build_nodes
 from splatseg.clusters.tree import hue_color
 from splatseg.errors import SplatsegError
 from splatseg.gaussians import Gaussians
-from splatseg.render import trace
 from splatseg.selection import Selection
 from splatseg.selection.clicks import EMPTY_ALPHA
+from splatseg.selection.picking import trace_few
 
 
 def object_color(key: int) -> tuple[int, int, int]:
@@ -35,7 +35,7 @@ def label_at(gaussians: Gaussians, column: NDArray[np.int32], camera: Camera, u:
     """
     pixel = camera.check_pixel(u, v)
     pixels = torch.tensor([pixel], dtype=torch.int32, device=gaussians.device)
-    seen = trace(gaussians, camera, pixels)
+    seen = trace_few(gaussians, camera, pixels)
     if float(seen.weights.sum()) < EMPTY_ALPHA:
         raise SplatsegError(
             f"click at column {pixel[0]}, row {pixel[1]}: expected something under it, found empty space"

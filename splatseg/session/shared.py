@@ -100,7 +100,13 @@ class SharedState:
         """Call ``listener`` after every change, in the thread that made it. Returns what stops that."""
         with self.lock:
             self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
+
+        def stop() -> None:
+            with self.lock:
+                if listener in self._listeners:
+                    self._listeners.remove(listener)
+
+        return stop
 
     def apply(self, change: Change) -> None:
         """Make ``change``.

@@ -86,6 +86,10 @@ class Workspace:
     def __len__(self) -> int:
         return len(self.gaussians)
 
+    def prepare(self) -> None:
+        """Compute now what the first click would have to wait for: unit features and surface weights."""
+        assert self.field.unit is not None and self.weights is not None
+
     # Views -----------------------------------------------------------------------------------------------------------
 
     @property

@@ -52,6 +52,7 @@ class Viewer:
     def __init__(self, workspace: Workspace, config: ViewerConfig | None = None) -> None:
         config = config or ViewerConfig()
         self.workspace = workspace
+        workspace.prepare()
         self.template = SplatTemplate(workspace, config.draw_at_most)
         workspace.start_autosave()
         try:
