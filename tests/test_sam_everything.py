@@ -109,13 +109,15 @@ def library_masks(library: ModuleType, sam: Any, image: np.ndarray, config: SamC
     return generator.generate(image)
 
 
-def assert_same(ours: ScoredMasks, theirs: list[dict[str, Any]]) -> None:
-    """The same masks bit by bit, in the same order, with the same record for each."""
+def assert_same(ours: ScoredMasks, theirs: list[dict[str, Any]], scores_rtol: float = 0.0) -> None:
+    """The same masks bit by bit, in the same order, with the same record for each (scores within ``scores_rtol``)."""
     assert len(ours) == len(theirs)
     for i, (record, expected) in enumerate(zip(ours.to_amg(), theirs, strict=True)):
         assert ours.counts[i].tolist() == expected["segmentation"]["counts"]
         for key in ("area", "bbox", "predicted_iou", "point_coords", "stability_score", "crop_box"):
-            assert np.array_equal(record[key], expected[key], equal_nan=True), key  # an empty mask's stability is nan
+            rtol = scores_rtol if key == "predicted_iou" else 0.0
+            # an empty mask's stability is nan
+            np.testing.assert_allclose(record[key], expected[key], rtol=rtol, atol=0, equal_nan=True, err_msg=key)
 
 
 LOOSE = SamConfig(
@@ -214,7 +216,15 @@ def test_same_masks_with_vit_b(library: ModuleType, data_dir: Path) -> None:
     with Image.open(sorted((data_dir / "lund-door/images").iterdir())[0]) as file:
         image = np.array(file.convert("RGB"))
     config = replace(LOOSE, points_per_side=6, min_mask_region_area=0)
-    theirs = library_masks(library, sam, image, config)  # before ours bounds the encoder's attention
-    ours = everything_masks(SegmentAnything(sam, library.SamPredictor), image, config)
+    # One thread: how a matrix product is split over threads, and so rounded, depends on its shape, and one head at a
+    # time has another shape than all heads together. A mask's border pixel may then fall on either side of zero.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        theirs = library_masks(library, sam, image, config)  # before ours bounds the encoder's attention
+        ours = everything_masks(SegmentAnything(sam, library.SamPredictor), image, config)
+    finally:
+        torch.set_num_threads(threads)
     assert len(ours) > 10
-    assert_same(ours, theirs)
+    # The score is a float32 near 1 at the end of twelve such layers: a few units in its last place (6e-8).
+    assert_same(ours, theirs, scores_rtol=1e-6)
