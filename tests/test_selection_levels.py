@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from tiny_splat import make_gaussians, make_splat
 from splatseg.errors import SplatsegError
 from splatseg.evaluate.metrics import iou
 from splatseg.selection import LevelConfig, PointClick, Scores, make_query, propose_levels, scores, surface_weights
-from splatseg.selection.levels import valleys_by_persistence
+from splatseg.selection.levels import cover
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.05])
@@ -56,21 +58,40 @@ def test_weights_of_another_splat_or_of_nothing() -> None:
         LevelConfig(at_least=4, at_most=3)
 
 
-def test_surface_weights_sum_to_one_and_cut_giants() -> None:
+def test_weights_sum_to_one() -> None:
     gaussians = make_gaussians(torch.randn(2000, 3))
-    gaussians.log_scales[0] = 10.0  # one backdrop Gaussian, e^10 units wide
+    gaussians.log_scales[0] = 10.0  # one backdrop Gaussian, e^10 units wide, counts like any other
     weights = surface_weights(gaussians)
     assert float(weights.sum()) == pytest.approx(1.0, abs=1e-5)
     assert float(weights[0]) == pytest.approx(1 / 2000, rel=1e-3)
 
 
-def test_persistence_ranks_valleys_by_depth() -> None:
-    #                 0    1    2    3    4    5    6    7
-    rate = np.array([5.0, 1.0, 4.0, 0.0, 6.0, 2.0, 3.0, 2.5])
-    assert valleys_by_persistence(rate) == [(3, 6.0), (5, 4.0), (1, 3.0), (7, 0.5)]
+def expected_iou(log_sizes: np.ndarray, picked: tuple[int, ...]) -> float:
+    overlap = np.exp(-np.abs(log_sizes[:, None] - log_sizes[list(picked)][None]))
+    return float(overlap.max(1).mean())
 
 
-def test_persistence_counts_a_plateau_once_by_its_middle() -> None:
-    rate = np.array([3.0, 1.0, 1.0, 1.0, 3.0, 0.0])
-    assert valleys_by_persistence(rate) == [(5, 3.0), (2, 2.0)]
-    assert valleys_by_persistence(np.zeros(5)) == [(2, 0.0)]  # constant: one valley, its middle
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(-8, 0), min_size=1, max_size=9), st.integers(1, 4))
+def test_cover_is_the_best_of_all_choices(sizes: list[float], most: int) -> None:
+    log_sizes = np.sort(np.array(sizes))
+    for picked in cover(log_sizes, most):
+        best = max(expected_iou(log_sizes, chosen) for chosen in combinations(range(len(sizes)), len(picked)))
+        assert expected_iou(log_sizes, tuple(i for i, _ in picked)) == pytest.approx(best, abs=1e-9)
+        assert sum(value for _, value in picked) == pytest.approx(best, abs=1e-9)
+
+
+def test_cover_of_plateaus_is_one_pick_each() -> None:
+    log_sizes = np.log(np.repeat([0.01, 0.1, 0.7], [5, 9, 3]))
+    one, two, three = cover(log_sizes, 5)  # there are no more than three different selections
+    assert len(one) == 1 and 5 <= one[0][0] < 14  # the widest rest
+    assert [len(two), len(three)] == [2, 3]
+    assert [i for i, _ in three] == [0, 5, 14] and sum(v for _, v in three) == pytest.approx(1.0)
+    assert [value for _, value in three] == pytest.approx([5 / 17, 9 / 17, 3 / 17])
+
+
+def test_no_more_levels_than_are_worth_it() -> None:
+    """Two sharp selections: two levels, however many are allowed."""
+    values = Scores(torch.cat([torch.full((10,), 0.95), torch.full((40,), 0.4), torch.full((950,), -0.1)]))
+    levels = propose_levels(values, torch.ones(1000))
+    assert [round(level.share, 3) for level in levels] == [0.01, 0.05]

@@ -1,12 +1,12 @@
-"""Level proposals: the thresholds at which a click's selection is stable, from part to group.
+"""Level proposals: the few selections that stand for all that a click may have meant, from part to group.
 
-Let V(theta) be the surface selected within the angle theta of the query (theta = arccos of the score). Where the field
-holds a hierarchy, V climbs steeply while one thing is being swallowed and rests when it is whole, until the next larger
-thing begins: stable selections are the valleys of the growth rate d log V / d theta, as maximally stable extremal
-regions (Matas et al. 2002) are for grey values. The valleys are ranked by topological persistence: how far the
-growth rate must rise before one reaches a deeper valley. Angles, not cosines: parts of an object differ by small
-angles, whose cosines are all close to 1. Selections of one query at falling thresholds contain one another, so the
-levels are nested.
+Any threshold on the score may be the right one; let the angle theta = arccos(score) be equally plausible anywhere
+between ``nearest`` and ``farthest`` (angles, not cosines: parts of one object differ by small angles, whose cosines
+are all close to 1). Selections of one query at growing angles contain one another, so that with V(theta) for the
+size of a selection two of them overlap by IoU = V(theta) / V(theta'). The k proposals are the angles that maximise
+the expected IoU of the right selection with the nearest proposal. Where the field holds a hierarchy, V rests while
+a thing is whole and climbs while the next is swallowed: a rest counts by its width and is covered by one proposal
+in full, a climb is cheap to pass over. Solved exactly by dynamic programming (k-medoids in one dimension).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from splatseg.errors import SplatsegError, check_dims
@@ -27,31 +28,32 @@ class LevelConfig:
     """How levels are proposed.
 
     Attributes:
-        at_least, at_most: number of proposals, as far as the scores hold so many.
-        bins: resolution of the angle axis over [0, pi].
-        smoothing: standard deviation of the smoothing of the growth rate, radians.
-        growth: a level selects at least so many times as much as the one below it.
-        stability: persistence that any level past ``at_least`` must have (natural-log units of the growth rate).
-        smallest: share of the splat's surface below which nothing is proposed.
+        at_least, at_most: number of proposals, as far as the scores hold so many different selections.
+        gain: expected IoU that another proposal must add, beyond ``at_least``.
+        nearest, farthest: the range of plausible angles, radians. Beyond ``farthest`` (near a right angle) lies
+        what has
+            nothing to do with the click.
+        bins: resolution of the angle over [0, pi].
+        smallest: share of the splat below which nothing is proposed.
         largest: share above which nothing is proposed (the whole scene is no answer to a click).
     """
 
     at_least: int = 2
     at_most: int = 5
-    bins: int = 1024
-    smoothing: float = 0.02
-    growth: float = 1.15
-    stability: float = 0.5
+    gain: float = 0.02
+    nearest: float = 0.15
+    farthest: float = 1.4
+    bins: int = 256
     smallest: float = 1e-5
     largest: float = 0.95
 
     def __post_init__(self) -> None:
         if not 1 <= self.at_least <= self.at_most:
             raise SplatsegError(f"levels: expected 1 <= at_least <= at_most, found {self.at_least} and {self.at_most}")
-        if self.bins < 16 or self.smoothing <= 0 or self.growth < 1:
+        if self.bins < 16 or not 0 <= self.nearest < self.farthest <= np.pi:
             raise SplatsegError(
-                "levels: expected bins >= 16, smoothing > 0 and growth >= 1, "
-                f"found {self.bins}, {self.smoothing} and {self.growth}"
+                "levels: expected bins >= 16 and 0 <= nearest < farthest <= pi, "
+                f"found {self.bins}, {self.nearest} and {self.farthest}"
             )
 
 
@@ -61,8 +63,10 @@ class Level:
 
     Attributes:
         threshold: score in [-1, 1].
-        share: selected share of the splat's surface, in (0, 1].
-        stability: persistence of its valley, in natural-log units of the growth rate; larger is more stable.
+        share: selected share of the splat (by the weights), in (0, 1].
+        stability: share of the plausible thresholds that it stands for, each counted by the IoU of its selection
+        with this
+            one; the levels' sum is the expected IoU.
     """
 
     threshold: float
@@ -71,15 +75,11 @@ class Level:
 
 
 def surface_weights(gaussians: Gaussians) -> Tensor:
-    """(n,) share of the splat's surface that each Gaussian stands for: opacity x the area of its two longest axes.
+    """(n,) weight of each Gaussian in the size of a selection, summing to 1: its opacity.
 
-    The largest 0.1 % are cut to the same area: a handful of huge sky or backdrop Gaussians would drown all else.
+    Times its area, a few large blurred background Gaussians outweigh the many small ones that make up an object.
     """
-    longest = gaussians.log_scales.detach().topk(2, dim=1).values
-    area = longest.sum(1).exp()
-    if len(area):
-        area = area.clamp(max=float(area.kthvalue(max(1, round(0.999 * len(area)))).values))
-    weights = gaussians.opacities.detach() * area
+    weights = gaussians.opacities.detach()
     return weights / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
 
 
@@ -88,11 +88,11 @@ def propose_levels(scores: Scores, weights: Tensor, config: LevelConfig | None =
 
     Args:
         scores: what the clicks gave.
-        weights: (n,) surface of each Gaussian (:func:`surface_weights`).
+        weights: (n,) how much each Gaussian counts (:func:`surface_weights`).
 
     Returns:
         ``at_least`` to ``at_most`` levels of rising share and falling threshold; fewer where the scores hold fewer
-        distinct selections (a field of one value has one).
+        different selections (a field of one value has one).
 
     Raises:
         SplatsegError: the weights are of another splat, or all zero.
@@ -103,62 +103,63 @@ def propose_levels(scores: Scores, weights: Tensor, config: LevelConfig | None =
     if not total > 0:
         raise SplatsegError(f"weights: expected a positive sum, found {total}")
     share = _share_within(scores.values, weights / total, config.bins)
-    rate = _growth_rate(share, config)
-    allowed = (share >= config.smallest) & (share <= config.largest)
-    valleys = [(bin_, rise) for bin_, rise in valleys_by_persistence(rate) if allowed[bin_]]
-    picked: list[tuple[int, float]] = []
-    for bin_, rise in valleys:
-        if rise < config.stability and len(picked) >= config.at_least:
+    angles = np.linspace(0, np.pi, config.bins + 1)[1:]
+    plausible = (angles >= config.nearest) & (angles <= config.farthest)
+    plausible &= (share >= config.smallest) & (share <= config.largest)
+    bins = np.flatnonzero(plausible)
+    if not len(bins):
+        first = int(np.argmax(share > 0))
+        return (Level(float(np.cos(angles[first])), float(share[first]), 1.0),)
+    covers = cover(np.log(share[bins]), config.at_most)
+    best = covers[0]
+    for found in covers[1:]:
+        worth = sum(value for _, value in found) - sum(value for _, value in best)
+        if len(found) > config.at_least and worth < config.gain:
             break
-        sizes = [share[other] for other, _ in picked]
-        if all(max(share[bin_], size) >= config.growth * min(share[bin_], size) for size in sizes):
-            picked.append((bin_, rise))
-        if len(picked) == config.at_most:
-            break
-    if not picked:
-        picked = [(int(np.argmax(share > 0)), 0.0)]
-    edges = np.cos(np.linspace(0, np.pi, config.bins + 1))
-    return tuple(Level(float(edges[b + 1]), float(share[b]), float(rise)) for b, rise in sorted(picked))
+        best = found
+    return tuple(Level(float(np.cos(angles[bins[i]])), float(share[bins[i]]), value) for i, value in best)
 
 
-def valleys_by_persistence(rate: np.ndarray) -> list[tuple[int, float]]:
-    """Local minima of ``rate`` (b,) with their persistence, most persistent first.
+def cover(log_sizes: NDArray[np.float64], most: int) -> list[list[tuple[int, float]]]:
+    """The best 1, 2, .. ``most`` of n nested selections to stand for all of them.
 
-    Sublevel-set persistence in one dimension: bins enter from the lowest up, neighbouring components join, and
-    where two meet the one with the higher minimum dies; its persistence is the height of the meeting less its own
-    minimum. The lowest minimum never dies and is given the whole range. A plateau counts once, by its middle bin.
+    Args:
+        log_sizes: (n,) ascending logarithms of their sizes; all are equally plausible.
+
+    Returns:
+        For each number up to ``most`` (at most the number of different sizes): the picked selections, ascending,
+        and the mean over all n of the IoU with the picked one that stands for them, as far as this one does.
     """
-    parent = np.full(len(rate), -1, dtype=np.int64)
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = int(parent[i])
-        return i
-
-    deaths: dict[int, float] = {}
-    for i in map(int, np.argsort(rate, kind="stable")):
-        parent[i] = i
-        for j in (i - 1, i + 1):
-            if not (0 <= j < len(rate)) or parent[j] < 0:
-                continue
-            older, younger = sorted((root(i), root(j)), key=lambda k: (rate[k], k))
-            if older != younger:
-                parent[younger] = older
-                if rate[i] > rate[younger]:
-                    deaths[younger] = float(rate[i] - rate[younger])
-    lowest = root(0)
-    deaths[lowest] = float(rate.max() - rate.min())
-    found = [(_middle(rate, k), rise) for k, rise in deaths.items()]
-    return sorted(found, key=lambda item: (-item[1], item[0]))
+    n = len(log_sizes)
+    overlap = np.exp(-np.abs(log_sizes[:, None] - log_sizes[None])) / n
+    summed = np.concatenate([np.zeros((n, 1)), overlap.cumsum(1)], axis=1)
+    # worth[a, b]: what the best single pick covers of the run a..b-1, and which one it is.
+    worth, pick = np.full((n + 1, n + 1), -np.inf), np.zeros((n + 1, n + 1), np.int64)
+    for a in range(n):
+        runs = summed[:, a + 1 :] - summed[:, a : a + 1]
+        pick[a, a + 1 :], worth[a, a + 1 :] = runs.argmax(0), runs.max(0)
+    most = min(most, len(np.unique(log_sizes)))
+    total = worth[0]
+    cuts: list[NDArray[np.int64]] = []
+    found = [_picked(worth, pick, cuts, n)]
+    for _ in range(most - 1):
+        joined = total[:, None] + worth
+        cuts.append(joined.argmax(0))
+        total = joined.max(0)
+        found.append(_picked(worth, pick, cuts, n))
+    return found
 
 
-def _middle(rate: np.ndarray, start: int) -> int:
-    """Middle of the run of bins equal to ``rate[start]`` that begins at ``start``."""
-    end = start
-    while end + 1 < len(rate) and rate[end + 1] == rate[start]:
-        end += 1
-    return (start + end) // 2
+def _picked(
+    worth: NDArray[np.float64], pick: NDArray[np.int64], cuts: list[NDArray[np.int64]], n: int
+) -> list[tuple[int, float]]:
+    """Follow the cuts back from the last run to the first."""
+    runs, end = [], n
+    for cut in reversed(cuts):
+        runs.append((int(cut[end]), end))
+        end = int(cut[end])
+    runs.append((0, end))
+    return [(int(pick[a, b]), float(worth[a, b])) for a, b in reversed(runs)]
 
 
 def _share_within(values: Tensor, weights: Tensor, bins: int) -> np.ndarray:
@@ -167,15 +168,3 @@ def _share_within(values: Tensor, weights: Tensor, bins: int) -> np.ndarray:
     index = (angles * (bins / np.pi)).long().clamp_(0, bins - 1)
     mass = torch.bincount(index, weights=weights, minlength=bins).double()
     return mass.cumsum(0).cpu().numpy()
-
-
-def _growth_rate(share: np.ndarray, config: LevelConfig) -> np.ndarray:
-    """(bins,) log of the smoothed growth rate d log V / d theta, floored where nothing grows."""
-    step = np.pi / config.bins
-    log_share = np.log(np.maximum(share, config.smallest * 1e-2))
-    growth = np.diff(log_share, prepend=log_share[0])
-    radius = int(np.ceil(3 * config.smoothing / step))
-    kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) * step / config.smoothing) ** 2)
-    padded = np.pad(growth, radius, mode="reflect")
-    smooth = np.convolve(padded, kernel / kernel.sum(), mode="valid") / step
-    return np.log(np.maximum(smooth, 1e-2))
