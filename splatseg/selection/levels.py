@@ -30,9 +30,8 @@ class LevelConfig:
     Attributes:
         at_least, at_most: number of proposals, as far as the scores hold so many different selections.
         gain: expected IoU that another proposal must add, beyond ``at_least``.
-        nearest, farthest: the range of plausible angles, radians. Beyond ``farthest`` (near a right angle) lies
-        what has
-            nothing to do with the click.
+        nearest, farthest: the range of plausible angles, radians. Beyond ``farthest`` (near a right angle) lies what
+            has nothing to do with the click.
         bins: resolution of the angle over [0, pi].
         smallest: share of the splat below which nothing is proposed.
         largest: share above which nothing is proposed (the whole scene is no answer to a click).
@@ -64,9 +63,8 @@ class Level:
     Attributes:
         threshold: score in [-1, 1].
         share: selected share of the splat (by the weights), in (0, 1].
-        stability: share of the plausible thresholds that it stands for, each counted by the IoU of its selection
-        with this
-            one; the levels' sum is the expected IoU.
+        stability: share of the plausible thresholds that it stands for, each counted by the IoU of its selection with
+            this one; the levels' sum is the expected IoU.
     """
 
     threshold: float
