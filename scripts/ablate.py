@@ -1,0 +1,137 @@
+"""Compare settings of the feature fit on annotated scenes: ``python scripts/ablate.py SCENE... --out FOLDER``.
+
+Every row of every table (``--tables``; the rows are in ``splatseg/evaluate/ablation_rows.py``) is fitted with every
+seed on each scene, on one frozen splat a scene, with the masks in SCENE/masks_2d, and measured by part and object
+point queries at the best threshold and at the proposed levels; the ceiling of the splat is a row of every table.
+``--geometry RUN...``, one a scene, takes finished splats; else they are fitted first.
+
+Writes ``ablation.json``, ``ablation.md`` and ``ablation.png`` to FOLDER. A cell that has its result there is not
+measured again, so the same command goes on after a kill. ``--set steps=500`` changes a setting in all rows.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+import yaml
+from _cli import run as run_script
+
+from splatseg.errors import SplatsegError
+from splatseg.evaluate.ablation import AblationScene, Plan, run_plan
+from splatseg.evaluate.ablation_plot import save_plot
+from splatseg.evaluate.ablation_report import summarise, to_json, to_markdown
+from splatseg.evaluate.ablation_rows import TABLES
+from splatseg.evaluate.hierarchical import load_hierarchical, load_test_views
+from splatseg.geometry import GeometryConfig
+from splatseg.io.atomic import write_text
+from splatseg.io.colmap import load_colmap
+from splatseg.pipeline import Fit, FitConfig, FitInputs
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Compare settings of the feature fit."""
+
+    scenes: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Annotated scenes with simulated masks, as ../shared/data/README.md describes and scripts/synthesize.py writes."""
+    out: Path
+    """Folder of the results."""
+    geometry: tuple[Path, ...] = ()
+    """Run folder (or PLY) of each scene's splat, in the scenes' order; fitted where none are given."""
+    masks: str = "masks_2d"
+    """Folder of masks inside each scene."""
+    tables: tuple[str, ...] = ("main", "decay", "dimension")
+    """Any of main, decay, dimension, ideas."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    set: tuple[str, ...] = ()
+    """NAME=VALUE settings for all rows, e.g. steps=500 or loss.phi_min=0.2; a row's own settings win."""
+    quiet: bool = False
+    """No progress on stderr."""
+    fit: GeometryConfig = field(default_factory=GeometryConfig)
+    """Settings of the geometry fits."""
+
+
+def common_settings(words: tuple[str, ...]) -> dict[str, Any]:
+    """``NAME=VALUE`` words as settings; values are read as YAML, so that numbers are numbers."""
+    settings = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise SplatsegError(f"--set: expected NAME=VALUE, found '{word}'")
+        try:
+            settings[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise SplatsegError(f"--set: expected a plain value for '{name}', found '{value}'") from None
+    return settings
+
+
+def check(arguments: Arguments) -> None:
+    """Refuse wrong arguments before anything is fitted."""
+    if not arguments.scenes or not arguments.seeds:
+        raise SplatsegError("ablate: expected at least one scene and one seed, found none")
+    if arguments.geometry and len(arguments.geometry) != len(arguments.scenes):
+        raise SplatsegError(
+            f"--geometry: expected one for each of {len(arguments.scenes)} scenes, found {len(arguments.geometry)}"
+        )
+    if len({scene.resolve().name for scene in arguments.scenes}) < len(arguments.scenes):
+        raise SplatsegError("scenes: expected different names, found one twice")
+    for name in arguments.tables:
+        if name not in TABLES:
+            raise SplatsegError(f"--tables: expected some of {', '.join(TABLES)}, found '{name}'")
+
+
+def prepare(arguments: Arguments, index: int) -> AblationScene:
+    """Splat and patch hierarchies of a scene, made by the stages of the main job in ``OUT/SCENE`` where missing."""
+    folder = arguments.scenes[index].resolve()
+    gt = load_hierarchical(folder)
+    splat = arguments.geometry[index] if arguments.geometry else None
+    if splat is not None and splat.is_dir():
+        splat = splat / "geometry.ply"
+    inputs = FitInputs(folder, arguments.out / folder.name, str(folder / arguments.masks), splat)
+    job = Fit(inputs, FitConfig(geometry=arguments.fit), arguments.quiet)
+    with job.run.lock():
+        scene = load_colmap(folder)
+        gaussians = job.geometry(scene, scene.views, load_test_views(folder) if splat is None else ())
+        hierarchies = job.hierarchies(scene.views)
+    return AblationScene(gt, gaussians, tuple(scene.views), hierarchies)
+
+
+def write_report(plan: Plan, out: Path) -> str:
+    results = summarise(plan, out)
+    table = to_markdown(results)
+    write_text(out / "ablation.json", json.dumps(to_json(results, plan), indent=1) + "\n")
+    write_text(out / "ablation.md", table)
+    return table
+
+
+def main() -> int:
+    arguments = tyro.cli(Arguments, description=__doc__)
+    check(arguments)
+    common = common_settings(arguments.set)
+    tables = [TABLES[name] for name in arguments.tables]
+    for table in tables:
+        for row in table.rows:
+            row.config(common)  # a wrong setting is found before the geometry is fitted
+    scenes = [prepare(arguments, index) for index in range(len(arguments.scenes))]
+    plan = Plan(scenes, tables, arguments.seeds, common)
+    failures = run_plan(plan, arguments.out, lambda: write_report(plan, arguments.out), arguments.quiet)
+    print(write_report(plan, arguments.out))
+    for line in failures:
+        print(f"not measured: {line}", file=sys.stderr)
+    try:
+        save_plot(arguments.out / "ablation.png", summarise(plan, arguments.out))
+        print(f"written  {arguments.out / 'ablation.png'}")
+    except SplatsegError as error:
+        print(f"no plot: {error}", file=sys.stderr)
+    for name in ("ablation.md", "ablation.json"):
+        print(f"written  {arguments.out / name}")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    run_script(main)
