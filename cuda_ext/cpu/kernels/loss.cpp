@@ -13,46 +13,79 @@ namespace {
 
 constexpr double kLog2e = 1.4426950408889634, kLn2 = 0.6931471805599453;
 
-// (a) f^, norms, means and phi of one patch. Sums run over groups of 64 samples first: error grows with n / 64 + 64, not n.
+// Row stride of unit, mean and their gradients; known where D is.
+template <class T, int D>
+constexpr int64_t row_of(const LossProblem<T>& p) {
+  return D ? (D + kLanes - 1) / kLanes * kLanes : p.row;
+}
+
+// Lane r: the length of row r, less `from` where that is given. Lanes past the count repeat the last row.
 template <class T>
-void patch_statistics(const LossProblem<T>& p, int64_t k) {
-  const int64_t begin = p.start[k], end = p.start[k + 1], n = end - begin;
-  T* mean = p.mean + k * p.row;
-  memset(mean, 0, p.row * sizeof(T));
-  for (int64_t group = begin; group < end; group += 64) {
-    const int64_t group_end = group + 64 < end ? group + 64 : end;
-    for (int64_t i = group; i < group_end; i++) {
-      T* unit = p.unit + i * p.row;
-      memcpy(unit, p.features + p.order[i] * p.d, p.d * sizeof(T));
-      memset(unit + p.d, 0, (p.row - p.d) * sizeof(T));
-      Vec<T> square = splat(T(0));
-      for (int64_t c = 0; c < p.row; c += kLanes) square += load(unit + c) * load(unit + c);
-      p.norm[i] = (T)sqrt(hsum(square)) + T(1e-6);
-      const Vec<T> inverse = splat(1 / p.norm[i]);
-      for (int64_t c = 0; c < p.row; c += kLanes) store(unit + c, load(unit + c) * inverse);
-    }
-    for (int64_t c = 0; c < p.row; c += kLanes) {
-      Vec<T> sum = splat(T(0));
-      for (int64_t i = group; i < group_end; i++) sum += load(p.unit + i * p.row + c);
-      store(mean + c, load(mean + c) + sum);
+SPLATSEG_INLINE Vec<T> lengths(const T* rows, int count, int64_t row, const T* from) {
+  Vec<T> square[kLanes];
+  for (int r = 0; r < kLanes; r++) {
+    const T* at = rows + (r < count ? r : count - 1) * row;
+    square[r] = splat(T(0));
+    for (int64_t c = 0; c < row; c += kLanes) {
+      const Vec<T> x = from ? load(at + c) - load(from + c) : load(at + c);
+      square[r] += x * x;
     }
   }
-  for (int64_t c = 0; c < p.row; c += kLanes) store(mean + c, load(mean + c) * splat(T(1) / (T)n));
-  double spread = 0;
-  for (int64_t i = begin; i < end; i++) {
-    Vec<T> square = splat(T(0));
-    for (int64_t c = 0; c < p.row; c += kLanes) {
-      const Vec<T> off = load(p.unit + i * p.row + c) - load(mean + c);
-      square += off * off;
+  return sqrtv(hsum8(square));
+}
+
+// Samples from i on that one vector of lengths() takes.
+SPLATSEG_INLINE int lanes_from(int64_t i, int64_t end) { return end - i < kLanes ? (int)(end - i) : kLanes; }
+
+// f^ and norms of the samples begin..end of one patch, and their sum to `sum`.
+template <class T, int D>
+SPLATSEG_INLINE void normalize(const LossProblem<T>& p, int64_t begin, int64_t end, T* sum) {
+  const int64_t row = row_of<T, D>(p), d = D ? D : p.d;
+  for (int64_t i = begin; i < end; i += kLanes) {
+    const int lanes = lanes_from(i, end);
+    for (int r = 0; r < lanes; r++) {
+      T* unit = p.unit + (i + r) * row;
+      memset(unit + row - kLanes, 0, kLanes * sizeof(T));
+      memcpy(unit, p.features + p.order[i + r] * d, d * sizeof(T));
     }
-    spread += sqrt(hsum(square));
+    T norm[kLanes], inverse[kLanes];
+    const Vec<T> length = lengths(p.unit + i * row, lanes, row, (const T*)nullptr) + T(1e-6);
+    store(norm, length);
+    store(inverse, T(1) / length);
+    for (int r = 0; r < lanes; r++) {
+      T* unit = p.unit + (i + r) * row;
+      p.norm[i + r] = norm[r];
+      for (int64_t c = 0; c < row; c += kLanes) store(unit + c, load(unit + c) * splat(inverse[r]));
+    }
+  }
+  for (int64_t c = 0; c < row; c += kLanes) {
+    Vec<T> total = splat(T(0));
+    for (int64_t i = begin; i < end; i++) total += load(p.unit + i * row + c);
+    store(sum + c, load(sum + c) + total);
+  }
+}
+
+// (a) f^, norms, means and phi of one patch. Sums run over groups of 64 samples first: error grows with n / 64 + 64, not n.
+template <class T, int D>
+void patch_statistics(const LossProblem<T>& p, int64_t k) {
+  constexpr int64_t kGroup = 64;
+  const int64_t begin = p.start[k], end = p.start[k + 1], n = end - begin, row = row_of<T, D>(p);
+  T* mean = p.mean + k * row;
+  memset(mean, 0, row * sizeof(T));
+  for (int64_t i = begin; i < end; i += kGroup) normalize<T, D>(p, i, i + kGroup < end ? i + kGroup : end, mean);
+  for (int64_t c = 0; c < row; c += kLanes) store(mean + c, load(mean + c) * splat(T(1) / (T)n));
+  double spread = 0;
+  for (int64_t i = begin; i < end; i += kLanes) {
+    const int lanes = lanes_from(i, end);
+    const Vec<T> off = lengths(p.unit + i * row, lanes, row, (const T*)mean);
+    for (int r = 0; r < lanes; r++) spread += off[r];
   }
   double phi = p.phi_scale * spread / (n * log(n + 10.0));
   if (phi < p.phi_min) phi = p.phi_min;
   if (phi > p.phi_max) phi = p.phi_max;
   p.phi[k] = (T)phi;
   const Vec<T> scale = splat((T)(kLog2e / phi));
-  for (int64_t c = 0; c < p.row; c += kLanes) store(mean + c, load(mean + c) * scale);
+  for (int64_t c = 0; c < row; c += kLanes) store(mean + c, load(mean + c) * scale);
 }
 
 // State of one block; z and e are (k, lanes).
@@ -97,7 +130,7 @@ void softmax(const LossProblem<T>& p, Block<T, V>& b, Vec<T> (&lse)[V]) {
   for (int v = 0; v < V; v++) b.sum[v] = splat(T(0));
   for (k = 0; k < p.k; k++) {
     for (int v = 0; v < V; v++) {
-      const Vec<T> x = exp2v(load(b.z + k * W + v * kLanes) - top[v]);
+      const Vec<T> x = exp2v_near_zero(vmax(load(b.z + k * W + v * kLanes) - top[v], splat(T(-125))));
       store(b.e + k * W + v * kLanes, x);
       b.sum[v] += x;
     }
@@ -159,7 +192,7 @@ SPLATSEG_INLINE void add_mean_grad(const T* e, const T* sf, int64_t row, T* mean
 template <class T, int D, int V>
 void gradients(const LossProblem<T>& p, Block<T, V>& b, T* mean_grad) {
   constexpr int W = Block<T, V>::kWidth;
-  const int64_t row = D ? (D + kLanes - 1) / kLanes * kLanes : p.row;
+  const int64_t row = row_of<T, D>(p);
   T scale[W];
   for (int v = 0; v < V; v++) store(scale + v * kLanes, b.weights / b.sum[v]);
   for (int64_t c = 0; c < row; c += 4) {
@@ -224,23 +257,23 @@ void chunk_loss(const LossProblem<T>& p, int64_t chunk, T* scratch) {
 
 // (c) The means' gradient, summed over chunks in order, joins each sample's own; through the detached norm; to the input's
 // order. One patch.
-template <class T>
+template <class T, int D>
 void scatter_gradient(const LossProblem<T>& p, int64_t k) {
-  const int64_t begin = p.start[k], end = p.start[k + 1];
-  T* through_mean = p.mean + k * p.row;  // the mean is not needed any more
+  const int64_t begin = p.start[k], end = p.start[k + 1], row = row_of<T, D>(p), d = D ? D : p.d;
+  T* through_mean = p.mean + k * row;  // the mean is not needed any more
   const Vec<T> scale = splat((T)(p.weight / ((double)p.phi[k] * (end - begin))));
-  for (int64_t c = 0; c < p.row; c += kLanes) {
+  for (int64_t c = 0; c < row; c += kLanes) {
     Vec<T> sum = splat(T(0));
-    for (int64_t chunk = 0; chunk < p.chunks; chunk++) sum += load(p.mean_grad + (chunk * p.k + k) * p.row + c);
+    for (int64_t chunk = 0; chunk < p.chunks; chunk++) sum += load(p.mean_grad + (chunk * p.k + k) * row + c);
     store(through_mean + c, sum * scale);
   }
   for (int64_t i = begin; i < end; i++) {
-    T* unit_grad = p.unit_grad + i * p.row;
+    T* unit_grad = p.unit_grad + i * row;
     const Vec<T> inverse = splat(1 / p.norm[i]);
-    for (int64_t c = 0; c < p.row; c += kLanes) {
+    for (int64_t c = 0; c < row; c += kLanes) {
       store(unit_grad + c, (load(unit_grad + c) * splat((T)p.weight) + load(through_mean + c)) * inverse);
     }
-    memcpy(p.grad + p.order[i] * p.d, unit_grad, p.d * sizeof(T));
+    memcpy(p.grad + p.order[i] * d, unit_grad, d * sizeof(T));
   }
 }
 
@@ -255,7 +288,7 @@ double poisoned(const LossProblem<T>& p) {
 template <class T, int D>
 double run(const LossProblem<T>& p) {
 #pragma omp parallel for schedule(dynamic, 4) num_threads(p.threads)
-  for (int64_t k = 0; k < p.k; k++) patch_statistics(p, k);
+  for (int64_t k = 0; k < p.k; k++) patch_statistics<T, D>(p, k);
   for (int64_t k = 0; k < p.k; k++) {
     if (!(p.phi[k] == p.phi[k])) return poisoned(p);
   }
@@ -267,7 +300,7 @@ double run(const LossProblem<T>& p) {
   for (int64_t chunk = 0; chunk < p.chunks; chunk++) loss += p.chunk_loss[chunk];
   if (p.with_grad) {
 #pragma omp parallel for schedule(dynamic, 4) num_threads(p.threads)
-    for (int64_t k = 0; k < p.k; k++) scatter_gradient(p, k);
+    for (int64_t k = 0; k < p.k; k++) scatter_gradient<T, D>(p, k);
   }
   return loss * kLn2 * p.weight;
 }
