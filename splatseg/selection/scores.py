@@ -3,14 +3,19 @@
 The score of a feature f for positive clicks p and negative clicks q (all unit vectors):
 
     inside  = max_p f.p           outside = max_q f.q
-    gate    = sigmoid((inside - outside) / (0.1 * gap)),  gap = 1 - max_{p,q} p.q   (1 without negative clicks)
+    gate    = sigmoid(((inside - outside) / gap + 0.6) / 0.05),  gap = 1 - max_{p,q} p.q
     score   = gate * (inside + 1) - 1                                              in [-1, 1]
 
-Without negative clicks this is the cosine to the nearest positive click, the paper's score. A negative click pulls
-down what is nearer to it than to a positive click, however the threshold is set, and leaves alone what was far from
-it anyway: the width of the transition follows the gap between the clicks, so that two parts of one object (whose
-features are close) are told apart as sharply as two objects. The score rises with ``inside`` and falls with
-``outside``, always.
+Without negative clicks the gate is 1 and this is the cosine to the nearest positive click, the paper's score. A
+negative click pulls down what is clearly nearer to it than to a positive click, however the threshold is set. It leaves
+alone what was far from it anyway, and what is about as far from both clicks: the other parts of an object of which one
+part is unwanted. The transition follows the gap between the clicks, so that two parts of one object (whose features
+are close) are told apart as sharply as two objects. The score rises with ``inside`` and falls with ``outside``, always.
+
+Shift and width are measured: on 336 cases of an object of at least three parts of which one is subtracted (fits of
+dev_kitchen and dev_robots, exact masks, threshold kept), the IoU with the object less the part rises from 0.63 and 0.72
+(nothing subtracted) to 0.79 and 0.79; 90 % of the unwanted part goes, 90 % of the other parts stay. A gate centred
+between the clicks (shift 0, width 0.1) lowered the IoU to 0.58 and 0.49: with the part went 70 % of the others.
 """
 
 from __future__ import annotations
@@ -28,7 +33,8 @@ from splatseg.gaussians import Gaussians
 from splatseg.selection.clicks import EMPTY_ALPHA, Query
 from splatseg.selection.sets import Selection
 
-GATE_WIDTH = 0.1  # of the gap between positive and negative clicks
+GATE_WIDTH = 0.05  # of the gap between positive and negative clicks
+GATE_SHIFT = 0.6  # of the gap: so much nearer to a negative click is where a score is halved
 MIN_GAP = 1e-3  # clicks on the same thing: the gate stays finite
 
 
@@ -65,7 +71,7 @@ def score_features(unit: Tensor, query: Query) -> Tensor:
         return inside
     gap = max(1 - float((query.positive @ query.negative.T).max()), MIN_GAP)
     outside = _nearest(unit, query.negative)
-    gate = outside.neg_().add_(inside).div_(GATE_WIDTH * gap).sigmoid_()
+    gate = outside.neg_().add_(inside).add_(GATE_SHIFT * gap).div_(GATE_WIDTH * gap).sigmoid_()
     return inside.add_(1).mul_(gate).sub_(1)
 
 
