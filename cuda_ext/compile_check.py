@@ -1,6 +1,7 @@
 """Compile the CUDA side without a GPU: every .cuh on its own (no ATen), then every .cu against torch's headers.
 
 Device code for sm_80 and sm_90, PTX for later ones. Exits with 1 if a file fails, with 0 and a message without nvcc.
+Words on the command line choose the files whose names hold one of them: ``cuda_ext/compile_check.py trace blend``.
 The CPU build of torch lacks a few CUDA headers that hold no code (the names of build options); empty ones stand in.
 """
 
@@ -56,16 +57,25 @@ def torch_include(folder: Path) -> list[str]:
     return [*(f"-isystem={path}" for path in include_paths()), f"-isystem={folder}"]
 
 
+def wanted(source: Path) -> bool:
+    """Whether the command line asks for this file; without words it asks for all."""
+    return len(sys.argv) < 2 or any(word in source.name for word in sys.argv[1:])
+
+
 def main() -> int:
     if shutil.which("nvcc") is None:
         print("compile_check: skipped, nvcc is not on the PATH")
         return 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        ok = [compile_one(unit, [], folder) for unit in headers(folder)]
+        ok = [compile_one(unit, [], folder) for unit in headers(folder) if wanted(unit)]
         include = torch_include(folder)
-        ok += [compile_one(source, include, folder) for source in sorted((ROOT / "cuda").glob("*.cu"))]
-    return 0 if all(ok) else 1
+        ok += [
+            compile_one(source, include, folder) for source in sorted((ROOT / "cuda").glob("*.cu")) if wanted(source)
+        ]
+    if not ok:
+        print(f"compile_check: no file matches {sys.argv[1:]}", file=sys.stderr)
+    return 0 if ok and all(ok) else 1
 
 
 if __name__ == "__main__":

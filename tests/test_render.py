@@ -89,5 +89,5 @@ def test_settings_pass_through() -> None:
 
 def test_other_devices_are_refused() -> None:
     gaussians, camera = make_scene()
-    with pytest.raises(SplatsegError, match="gaussians: expected tensors on cpu, found meta"):
+    with pytest.raises(SplatsegError, match="gaussians: expected tensors on cpu or cuda, found meta"):
         render(gaussians.to("meta"), camera)

@@ -39,6 +39,18 @@ using Stream = cuda_emulator::Stream;
 
 namespace splatseg::cuda {
 
+#ifdef __CUDA_ARCH__
+__device__ inline float fast_exp(float x) { return __expf(x); }  // as gsplat's rasterizer
+#else
+__host__ __device__ inline float fast_exp(float x) { return expf(x); }
+#endif
+
+// Values that are loaded and stored with one instruction.
+template <class T, int N>
+struct alignas(N * sizeof(T)) Pack {
+  T value[N];
+};
+
 constexpr int kWarp = 32;
 constexpr unsigned kFullWarp = 0xffffffffu;
 

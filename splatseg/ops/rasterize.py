@@ -25,6 +25,8 @@ class RenderConfig:
         eps2d: added to the diagonal of every projected covariance, pixels^2 (the low-pass of 3DGS).
         near: least z-depth drawn, world units.
         far: greatest z-depth drawn, world units.
+        packed: on CUDA, gsplat keeps only the Gaussians in view: less memory for large scenes, a little slower. Without
+            effect on the CPU and on results.
     """
 
     sh_degree: int | None = None
@@ -32,6 +34,7 @@ class RenderConfig:
     eps2d: float = 0.3
     near: float = 0.01
     far: float = 1e10
+    packed: bool = False
 
 
 @dataclass(frozen=True)

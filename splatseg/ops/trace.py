@@ -56,14 +56,20 @@ def _check(splats: Splats, camera: Camera, pixels: Tensor, min_weight: float) ->
     check_dims("quats", splats.quats, ("n", 4), sizes)
     check_dims("scales", splats.scales, ("n", 3), sizes)
     check_dims("opacities", splats.opacities, ("n",), sizes)
+    check_pixels(pixels, (camera.width, camera.height), min_weight)
+
+
+def check_pixels(pixels: Tensor, size: tuple[int, int], min_weight: float) -> None:
+    """Raise :class:`SplatsegError` unless ``pixels`` (m, 2) lie in an image of ``size`` = (width, height)."""
+    width, height = size
     check_dims("pixels", pixels, ("m", 2))
     if pixels.dtype not in (torch.uint8, torch.int16, torch.int32, torch.int64):
         raise SplatsegError(f"pixels: expected integers, found {pixels.dtype}")
-    outside = (pixels < 0).any(dim=1) | (pixels[:, 0] >= camera.width) | (pixels[:, 1] >= camera.height)
+    outside = (pixels < 0).any(dim=1) | (pixels[:, 0] >= width) | (pixels[:, 1] >= height)
     if bool(outside.any()):
         first = int(outside.nonzero()[0])
         raise SplatsegError(
-            f"pixels: expected columns in 0..{camera.width - 1} and rows in 0..{camera.height - 1}, "
+            f"pixels: expected columns in 0..{width - 1} and rows in 0..{height - 1}, "
             f"found {tuple(pixels[first].tolist())} at index {first}"
         )
     if not (0 <= min_weight <= 1 and math.isfinite(min_weight)):

@@ -1,22 +1,19 @@
-"""Rendered a splat from a camera. The backend is chosen here by the tensors' device, and nowhere above."""
+"""Drawing a splat from a camera. The backend is chosen here by the tensors' device, and nowhere above."""
 
 from __future__ import annotations
-
-import importlib
 
 from torch import Tensor
 
 from splatseg.camera import Camera
-from splatseg.errors import SplatsegError
 from splatseg.gaussians import Gaussians
 from splatseg.ops.contributions import Contributions
 from splatseg.ops.rasterize import Means2dProbe, RenderConfig, Rendered
+from splatseg.render.backends import backend_of, choose_device
 from splatseg.render.tracing import trace
 
-__all__ = ["Contributions", "Means2dProbe", "RenderConfig", "Rendered", "render", "trace"]
+__all__ = ["Contributions", "Means2dProbe", "RenderConfig", "Rendered", "choose_device", "render", "trace"]
 
 DEFAULTS = RenderConfig()
-BACKENDS = {"cpu": "splatseg.render.cpu"}  # gsplat on CUDA: not built yet
 
 
 def render(
@@ -32,10 +29,7 @@ def render(
     the gradients w.r.t. the projected means that densification reads.
 
     Raises:
-        SplatsegError: shapes that do not fit, a non-finite input, or a device without a backend.
+        SplatsegError: shapes that do not fit, a non-finite input, a device without a backend, or float64 on CUDA.
     """
-    backend = BACKENDS.get(gaussians.device.type)
-    if backend is None:
-        raise SplatsegError(f"gaussians: expected tensors on {' or '.join(BACKENDS)}, found {gaussians.device}")
-    rendered: Rendered = importlib.import_module(backend).render(gaussians, camera, features, config, probe)
+    rendered: Rendered = backend_of(gaussians.device).render(gaussians, camera, features, config, probe)
     return rendered

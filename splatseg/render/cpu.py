@@ -1,4 +1,4 @@
-"""The backend for Gaussians in host memory: ``splatseg::rasterize``."""
+"""The backend for Gaussians in host memory: ``splatseg::rasterize`` and ``splatseg::trace``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from torch import Tensor
 
 from splatseg.camera import Camera
 from splatseg.gaussians import Gaussians
+from splatseg.ops.contributions import Contributions
 from splatseg.ops.rasterize import Means2dProbe, RenderConfig, Rendered, Splats, rasterize
+from splatseg.ops.trace import trace as trace_splats
 
 
 def render(
@@ -15,3 +17,12 @@ def render(
     """See :func:`splatseg.render.render`."""
     splats = Splats(gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, gaussians.sh)
     return rasterize(splats, camera, features, config, probe)
+
+
+def trace(
+    gaussians: Gaussians, camera: Camera, pixels: Tensor, min_weight: float, config: RenderConfig
+) -> Contributions:
+    """See :func:`splatseg.render.trace`."""
+    g = gaussians.detach()
+    splats = Splats(g.means, g.quats, g.scales, g.opacities, g.sh)
+    return trace_splats(splats, camera, pixels, min_weight, config)

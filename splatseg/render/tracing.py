@@ -7,9 +7,8 @@ from torch import Tensor
 from splatseg.camera import Camera
 from splatseg.gaussians import Gaussians
 from splatseg.ops.contributions import Contributions
-from splatseg.ops.extension import compiled
-from splatseg.ops.rasterize import RenderConfig, Splats
-from splatseg.ops.trace import trace as trace_splats
+from splatseg.ops.rasterize import RenderConfig
+from splatseg.render.backends import backend_of
 
 DEFAULT = RenderConfig()
 
@@ -21,7 +20,7 @@ def trace(
 
     ``ops.blend(trace(g, camera, pixels, 0), features)`` is ``render(g, camera, features).features`` at those pixels.
     Constants: no gradient flows back. Rows come sorted by tile; ``Contributions.order`` and ``rows`` map them to
-    ``pixels``. Gaussians on a device without a kernel are traced in host memory; the result is on their device.
+    ``pixels``. On CUDA only the chosen pixels are drawn, from gsplat's tile lists.
 
     Args:
         gaussians: n Gaussians in stored form.
@@ -31,11 +30,8 @@ def trace(
         config: ``eps2d``, ``near`` and ``far`` are read.
 
     Raises:
-        SplatsegError: a pixel outside the image, shapes or dtypes that do not fit, or a non-finite input.
+        SplatsegError: a pixel outside the image, shapes or dtypes that do not fit, a non-finite input, or a device
+            without a backend.
     """
-    device = gaussians.device
-    if device.type != "cpu" and compiled():
-        gaussians, camera, pixels = gaussians.to("cpu"), camera.to("cpu"), pixels.to("cpu")
-    g = gaussians.detach()
-    splats = Splats(g.means, g.quats, g.scales, g.opacities, g.sh)
-    return trace_splats(splats, camera, pixels, min_weight, config).to(device)
+    contributions: Contributions = backend_of(gaussians.device).trace(gaussians, camera, pixels, min_weight, config)
+    return contributions
