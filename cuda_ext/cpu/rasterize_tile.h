@@ -18,8 +18,7 @@ template <class T>
 struct Tile {
   alignas(64) T transmittance[kTilePixels];
   alignas(64) T floor[kTilePixels];  // least exponent drawn: log2(1/255), or infinity where the pixel is done
-  bool open[kBlocks];                // some pixel of the block is not done
-  int open_blocks;
+  unsigned open;                     // bit b: some pixel of block b is not done
   int x0, y0, columns, rows;         // the part of the tile inside the image
 
   Tile(int tile, int width, int height) {
@@ -32,11 +31,8 @@ struct Tile {
       transmittance[p] = T(1);
       floor[p] = tile_column(p) < columns && tile_row(p) < rows ? T(-kLog2Of255) : T(__builtin_inf());
     }
-    open_blocks = 0;
-    for (int k = 0; k < kBlocks; k++) {
-      open[k] = k % 4 * 4 < columns && k / 4 * 4 < rows;
-      open_blocks += open[k];
-    }
+    open = 0;
+    for (int k = 0; k < kBlocks; k++) open |= unsigned(k % 4 * 4 < columns && k / 4 * 4 < rows) << k;
   }
 };
 
@@ -45,14 +41,14 @@ template <class T>
 struct TileSplat {
   Vec<T> a, b, c, log2_opacity;
   T x, y;
-  int block_x0, block_x1, block_y0, block_y1;
+  unsigned blocks;  // bit b: the pixel box touches block b
 
   __attribute__((always_inline)) TileSplat(const Splat<T>& s, int tile_x, int tile_y)
       : a(splat(s.a)), b(splat(s.b)), c(splat(s.c)), log2_opacity(splat(s.log2_opacity)), x(s.x - tile_x), y(s.y - tile_y) {
-    block_x0 = (s.x0 > tile_x ? s.x0 - tile_x : 0) >> 2;
-    block_x1 = (s.x1 < tile_x + kTile ? s.x1 - tile_x : kTile - 1) >> 2;
-    block_y0 = (s.y0 > tile_y ? s.y0 - tile_y : 0) >> 2;
-    block_y1 = (s.y1 < tile_y + kTile ? s.y1 - tile_y : kTile - 1) >> 2;
+    const int x0 = (s.x0 > tile_x ? s.x0 - tile_x : 0) >> 2, x1 = (s.x1 < tile_x + kTile ? s.x1 - tile_x : kTile - 1) >> 2;
+    const int y0 = (s.y0 > tile_y ? s.y0 - tile_y : 0) >> 2, y1 = (s.y1 < tile_y + kTile ? s.y1 - tile_y : kTile - 1) >> 2;
+    const unsigned columns = (2u << x1) - (1u << x0), rows = (16u << 4 * y1) - (1u << 4 * y0);
+    blocks = columns * 0x1111u & rows;
   }
 };
 
@@ -64,13 +60,13 @@ struct BlockHit {
 };
 
 template <class T>
-SPLATSEG_INLINE bool reach(const TileSplat<T>& s, const Tile<T>& tile, int block_x, int block_y, BlockHit<T>& hit) {
+SPLATSEG_INLINE bool reach(const TileSplat<T>& s, const Tile<T>& tile, int block, BlockHit<T>& hit) {
   typedef Vec<T> V;
   const V columns = {T(0.5), T(1.5), T(2.5), T(3.5), T(0.5), T(1.5), T(2.5), T(3.5)};
   const V rows = {T(0.5), T(0.5), T(0.5), T(0.5), T(1.5), T(1.5), T(1.5), T(1.5)};
-  const T* floor = tile.floor + (block_y * 4 + block_x) * kBlockPixels;
-  hit.dx = columns + (T(4 * block_x) - s.x);
-  hit.dy[0] = rows + (T(4 * block_y) - s.y);
+  const T* floor = tile.floor + block * kBlockPixels;
+  hit.dx = columns + (T(block % 4 * 4) - s.x);
+  hit.dy[0] = rows + (T(block / 4 * 4) - s.y);
   hit.dy[1] = hit.dy[0] + T(2);
   for (int h = 0; h < 2; h++) {
     const V dy = hit.dy[h];
@@ -116,8 +112,7 @@ SPLATSEG_INLINE void close_block(Tile<T>& tile, int block) {
   const T* floor = tile.floor + block * kBlockPixels;
   const Vec<T> limit = splat(T(1));
   if (any((load(floor) < limit) | (load(floor + kLanes) < limit))) return;
-  tile.open[block] = false;
-  tile.open_blocks--;
+  tile.open &= ~(1u << block);
 }
 
 }  // namespace splatseg::SPLATSEG_ISA

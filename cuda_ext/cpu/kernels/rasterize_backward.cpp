@@ -18,26 +18,21 @@ template <class T>
 struct TileGrads {
   alignas(64) T colors[kBlocks][kColors][kBlockPixels];
   alignas(64) T behind[kTilePixels];  // gradient . output still behind the splat at hand
-  T* by_channel;                      // [block][channel][pixel], for the splat's own sum
-  T* by_pixel;                        // [block][pixel][padded channel], for the features' gradient
-  T* feature_sums;                    // [padded channel] of the pair at hand
+  T* features;                        // [block][channel][pixel]
+  T* feature_sums;                    // [padded channel][lane] of the pair at hand
 };
 
 template <int kMode, class T>
 SPLATSEG_INLINE T load_feature_pixel(const RasterBackwardArgs<T>& args, TileGrads<T>& grads, int block, int lane,
                                      int64_t pixel) {
-  const int channels = args.forward.channels, padded = padded_channels(channels);
-  T total = 0;
-  T* row = grads.by_pixel + size_t(block * kBlockPixels + lane) * padded;
+  const int channels = args.forward.channels;
   const T* grad = args.feature_map + pixel * channels;
-  for (int c = 0; c < channels; c++) row[c] = grad[c];
+  T* column = grads.features + size_t(block) * channels * kBlockPixels + lane;
+  for (int c = 0; c < channels; c++) column[c * kBlockPixels] = grad[c];
+  T total = 0;
   if constexpr ((kMode & kGeometry) != 0) {
     const T* value = args.forward.feature_map + pixel * channels;
-    T* column = grads.by_channel + size_t(block) * channels * kBlockPixels + lane;
-    for (int c = 0; c < channels; c++) {
-      column[c * kBlockPixels] = grad[c];
-      total += grad[c] * value[c];
-    }
+    for (int c = 0; c < channels; c++) total += grad[c] * value[c];
   }
   return total;
 }
@@ -70,9 +65,7 @@ SPLATSEG_INLINE void load_grads(const RasterBackwardArgs<T>& args, const Tile<T>
     memset(grads.behind, 0, sizeof grads.behind);
   }
   if constexpr ((kMode & kFeatures) != 0) {
-    const int channels = args.forward.channels;
-    memset(grads.by_pixel, 0, sizeof(T) * kTilePixels * padded_channels(channels));
-    if constexpr ((kMode & kGeometry) != 0) memset(grads.by_channel, 0, sizeof(T) * kTilePixels * channels);
+    memset(grads.features, 0, sizeof(T) * kTilePixels * args.forward.channels);
   }
   for (int y = 0; y < tile.rows; y++) {
     for (int x = 0; x < tile.columns; x++) {
@@ -92,57 +85,32 @@ struct PairSums {
   Vec<T> sum[12];
 };
 
-// value[h] += sum over channels of the pixel's feature gradient times the splat's feature.
-template <class T>
-SPLATSEG_INLINE void add_feature_values(const TileGrads<T>& grads, int block, const T* row, int channels, Vec<T> value[2]) {
+// One channel: the pixels' gradient times the splat's feature to value, times the weight to the channel's sum.
+template <int kMode, class T>
+SPLATSEG_INLINE void add_channel(const T* grad, T feature, const Vec<T> weight[2], Vec<T> value[2], T* sum) {
   typedef Vec<T> V;
-  const T* at = grads.by_channel + size_t(block) * channels * kBlockPixels;
-  V odd[2] = {};
-  int c = 0;
-  for (; c + 2 <= channels; c += 2, at += 2 * kBlockPixels) {
-    for (int h = 0; h < 2; h++) {
-      value[h] += load(at + h * kLanes) * splat(row[c]);
-      odd[h] += load(at + kBlockPixels + h * kLanes) * splat(row[c + 1]);
-    }
+  const V g0 = load(grad), g1 = load(grad + kLanes);
+  if constexpr ((kMode & kGeometry) != 0) {
+    value[0] += g0 * feature;
+    value[1] += g1 * feature;
   }
-  for (int h = 0; h < 2; h++) {
-    if (c < channels) value[h] += load(at + h * kLanes) * splat(row[c]);
-    value[h] += odd[h];
-  }
+  store(sum, load(sum) + weight[0] * g0 + weight[1] * g1);
 }
 
-// sums[channel] += sum over the block's pixels of weight times the pixel's feature gradient; lanes are channels here, so
-// nothing is left to reduce across lanes.
-template <class T>
-SPLATSEG_INLINE void add_feature_grads(const TileGrads<T>& grads, int block, const Vec<T> weight[2], const bool used[2],
-                                       int padded, T* sums) {
-  typedef Vec<T> V;
-  alignas(64) T w[kBlockPixels];
-  store(w, weight[0]);
-  store(w + kLanes, weight[1]);
-  const T* rows = grads.by_pixel + size_t(block) * kBlockPixels * padded;
+// One pass over a block's feature gradients serves both the splat's value and its own gradient.
+template <int kMode, class T>
+SPLATSEG_INLINE void add_features(const TileGrads<T>& grads, int block, const T* row, int channels, const Vec<T> weight[2],
+                                  Vec<T> value[2]) {
+  const T* grad = grads.features + size_t(block) * channels * kBlockPixels;
+  T* sum = grads.feature_sums;
+  Vec<T> odd[2] = {};
   int c = 0;
-  for (; c + 2 * kLanes <= padded; c += 2 * kLanes) {
-    V a0 = load(sums + c), a1 = load(sums + c + kLanes), b0 = {}, b1 = {};
-    for (int h = 0; h < 2; h++) {
-      if (!used[h]) continue;
-      const T* at = rows + h * kLanes * padded + c;
-      for (int p = 0; p < kLanes; p += 2, at += 2 * padded) {
-        const V u = splat(w[h * kLanes + p]), v = splat(w[h * kLanes + p + 1]);
-        a0 += u * load(at);
-        a1 += u * load(at + kLanes);
-        b0 += v * load(at + padded);
-        b1 += v * load(at + padded + kLanes);
-      }
-    }
-    store(sums + c, a0 + b0);
-    store(sums + c + kLanes, a1 + b1);
+  for (; c + 2 <= channels; c += 2, grad += 2 * kBlockPixels, sum += 2 * kLanes) {
+    add_channel<kMode>(grad, row[c], weight, value, sum);
+    add_channel<kMode>(grad + kBlockPixels, row[c + 1], weight, odd, sum + kLanes);
   }
-  for (; c < padded; c += kLanes) {
-    V acc = load(sums + c);
-    for (int p = 0; p < kBlockPixels; p++) acc += splat(w[p]) * load(rows + p * padded + c);
-    store(sums + c, acc);
-  }
+  if (c < channels) add_channel<kMode>(grad, row[c], weight, value, sum);
+  for (int h = 0; h < 2; h++) value[h] += odd[h];
 }
 
 // Gradient of sigma in half h of a block: -alpha v_alpha, v_alpha = T value - behind / (1 - alpha); 0 where alpha is clamped.
@@ -179,39 +147,30 @@ SPLATSEG_INLINE void add_geometry(const TileSplat<T>& s, const BlockHit<T>& hit,
 // Returns whether the splat reaches the block at all.
 template <int kMode, class T>
 SPLATSEG_INLINE bool add_block(const RasterBackwardArgs<T>& args, const TileSplat<T>& s, const Splat<T>& record,
-                               const T* row, Tile<T>& tile, int bx, int by, TileGrads<T>& grads,
+                               const T* row, Tile<T>& tile, int block, TileGrads<T>& grads,
                                PairSums<T>& out) {
   typedef Vec<T> V;
-  const int block = by * 4 + bx;
   BlockHit<T> hit;
-  if (!reach(s, tile, bx, by, hit)) return false;
+  if (!reach(s, tile, block, hit)) return false;
   const T(*colors)[kBlockPixels] = grads.colors[block];
-  V value[2], weight[2], v[2];
+  const Blend<T> blended[2] = {blend(hit, 0, tile, block), blend(hit, 1, tile, block)};
+  const V weight[2] = {blended[0].weight, blended[1].weight};
+  V value[2] = {}, v[2];
   if constexpr ((kMode & kGeometry) != 0) {
     for (int h = 0; h < 2; h++) {
       value[h] = load(colors[0] + h * kLanes) * record.color[0] + load(colors[1] + h * kLanes) * record.color[1];
       value[h] += load(colors[2] + h * kLanes) * record.color[2] + load(colors[3] + h * kLanes) * record.depth;
     }
-    if constexpr ((kMode & kFeatures) != 0) add_feature_values(grads, block, row, args.forward.channels, value);
   }
-  bool closed = false;
-  for (int h = 0; h < 2; h++) {
-    const Blend<T> blended = blend(hit, h, tile, block);
-    weight[h] = blended.weight;
-    closed |= blended.closed;
-    if constexpr ((kMode & kGeometry) != 0)
-      v[h] = sigma_grad(hit, h, blended, value[h], grads.behind + block * kBlockPixels + h * kLanes);
-  }
+  if constexpr ((kMode & kFeatures) != 0) add_features<kMode>(grads, block, row, args.forward.channels, weight, value);
   if constexpr ((kMode & kGeometry) != 0) {
+    for (int h = 0; h < 2; h++)
+      v[h] = sigma_grad(hit, h, blended[h], value[h], grads.behind + block * kBlockPixels + h * kLanes);
     add_geometry<kMode>(s, hit, v[0], v[1], out);
     for (int c = 0; c < kColors; c++)
       out.sum[kRed + c] += weight[0] * load(colors[c]) + weight[1] * load(colors[c] + kLanes);
   }
-  if constexpr ((kMode & kFeatures) != 0) {
-    const bool used[2] = {any(hit.drawn[0]), any(hit.drawn[1])};
-    add_feature_grads(grads, block, weight, used, padded_channels(args.forward.channels), grads.feature_sums);
-  }
-  if (__builtin_expect(closed, 0)) close_block(tile, block);
+  if (__builtin_expect(blended[0].closed | blended[1].closed, 0)) close_block(tile, block);
   return true;
 }
 
@@ -225,10 +184,18 @@ SPLATSEG_INLINE void write_pair(const PairSums<T>& sums, T* slot) {
   stream(slot + kLanes, hsum8(high));
 }
 
-// A row of `count` (a multiple of 8) sums, or of zeros, into its slot.
 template <class T>
-SPLATSEG_INLINE void write_row(const T* sums, int count, T* slot) {
-  for (int c = 0; c < count; c += kLanes) stream(slot + c, sums != nullptr ? load(sums + c) : splat(T(0)));
+SPLATSEG_INLINE void write_features(const T* sums, int padded, T* slot) {
+  for (int c = 0; c < padded; c += kLanes) {
+    Vec<T> channels[8];
+    for (int k = 0; k < 8; k++) channels[k] = load(sums + (c + k) * kLanes);
+    stream(slot + c, hsum8(channels));
+  }
+}
+
+template <class T>
+SPLATSEG_INLINE void write_zeros(int count, T* slot) {  // count: a multiple of 8
+  for (int c = 0; c < count; c += kLanes) stream(slot + c, splat(T(0)));
 }
 
 template <class T>
@@ -245,19 +212,20 @@ SPLATSEG_INLINE void walk_pair(const RasterBackwardArgs<T>& args, int64_t id, Ti
   const TileSplat<T> s(record, tile.x0, tile.y0);
   const T* row = (kMode & kFeatures) != 0 ? args.forward.features + id * args.forward.channels : nullptr;
   const int padded = padded_channels(args.forward.channels);
-  if constexpr ((kMode & kFeatures) != 0) memset(grads.feature_sums, 0, sizeof(T) * padded);
+  if constexpr ((kMode & kFeatures) != 0) memset(grads.feature_sums, 0, sizeof(T) * kLanes * padded);
   PairSums<T> sums;
   for (int k = 0; k < 12; k++) sums.sum[k] = splat(T(0));
   bool reached = false;
-  for (int by = s.block_y0; by <= s.block_y1; by++)
-    for (int bx = s.block_x0; bx <= s.block_x1; bx++)
-      if (tile.open[by * 4 + bx])
-        reached |= add_block<kMode>(args, s, record, row, tile, bx, by, grads, sums);
+  for (unsigned rest = s.blocks & tile.open; rest != 0; rest &= rest - 1)
+    reached |= add_block<kMode>(args, s, record, row, tile, __builtin_ctz(rest), grads, sums);
   if constexpr ((kMode & kGeometry) != 0) {
     T* to = args.pair_grads + slot * kPairGrads;
-    reached ? write_pair(sums, to) : write_row<T>(nullptr, kPairGrads, to);
+    reached ? write_pair(sums, to) : write_zeros(kPairGrads, to);
   }
-  if constexpr ((kMode & kFeatures) != 0) write_row(grads.feature_sums, padded, args.pair_features + slot * padded);
+  if constexpr ((kMode & kFeatures) != 0) {
+    T* to = args.pair_features + slot * padded;
+    reached ? write_features(grads.feature_sums, padded, to) : write_zeros(padded, to);
+  }
 }
 
 template <int kMode, class T>
@@ -269,7 +237,7 @@ void walk_tile(const RasterBackwardArgs<T>& args, int index, TileGrads<T>& grads
   const int padded = padded_channels(forward.channels);
   if (k == end) return;
   load_grads<kMode>(args, tile, grads);
-  for (; k < end && tile.open_blocks > 0; k++) {
+  for (; k < end && tile.open != 0; k++) {
     if (k + 8 < end) {
       __builtin_prefetch(forward.splats + forward.ids[k + 8]);
       if constexpr ((kMode & (kGeometry | kFeatures)) == (kGeometry | kFeatures))
@@ -279,8 +247,8 @@ void walk_tile(const RasterBackwardArgs<T>& args, int index, TileGrads<T>& grads
   }
   for (; k < end; k++) {  // behind the last open pixel
     const size_t slot = pair_slot(forward.splats[forward.ids[k]], tile);
-    if constexpr ((kMode & kGeometry) != 0) write_row<T>(nullptr, kPairGrads, args.pair_grads + slot * kPairGrads);
-    if constexpr ((kMode & kFeatures) != 0) write_row<T>(nullptr, padded, args.pair_features + slot * padded);
+    if constexpr ((kMode & kGeometry) != 0) write_zeros(kPairGrads, args.pair_grads + slot * kPairGrads);
+    if constexpr ((kMode & kFeatures) != 0) write_zeros(padded, args.pair_features + slot * padded);
   }
   stream_fence();
 }
@@ -291,15 +259,12 @@ void walk(const RasterBackwardArgs<T>& args) {
 #pragma omp parallel num_threads(args.forward.threads)
   {
     TileGrads<T>* grads = static_cast<TileGrads<T>*>(aligned_alloc(64, sizeof(TileGrads<T>)));
-    const size_t bytes = sizeof(T) * kTilePixels;
-    grads->by_channel = static_cast<T*>(aligned_alloc(64, bytes * size_t(args.forward.channels + 1)));
-    const size_t padded = padded_channels(args.forward.channels);
-    grads->by_pixel = static_cast<T*>(aligned_alloc(64, bytes * (padded + 1)));
-    grads->feature_sums = static_cast<T*>(aligned_alloc(64, sizeof(T) * (padded + 8) * 8));
+    const size_t channels = args.forward.channels;
+    grads->features = static_cast<T*>(aligned_alloc(64, sizeof(T) * kTilePixels * (channels + 1)));
+    grads->feature_sums = static_cast<T*>(aligned_alloc(64, sizeof(T) * kLanes * (padded_channels(channels) + 8)));
 #pragma omp for schedule(dynamic, 2)
     for (int t = 0; t < tiles; t++) walk_tile<kMode>(args, t, *grads);
-    free(grads->by_channel);
-    free(grads->by_pixel);
+    free(grads->features);
     free(grads->feature_sums);
     free(grads);
   }
