@@ -17,6 +17,7 @@ from splatseg.geometry.config import GeometryConfig
 from splatseg.geometry.init import gaussians_from_points
 from splatseg.geometry.state import FitState, trimmed
 from splatseg.hooks import FitHooks
+from splatseg.memory import freed_memory_kept
 from splatseg.ops import photometric_loss
 from splatseg.progress import Progress
 from splatseg.render import Means2dProbe, RenderConfig, render
@@ -101,7 +102,7 @@ def fit_geometry(
     photos = PhotoCache(scene.views)
     started = last_saved = time.monotonic()
     evaluate_every = max(int(config.eval_every * config.steps), 1)
-    with Progress(config.steps, "geometry", initial=first, quiet=hooks.quiet) as progress:
+    with freed_memory_kept(), Progress(config.steps, "geometry", initial=first, quiet=hooks.quiet) as progress:
         for step in range(first, config.steps):
             loss = train_step(state, photos, step, device)
             done = step + 1
