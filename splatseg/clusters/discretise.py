@@ -1,10 +1,10 @@
 """Whole-scene discretisation: every Gaussian gets a label at several nested levels.
 
 1. hdbscan (leaf clusters) on unit features of a spatially fair sample: what is one thing, and what is noise.
-2. Every Gaussian takes the cluster of the nearest mean, as its 3D neighbours do: the cosine plus a bonus for
-agreeing with them. 3. A cluster that lies in several places is split into connected pieces, crumbs go to what
-surrounds them: the leaves. 4. The leaves are joined by average linkage over feature distance plus a penalty for
-gaps in space, so that alike things
+2. Every Gaussian takes the cluster of the nearest mean, as its 3D neighbours do: the cosine plus a bonus for agreeing
+   with them.
+3. A cluster that lies in several places is split into connected pieces, crumbs go to what surrounds them: the leaves.
+4. The leaves are joined by average linkage over feature distance plus a penalty for gaps in space, so that alike things
    far apart do not become one object. Cutting the tree where it is most stable gives the levels.
 """
 
@@ -56,15 +56,15 @@ class ClusterConfig:
         seed: of the sample; the same seed gives the same labels.
     """
 
-    samples: int = 20000
-    min_cluster: int = 15
+    samples: int = 40000
+    min_cluster: int = 10
     min_samples: int = 5
     min_opacity: float = 0.1
     neighbours: int = 8
     agreement: float = 0.15
-    min_gaussians: int = 60
+    min_gaussians: int = 30
     gap_penalty: float = 0.5
-    levels: int = 4
+    levels: int = 5
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -184,7 +184,7 @@ def cut_levels(distances: NDArray[np.float64], levels: int) -> tuple[list[NDArra
 
     The finest level is the leaves. The others cut the average-linkage tree: the numbers of groups between 2 and c -
     1 are divided into bands of equal ratio, and each band is cut where the distance to the next merge grows most.
-    The level shown first is the middle one, rounded towards the coarse end.
+    The level shown first is the middle one of those above the leaves, rounded towards the coarse end.
     """
     count = len(distances)
     leaves = np.arange(count)
@@ -201,4 +201,4 @@ def cut_levels(distances: NDArray[np.float64], levels: int) -> tuple[list[NDArra
         best = int(groups[int(np.argmax(rise))])
         cuts.append(fcluster(tree, best, criterion="maxclust").astype(np.int64) - 1)
     cuts.append(leaves)
-    return cuts, (len(cuts) - 1) // 2
+    return cuts, max(len(cuts) - 2, 0) // 2
