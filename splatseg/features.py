@@ -5,6 +5,10 @@ pixels from a cached pool (``blend``), computes the hierarchical contrastive los
 gradient
 back and moves the touched Gaussians with Adam. ``full_render`` trains through complete rendered images instead:
 slower by more than an order of magnitude, kept as the check that pools lose nothing.
+
+On a device that can make steps without the host (``ops.pooled``), all pools are traced first and joined, and the steps
+are replayed. A batch is then a window of the view's rows in random order, and not drawn anew: the same for batches as
+large as the pool, which is the default, and a sample without repetition otherwise.
 """
 
 from __future__ import annotations
@@ -31,12 +35,14 @@ from splatseg.ops import (
     hierarchical_contrastive_loss,
     hierarchical_contrastive_loss_and_grad,
 )
+from splatseg.ops.pooled import PooledSteps, PoolStack, Schedule, can_replay
 from splatseg.progress import Progress
 from splatseg.render import render
 from splatseg.sampling import PixelPool, SamplingConfig, draw_batch, sample_pool
 from splatseg.scene import View
 
 HierarchyOf = Callable[[View], PatchHierarchy]
+NO_MASKS = "masks: expected at least one view with a mask over the splat, found none"
 
 # What measured best on dev_kitchen (docs/evaluation.md). Without the norm term the features are free to turn while they
 # are small; with it, the published constants lock in the direction of the first noise.
@@ -133,7 +139,11 @@ class PoolCache:
         return max(1024, min(self.config.pool_pixels, int(share / per_pixel)))
 
     def _generator(self, index: int) -> torch.Generator:
-        return torch.Generator().manual_seed(self.seed * 1_000_003 + index)
+        return torch.Generator(self.gaussians.device).manual_seed(self.seed * 1_000_003 + index)
+
+    def forget(self) -> None:
+        """Drop all pools; they are traced again when asked for."""
+        self._pools.clear()
 
     @property
     def nbytes(self) -> int:
@@ -171,18 +181,21 @@ def fit_features(
     before = float(saved["seconds"]) if saved else 0.0
     started = last_saved = time.monotonic()
     report_every = max(config.steps // 20, 1)
+    done = first
     with Progress(config.steps, "features", initial=first, quiet=hooks.quiet) as progress:
-        for step in range(first, config.steps):
-            loss = trainer.step(step)
-            progress.advance()
+        while done < config.steps:
+            until = min((done // report_every + 1) * report_every, config.steps)
+            made, loss = trainer.advance(done, until)
+            done += made
+            progress.advance(made)
             seconds = before + time.monotonic() - started
-            if (step + 1) % report_every == 0:
+            if done % report_every == 0:
                 if not math.isfinite(loss):
-                    raise SplatsegError(f"features: expected a finite loss, found {loss} at step {step + 1}")
-                hooks.log({"stage": "features", "step": step + 1, "seconds": round(seconds, 3), "loss": loss})
+                    raise SplatsegError(f"features: expected a finite loss, found {loss} at step {done}")
+                hooks.log({"stage": "features", "step": done, "seconds": round(seconds, 3), "loss": loss})
                 progress.advance(0, loss=f"{loss:.3f}")
             if time.monotonic() - last_saved > hooks.checkpoint_seconds:
-                hooks.save_checkpoint({**trainer.checkpoint(step + 1), "seconds": seconds})
+                hooks.save_checkpoint({**trainer.checkpoint(done), "seconds": seconds})
                 last_saved = time.monotonic()
     return FeatureField(trainer.features.detach().cpu(), gaussians.fingerprint())
 
@@ -202,11 +215,49 @@ class FeatureTrainer:
         noise = torch.randn(len(gaussians), config.dim, generator=torch.Generator().manual_seed(config.seed))
         self.features = (noise * config.init_sigma).to(gaussians.device)
         self.optimizer = SparseFeatureAdam(self.features, AdamConfig(lr=config.lr, norm_weight=config.loss.norm_weight))
-        self._hierarchy_of = hierarchy_of
+        self.replays = can_replay(self.features) and not config.full_render
+        self._replayed: PooledSteps | None = None
+
+    def advance(self, step: int, until: int) -> tuple[int, float]:
+        """Make steps from number ``step`` on, one or, where the device replays them, all before ``until``.
+
+        Returns how many, and the loss of the last.
+        """
+        if not self.replays:
+            return 1, self.step(step)
+        if self._replayed is None:
+            self._replayed = self.replay()
+        self._replayed.run(until - step)
+        self._replayed.check()
+        return until - step, float(self._replayed.losses[until - 1])
+
+    def replay(self) -> PooledSteps:
+        """Trace the pools of all views, and lay down what each step will do; views in the order of :meth:`step`."""
+        pools = [self.pools.get(index) for index in range(len(self.views))]
+        usable = [pool for pool in pools if pool is not None]
+        if not usable:
+            raise SplatsegError(NO_MASKS)
+        place = {index: k for k, index in enumerate(i for i, pool in enumerate(pools) if pool is not None)}
+        views, starts = [], []
+        for step in range(self.config.steps):
+            generator = self._step_generator(step)
+            order = torch.randperm(len(pools), generator=generator).tolist()
+            index = next(place[i] for i in order if i in place)
+            views.append(index)
+            starts.append(int(torch.randint(len(usable[index]), (1,), generator=generator)))
+        device = self.features.device
+        stack = PoolStack.of(usable, torch.Generator(device).manual_seed(self.config.seed))
+        self.pools.forget()
+        rates = [learning_rate(self.config, step) for step in range(self.config.steps)]
+        schedule = Schedule(torch.tensor(views), torch.tensor(starts), rates)
+        return PooledSteps(stack, self.optimizer, self.config.loss, schedule, self.config.sampling.batch_pixels)
+
+    def _step_generator(self, step: int) -> torch.Generator:
+        return torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
 
     def step(self, step: int) -> float:
         """One optimiser step on one view (more, where views turn out to have no masks); returns its loss."""
-        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
+        generator = self._step_generator(step)
         for index in torch.randperm(len(self.views), generator=generator).tolist():
             pool = self.pools.get(index)
             if pool is None:
@@ -222,7 +273,7 @@ class FeatureTrainer:
                 self.optimizer.accumulate(pool.contributions, grad, batch.rows)
             self.optimizer.step(learning_rate(self.config, step))
             return float(loss)
-        raise SplatsegError("masks: expected at least one view with a mask over the splat, found none")
+        raise SplatsegError(NO_MASKS)
 
     def _accumulate_rendered(self, index: int, pool: PixelPool, rows: Tensor, patch: Tensor) -> Tensor:
         """The same loss through a complete rendered image."""

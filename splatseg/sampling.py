@@ -76,7 +76,9 @@ class PixelBatch:
 def sample_pool(
     gaussians: Gaussians, view: View, hierarchy: PatchHierarchy, config: SamplingConfig, generator: torch.Generator
 ) -> PixelPool | None:
-    """Draw pixels uniformly from those that lie in a mask, and trace them.
+    """Draw pixels uniformly from those that lie in a mask, and trace them, on the device of ``gaussians``.
+
+    ``generator`` may be of that device or of the CPU.
 
     None where no such pixel shows a Gaussian (an image without masks).
 
@@ -89,17 +91,18 @@ def sample_pool(
             f"hierarchy of view '{view.name}': expected {expected[1]}x{expected[0]} pixels, "
             f"found {hierarchy.patch_ids.shape[1]}x{hierarchy.patch_ids.shape[0]}"
         )
-    flat = hierarchy.patch_ids.flatten()
+    device = gaussians.device
+    flat = hierarchy.patch_ids.to(device).flatten()
     candidates = flat.nonzero()[:, 0]
     if len(candidates) > config.pool_pixels:
-        candidates = candidates[torch.randperm(len(candidates), generator=generator)[: config.pool_pixels]]
+        order = torch.randperm(len(candidates), generator=generator, device=generator.device)
+        candidates = candidates[order[: config.pool_pixels].to(device)]
     pixels = torch.stack([candidates % expected[1], candidates // expected[1]], dim=1).to(torch.int32)
-    device = gaussians.device
-    contributions = trace(gaussians, view.camera.to(device), pixels.to(device), config.min_weight)
+    contributions = trace(gaussians, view.camera.to(device), pixels, config.min_weight)
     rows = (contributions.counts > 0).nonzero()[:, 0]
     if len(rows) == 0:
         return None
-    present, compact = flat[candidates].to(device)[contributions.order].unique(return_inverse=True)
+    present, compact = flat[candidates][contributions.order].unique(return_inverse=True)
     membership = hierarchy.membership.to(device)[present.long()]
     membership = torch.cat([membership.new_zeros(1, membership.shape[1]), membership])
     return PixelPool(contributions.half(), rows, compact + 1, membership)

@@ -2,6 +2,8 @@
 #pragma once
 #include <stdint.h>
 
+#include <type_traits>
+
 #ifdef __CUDACC__
 #include <cuda_runtime.h>
 
@@ -112,5 +114,17 @@ struct ExactSum {
   __device__ static void add(Cell* cell, T x) { atomicAdd(cell, (Cell)(long long)rint((double)x * 68719476736.0)); }
   __device__ static T value(Cell cell) { return (T)((double)(long long)cell / 68719476736.0); }
 };
+
+// For rows of d values that groups of L lanes hold, V a lane and load: calls use(V, L) with the widest load that d allows,
+// 16 bytes where rows stay aligned to them, else single values.
+template <class T, class Use>
+void with_row_layout(int64_t d, const Use& use) {
+  constexpr int kWide = 16 / (int)sizeof(T);
+  if (d % kWide) return use(std::integral_constant<int, 1>(), std::integral_constant<int, kWarp>());
+  const int64_t packs = d / kWide;
+  if (packs <= 2) return use(std::integral_constant<int, kWide>(), std::integral_constant<int, 2>());
+  if (packs <= 4) return use(std::integral_constant<int, kWide>(), std::integral_constant<int, 4>());
+  return use(std::integral_constant<int, kWide>(), std::integral_constant<int, 8>());
+}
 
 }  // namespace splatseg::cuda

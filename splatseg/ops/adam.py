@@ -15,6 +15,8 @@ from splatseg.ops.extension import compiled, has_kernel
 from splatseg.ops.reference import adam as reference
 from splatseg.ops.reference import blend as reference_blend
 
+NO_ROW = torch.iinfo(torch.int64).max
+
 
 @dataclass(frozen=True)
 class AdamConfig:
@@ -76,12 +78,14 @@ class SparseFeatureAdam:
         self.exp_avg_sq = torch.zeros_like(features)
         self._grad = torch.zeros_like(features)
         self._touched = torch.zeros(features.shape[0], dtype=torch.uint8, device=features.device)
+        self._bad = torch.full((), NO_ROW, dtype=torch.int64, device=features.device)
 
     def accumulate(self, contributions: Contributions, grad: Tensor, rows: Tensor | None = None) -> None:
         """Add the transpose of ``blend(contributions, features, rows)`` applied to ``grad`` (r, d) to the gradient.
 
         Raises:
-            SplatsegError: wrong shapes or dtypes, or rows or ids out of range (then ``reset`` before going on).
+            SplatsegError: wrong shapes or dtypes, or, on the CPU, rows or ids out of range (then ``reset`` before going
+                on; CUDA leaves them out).
         """
         rows = check_rows(rows)
         count = len(contributions) if rows is None else rows.numel()
@@ -128,6 +132,31 @@ class SparseFeatureAdam:
         except ValueError as error:
             raise SplatsegError(f"feature {str(error).splitlines()[0]} (step {self.steps})") from None
 
+    def rates(self, step: int, lr: float | None = None) -> tuple[float, float]:
+        """What :meth:`step_at` needs for step number ``step``, from 1: the step size and the scale of the averages."""
+        beta1, beta2 = self.config.betas
+        rate = self.config.lr if lr is None else lr
+        return rate / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step)
+
+    def step_at(self, rates: Tensor) -> None:
+        """:meth:`step` for replay: ``rates`` (2,) float64 is read on the device when the step runs, ``steps`` stays.
+
+        Never waits for the device; :meth:`check` tells afterwards whether a gradient was not finite.
+        """
+        config = self.config
+        tensors = (self.features, self.exp_avg, self.exp_avg_sq, self._grad, self._touched, rates, self._bad)
+        run = reference.sparse_adam_at_
+        if has_kernel("sparse_adam_at_", self.features):
+            run = torch.ops.splatseg.sparse_adam_at_
+        run(*tensors, *config.betas, config.eps, config.norm_weight)
+
+    def check(self) -> None:
+        """Raise :class:`SplatsegError` if a gradient of :meth:`step_at` was not finite since the last call."""
+        row = int(self._bad)
+        self._bad.fill_(NO_ROW)
+        if row != NO_ROW:
+            raise SplatsegError(f"feature gradient: expected finite values, found others in row {row}")
+
     def reset(self) -> None:
         """Forget the gradient accumulated since the last step."""
         self._grad.zero_()
@@ -159,3 +188,4 @@ def _step_fake(*state_and_settings: Tensor | float) -> None:
 
 if compiled():
     torch.library.register_fake("splatseg::sparse_adam_", _step_fake)
+    torch.library.register_fake("splatseg::sparse_adam_at_", _step_fake)

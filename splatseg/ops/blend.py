@@ -17,7 +17,8 @@ def blend(contributions: Contributions, features: Tensor, rows: Tensor | None = 
     """Blend the features of the Gaussians that pixels show: ``out[i] = sum_k w_k features[id_k]`` over row ``rows[i]``.
 
     Not divided by alpha, as ``render`` draws features. Differentiable in ``features``, to any order (the transpose's
-    gradient is ``blend`` again). Both directions give the same bits for any number of threads. Non-finite features
+    gradient is ``blend`` again). Both directions give the same bits for any number of threads; on CUDA the transpose
+    adds atomically, in a fixed order only under ``torch.use_deterministic_algorithms(True)``. Non-finite features
     reach exactly the pixels that show them.
 
     Args:
@@ -29,7 +30,8 @@ def blend(contributions: Contributions, features: Tensor, rows: Tensor | None = 
         (r, d), dtype of ``features``.
 
     Raises:
-        SplatsegError: wrong shapes or dtypes, a row outside 0..m-1, or a Gaussian id that ``features`` does not have.
+        SplatsegError: wrong shapes or dtypes; on the CPU also a row outside 0..m-1 or a Gaussian id that ``features``
+            does not have (CUDA leaves those out: checking would cost a synchronisation).
     """
     check_dims("features", features, ("n", "d"))
     if features.dtype not in (torch.float32, torch.float64):

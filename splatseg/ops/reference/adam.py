@@ -27,6 +27,47 @@ def sparse_adam_(
     Raises:
         ValueError: a gradient that is not finite; the finite rows have been updated.
     """
+    rates = (lr / (1 - beta1**step), 1 / (1 - beta2**step) ** 0.5)
+    bad = update_touched_(params, exp_avg, exp_avg_sq, grad, touched, rates, (beta1, beta2, eps, norm_weight))
+    if bad is not None:
+        raise ValueError(f"gradient: expected finite values, found others in row {bad}")
+
+
+def sparse_adam_at_(
+    params: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    grad: Tensor,
+    touched: Tensor,
+    rates: Tensor,
+    bad: Tensor,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    norm_weight: float,
+) -> None:
+    """The same with ``rates`` (2,) float64 = (lr / (1 - beta1^step), 1 / sqrt(1 - beta2^step)) read from memory.
+
+    Raises nothing: ``bad`` () int64 becomes the least row, if lower than it was, whose gradient is not finite.
+    """
+    step_size, v_scale = rates.tolist()
+    settings = (beta1, beta2, eps, norm_weight)
+    found = update_touched_(params, exp_avg, exp_avg_sq, grad, touched, (step_size, v_scale), settings)
+    if found is not None:
+        bad.clamp_(max=found)
+
+
+def update_touched_(
+    params: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    grad: Tensor,
+    touched: Tensor,
+    rates: tuple[float, float],
+    settings: tuple[float, float, float, float],
+) -> int | None:
+    """The step itself; returns the first row whose gradient is not finite, which keeps its values."""
+    (step_size, v_scale), (beta1, beta2, eps, norm_weight) = rates, settings
     chosen = touched.nonzero()[:, 0]
     finite = grad[chosen].isfinite().all(dim=1)
     bad, rows = chosen[~finite], chosen[finite]
@@ -36,10 +77,8 @@ def sparse_adam_(
     g = g + (2 * norm_weight / max(params.shape[0], 1)) * pull * f
     m = beta1 * exp_avg[rows] + (1 - beta1) * g
     v = beta2 * exp_avg_sq[rows] + (1 - beta2) * g * g
-    denominator = v.sqrt() / (1 - beta2**step) ** 0.5 + eps
-    params[rows] = f - lr / (1 - beta1**step) * m / denominator
+    params[rows] = f - step_size * m / (v.sqrt() * v_scale + eps)
     exp_avg[rows], exp_avg_sq[rows] = m, v
     grad[chosen] = 0
     touched[chosen] = 0
-    if bad.numel():
-        raise ValueError(f"gradient: expected finite values, found others in row {int(bad[0])}")
+    return int(bad[0]) if bad.numel() else None

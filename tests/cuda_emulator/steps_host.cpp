@@ -1,0 +1,85 @@
+// The CUDA kernels of blend, its transposes, the Adam steps and the ends of a replayed step, on the host emulator.
+#include "cuda/blend_kernels.cuh"
+#include "cuda/pool_kernels.cuh"
+
+using namespace splatseg::cuda;
+
+namespace {
+
+// sizes: rows, csr_rows, entries, n, d, reverse.
+template <class T, class W>
+BlendTask<T, W> blend_task(const int64_t* sizes, const void* const* in, T* out, uint8_t* touched) {
+  cuda_emulator::reverse_order = sizes[5] != 0;
+  return {sizes[0],       sizes[1], sizes[2], sizes[3], sizes[4], static_cast<const int64_t*>(in[0]),
+          static_cast<const int*>(in[1]), static_cast<const W*>(in[2]), static_cast<const int64_t*>(in[3]),
+          static_cast<const T*>(in[4]), out, touched};
+}
+
+template <class T, class W>
+void blend_both(int which, const int64_t* sizes, const void* const* in, T* out, uint8_t* touched) {
+  const auto t = blend_task<T, W>(sizes, in, out, touched);
+  which == 0 ? launch_blend(t, Stream()) : launch_scatter(t, Stream());
+}
+
+template <class T, class W>
+void runs(const int64_t* sizes, const void* const* in, T* out, uint8_t* touched) {
+  cuda_emulator::reverse_order = sizes[5] != 0;
+  launch_sum_runs(SortedTask<T, W>{sizes[2], sizes[3], sizes[4], static_cast<const int*>(in[0]),
+                                   static_cast<const int64_t*>(in[1]), static_cast<const int64_t*>(in[2]),
+                                   static_cast<const W*>(in[3]), static_cast<const T*>(in[4]), out, touched},
+                  Stream());
+}
+
+template <class T>
+void sparse_adam(const int64_t* sizes, T* const* state, uint8_t* touched, const double* scalars, const double* on_device,
+                 int64_t* bad) {
+  cuda_emulator::reverse_order = sizes[2] != 0;
+  launch_sparse_adam(SparseAdamTask<T>{sizes[0], sizes[1], state[0], state[1], state[2], state[3], touched,
+                                       {scalars[0], scalars[1]}, reinterpret_cast<const AdamScalars*>(on_device), bad,
+                                       scalars[2], scalars[3], scalars[4], scalars[5]},
+                     Stream());
+}
+
+template <class T>
+void visible_adam(const int64_t* sizes, T* const* state, const bool* visible, const double* scalars) {
+  launch_visible_adam(VisibleAdamTask<T>{sizes[0], sizes[1], state[0], state[1], state[2], state[3], state[4], visible,
+                                         scalars[0], scalars[1], scalars[2], scalars[3], scalars[4]},
+                      Stream());
+}
+
+}  // namespace
+
+// types: 0 float beside float weights, 1 float beside half, 2 double. which: 0 blend, 1 transpose.
+extern "C" void blend_any(int types, int which, const int64_t* sizes, const void* const* in, void* out, uint8_t* touched) {
+  if (types == 0) blend_both<float, float>(which, sizes, in, static_cast<float*>(out), touched);
+  if (types == 1) blend_both<float, Half>(which, sizes, in, static_cast<float*>(out), touched);
+  if (types == 2) blend_both<double, double>(which, sizes, in, static_cast<double*>(out), touched);
+}
+extern "C" void sum_runs_any(int types, const int64_t* sizes, const void* const* in, void* out, uint8_t* touched) {
+  if (types == 0) runs<float, float>(sizes, in, static_cast<float*>(out), touched);
+  if (types == 1) runs<float, Half>(sizes, in, static_cast<float*>(out), touched);
+  if (types == 2) runs<double, double>(sizes, in, static_cast<double*>(out), touched);
+}
+extern "C" float half_to_float(uint16_t bits) { return weight_of(Half{bits}); }
+extern "C" void sparse_adam_any(int wide, const int64_t* sizes, void* const* state, uint8_t* touched, const double* scalars,
+                                const double* on_device, int64_t* bad) {
+  if (wide) sparse_adam(sizes, reinterpret_cast<double* const*>(state), touched, scalars, on_device, bad);
+  else sparse_adam(sizes, reinterpret_cast<float* const*>(state), touched, scalars, on_device, bad);
+}
+extern "C" void visible_adam_any(int wide, const int64_t* sizes, void* const* state, const bool* visible,
+                                 const double* scalars) {
+  if (wide) visible_adam(sizes, reinterpret_cast<double* const*>(state), visible, scalars);
+  else visible_adam(sizes, reinterpret_cast<float* const*>(state), visible, scalars);
+}
+// sizes: batch, steps, views, rows, words, empty_row. in: step, schedule, rates, view_start, shuffled, patch, membership.
+extern "C" void pool_batch(const int64_t* sizes, const void* const* in, void* const* out) {
+  launch_draw(PoolTask{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], static_cast<const int64_t*>(in[0]),
+                       static_cast<const int*>(in[1]), static_cast<const double*>(in[2]), static_cast<const int64_t*>(in[3]),
+                       static_cast<const int64_t*>(in[4]), static_cast<const int*>(in[5]),
+                       static_cast<const int64_t*>(in[6]), static_cast<int64_t*>(out[0]), static_cast<int*>(out[1]),
+                       static_cast<int64_t*>(out[2]), static_cast<double*>(out[3])},
+              Stream());
+}
+extern "C" void pool_advance(int64_t steps, int64_t* step, const float* loss, float* losses) {
+  launch_advance(AdvanceTask<float>{steps, step, loss, losses}, Stream());
+}

@@ -1,0 +1,265 @@
+"""The CUDA kernels of a feature step but the loss, on the host emulator, against the references: no GPU needed."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import pytest
+import torch
+from cuda_emulator.build import compile_for_host
+from torch import Tensor
+
+from splatseg.ops.reference import adam as adam_reference
+from splatseg.ops.reference import blend as reference
+from splatseg.ops.reference import pooled as pooled_reference
+from splatseg.ops.reference import visible_adam as visible_reference
+
+TYPES = {0: (torch.float32, torch.float32), 1: (torch.float32, torch.float16), 2: (torch.float64, torch.float64)}
+NO_ROW = torch.iinfo(torch.int64).max
+# Channels: one lane each, odd; two, four and eight lanes of 16 bytes; several rounds of them; a last round half empty.
+CHANNELS = [1, 3, 4, 8, 16, 32, 40, 64]
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    found = compile_for_host("steps_host.cpp", tmp_path_factory.mktemp("emulator"))
+    found.half_to_float.restype = ctypes.c_float
+    return found
+
+
+def pointer(t: Tensor | None) -> ctypes.c_void_p | None:
+    assert t is None or t.is_contiguous()
+    return None if t is None else ctypes.c_void_p(t.data_ptr())
+
+
+def pointers(tensors: Sequence[Tensor | None]) -> ctypes.Array:
+    return (ctypes.c_void_p * len(tensors))(*(None if t is None else t.data_ptr() for t in tensors))
+
+
+def int64s(*values: int) -> ctypes.Array:
+    return (ctypes.c_int64 * len(values))(*values)
+
+
+def doubles(*values: float) -> ctypes.Array:
+    return (ctypes.c_double * len(values))(*values)
+
+
+def csr(types: int, rows: int = 40, n: int = 25, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of 0, 1, 31..33 and about 70 entries, with a Gaussian more than once in some."""
+    g = torch.Generator().manual_seed(seed)
+    counts = torch.randint(0, 9, (rows,), generator=g)
+    counts[:6] = torch.tensor([0, 1, 31, 32, 33, 70])
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
+    ids = torch.randint(0, n, (int(offsets[-1]),), generator=g, dtype=torch.int32)
+    return offsets, ids, torch.rand(len(ids), generator=g).to(TYPES[types][1])
+
+
+def call_blend(
+    library: ctypes.CDLL, types: int, which: int, inputs: Sequence[Tensor | None], out: Tensor, touched: Tensor | None,
+    n: int, reverse: bool = False,
+) -> Tensor:  # fmt: skip
+    offsets, ids, _, rows, matrix = inputs
+    count = len(offsets) - 1 if rows is None else len(rows)
+    sizes = int64s(count, len(offsets) - 1, len(ids), n, matrix.shape[1], int(reverse))
+    library.blend_any(types, which, sizes, pointers(inputs), pointer(out), pointer(touched))
+    return out
+
+
+def close(found: Tensor, want: Tensor) -> None:
+    """Sums of at most 600 products of size 1, in another order."""
+    tolerance = 1e-12 if found.dtype == torch.float64 else 2e-5
+    torch.testing.assert_close(found, want, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("types", TYPES)
+@pytest.mark.parametrize("d", CHANNELS)
+def test_blend(library: ctypes.CDLL, types: int, d: int) -> None:
+    offsets, ids, weights = csr(types)
+    features = torch.randn(25, d, dtype=TYPES[types][0])
+    for rows in (None, torch.tensor([5, 0, 39, 5, 2])):
+        count = 40 if rows is None else 5
+        out = torch.full((count, d), torch.nan, dtype=features.dtype)
+        call_blend(library, types, 0, (offsets, ids, weights, rows, features), out, None, 25)
+        close(out, reference.blend(offsets, ids, weights, features, rows))
+
+
+@pytest.mark.parametrize("types", TYPES)
+@pytest.mark.parametrize("d", CHANNELS)
+def test_transpose(library: ctypes.CDLL, types: int, d: int) -> None:
+    """Atomic, with a row whose gradient is zero: it adds nothing, but what it shows counts as touched."""
+    offsets, ids, weights = csr(types)
+    rows = torch.tensor([5, 0, 39, 5, 2, 4])
+    grad = torch.randn(6, d, dtype=TYPES[types][0])
+    grad[4] = 0
+    start = torch.randn(25, d, dtype=grad.dtype)
+    out, touched = start.clone(), torch.zeros(25, dtype=torch.uint8)
+    call_blend(library, types, 1, (offsets, ids, weights, rows, grad), out, touched, 25)
+    close(out, start + reference.blend_transpose(offsets, ids, weights, grad, rows, 25))
+    entries, _ = reference.select_rows(offsets, rows)
+    assert touched.nonzero()[:, 0].tolist() == ids[entries].unique().tolist()
+
+
+@pytest.mark.parametrize("types", TYPES)
+@pytest.mark.parametrize("d", [3, 16, 40])
+def test_transpose_in_a_fixed_order(library: ctypes.CDLL, types: int, d: int) -> None:
+    """The same bits whatever the order of the threads, which atomic additions do not give."""
+    offsets, ids, weights = csr(types)
+    grad = torch.randn(40, d, dtype=TYPES[types][0])
+    entries, row = reference.select_rows(offsets, None)
+    sorted_ids, place = torch.sort(ids, stable=True)
+    results = []
+    for reverse in (False, True):
+        out, touched = torch.zeros(25, d, dtype=grad.dtype), torch.zeros(25, dtype=torch.uint8)
+        sizes = int64s(0, 0, len(ids), 25, d, int(reverse))
+        inputs = (sorted_ids, entries[place].contiguous(), row[place].contiguous(), weights, grad)
+        library.sum_runs_any(types, sizes, pointers(inputs), pointer(out), pointer(touched))
+        results.append(out)
+        assert touched.nonzero()[:, 0].tolist() == ids.unique().tolist()
+    assert torch.equal(*results)
+    close(results[0], reference.blend_transpose(offsets, ids, weights, grad, None, 25))
+
+
+def test_out_of_range_is_left_out(library: ctypes.CDLL) -> None:
+    """Rows and ids outside must neither be read nor written; -1 is no Python index."""
+    offsets, ids, weights = csr(0)
+    bad = ids.clone()
+    bad[::5] = torch.tensor([-1, 25, 2**31 - 1], dtype=torch.int32).repeat(len(bad))[: len(bad[::5])]
+    kept = torch.where(bad == ids, weights, 0)
+    features = torch.randn(25, 8)
+    rows = torch.tensor([5, -1, 3, 40, 2**40])
+    out = call_blend(library, 0, 0, (offsets, bad, weights, rows, features), torch.full((5, 8), torch.nan), None, 25)
+    close(out[[0, 2]], reference.blend(offsets, ids, kept, features, rows[[0, 2]]))
+    assert not out[[1, 3, 4]].any()
+    touched = torch.zeros(25, dtype=torch.uint8)
+    grad = torch.randn(5, 8)
+    found = call_blend(library, 0, 1, (offsets, bad, weights, rows, grad), torch.zeros(25, 8), touched, 25)
+    close(found, reference.blend_transpose(offsets, ids, kept, grad[[0, 2]], rows[[0, 2]], 25))
+
+
+def test_poison_reaches_only_the_pixels_that_show_it(library: ctypes.CDLL) -> None:
+    """Lanes beyond a row's end must not multiply a NaN of Gaussian 0 by a weight of 0."""
+    offsets, ids, weights = csr(0)
+    features = torch.randn(25, 16)
+    features[0] = torch.nan
+    out = call_blend(library, 0, 0, (offsets, ids, weights, None, features), torch.zeros(40, 16), None, 25)
+    shows = torch.tensor([bool((ids[a:b] == 0).any()) for a, b in pairwise(offsets.tolist())])
+    assert torch.equal(out.isnan().any(1), shows) and not shows.all()
+
+
+def test_half_weights_are_read_exactly(library: ctypes.CDLL) -> None:
+    """All 65536, subnormal and infinite ones too."""
+    every = torch.arange(65536, dtype=torch.int32).to(torch.uint16)
+    want = every.view(torch.float16).float()
+    found = torch.tensor([library.half_to_float(k) for k in range(65536)])
+    assert torch.equal(found.nan_to_num(7, 8, 9), want.nan_to_num(7, 8, 9))
+
+
+def adam_state(n: int, d: int, dtype: torch.dtype, seed: int = 0) -> tuple[list[Tensor], Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    state = [torch.randn(n, d, generator=g, dtype=torch.float64).to(dtype) for _ in range(4)]
+    state[2].square_()
+    touched = (torch.rand(n, generator=g) < 0.4).to(torch.uint8)
+    touched[32:64] = 0  # a warp with nothing to do
+    touched[64:96] = 1  # and one with every row
+    state[0][0] = 0  # a feature of norm 0 has no direction to be pulled in
+    touched[0] = 1
+    state[3] *= touched[:, None]
+    return state, touched
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("d", CHANNELS)
+@pytest.mark.parametrize("on_device", [False, True])
+def test_sparse_adam(library: ctypes.CDLL, dtype: torch.dtype, d: int, on_device: bool) -> None:
+    """Scalars from the launch or from memory; the last warp is not full; two gradients are not finite."""
+    n, step, lr, betas, eps, norm_weight = 300, 7, 0.01, (0.9, 0.999), 1e-8, 5.0
+    state, touched = adam_state(n, d, dtype)
+    for row in (70, 65):
+        state[3][row, d - 1] = math.nan if row == 70 else math.inf
+    twins, marks = [t.clone() for t in state], touched.clone()
+    rates = doubles(lr / (1 - betas[0] ** step), 1 / (1 - betas[1] ** step) ** 0.5)
+    bad = torch.tensor(NO_ROW)
+    given = (
+        doubles(0, 0, *betas, eps, 2 * norm_weight / n)
+        if on_device
+        else doubles(*rates, *betas, eps, 2 * norm_weight / n)
+    )
+    library.sparse_adam_any(
+        int(dtype == torch.float64), int64s(n, d, 0), pointers(state), pointer(touched), given,
+        rates if on_device else None, pointer(bad),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="row 65"):
+        adam_reference.sparse_adam_(*twins, marks, step, lr, *betas, eps, norm_weight)
+    assert int(bad) == 65 and not touched.any()
+    tolerance = 1e-12 if dtype == torch.float64 else 3e-6
+    for found, want in zip(state, twins, strict=True):
+        torch.testing.assert_close(found, want, rtol=tolerance, atol=tolerance)
+    assert not state[3][marks != 0].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("k", [1, 3, 27])
+@pytest.mark.parametrize("with_mask", [False, True])
+def test_visible_adam(library: ctypes.CDLL, dtype: torch.dtype, k: int, with_mask: bool) -> None:
+    g = torch.Generator().manual_seed(k)
+    param, grad, mean, square = (torch.randn(200, k, generator=g, dtype=dtype) for _ in range(4))
+    square = square.square()
+    lr = torch.linspace(0.1, 1, k, dtype=dtype)
+    visible = torch.arange(200) % 3 == 0 if with_mask else None
+    twins = [t.clone() for t in (param, mean, square)]
+    scalars = doubles(0.9, 0.999, 1e-15, 1 / (1 - 0.9**7), 1 / (1 - 0.999**7) ** 0.5)
+    library.visible_adam_any(
+        int(dtype == torch.float64),
+        int64s(200, k),
+        pointers([param, grad, mean, square, lr]),
+        pointer(visible),
+        scalars,
+    )
+    visible_reference.visible_adam_(twins[0], grad, (twins[1], twins[2]), lr, visible, 7)
+    for found, want in zip((param, mean, square), twins, strict=True):
+        torch.testing.assert_close(found, want, rtol=2e-5 if dtype == torch.float32 else 1e-12, atol=1e-6)
+
+
+def pool_tables() -> tuple[Tensor, ...]:
+    """Three views of 5, 700 and 40 rows, two steps of which end beyond their view's last row."""
+    g = torch.Generator().manual_seed(0)
+    schedule = torch.tensor([[1, 0], [0, 3], [2, 39], [1, 650]], dtype=torch.int32)
+    view_start = torch.tensor([0, 5, 705, 745])
+    membership = torch.randint(0, 2**40, (3, 150, 2), generator=g)
+    shuffled, patch = torch.randperm(745, generator=g), torch.randint(1, 9, (745,), generator=g, dtype=torch.int32)
+    return schedule, torch.rand(4, 2, generator=g, dtype=torch.float64), view_start, shuffled, patch, membership
+
+
+def buffers(batch: int) -> list[Tensor]:
+    membership = torch.zeros(150, 2, dtype=torch.int64)
+    return [
+        torch.zeros(batch, dtype=torch.int64),
+        torch.zeros(batch, dtype=torch.int32),
+        membership,
+        torch.zeros(2).double(),
+    ]
+
+
+@pytest.mark.parametrize("batch", [1, 40, 300])
+def test_pool_batch(library: ctypes.CDLL, batch: int) -> None:
+    """More words of membership than pixels, and fewer; a step before the first and one after the last write nothing."""
+    tables = pool_tables()
+    for at in (-1, 0, 1, 2, 3, 4):
+        found, want = buffers(batch), buffers(batch)
+        step = torch.tensor(at)
+        sizes = int64s(batch, 4, 3, 745, 300, 745)
+        library.pool_batch(sizes, pointers([step, *tables]), pointers(found))
+        pooled_reference.pool_batch_(step, *tables, 745, *want)
+        for a, b in zip(found, want, strict=True):
+            assert torch.equal(a, b)
+        assert bool(found[0].any()) == (0 <= at < 4)
+
+
+def test_pool_advance(library: ctypes.CDLL) -> None:
+    step, losses = torch.tensor(2), torch.zeros(3)
+    for value in (5.0, 6.0):  # the second lies beyond the end
+        library.pool_advance(ctypes.c_int64(3), pointer(step), pointer(torch.tensor(value)), pointer(losses))
+    assert int(step) == 4 and losses.tolist() == [0, 0, 5.0]
