@@ -39,6 +39,8 @@ class Arguments:
     """Find the poses with pycolmap first."""
     downscale: int | None = None
     """Use the photos at 1/downscale of their size (same as --config.downscale)."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto takes CUDA where a GPU and the kernels for it are there."""
     quiet: bool = False
     """No progress on stderr."""
     config: FitConfig = field(default_factory=FitConfig)
@@ -59,7 +61,7 @@ def main() -> None:
     known = FitConfig.preset(preset if preset in ("fast", "quality") else "default")
     arguments = tyro.cli(Arguments, default=Arguments(scene=tyro.MISSING, config=known), description=__doc__)
     out = arguments.out or Path("runs") / arguments.scene.resolve().name
-    inputs = FitInputs(arguments.scene, out, arguments.masks, arguments.splat, arguments.sfm)
+    inputs = FitInputs(arguments.scene, out, arguments.masks, arguments.splat, arguments.sfm, arguments.device)
     config = arguments.config
     if arguments.downscale is not None:
         config = replace(config, downscale=arguments.downscale)

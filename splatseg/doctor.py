@@ -107,7 +107,7 @@ def _kernels() -> list[Finding]:
     found = []
     for name in op_names():
         devices = [key for key in ("CPU", "CUDA") if has_kernel(name, key)]
-        found.append(Finding(f"op {name}", " and ".join(devices) or "no kernel"))
+        found.append(Finding(f"op {name}", " and ".join(devices) or "CUDA only, not in this build"))
     return found
 
 

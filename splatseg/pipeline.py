@@ -43,6 +43,7 @@ from splatseg.masks.sam_config import SamConfig
 from splatseg.masks.watershed import WatershedConfig
 from splatseg.pictures import contact_sheet
 from splatseg.progress import Progress
+from splatseg.render import choose_device
 from splatseg.scene import Scene, View
 
 SHEET_VIEWS = 4
@@ -83,10 +84,9 @@ class FitInputs:
     """An existing splat (PLY) instead of fitting the geometry."""
     sfm: bool = False
     """The scene is a folder of photos without poses: run structure from motion first."""
-
-
-# The fit follows the device of its tensors; until render/ has a backend for CUDA they stay on the CPU.
-DEVICE = torch.device("cpu")
+    device: str = "auto"
+    """``auto`` (CUDA where a GPU and the kernels for it are there), ``cpu`` or ``cuda``; no part of the settings, so
+    that a fit may go on elsewhere."""
 
 
 def spread(views: Sequence[View], count: int) -> list[View]:
@@ -101,7 +101,7 @@ class Fit:
         self.inputs = inputs
         self.config = config
         self.quiet = quiet
-        self.device = DEVICE
+        self.device = choose_device(inputs.device)
         if not inputs.scene.is_dir():
             raise SplatsegError(f"{inputs.scene}: expected a folder with a COLMAP capture, found none")
         # Before the run folder is made, so that a wrong name leaves nothing behind.

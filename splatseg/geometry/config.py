@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from splatseg.errors import SplatsegError
 
@@ -35,6 +36,15 @@ class GeometryConfig:
     init_opacity: float = 0.1
     init_scale: float = 1.0
     """Initial standard deviation in units of the mean distance to the three nearest points."""
+    strategy: Literal["default", "mcmc"] = "default"
+    """How Gaussians come and go: ``default`` clones, splits and prunes by gradient (Kerbl et al. 2023); ``mcmc`` moves
+    dead ones and adds up to ``max_gaussians`` (Kheradmand et al. 2024); :meth:`mcmc` sets what goes with it."""
+    opacity_reg: float = 0.01
+    """Weight of the mean opacity in the loss; ``mcmc`` only."""
+    scale_reg: float = 0.01
+    """Weight of the mean standard deviation in the loss; ``mcmc`` only."""
+    packed: bool = False
+    """On CUDA, gsplat's packed mode: less memory where a view shows a small part of the scene."""
     max_gaussians: int = 200_000
     """Densification stops adding near this number; bounds memory (about 1 kB a Gaussian with the optimiser state)."""
     refine_start: float = 0.04
@@ -59,6 +69,12 @@ class GeometryConfig:
             raise SplatsegError(f"geometry.sh_degree: expected 0, 1, 2 or 3, found {self.sh_degree}")
         if self.max_gaussians < 1:
             raise SplatsegError(f"geometry.max_gaussians: expected at least 1, found {self.max_gaussians}")
+        if self.strategy not in ("default", "mcmc"):
+            raise SplatsegError(f"geometry.strategy: expected default or mcmc, found '{self.strategy}'")
+
+    def mcmc(self) -> GeometryConfig:
+        """The same with the MCMC strategy and the first guess that its paper and gsplat's trainer use with it."""
+        return replace(self, strategy="mcmc", init_opacity=0.5, init_scale=0.1)
 
     @classmethod
     def preset(cls, name: str) -> GeometryConfig:

@@ -128,10 +128,9 @@ def train_step(state: FitState, photos: PhotoCache, step: int, device: torch.dev
     image, camera = photos.get(index, half)
     degree = min(int(step / max(config.sh_degree_every * config.steps, 1)), config.sh_degree)
     probe = Means2dProbe.zeros(len(state.params["means"]), device)
-    rendered = render(
-        state.gaussians(config.sh_degree), camera.to(device), config=RenderConfig(sh_degree=degree), probe=probe
-    )
-    loss = photometric_loss(rendered.color, image.to(device), config.ssim_weight)
+    settings = RenderConfig(sh_degree=degree, packed=config.packed)
+    rendered = render(state.gaussians(config.sh_degree), camera.to(device), config=settings, probe=probe)
+    loss = photometric_loss(rendered.color, image.to(device), config.ssim_weight) + state.regularisation()
     loss.backward()
     state.optimise(step, (rendered.radii > 0).all(dim=1))
     state.densify(step, probe, rendered.radii, (camera.width, camera.height))

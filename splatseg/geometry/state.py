@@ -14,6 +14,7 @@ from torch.nn import Parameter, ParameterDict
 
 from splatseg.gaussians import Gaussians
 from splatseg.geometry.config import GeometryConfig
+from splatseg.geometry.mcmc import Mcmc
 from splatseg.ops.visible_adam import visible_adam_
 from splatseg.render import Means2dProbe
 
@@ -62,20 +63,11 @@ class FitState:
         tensors = gaussians.tensors()
         self.params = ParameterDict({name: Parameter(tensors[f].clone()) for name, f in _FIELD_OF_PARAM.items()})
         self.optimizers = {name: VisibleAdam(p, self._rates(name)) for name, p in self.params.items()}
-        self.strategy = DefaultStrategy(
-            grow_grad2d=config.grow_grad2d,
-            refine_start_iter=int(config.refine_start * config.steps),
-            refine_stop_iter=int(config.refine_stop * config.steps),
-            refine_every=config.refine_every,
-            # gsplat 1.5.3 never resets (`0 & step > 0` binds the wrong way), so opacities are reset below; the
-            # number still
-            # gates its pruning of Gaussians too big in space, which must wait for large ones to have settled.
-            reset_every=config.opacity_reset_every or config.steps,
-            prune_opa=config.prune_opacity,
-            absgrad=config.absgrad,
-        )
+        self.strategy = mcmc_strategy(config) if config.strategy == "mcmc" else default_strategy(config)
         self.strategy.check_sanity(self.params, self.optimizers)
-        self.statistics: dict[str, Any] = self.strategy.initialize_state(scene_scale=extent)
+        # The extent is asked for by the default strategy alone, which scales its thresholds by it.
+        with_extent = {"scene_scale": extent} if isinstance(self.strategy, DefaultStrategy) else {}
+        self.statistics: dict[str, Any] = self.strategy.initialize_state(**with_extent)
 
     def _rates(self, name: str) -> Tensor:
         """(k,) learning rate a column of the flattened parameter."""
@@ -109,7 +101,11 @@ class FitState:
             param.grad = None
 
     def densify(self, step: int, probe: Means2dProbe, radii: Tensor, size: tuple[int, int]) -> None:
-        """gsplat's clone, split and prune, bounded by ``max_gaussians``, and the opacity reset."""
+        """gsplat's clone, split and prune, bounded by ``max_gaussians``, and the opacity reset; or its MCMC moves."""
+        if isinstance(self.strategy, Mcmc):
+            rate = float(self.optimizers["means"].param_groups[0]["lr"][0])
+            self.strategy.step_post_backward(self.params, self.optimizers, self.statistics, step, {}, rate)
+            return
         self._bound_growth(step)
         assert probe.means2d.grad is not None and probe.absgrad.grad is not None
         gradients = SimpleNamespace(grad=probe.means2d.grad[None], absgrad=probe.absgrad.grad[None])
@@ -125,6 +121,13 @@ class FitState:
         every = self.config.opacity_reset_every
         if every and step > 0 and step % every == 0 and step < self.strategy.refine_stop_iter:
             reset_opa(self.params, self.optimizers, self.statistics, value=2 * self.config.prune_opacity)
+
+    def regularisation(self) -> Tensor:
+        """What MCMC adds to the loss so that useless Gaussians fade and shrink; 0 with the default strategy."""
+        if not isinstance(self.strategy, Mcmc):
+            return torch.zeros((), device=self.params["means"].device)
+        opacity, scale = self.params["opacities"].sigmoid().mean(), self.params["scales"].exp().mean()
+        return self.config.opacity_reg * opacity + self.config.scale_reg * scale
 
     def _bound_growth(self, step: int) -> None:
         """Raise the growth threshold so that at most the room left is cloned or split, steepest gradients first."""
@@ -151,6 +154,7 @@ class FitState:
             "moments": moments,
             "statistics": self.statistics,
             "torch_rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all(),  # one a GPU; none without
         }
 
     def restore(self, saved: dict[str, Any]) -> int:
@@ -161,11 +165,44 @@ class FitState:
             optimizer = self.optimizers[name]
             optimizer.state.pop(old, None)
             optimizer.param_groups[0]["params"] = [param]
-            optimizer.state[param] = saved["moments"][name]
+            optimizer.state[param] = moved(saved["moments"][name], old.device)
             self.params[name] = param
-        self.statistics = saved["statistics"]
+        self.statistics = moved(saved["statistics"], self.params["means"].device)
         torch.set_rng_state(saved["torch_rng"])
+        if len(saved.get("cuda_rng", ())) == torch.cuda.device_count():  # else the fit goes on on another machine
+            torch.cuda.set_rng_state_all(saved.get("cuda_rng", []))
         return int(saved["step"])
+
+
+def default_strategy(config: GeometryConfig) -> DefaultStrategy:
+    """gsplat's densification by gradient, its steps scaled to those of the fit."""
+    return DefaultStrategy(
+        grow_grad2d=config.grow_grad2d,
+        refine_start_iter=int(config.refine_start * config.steps),
+        refine_stop_iter=int(config.refine_stop * config.steps),
+        refine_every=config.refine_every,
+        # gsplat 1.5.3 never resets (`0 & step > 0` binds the wrong way), so opacities are reset in `densify`. The
+        # number still gates its pruning of Gaussians too big in space, which must wait for large ones to have settled.
+        reset_every=config.opacity_reset_every or config.steps,
+        prune_opa=config.prune_opacity,
+        absgrad=config.absgrad,
+    )
+
+
+def mcmc_strategy(config: GeometryConfig) -> Mcmc:
+    """gsplat's MCMC densification, its steps scaled to those of the fit."""
+    return Mcmc(
+        cap_max=config.max_gaussians,
+        refine_start_iter=int(config.refine_start * config.steps),
+        refine_stop_iter=int(config.refine_stop * config.steps),
+        refine_every=config.refine_every,
+        min_opacity=config.prune_opacity,
+    )
+
+
+def moved(state: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """``state`` with its tensors on ``device``."""
+    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in state.items()}
 
 
 def trimmed(gaussians: Gaussians) -> Gaussians:

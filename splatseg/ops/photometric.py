@@ -37,9 +37,30 @@ def photometric_loss(image: Tensor, target: Tensor, ssim_weight: float = 0.2) ->
     if not 0 <= ssim_weight <= 1:
         raise SplatsegError(f"ssim_weight: expected a number in 0..1, found {ssim_weight}")
     if not has_kernel("photometric", image):
-        return reference.photometric(image, target, ssim_weight)
+        return _Reference.apply(image, target, ssim_weight)  # type: ignore[no-untyped-call,no-any-return]
     with_grad = image.requires_grad and torch.is_grad_enabled()
     return torch.ops.splatseg.photometric(image, target, ssim_weight, with_grad)[0]
+
+
+class _Reference(torch.autograd.Function):
+    """The reference and its gradient at full precision.
+
+    cuDNN would convolve in TF32, whose rounding is as large as SSIM's variances; autograd would do so again later.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, target: Tensor, ssim_weight: float) -> Tensor:
+        with_grad = ctx.needs_input_grad[0]
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False), torch.set_grad_enabled(with_grad):
+            leaf = image.detach().requires_grad_(with_grad)
+            loss = reference.photometric(leaf, target, ssim_weight)
+            if with_grad:
+                ctx.save_for_backward(torch.autograd.grad(loss, leaf)[0])
+        return loss.detach()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        return ctx.saved_tensors[0] * grad, None, None
 
 
 def ssim(image: Tensor, target: Tensor) -> Tensor:

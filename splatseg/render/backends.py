@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
+import warnings
 from types import ModuleType
 
 import torch
 
 from splatseg.errors import SplatsegError
+from splatseg.ops.extension import build_info
 
 BACKENDS = {"cpu": "splatseg.render.cpu", "cuda": "splatseg.render.gsplat"}
 
@@ -26,14 +27,28 @@ def backend_of(device: torch.device) -> ModuleType:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that ``name`` asks for: ``auto`` (CUDA where there is a GPU), ``cpu`` or ``cuda``.
+    """The device that ``name`` asks for: ``auto`` (CUDA where :func:`cuda_obstacle` finds none), ``cpu`` or ``cuda``.
 
     Raises:
-        SplatsegError: another name, or ``cuda`` where no GPU can be used.
+        SplatsegError: another name, or ``cuda`` where it cannot be used.
     """
     if name not in ("auto", "cpu", "cuda"):
         raise SplatsegError(f"device: expected auto, cpu or cuda, found '{name}'")
-    if name == "cuda" and not torch.cuda.is_available():
-        why = "this torch is built for the CPU" if torch.version.cuda is None else "no GPU answers"
-        raise SplatsegError(f"device: expected a CUDA device, found none ({why})")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    obstacle = "" if name == "cpu" else cuda_obstacle()
+    if name == "cuda" and obstacle:
+        raise SplatsegError(f"device: expected a usable CUDA device, found none ({obstacle})")
+    if obstacle and torch.cuda.is_available():
+        warnings.warn(f"the GPU is left alone: {obstacle}", RuntimeWarning, stacklevel=2)
+    return torch.device("cpu" if name == "cpu" or obstacle else "cuda")
+
+
+def cuda_obstacle() -> str:
+    """Why fits cannot run on a GPU here, with what mends it; empty where they can."""
+    if torch.version.cuda is None:
+        return "this torch is built for the CPU"
+    if not torch.cuda.is_available():
+        return "no GPU answers; see nvidia-smi"
+    info = build_info()
+    if info is None or not info.has_cuda:
+        return "splatseg._C is built without CUDA: SPLATSEG_CUDA=1 pip install --no-build-isolation -e ."
+    return ""
