@@ -20,6 +20,10 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Needs no .venv: it takes the Python that has a CUDA build of torch (PYTHON=...). Exit code 3 where there is no GPU.
+gpu:
+	bash benchmarks/gpu.sh $(GPU_PARTS)
+
 build: $(VENV)/.built
 
 $(STAMP): requirements-cpu.txt

@@ -1,0 +1,290 @@
+"""Parts of ``benchmarks/gpu.sh``: what a GPU is measured by, each part a subcommand that leaves a JSON file.
+
+    python benchmarks/gpu.py check                     # a line about the GPU, or one about why there is none and exit 3
+    python benchmarks/gpu.py steps OUT.json            # pools, replayed steps, single steps, full-image steps
+    python benchmarks/gpu.py fit OUT.json --scene DIR  # a whole fit, pools against --full-render: time and IoU
+    python benchmarks/gpu.py exercise                  # every CUDA op once, small: what compute-sanitizer watches
+    python benchmarks/gpu.py merge FOLDER RESULTS      # one table, and RESULTS/<device>.json
+
+``--device cpu`` runs the same code on the CPU, for a try of the parts themselves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from features import CHANNELS, HEIGHT, WIDTH, ring_cameras, surface_scene
+from torch import Tensor
+
+from splatseg import ops
+from splatseg.evaluate.hierarchical import evaluate_scene, load_hierarchical
+from splatseg.features import FeatureConfig, FeatureTrainer
+from splatseg.field import FeatureField
+from splatseg.gaussians import Gaussians
+from splatseg.hierarchy import PatchHierarchy
+from splatseg.io.atomic import write_text
+from splatseg.io.ply import load_gaussians
+from splatseg.ops.pooled import EAGER_STEPS
+from splatseg.pipeline import Fit, FitConfig, FitInputs
+from splatseg.render import Means2dProbe, RenderConfig, render, trace
+from splatseg.render.backends import cuda_obstacle
+from splatseg.sampling import SamplingConfig
+from splatseg.scene import View
+from splatseg.synthetic import SceneConfig, write_scene
+
+TARGETS = {"fit_10k_steps_s": 3.0, "step_us": 60.0}  # README: on one H100
+SIDE = 13  # patches a side of the made-up hierarchies
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def seconds(run: Callable[[], object], device: torch.device, repeats: int = 1) -> float:
+    """Mean wall time of ``repeats`` calls, the device's work included."""
+    synchronise(device)
+    start = time.perf_counter()
+    for _ in range(repeats):
+        run()
+    synchronise(device)
+    return (time.perf_counter() - start) / repeats
+
+
+def check() -> int:
+    """0 and what the GPU is, or 3 and why there is none."""
+    if not torch.cuda.is_available():
+        built = "this torch is built for the CPU" if torch.version.cuda is None else "no GPU answers"
+        print(f"gpu: no CUDA device to be had here ({built}, torch {torch.__version__}); nothing was run")
+        return 3
+    free, total = torch.cuda.mem_get_info()
+    major, minor = torch.cuda.get_device_capability()
+    print(f"gpu: {torch.cuda.get_device_name()}, sm_{major}{minor}, {free >> 30} of {total >> 30} GiB free, ", end="")
+    print(f"torch {torch.__version__}, Python {sys.version.split()[0]}")
+    return 0
+
+
+def made_up_hierarchy() -> PatchHierarchy:
+    """Blocks of the image as patches; masks are their rows, columns and quarters."""
+    y, x = torch.meshgrid(torch.arange(HEIGHT), torch.arange(WIDTH), indexing="ij")
+    block = torch.arange(SIDE * SIDE)
+    membership = torch.zeros(SIDE * SIDE + 1, 1, dtype=torch.int64)
+    membership[1:, 0] = (1 << (block // SIDE)) | (1 << (20 + block % SIDE)) | (1 << (40 + block // SIDE // 4))
+    return PatchHierarchy((1 + y * SIDE // HEIGHT * SIDE + x * SIDE // WIDTH).to(torch.int32), membership)
+
+
+def make_trainer(args: argparse.Namespace, full_render: bool = False) -> FeatureTrainer:
+    """The fit of the target: 8192 pixels a step of 1M Gaussians and 200 views."""
+    generator = torch.Generator().manual_seed(0)
+    gaussians = surface_scene(args.gaussians, generator).to(args.device)
+    views = [View(f"{i}.png", camera, Path(f"{i}.png")) for i, camera in enumerate(ring_cameras(args.views))]
+    hierarchy = made_up_hierarchy()
+    sampling = SamplingConfig(pool_pixels=args.pool, batch_pixels=args.batch, memory_mb=args.memory)
+    config = replace(FeatureConfig(), dim=CHANNELS, steps=args.steps, sampling=sampling, full_render=full_render)
+    return FeatureTrainer(gaussians, views, lambda view: hierarchy, config)
+
+
+def steps(args: argparse.Namespace) -> dict[str, Any]:
+    """Times of the feature fit's parts and of what it replaces."""
+    device = torch.device(args.device)
+    trainer = make_trainer(args)
+    result: dict[str, Any] = {
+        "gaussians": args.gaussians,
+        "views": args.views,
+        "batch": args.batch,
+        "steps": args.steps,
+    }
+    result["trace_ms"] = 1e3 * seconds(lambda: trainer.pools.get(0), device)
+    trainer.pools.forget()
+    warm = args.warm
+    trainer.replays = True  # on the CPU too, with references in the place of kernels
+    began = time.perf_counter()
+    trainer._replayed = trainer.replay()
+    synchronise(device)
+    result["pools_s"] = time.perf_counter() - began
+    stack = trainer._replayed.stack
+    result["pools_mb"] = stack.contributions.nbytes / 1e6
+    result["entries_a_pixel"] = stack.contributions.ids.numel() / len(stack.contributions)
+    trainer.advance(0, warm)  # the first ones capture the graph
+    rest = seconds(lambda: trainer.advance(warm, args.steps), device)
+    result["step_us"] = 1e6 * rest / (args.steps - warm)
+    result["fit_10k_steps_s"] = result["pools_s"] + 1e4 * result["step_us"] / 1e6
+    result |= single_steps(trainer, device)
+    result |= full_images(args, device)
+    if device.type == "cuda":
+        result["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
+    return result
+
+
+def single_steps(trainer: FeatureTrainer, device: torch.device) -> dict[str, float]:
+    """Each part of a step on its own, launched by the host: where the time goes."""
+    steps_ = trainer._replayed
+    assert steps_ is not None
+    c, rows, features = steps_.stack.contributions, steps_._rows, trainer.features
+    blended = ops.blend(c, features, rows)
+    config, optimizer = trainer.config.loss, trainer.optimizer
+
+    def loss() -> Tensor:
+        return ops.hierarchical_contrastive_loss_and_grad(
+            blended, steps_._patch, membership=steps_._membership, config=config
+        )[1]
+
+    grad = loss()
+
+    def update() -> None:
+        optimizer._touched.fill_(0)
+        optimizer.accumulate(c, grad, rows)
+        optimizer.step_at(steps_._rates_now)
+
+    repeats = 200 if device.type == "cuda" else 3
+    parts: dict[str, Callable[[], object]] = {
+        "blend": lambda: ops.blend(c, features, rows),
+        "loss": loss,
+        "transpose": lambda: optimizer.accumulate(c, grad, rows),
+        "transpose_and_adam": update,
+    }
+    result = {f"{name}_us": 1e6 * seconds(run, device, repeats) for name, run in parts.items()}
+    entries = float(c.counts[rows].sum())
+    gathered = entries * (4 * CHANNELS + 4 + c.weights.element_size())
+    return result | {"blend_gb_s": gathered / result["blend_us"] / 1e3}
+
+
+def full_images(args: argparse.Namespace, device: torch.device) -> dict[str, float]:
+    """Steps through gsplat's full images, which the pools replace."""
+    trainer = make_trainer(args, full_render=True)
+    count = args.full_steps
+    trainer.step(0)
+    one = seconds(lambda: [trainer.step(1 + k) for k in range(count)], device) / count
+    g, camera = trainer.gaussians, trainer.views[0].camera.to(device)
+    drawing = seconds(lambda: render(g, camera, trainer.features), device, count)
+    return {"full_image_step_us": 1e6 * one, "full_image_10k_steps_s": 1e4 * one, "render_ms": 1e3 * drawing}
+
+
+def fit(args: argparse.Namespace) -> dict[str, Any]:
+    """A short fit as a user makes it, then its features again through full images: time and IoU of both."""
+    out = Path(args.out).with_suffix("")
+    scene = Path(args.scene) if args.scene else out / "scene"
+    if not args.scene and not (scene / "queries.json").is_file():  # written last
+        write_scene(scene, SceneConfig(views=24, test_views=6))
+    masks = str(scene / "masks_2d") if (scene / "masks_2d").is_dir() else "watershed"
+    config = FitConfig.preset("fast")
+    if args.quick:
+        config = replace(
+            config, geometry=replace(config.geometry, steps=60), features=replace(config.features, steps=20)
+        )
+    result: dict[str, Any] = {"scene": scene.name, "masks": Path(masks).name}
+    first = Fit(FitInputs(scene, out / "pools", masks, device=args.device), config, quiet=True)
+    figures = first.execute()
+    splat = first.run.geometry
+    whole = replace(config, features=replace(config.features, full_render=True))
+    second = Fit(FitInputs(scene, out / "full", masks, splat, device=args.device), whole, quiet=True)
+    figures_full = second.execute()
+    for name in ("geometry_seconds", "psnr_held_out", "gaussians", "features_seconds"):
+        result[name] = figures.get(name)
+    result["full_render_features_seconds"] = figures_full.get("features_seconds")
+    if (scene / "queries.json").is_file():
+        truth = load_hierarchical(scene)
+        for label, job in (("pools", first), ("full_render", second)):
+            result |= iou(job, label, truth)
+    return result
+
+
+def iou(job: Fit, label: str, truth: Any) -> dict[str, float]:
+    """Part and object IoU at oracle thresholds."""
+    gaussians = load_gaussians(job.run.geometry)
+    report = evaluate_scene(gaussians, FeatureField.load(job.run.features, gaussians), truth, proposals=False)
+    return {f"{label}_{name}": value for name, value in report.averages().items()}
+
+
+def exercise(args: argparse.Namespace) -> None:
+    """Every kernel of ours once, forward and backward, on sizes that leave warps and blocks half full."""
+    device = torch.device(args.device)
+    generator = torch.Generator().manual_seed(0)
+    gaussians: Gaussians = surface_scene(1500, generator).to(device)
+    camera = ring_cameras(1)[0].resized(100, 70).to(device)
+    pixels = torch.stack([torch.randint(0, s, (700,), generator=generator) for s in (100, 70)], 1).to(device)
+    c = trace(gaussians, camera, pixels)
+    patch = torch.randint(0, 30, (700,), generator=generator).to(device)
+    membership = torch.randint(0, 2**40, (30, 1), generator=generator).to(device)
+    for dim in (3, 8, 16, 32):
+        for contributions in (c, c.half()):
+            features = torch.randn(1500, dim, generator=generator).to(device)
+            blended = ops.blend(contributions, features)
+            for deterministic in (False, True):
+                loss = ops.LossConfig(min_pixels=2, deterministic=deterministic)
+                grad = ops.hierarchical_contrastive_loss_and_grad(blended, patch, membership=membership, config=loss)[1]
+            optimizer = ops.SparseFeatureAdam(features)
+            optimizer.accumulate(contributions, grad)
+            optimizer.step()
+    leaf = gaussians.means.clone().requires_grad_()
+    probe = Means2dProbe.zeros(1500, device)
+    for packed in (False, True):
+        ones, config = torch.ones(1500, 16, device=device), RenderConfig(packed=packed)
+        render(replace(gaussians, means=leaf), camera, ones, config, probe).color.sum().backward()
+    short = argparse.Namespace(**{**vars(args), "gaussians": 800, "views": 2, "pool": 2048, "batch": 500, "steps": 8})
+    trainer = make_trainer(short)
+    trainer.replays = True
+    trainer.advance(0, EAGER_STEPS + 4)
+    assert bool(torch.isfinite(trainer.features).all())
+    print("exercise: every op ran")
+
+
+def merge(folder: Path, results: Path) -> None:
+    """One table of all parts, with the targets beside them; writes ``results/<device>.json``."""
+    parts = {p.stem: json.loads(p.read_text()) for p in sorted(folder.glob("*.json"))}
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    print(f"\n{name}, torch {torch.__version__}\n{'part':10} {'figure':32} {'value':>14} {'target':>10}")
+    for part, figures in parts.items():
+        for key, value in figures.items():
+            if isinstance(value, (str, int, float)) or value is None:
+                text = f"{value:.4g}" if isinstance(value, float) else str(value)
+                print(f"{part:10} {key:32} {text:>14} {TARGETS.get(key, '') if part == 'steps' else '':>10}")
+    document = {"device": name, "torch": torch.__version__, "cuda": torch.version.cuda, "parts": parts}
+    file = results / (re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") + ".json")
+    results.mkdir(parents=True, exist_ok=True)
+    write_text(file, json.dumps(document, indent=1) + "\n")
+    print(f"wrote {file}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["check", "steps", "fit", "exercise", "merge"])
+    parser.add_argument("out", nargs="?", default="", help="JSON file to write, or the folder to merge")
+    parser.add_argument("results", nargs="?", default=str(Path(__file__).parent / "results"))
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
+    parser.add_argument("--scene", default="", help="of the fit; a synthetic one if not given")
+    parser.add_argument("--quick", action="store_true", help="a fit of a few steps, to try the part itself")
+    for name, value in (("gaussians", 1_000_000), ("views", 200), ("pool", 32768), ("batch", 8192), ("memory", 8192),
+                        ("steps", 10_000), ("warm", 50), ("full-steps", 50)):  # fmt: skip
+        parser.add_argument(f"--{name}", type=int, default=value)
+    args = parser.parse_args()
+    if args.part == "check":
+        return check()
+    if args.part == "merge":
+        merge(Path(args.out), Path(args.results))
+        return 0
+    obstacle = cuda_obstacle() if args.device == "cuda" else ""
+    if obstacle:
+        print(f"gpu: {obstacle}", file=sys.stderr)
+        return 3 if not torch.cuda.is_available() else 1
+    if args.part == "exercise":
+        exercise(args)
+        return 0
+    figures = {"steps": steps, "fit": fit}[args.part](args)
+    write_text(Path(args.out), json.dumps(figures, indent=1) + "\n")
+    for name, value in figures.items():
+        print(f"{name:32} {value:.4g}" if isinstance(value, float) else f"{name:32} {value}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
