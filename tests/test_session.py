@@ -291,6 +291,17 @@ def test_split_of_a_leaf_parts_it_by_feature(known: KnownRun, session: Session) 
         session.split_label()
 
 
+def test_split_can_be_cancelled(known: KnownRun, session: Session) -> None:
+    tree = tree_from_leaves(known.splat.objects.numpy(), [np.arange(3)], 0)
+    known.workspace.shared.apply(Change(trees=((None, 0), (tree, 0))))
+    chosen = session.pick_label("front", *known.splat.pixel_of(2))
+    job = Job()
+    job.cancel()
+    with pytest.raises(Cancelled):
+        session.split_label(job=job)
+    assert session.tree is tree and session.selection == chosen
+
+
 def test_merge_and_split_say_what_they_need(known: KnownRun, session: Session) -> None:
     session.discretise()
     session.clear()

@@ -21,7 +21,7 @@ from plyfile import PlyData
 from splatseg.camera import Camera
 from splatseg.clusters import tree_from_leaves
 from splatseg.errors import SplatsegError
-from splatseg.export import load_labels
+from splatseg.export import load_labels, save_labels
 from splatseg.field import FeatureField
 from splatseg.io.ply import load_gaussians
 from splatseg.selection import Selection
@@ -247,6 +247,15 @@ def test_export_labels_of_tree_and_of_objects(known: KnownRun, session: Session)
     assert objects.selection(session.objects[0].id) == part(known, 0)
 
 
+def test_cancelled_labels_are_not_written(known: KnownRun, session: Session) -> None:
+    work(known, session)
+    job = Job()
+    job.cancel()
+    with pytest.raises(Cancelled):
+        export_labels(session, job=job)
+    assert not list(known.workspace.run.exports.glob("*"))
+
+
 def test_export_masks_of_every_photo(known: KnownRun, session: Session) -> None:
     session.click("front", *known.splat.pixel_of(2))
     job = Job()
@@ -329,6 +338,24 @@ def test_features_of_another_splat_are_refused(known: KnownRun) -> None:
     field = FeatureField(known.splat.field.features, "0" * 16)
     with pytest.raises(SplatsegError, match="fingerprint"):
         Workspace(known.workspace.run, known.splat.gaussians, field)
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_the_labels_of_the_fit_are_there_at_once(
+    known: KnownRun, damaged: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    tree = tree_from_leaves(known.splat.parts.numpy(), [np.arange(6) // 2, np.arange(6)], 1)
+    save_labels(known.workspace.run.labels, known.splat.gaussians, tree)
+    if damaged:
+        known.workspace.run.labels_json.write_text("{}")
+    session = Session(known.workspace.run)
+    assert (session.tree is None) is damaged and ("labels of the run" in caplog.text) is damaged
+    if not damaged:
+        camera = known.splat.camera
+        assert session.label_level == 1 and session.pick_label(camera, *known.splat.pixel_of(2)) == part(known, 2)
+        session.undo()
+        session.undo()
+        assert session.tree is not None  # no step of the person's
 
 
 def test_a_run_without_features_is_named(known: KnownRun) -> None:

@@ -49,7 +49,7 @@ def export_without(session: Session, name: str = "scene_without_selection", what
     return path
 
 
-def export_labels(session: Session, name: str = "labels", source: str = "labels") -> list[Path]:
+def export_labels(session: Session, name: str = "labels", source: str = "labels", job: Job | None = None) -> list[Path]:
     """Labels of the whole scene: a labelled PLY and its tree as JSON, and a plain PLY with an ``.npz`` beside it.
 
     Args:
@@ -60,6 +60,7 @@ def export_labels(session: Session, name: str = "labels", source: str = "labels"
 
     Raises:
         SplatsegError: no labels, no objects, or a file cannot be written.
+        Cancelled: ``job`` was cancelled; files that were written by then stay.
     """
     if source == "objects":
         tree = objects_tree(session)
@@ -69,9 +70,12 @@ def export_labels(session: Session, name: str = "labels", source: str = "labels"
         raise SplatsegError(f"source: expected 'labels' or 'objects', found {source!r}")
     if tree is None:
         raise SplatsegError("labels: expected the scene divided into labels, found none; discretise it first")
-    gaussians = session.workspace.gaussians
-    written = save_labels(session.workspace.export_path(name, ".ply"), gaussians, tree)
-    return written + save_labels(session.workspace.export_path(f"{name}_plain", ".ply"), gaussians, tree, sidecar=True)
+    gaussians, written = session.workspace.gaussians, []
+    for number, stem in enumerate((name, f"{name}_plain")):
+        if job is not None:
+            job.report(f"{stem}.ply", number / 2)
+        written += save_labels(session.workspace.export_path(stem, ".ply"), gaussians, tree, sidecar=number == 1)
+    return written
 
 
 def export_masks(

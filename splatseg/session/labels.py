@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,9 @@ from splatseg.gaussians import Gaussians
 from splatseg.selection import Selection
 from splatseg.selection.clicks import EMPTY_ALPHA
 from splatseg.selection.picking import trace_few
+
+Report = Callable[[str, float], None]
+ROUNDS = 30  # of 2-means, at most; it settles in a few
 
 
 def object_color(key: int) -> tuple[int, int, int]:
@@ -56,11 +60,12 @@ def covered(column: NDArray[np.int32], selection: Selection) -> tuple[int, ...]:
     return tuple(int(label) for label in np.flatnonzero((inside == total) & (total > 0)) if label != 0)
 
 
-def split(tree: LabelTree, label: int, unit: Tensor) -> tuple[LabelTree, tuple[int, ...]]:
+def split(tree: LabelTree, label: int, unit: Tensor, report: Report | None = None) -> tuple[LabelTree, tuple[int, ...]]:
     """Divide ``label``: where it has parts they take its place at every level, else it is cut in two by feature.
 
     Args:
         unit: (n, d) unit features.
+        report: called with a step's name and the share done; it may raise to stop.
 
     Returns:
         The new tree and the labels that are there now, the one that kept most first.
@@ -73,7 +78,7 @@ def split(tree: LabelTree, label: int, unit: Tensor) -> tuple[LabelTree, tuple[i
     if children:
         return _promote(tree, label), tuple(c.id for c in sorted(children, key=lambda c: -c.count))
     ids = np.flatnonzero(tree.labels[:, node.level] == label)
-    new = tree.split(label, two_parts(unit[torch.from_numpy(ids).to(unit.device)].cpu()))
+    new = tree.split(label, two_parts(unit[torch.from_numpy(ids).to(unit.device)].cpu(), report))
     known = {n.id for n in tree.nodes}
     return new, (label, *(n.id for n in new.nodes if n.id not in known))
 
@@ -89,8 +94,10 @@ def _promote(tree: LabelTree, label: int) -> LabelTree:
     return LabelTree(levels, nodes, tree.default_level)
 
 
-def two_parts(unit: Tensor, rounds: int = 30) -> NDArray[np.int64]:
+def two_parts(unit: Tensor, report: Report | None = None) -> NDArray[np.int64]:
     """(m,) 0 or 1: features (m, d) parted by 2-means, begun at the ends of their main direction; 0 is the larger part.
+
+    ``report`` is called in every round, as :func:`split` says.
 
     Raises:
         SplatsegError: there are not two different features.
@@ -103,7 +110,9 @@ def two_parts(unit: Tensor, rounds: int = 30) -> NDArray[np.int64]:
         centred[torch.linspace(0, len(unit) - 1, min(len(unit), 20_000)).long()], full_matrices=False
     )[2][0]
     part = (centred @ direction) > 0
-    for _ in range(rounds):
+    for number in range(ROUNDS):
+        if report is not None:
+            report("finding two parts", number / ROUNDS)
         if bool(part.all()) or not bool(part.any()):
             raise SplatsegError("split: expected Gaussians that differ in feature, found all alike")
         means = torch.stack([unit[~part].mean(0), unit[part].mean(0)])

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from splatseg.camera import Camera
 from splatseg.errors import SplatsegError
+from splatseg.export import load_labels
 from splatseg.field import FeatureField
 from splatseg.gaussians import Gaussians
 from splatseg.io.ply import load_gaussians
@@ -23,7 +24,7 @@ from splatseg.io.run import Run
 from splatseg.scene import Scene, View
 from splatseg.selection import surface_weights
 from splatseg.session import store
-from splatseg.session.shared import SharedState, file_stem, hidden_mask
+from splatseg.session.shared import Change, SharedState, file_stem, hidden_mask
 from splatseg.session.state import Step
 
 HIDDEN_LOGIT = -20.0  # opacity 2e-9: neither drawn nor traced
@@ -72,7 +73,21 @@ class Workspace:
             if not path.is_file():
                 raise SplatsegError(f"{path}: expected the result of scripts/fit.py, found none (is the fit finished?)")
         gaussians = load_gaussians(run.geometry)
-        return cls(run, gaussians, FeatureField.load(run.features, gaussians), load_scene(run))
+        workspace = cls(run, gaussians, FeatureField.load(run.features, gaussians), load_scene(run))
+        workspace.adopt_labels()
+        return workspace
+
+    def adopt_labels(self) -> None:
+        """Take up the labels that the fit left, if it came that far; damaged ones are left, with a warning."""
+        if not self.run.labels_json.is_file():
+            return
+        try:
+            tree = load_labels(self.run.labels, self.gaussians)
+        except SplatsegError as error:
+            log.warning("the labels of the run are not used: %s", error)
+            return
+        before = (self.shared.content.tree, self.shared.content.level)
+        self.shared.apply(Change(trees=(before, (tree, tree.default_level))))
 
     @cached_property
     def weights(self) -> Tensor:

@@ -28,8 +28,8 @@ class FilesPanel:
             "Selection (PLY)": lambda job: export_selection(session, self._name.value),
             "Scene without it (PLY)": lambda job: export_without(session, f"{self._name.value}_removed"),
             "Masks in all photos (ZIP)": lambda job: export_masks(session, self._name.value, job=job),
-            "All labels (PLY + sidecar)": lambda job: export_labels(session, "labels", "labels"),
-            "Objects as labels (PLY + sidecar)": lambda job: export_labels(session, "objects", "objects"),
+            "All labels (PLY + sidecar)": lambda job: export_labels(session, "labels", "labels", job),
+            "Objects as labels (PLY + sidecar)": lambda job: export_labels(session, "objects", "objects", job),
             "Image of this view (PNG)": lambda job: export_image(session, desk.camera(), "view", desk.choices.look),
         }
         for label, export in exports.items():
@@ -48,7 +48,8 @@ class FilesPanel:
     def _hand_out(self, export: Export, job: Job) -> None:
         written = export(job)
         paths = written if isinstance(written, list) else [written]
-        for path in paths:
+        for number, path in enumerate(paths):
+            job.report(f"sending {path.name}", number / len(paths))
             self._desk.client.send_file_download(path.name, path.read_bytes(), save_immediately=True)
         self._desk.say(f"wrote {', '.join(path.name for path in paths)} to {paths[0].parent}")
 

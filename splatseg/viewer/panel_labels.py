@@ -30,9 +30,12 @@ class LabelsPanel:
         self._levels = 0
         self._whole = gui.add_checkbox("Click picks whole labels", False)
         self._whole.on_update(lambda event: setattr(desk.choices, "whole_labels", event.target.value))
-        ways: dict[str, Callable[[], object]] = {"Merge": desk.session.merge_labels, "Split": desk.session.split_label}
+        ways: dict[str, Callable[[], object]] = {
+            "Merge": lambda: desk.act(desk.session.merge_labels),
+            "Split": lambda: desk.start_job("splitting the label", lambda job: desk.session.split_label(job=job)),
+        }
         buttons = gui.add_button_group("Selected labels", tuple(ways))
-        buttons.on_click(lambda event: desk.act(ways[event.target.value]))
+        buttons.on_click(lambda event: ways[event.target.value]())
 
     def _divide(self, job: Job) -> None:
         session: Session = self._desk.session
