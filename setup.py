@@ -97,8 +97,9 @@ def extension() -> CppExtension:
             "splatseg._C", sources, include_dirs=include, extra_compile_args=flags, extra_link_args=link
         )
     sources += [str(p) for p in sorted((SOURCES / "cuda").glob("*.cu"))]
-    flags["cxx"].append("-DSPLATSEG_WITH_CUDA")
-    flags["nvcc"] = ["-O3", "-DSPLATSEG_WITH_CUDA", "--expt-relaxed-constexpr", "-lineinfo"]
+    # Older torch would choose C++17 for us.
+    flags["cxx"] += ["-std=c++20", "-DSPLATSEG_WITH_CUDA"]
+    flags["nvcc"] = ["-O3", "-std=c++20", "-DSPLATSEG_WITH_CUDA", "--expt-relaxed-constexpr", "-lineinfo"]
     return CUDAExtension("splatseg._C", sources, include_dirs=include, extra_compile_args=flags, extra_link_args=link)
 
 
