@@ -4,9 +4,13 @@
 #   bash benchmarks/gpu.sh [PART...]       # all parts, or those named; `make gpu` does the same
 #
 # Needs a Python with a CUDA build of torch (PYTHON, default python3 or .venv's), nvcc, and no internet: wheels of what is
-# missing may lie in .whl/ (pip download --no-deps; they go to $GPU_WORK/site and nowhere else). Every part ends within 8
-# minutes. A part that is done is not done again by the next call: remove $GPU_WORK/PART.done, or name the part. Exit code
-# 3: no GPU here; 1: a part failed (the others are still run, and the table still comes).
+# missing may lie in .whl/ (`pip download --no-deps -d .whl` of gsplat plyfile pycolmap hdbscan tyro docstring-parser
+# typeguard, as far as they are missing there; they go to $GPU_WORK/site and nowhere else). GPU_SCENE names the capture that
+# is fitted; without it a synthetic one is made. SPLATSEG_DATA may name the real scenes that some tests read.
+#
+# Every part ends within 8 minutes. A part that is done is not done again by the next call: remove $GPU_WORK/PART.done, or
+# name the part. Exit code 3: no GPU here (make then exits 2 and says "Error 3"); 1: a part failed (the others are still run,
+# and the table still comes).
 set -uo pipefail
 cd "$(dirname "$0")/.."
 LIMIT=480
@@ -55,8 +59,10 @@ assert _C is not None, "gsplat found no nvcc"
 print("gsplat kernels:", _C.__file__)' && "$PYTHON" scripts/doctor.py
 }
 
-tests() { # every test that takes a device, on the GPU
-  "$PYTHON" -m pytest -q -p no:cacheprovider -k "cuda and not emulated" tests 2>&1 | tee "$WORK/tests.log"
+tests() { # every test that takes a device, on the GPU; other files may import what is not installed
+  local files
+  mapfile -t files < <(grep -l "device: torch.device" tests/test_*.py)
+  "$PYTHON" -m pytest -q -p no:cacheprovider -k "cuda and not emulated" "${files[@]}" 2>&1 | tee "$WORK/tests.log"
   local code=${PIPESTATUS[0]}
   "$PYTHON" - "$WORK" <<'COUNT'
 import json, pathlib, re, sys
@@ -73,7 +79,9 @@ fit() {
   "$PYTHON" benchmarks/gpu.py fit "$WORK/fit.json" ${scene:+--scene "$scene"}
 }
 
-loss() { # benchmarks/loss.py times the GPU beside the CPU and writes its own file
+loss() { # benchmarks/loss.py times the GPU beside the CPU; the file it writes holds the figures of another machine
+  cp benchmarks/results/loss.json "$WORK/loss.before" || return 1
+  trap 'mv "$WORK/loss.before" benchmarks/results/loss.json' EXIT
   "$PYTHON" benchmarks/loss.py --sizes 8192 32768 --patches 50 200 --repeats 20 &&
     "$PYTHON" - "$WORK/loss.json" <<'ROWS'
 import json, pathlib, sys
