@@ -240,6 +240,9 @@ def test_script_writes_json_table_and_plot(
     assert [row["row"] for row in main["rows"]] == [row.name for row in TABLES["main"].rows]
     assert 0 < main["ceilings"]["tiny"]["mean"] <= 1 and 0 < main["rows"][2]["mean"]["mean"] <= 1
     assert len(decay["rows"]) == 5 and decay["rows"][0]["mean"] == main["rows"][1]["mean"]  # a shared cell
+    assert run_script("ablate.py", *command(folder, splat, out), "--no-measure", "--seeds", "0", "7") == 0
+    row = json.loads((out / "ablation.json").read_text())["tables"][0]["rows"][0]
+    assert row["seeds"] == [0] and row["mean"]["deviation"] is None, "seed 7 was measured though told not to"
     pytest.importorskip("matplotlib")
     with Image.open(out / "ablation.png") as picture:
         assert picture.width > 1000 and len(np.unique(np.array(picture.convert("L")))) > 20
