@@ -105,7 +105,7 @@ def measure(n: int, p: int, d: int, device: torch.device, repeats: int, clock: C
     batch = make_batch(n, p, d).to(device)
     runs = contenders(batch)
     check_agreement(runs)
-    few = {"loops": max(2, repeats // 20), "vectorised": max(3, repeats // 5)}
+    few = {"loops": max(3, repeats // 80), "vectorised": max(10, repeats // 20)}
     ms = {name: milliseconds(run, device, few.get(name, repeats), clock) for name, run in runs.items()}
     work = op_work(batch)
     return {
@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--patches", type=int, nargs="+", default=[50, 200, 500], metavar="P")
     parser.add_argument("--channels", type=int, default=16, metavar="D")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--repeats", type=int, default=40, help="of the op; the slower ones repeat less")
+    parser.add_argument("--repeats", type=int, default=400, help="of the op; the slower ones repeat less")
     parser.add_argument("--cpu-time", action="store_true", help="processor time of one thread; CPU only")
     args = parser.parse_args()
     if args.cpu_time and args.threads != 1:

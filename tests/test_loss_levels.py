@@ -15,9 +15,10 @@ pytestmark = pytest.mark.skipif(not compiled(), reason="splatseg._C is not built
 
 
 @pytest.mark.parametrize("masks", [0, 1, 63, 64, 65, 128, 200, 300])
-def test_votes_count_common_masks(device: torch.device, masks: int) -> None:
-    """Word boundaries, and more masks than the unrolled word counts; bit 63 is the sign of a word."""
-    contains = torch.rand(50, masks, generator=torch.Generator().manual_seed(masks)) < 0.6
+@pytest.mark.parametrize("density", [0.6, 0.008])
+def test_votes_count_common_masks(device: torch.device, masks: int, density: float) -> None:
+    """Word boundaries; patches with many and with few words that are not zero; bit 63 is the sign of a word."""
+    contains = torch.rand(50, masks, generator=torch.Generator().manual_seed(masks)) < density
     membership = pack(contains).to(device)
     want = (contains.double() @ contains.double().T).to(torch.int32)
     assert torch.equal(ops.votes(membership).cpu(), want)

@@ -287,7 +287,7 @@ double poisoned(const LossProblem<T>& p) {
 
 template <class T, int D>
 double run(const LossProblem<T>& p) {
-#pragma omp parallel for schedule(dynamic, 4) num_threads(p.threads)
+#pragma omp parallel for schedule(dynamic, 1) num_threads(p.threads)
   for (int64_t k = 0; k < p.k; k++) patch_statistics<T, D>(p, k);
   for (int64_t k = 0; k < p.k; k++) {
     if (!(p.phi[k] == p.phi[k])) return poisoned(p);
@@ -299,7 +299,7 @@ double run(const LossProblem<T>& p) {
   double loss = 0;
   for (int64_t chunk = 0; chunk < p.chunks; chunk++) loss += p.chunk_loss[chunk];
   if (p.with_grad) {
-#pragma omp parallel for schedule(dynamic, 4) num_threads(p.threads)
+#pragma omp parallel for schedule(dynamic, 1) num_threads(p.threads)
     for (int64_t k = 0; k < p.k; k++) scatter_gradient<T, D>(p, k);
   }
   return loss * kLn2 * p.weight;
