@@ -196,6 +196,22 @@ def test_batch_size_changes_nothing(library: ModuleType, sam: Any) -> None:
     assert [c.tolist() for c in first.counts] == [c.tolist() for c in second.counts]
 
 
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 7])
+def test_upsampling_is_the_librarys(library: ModuleType, sam: Any, count: int) -> None:
+    """Any masks of any points, as many as passed the scores: bit by bit what the library gets with three a point.
+
+    With one channel torch's interpolation rounds otherwise: a logit of 1e-8 may change its sign, and the mask a pixel.
+    """
+    image = photo(150, 210)
+    model = SegmentAnything(sam, library.SamPredictor)
+    model.embed(image)
+    predictor = model._predictor
+    logits = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    expected = sam.postprocess_masks(logits, predictor.input_size, predictor.original_size).flatten(0, 1)
+    rows = torch.tensor([1, 3, 4, 8, 0, 5, 2])[:count]
+    assert torch.equal(model.upsample(logits.flatten(0, 1)[rows]), expected[rows])
+
+
 def test_bounded_attention_is_the_librarys(library: ModuleType) -> None:
     """Global and windowed layers, one head at a time, against the untouched encoder."""
     plain, bounded = build_sam(seed=1).image_encoder, build_sam(seed=1).image_encoder

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from splatseg.errors import require_extra
 from splatseg.masks.sam_config import Autocast
-from splatseg.masks.sam_models import PromptModel, autocast_on, load_weights
+from splatseg.masks.sam_models import PromptModel, autocast_on, in_threes, load_weights
 
 _CONFIGS = {
     "sam2.1_hiera_tiny": "configs/sam2.1/sam2.1_hiera_t.yaml",
@@ -61,7 +61,7 @@ class Sam2:
     @torch.no_grad()
     def upsample(self, logits: Tensor) -> Tensor:
         predictor = self._predictor
-        return predictor._transforms.postprocess_masks(logits[:, None], predictor._orig_hw[-1])[:, 0]
+        return in_threes(logits, lambda masks: predictor._transforms.postprocess_masks(masks, predictor._orig_hw[-1]))
 
 
 def load_sam2(model: str, checkpoint: Path, device: torch.device, autocast: Autocast) -> PromptModel:

@@ -6,6 +6,7 @@ segment-anything and MobileSAM share their code and :class:`SegmentAnything`; SA
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import ModuleType
@@ -82,7 +83,20 @@ class SegmentAnything:
     @torch.no_grad()
     def upsample(self, logits: Tensor) -> Tensor:
         predictor = self._predictor
-        return self._sam.postprocess_masks(logits[:, None], predictor.input_size, predictor.original_size)[:, 0]
+        return in_threes(
+            logits, lambda masks: self._sam.postprocess_masks(masks, predictor.input_size, predictor.original_size)
+        )
+
+
+def in_threes(logits: Tensor, upsample: Callable[[Tensor], Tensor]) -> Tensor:
+    """``upsample``, which takes (b, 3, s, s) logits, of (m, s, s) ``logits``: (m, h, w).
+
+    The libraries upsample the three masks of a point as channels. On the CPU torch interpolates one or two channels by
+    other code with other rounding, which moves pixels whose logit is next to zero: so always three, the rest zeros.
+    """
+    m = len(logits)
+    filled = torch.cat([logits, logits.new_zeros(-m % 3, *logits.shape[1:])]) if m % 3 else logits
+    return upsample(filled.reshape(-1, 3, *logits.shape[1:])).flatten(0, 1)[:m]
 
 
 def autocast_on(device: torch.device, autocast: Autocast) -> AbstractContextManager[Any]:
