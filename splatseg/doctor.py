@@ -18,7 +18,14 @@ from splatseg.ops.extension import build_info
 
 REQUIRED = ("torch", "numpy", "gsplat", "plyfile", "pycolmap", "scipy", "hdbscan", "tyro", "safetensors", "pillow")
 # distribution -> extra of setup.py that brings it
-OPTIONAL = {"viser": "viewer", "segment-anything": "sam", "torchvision": "sam", "sam2": "sam2", "matplotlib": "plots"}
+OPTIONAL = {
+    "viser": "viewer",
+    "segment-anything": "sam",
+    "torchvision": "sam",
+    "sam2": "sam2",
+    "mobile_sam": "mobilesam",
+    "matplotlib": "plots",
+}
 
 
 @dataclass(frozen=True)
