@@ -1,25 +1,70 @@
-"""What every command line of this folder ends with: errors a person can act on become one line and an exit code.
+"""What every command line of this folder begins and ends with: bad input becomes one line and an exit code.
 
-Use it as the last lines of a script::
+Use it as::
+
+    def main() -> None:
+        arguments = parse(Arguments, description=__doc__)
+        ...
 
     if __name__ == "__main__":
-        run(lambda: tyro.cli(main))
+        run(main)
 
-Exit codes: 0 done, 2 bad input or a full disk (also tyro's code for bad arguments), 130 stopped with Ctrl-C.
+Exit codes: 0 done, 2 bad input or a full disk, 130 stopped with Ctrl-C.
 """
 
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
+from types import TracebackType
+from typing import Any, NoReturn, TypeVar
+
+import tyro
+from _complaints import one_line
 
 from splatseg.errors import SplatsegError
 
+T = TypeVar("T")
+
 # Conditions of the machine, not bugs of ours: the line the system gives says all there is to say.
 MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+def parse(arguments: type[T], **options: Any) -> T:
+    """``tyro.cli(arguments, **options)``, its framed complaints as one line.
+
+    Raises:
+        SplatsegError: the command line does not fit ``arguments``: names the option, what was expected, what came.
+    """
+    captured = io.StringIO()
+    try:
+        with redirect_stderr(captured), _wide_frames():
+            parsed = tyro.cli(arguments, **options)
+    except SystemExit as ending:
+        if ending.code == 2:
+            raise SplatsegError(one_line(captured.getvalue())) from None
+        raise
+    sys.stderr.write(captured.getvalue())
+    return parsed
+
+
+@contextmanager
+def _wide_frames() -> Iterator[None]:
+    """Complaints unwrapped: tyro's frames are as wide as $COLUMNS. Help texts, for people to read, are left alone."""
+    before = os.environ.get("COLUMNS")
+    if {"-h", "--help"}.isdisjoint(sys.argv[1:]):
+        os.environ["COLUMNS"] = "100000"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("COLUMNS", None)
+        else:
+            os.environ["COLUMNS"] = before
 
 
 def run(main: Callable[[], object]) -> NoReturn:
@@ -45,6 +90,19 @@ def run(main: Callable[[], object]) -> NoReturn:
     except MemoryError:
         fail("out of memory", 2)
     sys.exit(result if isinstance(result, int) and not isinstance(result, bool) else 0)
+
+
+def _refused_import(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """An import that bad input stops (a stale ``splatseg._C``) comes before :func:`run`, which would say it so."""
+    if not isinstance(error, SplatsegError):
+        sys.__excepthook__(kind, error, trace)
+        return
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    os._exit(2)  # a hook cannot choose the exit code otherwise; nothing is open yet
+
+
+if sys.excepthook is sys.__excepthook__:
+    sys.excepthook = _refused_import
 
 
 def fail(message: str, code: int) -> NoReturn:

@@ -12,8 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-from _cli import run
+from _cli import parse, run
 
 SCRIPTS = Path(__file__).parent
 
@@ -37,7 +36,7 @@ def call(script: str, *arguments: str | Path) -> None:
 
 
 def main() -> None:
-    arguments = tyro.cli(Arguments)
+    arguments = parse(Arguments)
     scene = arguments.out.with_name(arguments.out.name + "-scene")
     started = time.monotonic()
     if not (scene / "queries.json").is_file():  # written last

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
+from _cli import parse
 from _cli import run as run_script
 from _run import load_field, load_scene
 
@@ -113,7 +114,7 @@ def by_reference(
 
 
 def main() -> None:
-    arguments = tyro.cli(Arguments, description=__doc__)
+    arguments = parse(Arguments, description=__doc__)
     run = Run.existing(arguments.run)
     gaussians, field = load_field(run)
     measure = hierarchical if arguments.protocol == "hierarchical" else by_reference

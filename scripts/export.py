@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from _cli import parse
 from _cli import run as run_script
 from _run import load_field
 
@@ -56,7 +57,7 @@ def cluster(gaussians: Gaussians, features: FeatureField, config: ClusterConfig,
 
 
 def main() -> None:
-    arguments = tyro.cli(Arguments, description=__doc__)
+    arguments = parse(Arguments, description=__doc__)
     run = Run.existing(arguments.run)
     out = arguments.out or run.labels
     if out.suffix.lower() != ".ply":

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from _cli import run
+from _cli import parse, run
 
 from splatseg.pipeline import Fit, FitConfig, FitInputs
 
@@ -59,7 +59,7 @@ def chosen_preset(argv: list[str]) -> str:
 def main() -> None:
     preset = chosen_preset(sys.argv[1:])
     known = FitConfig.preset(preset if preset in ("fast", "quality") else "default")
-    arguments = tyro.cli(Arguments, default=Arguments(scene=tyro.MISSING, config=known), description=__doc__)
+    arguments = parse(Arguments, default=Arguments(scene=tyro.MISSING, config=known), description=__doc__)
     out = arguments.out or Path("runs") / arguments.scene.resolve().name
     inputs = FitInputs(arguments.scene, out, arguments.masks, arguments.splat, arguments.sfm, arguments.device)
     config = arguments.config

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 import tyro
-from _cli import run
+from _cli import parse, run
 from PIL import Image, UnidentifiedImageError
 
 from splatseg.camera import Camera
@@ -177,4 +177,4 @@ class DownloadBar:
 
 if __name__ == "__main__":
     sys.argv[0] = "scripts/masks.py"
-    run(lambda: main(tyro.cli(Options, description=__doc__)))
+    run(lambda: main(parse(Options, description=__doc__)))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from _cli import parse
 from _cli import run as run_script
 from _run import load_field, load_scene
 
@@ -87,7 +88,7 @@ def write(out: Path, gaussians: Gaussians, selection: Selection, scene: Scene, q
 
 
 def main() -> None:
-    arguments = tyro.cli(Arguments, description=__doc__)
+    arguments = parse(Arguments, description=__doc__)
     run = Run.existing(arguments.run)
     out = arguments.out or run.exports / "selection.ply"
     if out.suffix.lower() != ".ply":

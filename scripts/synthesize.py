@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from _cli import run
+from _cli import parse, run
 
 from splatseg.synthetic import SceneConfig, write_scene
 
@@ -25,7 +25,7 @@ class Arguments:
 
 
 def main() -> None:
-    arguments = tyro.cli(Arguments)
+    arguments = parse(Arguments)
     folder = write_scene(arguments.out, arguments.config)
     print(f"{folder}: {arguments.config.views} views, {arguments.config.test_views} held out")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from _cli import run
+from _cli import parse, run
 
 from splatseg.errors import SplatsegError
 from splatseg.session import Workspace
@@ -78,4 +78,4 @@ def main(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    run(lambda: main(tyro.cli(Arguments, description=__doc__)))
+    run(lambda: main(parse(Arguments, description=__doc__)))

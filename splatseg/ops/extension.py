@@ -1,33 +1,70 @@
 """Loading of ``splatseg._C``, and whether it has a kernel for given tensors.
 
-Without it the references run, with one warning.
+Without it the references run, with one warning. One that was built from other sources than those beside the package is
+refused: it would fail later and elsewhere, with "operator does not exist" or a wrong number of arguments.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
+import re
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from splatseg.errors import SplatsegError
+
+SOURCES = Path(__file__).resolve().parents[2] / "cuda_ext"  # in a checkout; an installed wheel has none
+BUILD = "python setup.py build_ext --inplace"
+
 
 @functools.cache
 def compiled() -> bool:
-    """Whether ``splatseg._C`` is there; the first call loads it, which registers ``torch.ops.splatseg.*``."""
+    """Whether ``splatseg._C`` is there; the first call loads it, which registers ``torch.ops.splatseg.*``.
+
+    Raises:
+        SplatsegError: it was built before an op was added or its arguments changed.
+    """
     try:
         importlib.import_module("splatseg._C")
     except ImportError as error:
         warnings.warn(
-            f"splatseg._C does not load ({error}): the slow PyTorch references run instead; "
-            "build it with: python setup.py build_ext --inplace",
+            f"splatseg._C does not load ({error}): the slow PyTorch references run instead; build it with: {BUILD}",
             RuntimeWarning,
             stacklevel=2,
         )
         return False
+    check_operators(declared_operators(SOURCES))
     return True
+
+
+def declared_operators(sources: Path) -> list[str]:
+    """Schemas that the C++ files in ``sources`` declare (``m.def("name(..) -> ..")``); none where there is no such
+    folder."""
+    texts = [path.read_text(encoding="utf-8") for path in sorted(sources.glob("*.cpp"))]
+    literals = [found for text in texts for found in re.findall(r'm\.def\(\s*((?:"[^"]*"\s*)+)', text)]
+    return [schema for schema in ("".join(re.findall('"([^"]*)"', found)) for found in literals) if "->" in schema]
+
+
+def check_operators(declared: list[str]) -> None:
+    """Refuse a loaded ``splatseg._C`` that lacks an op of ``declared`` or has it with other arguments.
+
+    Raises:
+        SplatsegError: names the op and the command that builds the extension.
+    """
+    for text in declared:
+        expected = torch._C.parse_schema(f"splatseg::{text}")
+        if expected in torch._C._jit_get_schemas_for_operator(expected.name):
+            continue
+        found = torch._C._jit_get_schemas_for_operator(expected.name)
+        raise SplatsegError(
+            f"splatseg._C: expected operator {expected.name} as {SOURCES} declares it, found "
+            f"{'it with other arguments' if found else 'none'}: the extension is stale; rebuild it with: {BUILD}"
+        )
 
 
 def has_kernel(op: str, tensor: Tensor) -> bool:
