@@ -28,17 +28,22 @@ def one_line(text: str) -> str:
 
 
 def _content(text: str) -> list[str]:
-    """The lines inside the frame, indentation kept, up to the help texts."""
+    """The lines below the title, indentation kept, up to the help texts."""
     lines = []
-    for line in _ANSI.sub("", text).splitlines():
-        if line[:1] in "╭╰+":
-            continue
-        inner = re.sub(r"^[│|] ?|\s*[│|]?\s*$", "", line)
-        if _HELP.match(inner):
+    for line in _unframed(_ANSI.sub("", text).splitlines()):
+        if _HELP.match(line):
             break
-        if inner.strip("─- "):
-            lines.append(inner)
+        if line.strip("─- "):
+            lines.append(line)
     return lines
+
+
+def _unframed(lines: list[str]) -> list[str]:
+    """What is inside a frame, or, where tyro takes stdout not to be UTF-8, indented below an underlined title."""
+    if any(line.startswith("╭") for line in lines):
+        return [line[2:].rstrip("│ ") for line in lines if line.startswith("│")]
+    underlines = [i for i, line in enumerate(lines) if line.strip() and not line.strip("- ")]
+    return [line[2:].rstrip() for line in lines[underlines[0] + 1 if underlines else 0 :]]
 
 
 def _sections(lines: Sequence[str]) -> list[str]:
@@ -65,18 +70,29 @@ def _sections(lines: Sequence[str]) -> list[str]:
 
 def _setting(found: re.Match[str]) -> str:
     """What a config of ours refuses: ``config.features`` and ``features.dim: expected ..`` name one option."""
-    group, name, rest = found.groups()
-    parents, fields = group.split("."), name.split(".")
-    if parents[-1] == fields[0] or parents[-1][:1].isupper():  # upper case: the class of all arguments
-        parents.pop()
-    return f"--{'.'.join([*parents, *fields]).replace('_', '-')}: {rest}"
+    group, names, rest = found.groups()
+    parents = [] if group[:1].isupper() else group.split(".")  # upper case: the class of all arguments
+    options = []
+    for name in names.split(", "):
+        fields = name.split(".")
+        above = parents[:-1] if parents[-1:] == fields[:1] and len(fields) > 1 else parents
+        options.append(f"--{'.'.join([*above, *fields]).replace('_', '-')}")
+    return f"{', '.join(options)}: {rest}"
 
 
 def _wrong_type(found: re.Match[str]) -> str:
     """tyro names the alternatives of a type in capitals, ``{None}`` among them where an option may be left out."""
     option, types, values = found.groups()
-    named = [name.strip("{}") for name in types.split("|") if name != "{None}"]
-    return f"{option}: expected {' or '.join(_TYPES.get(name, name) for name in named)}, found {_spoken(values)}"
+    kinds = [_kinds(name) for name in types.split("|") if name != "{None}"]
+    return f"{option}: expected {' or '.join(kinds)}, found {_spoken(values)}"
+
+
+def _kinds(types: str) -> str:
+    """``INT`` as "an integer", ``INT INT`` as "two integers"."""
+    names = types.strip("{}").split()
+    if len(names) == 2 and names[0] == names[1] and names[0] in ("INT", "FLOAT"):
+        return "two integers" if names[0] == "INT" else "two numbers"
+    return " ".join(_TYPES.get(name, name) for name in names)
 
 
 def _spoken(values: str) -> str:
@@ -97,9 +113,9 @@ _RULES: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
     (r"Error parsing (\S+): no type matching (.+) could be instantiated from \[(.*?)\]\..*", _wrong_type),
     (
         r"Error parsing (\S+): Could not parse arguments \[(.*?)\] into tuple type tuple\[(.*)\]",
-        lambda m: f"{m[1]}: expected {m[3]}, found {_spoken(m[2])}",
+        lambda m: f"{m[1]}: expected {_kinds(m[3].replace(', ', ' ').upper())}, found {_spoken(m[2])}",
     ),
-    (r"Error parsing ([\w.]+): ([a-z_][\w.]*): (expected .*)", _setting),
+    (r"Error parsing ([\w.]+): ([a-z_][\w.]*(?:, [a-z_][\w.]*)*): (expected .*)", _setting),
     (
         r"invalid choice '(.*)' for argument '(\S+)'\. Expected one of \((.*?),?\)\.",
         lambda m: f"{m[2]}: expected one of {m[3].replace(chr(39), '')}, found '{m[1]}'",

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from script_runner import run_script
 
 ROOT = Path(__file__).parent.parent
 
@@ -49,3 +50,78 @@ def test_bugs_keep_their_traceback() -> None:
         result = run_snippet(f"{body}\nrun(f)")
         assert result.returncode == 1
         assert "Traceback" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        # values that a config of ours refuses: the option as it is typed, whatever the config calls it
+        ("masks.py s --out o --sam.points-per-side 0", "--sam.points-per-side: expected at least 1, found 0"),
+        ("masks.py s --out o --sam.box-nms-thresh 2", "--sam.box-nms-thresh: expected an IoU in 0..1, found 2.0"),
+        ("masks.py s --out o --watershed.spacing 0", "--watershed.spacing: expected at least 1 pixel, found 0"),
+        ("fit.py s --config.features.dim 0", "--config.features.dim: expected at least 1, found 0"),
+        ("fit.py s --config.hierarchy.nesting 4", "--config.hierarchy.nesting: expected a share in (0, 1], found 4.0"),
+        (
+            "fit.py s --config.features.loss.phi-min 4",
+            "--config.features.loss.phi-min, --config.features.loss.phi-max: expected 0 < min <= max, "
+            "found 4.0 and 1.0",
+        ),
+        ("synthesize.py o --views 1", "views: expected at least 3, found 1"),
+        ("export.py r --clusters.min-cluster 1", "--clusters.min-cluster: expected at least 2, found 1"),
+        # values of another kind
+        ("masks.py s --out o --sam.points-per-side z", "--sam.points-per-side: expected an integer, found 'z'"),
+        ("fit.py s --config.features.loss.weight a", "--config.features.loss.weight: expected a number, found 'a'"),
+        ("fit.py s --downscale q", "--downscale: expected an integer, found 'q'"),
+        ("view.py r --port eight", "--port: expected an integer, found 'eight'"),
+        ("masks.py s --out o --pixel a b", "--pixel: expected two integers, found 'a b'"),
+        ("segment.py r --view a --pixel 3 4 --add x y", "--add: expected two numbers, found 'x y'"),
+        ("segment.py r --view a --pixel 3", "--pixel: expected 2 values, found fewer"),
+        ("masks.py s --out", "--out: expected 1 value, found fewer"),
+        # presets and other choices
+        ("masks.py s --out o --preset slow", "--preset: expected one of fast, default, fine, found 'slow'"),
+        ("fit.py s --preset slow", "--preset: expected one of fast, default, quality, found 'slow'"),
+        (
+            "evaluate.py r --gt g --protocol x",
+            "--protocol: expected one of hierarchical, nvos, mvseg, replica, lerf, found 'x'",
+        ),
+        # missing and unknown options
+        ("evaluate.py", "PATH, --gt PATH: expected, found none"),
+        (
+            "fit.py s --nope 3 --config.what",
+            "--nope 3 --config.what: expected options that --help lists, found unknown",
+        ),
+        (
+            "masks.py s --out o --sam.points-per-sid 3",
+            "--sam.points-per-sid 3: expected options that --help lists, found unknown; --sam.points-per-side or "
+            "--sam.points-per-batch?",
+        ),
+        (
+            "masks.py s --bogus",
+            "--out PATH: expected, found none; --bogus: expected options that --help lists, found unknown",
+        ),
+    ],
+)
+@pytest.mark.parametrize(("columns", "framed"), [("40", True), ("90", False)])
+def test_bad_arguments_are_one_line(
+    command: str,
+    message: str,
+    columns: str,
+    framed: bool,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Option, expected, found: with tyro's frames and, on terminals without UTF-8, without, however narrow they are."""
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setattr("tyro._fmtlib._FORCE_UTF8_BOXES", framed)
+    assert run_script(*command.split()) == 2
+    assert capsys.readouterr() == ("", f"error: {message}\n")
+    assert os.environ["COLUMNS"] == columns
+
+
+def test_help_is_left_to_tyro(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On stdout, exit code 0, and for the terminal that there is, not the wide one of the complaints."""
+    monkeypatch.setenv("COLUMNS", "70")
+    assert run_script("fit.py", "--help") == 0
+    captured = capsys.readouterr()
+    assert "--preset" in captured.out and captured.err == ""
+    assert max(map(len, captured.out.splitlines())) < 1000

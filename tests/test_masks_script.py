@@ -147,14 +147,6 @@ def test_errors_are_one_line(
     assert error.startswith(("error: ", "Error: ")) and error.count("\n") == 1
 
 
-def test_bad_setting(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """tyro reports what a config refuses in a frame of its own: no single line, but the same code and words."""
-    assert masks_script(photos, "--sam.points-per-side", "0") == 2
-    error = capsys.readouterr().err
-    assert "sam.points_per_side: expected at least 1, found 0" in " ".join(error.split())
-    assert "Traceback" not in error
-
-
 def test_offline_without_weights(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
