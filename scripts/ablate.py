@@ -19,6 +19,7 @@ from typing import Annotated, Any
 
 import tyro
 import yaml
+from _cli import parse
 from _cli import run as run_script
 
 from splatseg.errors import SplatsegError
@@ -112,7 +113,7 @@ def write_report(plan: Plan, out: Path) -> str:
 
 
 def main() -> int:
-    arguments = tyro.cli(Arguments, description=__doc__)
+    arguments = parse(Arguments, description=__doc__)
     check(arguments)
     common = common_settings(arguments.set)
     tables = [TABLES[name] for name in arguments.tables]
