@@ -261,5 +261,6 @@ def test_pool_batch(library: ctypes.CDLL, batch: int) -> None:
 def test_pool_advance(library: ctypes.CDLL) -> None:
     step, losses = torch.tensor(2), torch.zeros(3)
     for value in (5.0, 6.0):  # the second lies beyond the end
-        library.pool_advance(ctypes.c_int64(3), pointer(step), pointer(torch.tensor(value)), pointer(losses))
+        loss = torch.tensor(value)  # a name, or it would be freed before the call
+        library.pool_advance(ctypes.c_int64(3), pointer(step), pointer(loss), pointer(losses))
     assert int(step) == 4 and losses.tolist() == [0, 0, 5.0]

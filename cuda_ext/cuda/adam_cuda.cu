@@ -28,6 +28,9 @@ struct Settings {
 void update(Tensor& params, Tensor& exp_avg, Tensor& exp_avg_sq, Tensor& grad, Tensor& touched, const Settings& s) {
   check_sparse_adam(params, exp_avg, exp_avg_sq, grad, touched);
   if (params.numel() == 0) return;
+  for (const auto* t : {&params, &exp_avg, &exp_avg_sq, &grad})
+    TORCH_CHECK_VALUE(reinterpret_cast<uintptr_t>(t->const_data_ptr()) % 16 == 0,
+                      "params, exp_avg, exp_avg_sq, grad: expected memory aligned to 16 bytes");
   const c10::cuda::CUDAGuard guard(params.device());
   AT_DISPATCH_FLOATING_TYPES(params.scalar_type(), "sparse_adam_", [&] {
     cuda::SparseAdamTask<scalar_t> t{};
