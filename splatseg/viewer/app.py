@@ -17,6 +17,8 @@ from splatseg.viewer.splats import SplatTemplate
 
 SESSION_KEY = "splatseg-session"  # in the browser's local storage: finds the session again after a lost connection
 KEPT_SECONDS = 3600.0
+STORAGE_SECONDS = 10.0  # a busy browser answers late
+OVERTAKEN_SECONDS = 1.0  # a new connection may be noticed before the end of the one it replaces
 
 log = logging.getLogger(__name__)
 
@@ -99,9 +101,12 @@ class Viewer:
     def _session_for(self, client: Any) -> tuple[Session, str, str]:
         """The session of this browser, taken up where its last connection left it, or a new one; and what to say."""
         try:
-            known = client.local_storage.get_item(SESSION_KEY, timeout=2.0)
+            known = client.local_storage.get_item(SESSION_KEY, timeout=STORAGE_SECONDS)
         except (RuntimeError, TimeoutError):
             known = None  # storage is blocked, or the browser is already gone
+        deadline = time.monotonic() + OVERTAKEN_SECONDS
+        while known in self._keys.values() and time.monotonic() < deadline:
+            time.sleep(0.02)  # if it is a second window of the same browser, its key stays
         with self._lock:
             now = time.monotonic()
             self._left = {key: left for key, left in self._left.items() if now - left.since < KEPT_SECONDS}

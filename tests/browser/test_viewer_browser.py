@@ -1,7 +1,8 @@
 """The viewer in a real browser: headless Chromium, driven by mouse and keyboard, on a scene whose parts are known.
 
-Screenshots go to ``$SPLATSEG_SCREENSHOTS`` (default ``build/screenshots``). Without a GPU Chromium draws with
-SwiftShader, a frame a second or so: waits are for states, never for times, and ``$SPLATSEG_PATIENCE`` seconds at most.
+``SPLATSEG_BROWSER=1`` runs it, ``=auto`` only where the browser draws at least two pictures a second (two
+idle cores without a GPU do ten). Screenshots go to ``$SPLATSEG_SCREENSHOTS`` (default ``build/screenshots``). Waits are
+for states, never for times, and ``$SPLATSEG_PATIENCE`` seconds at most.
 """
 
 from __future__ import annotations
@@ -26,19 +27,28 @@ pytest.importorskip("viser", reason="the viewer's extra is not installed")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 viewer_room = pytest.importorskip("splatseg.viewer", reason="the viewer's extra is not installed")
 
+BROWSER = os.environ.get("SPLATSEG_BROWSER", "0")
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.slow,
-    # Has run to its first steps only (open, click, level slider) on a machine that was too loaded for the rest.
-    pytest.mark.skipif(
-        not os.environ.get("SPLATSEG_BROWSER"), reason="needs minutes without a GPU: SPLATSEG_BROWSER=1"
-    ),
+    # Off by default: the whole file has not yet passed in one run on an idle machine.
+    pytest.mark.skipif(BROWSER == "0", reason="the browser tests are asked for with SPLATSEG_BROWSER=1 or auto"),
 ]
 
+SLOWEST = 2.0  # pictures a second, at the first window
 ROOT = Path(__file__).parents[2]
 SCREENSHOTS = Path(os.environ.get("SPLATSEG_SCREENSHOTS", ROOT / "build" / "screenshots"))
-PATIENCE = float(os.environ.get("SPLATSEG_PATIENCE", "180"))  # two busy cores draw slowly
-SOFTWARE_GL = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+PATIENCE = float(os.environ.get("SPLATSEG_PATIENCE", "180"))
+FLAGS = [
+    *("--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"),
+    # A page that nobody looks at is given less of the processor; on a busy machine that stops the drawing.
+    *("--disable-renderer-backgrounding", "--disable-backgrounding-occluded-windows"),
+]
+
+# At most some ten pictures a second: drawing as many as it can, the page would keep both cores from server and test.
+CALM = """const next = window.requestAnimationFrame.bind(window);
+window.requestAnimationFrame = (draw) => setTimeout(() => next(draw), 80);
+window.cancelAnimationFrame = (id) => clearTimeout(id);"""
 
 
 def wait_for(what: str, condition: Callable[[], Any]) -> Any:
@@ -54,10 +64,11 @@ def wait_for(what: str, condition: Callable[[], Any]) -> Any:
 class Window:
     """A browser page on the viewer, and the desk that serves it."""
 
-    def __init__(self, browser: Any, viewer: Any, known: KnownScene, size: tuple[int, int] = (800, 480)) -> None:
+    def __init__(self, browser: Any, viewer: Any, known: KnownScene, size: tuple[int, int]) -> None:
         before = set(viewer.desks)
-        self.viewer, self.known = viewer, known
+        self.viewer, self.known, self.browser = viewer, known, browser
         self.page = browser.new_context(accept_downloads=True).new_page()
+        self.page.add_init_script(CALM)
         self.page.set_viewport_size({"width": size[0], "height": size[1]})
         self.page.set_default_timeout(PATIENCE * 1000)
         self.page.goto(f"http://127.0.0.1:{viewer.port}/")
@@ -68,6 +79,27 @@ class Window:
     @property
     def desk(self) -> Any:
         return self.viewer.desks[self._client]
+
+    def pictures_a_second(self) -> float:
+        """How often the page is drawn, over two seconds or one picture, whatever takes longer."""
+        return float(
+            self.page.evaluate(
+                """() => new Promise((done) => {
+                    const start = performance.now();
+                    let count = 0;
+                    const draw = () => {
+                        const passed = performance.now() - start;
+                        count += 1;
+                        passed > 2000 ? done((1000 * count) / passed) : requestAnimationFrame(draw);
+                    };
+                    requestAnimationFrame(draw);
+                })"""
+            )
+        )
+
+    def close(self) -> None:
+        """Close the browser: left open, it would go on drawing and slow the next test down."""
+        self.browser.close()
 
     def settle(self) -> None:
         """Wait until the server has done what was asked of it."""
@@ -126,16 +158,15 @@ class Window:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
+def launch() -> Iterator[Callable[[], Any]]:
+    """Starts a browser. Every window has one of its own: two pages that draw in one hold each other up."""
     path = os.environ.get("SPLATSEG_CHROMIUM") or next(
         filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
     )
     if path is None:
         pytest.skip("chromium is not installed (Debian: apt-get install chromium; or set SPLATSEG_CHROMIUM)")
     with playwright.sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=path, args=SOFTWARE_GL)
-        yield running
-        running.close()
+        yield lambda: driver.chromium.launch(executable_path=path, args=FLAGS, timeout=PATIENCE * 1000)
 
 
 @pytest.fixture(scope="module")
@@ -151,10 +182,27 @@ def viewer(known: KnownScene) -> Iterator[Any]:
     running.close()
 
 
-def test_click_level_subtract_undo_export(browser: Any, viewer: Any, known: KnownScene) -> None:
-    window = Window(browser, viewer, known)
+@pytest.fixture
+def open_window(launch: Callable[[], Any], viewer: Any, known: KnownScene) -> Iterator[Callable[..., Window]]:
+    """Opens windows on the viewer, of a size; closes them at the end of the test."""
+    windows: list[Window] = []
+
+    def opened(width: int = 800, height: int = 480) -> Window:
+        windows.append(Window(launch(), viewer, known, (width, height)))
+        rate = windows[-1].pictures_a_second() if len(windows) == 1 and BROWSER == "auto" else None
+        if rate is not None and rate < SLOWEST:
+            pytest.skip(f"the browser draws {rate:.1f} pictures a second here: SPLATSEG_BROWSER=1 runs it all the same")
+        return windows[-1]
+
+    yield opened
+    for window in windows:
+        window.close()
+
+
+def test_click_level_subtract_undo_export(open_window: Any, known: KnownScene) -> None:
+    window = open_window()
     belly, chest, other = known.leaf("snowman/belly"), known.leaf("snowman/chest"), known.leaf("mushroom/cap")
-    window.shoot("1-open", dark=(belly, chest, other))
+    window.shoot("1-open")  # in the scene's own colours: some are reddish themselves
 
     window.click(belly)
     assert np.array_equal(window.selected(), known.inside(belly, 2))
@@ -190,24 +238,27 @@ def test_click_level_subtract_undo_export(browser: Any, viewer: Any, known: Know
     window.shoot("5-export")
 
 
-def test_a_click_into_empty_space_says_so(browser: Any, viewer: Any, known: KnownScene) -> None:
-    window = Window(browser, viewer, known)
+def test_a_click_into_empty_space_says_so(open_window: Any, known: KnownScene) -> None:
+    window = open_window()
     box = window.page.locator("canvas").first.bounding_box()
-    window.page.mouse.click(box["x"] + box["width"] - 8, box["y"] + 8)
+    window.page.mouse.click(box["x"] + box["width"] - 40, box["y"] + 40)
+    wait_for("the message", lambda: "empty space" in window.desk.panels._message)
     window.page.get_by_text("empty space").first.wait_for()
     assert not window.selected().any() and not window.desk.session.can_undo
     window.shoot("6-empty-space")
 
 
-def test_two_windows_share_objects_but_not_selections(browser: Any, viewer: Any, known: KnownScene) -> None:
-    first = Window(browser, viewer, known, (680, 400))
-    second = Window(browser, viewer, known, (680, 400))
+def test_two_windows_share_objects_but_not_selections(open_window: Any, known: KnownScene) -> None:
+    first, second = open_window(680, 400), open_window(680, 400)
     belly, cap = known.leaf("snowman/belly"), known.leaf("mushroom/cap")
     first.click(belly)
     second.click(cap)
     assert np.array_equal(first.selected(), known.inside(belly, 2))
     assert np.array_equal(second.selected(), known.inside(cap, 2))
-    first.page.get_by_label("Name").first.fill("<b>belly</b>")
+    boxes = first.page.get_by_role("textbox").all()
+    next(box for box in boxes if box.input_value() == "object 1").fill("<b>belly</b>")
+    first.page.keyboard.press("Tab")
+    time.sleep(1)  # viser sends what is typed after a pause
     first.gesture(lambda: first.press("Keep as object"))
     second.tab("Objects")
     second.page.get_by_text("<b>belly</b>").first.wait_for()  # as text, not as markup
@@ -215,8 +266,8 @@ def test_two_windows_share_objects_but_not_selections(browser: Any, viewer: Any,
     second.shoot("7-second-window")
 
 
-def test_a_lost_connection_finds_its_selection_again(browser: Any, viewer: Any, known: KnownScene) -> None:
-    window = Window(browser, viewer, known, (680, 400))
+def test_a_lost_connection_finds_its_selection_again(open_window: Any, viewer: Any, known: KnownScene) -> None:
+    window = open_window(680, 400)
     belly = known.leaf("snowman/belly")
     window.click(belly)
     session, before = window.desk.session, set(viewer.desks)
@@ -227,8 +278,8 @@ def test_a_lost_connection_finds_its_selection_again(browser: Any, viewer: Any, 
     assert np.array_equal(window.selected(), known.inside(belly, 2))
 
 
-def test_photo_beside_the_render_and_division_into_labels(browser: Any, viewer: Any, known: KnownScene) -> None:
-    window = Window(browser, viewer, known, (1000, 480))
+def test_photo_beside_the_render_and_division_into_labels(open_window: Any, known: KnownScene) -> None:
+    window = open_window(1000, 480)
     window.tab("View")
     window.press("Next")
     window.page.get_by_text("Photo", exact=True).first.wait_for()
