@@ -139,3 +139,37 @@ def test_mixed_sizes_are_refused():
 def test_unknown_source_is_refused(tmp_path: Path):
     with pytest.raises(SplatsegError, match=r"'watershed', 'sam' or a folder of masks, found '.*nowhere'"):
         mask_source(tmp_path / "nowhere")
+
+
+def decode_as_coco(text: str, height: int, width: int) -> np.ndarray:
+    """(height, width) bool of a compressed string, one character and one run at a time, after COCO's format."""
+    counts: list[int] = []
+    at = 0
+    while at < len(text):
+        value, shift, more = 0, 0, True
+        while more:
+            bits = ord(text[at]) - 48
+            value |= (bits & 31) << shift
+            more, shift, at = bool(bits & 32), shift + 5, at + 1
+            if not more and bits & 16:
+                value -= 1 << shift
+        counts.append(value + counts[-2] if len(counts) > 2 else value)
+    flat = [bool(i % 2) for i, count in enumerate(counts) for _ in range(count)]
+    return np.array(flat).reshape(width, height).T
+
+
+def test_strings_are_read_by_others():
+    """By a plain decoder of the format and, where it is installed, by pycocotools itself."""
+    dense = np.concatenate([blobs(6, 37, 53, seed=4), np.zeros((1, 37, 53), bool), np.ones((1, 37, 53), bool)])
+    records = json.loads(json.dumps(MaskSet.from_dense(dense).to_coco()))
+    for record, mask in zip(records, dense, strict=True):
+        assert record["size"] == [37, 53]
+        assert (decode_as_coco(record["counts"], 37, 53) == mask).all()
+    try:
+        from pycocotools import mask as coco
+    except ImportError:
+        return
+    assert (coco.decode(records).transpose(2, 0, 1).astype(bool) == dense).all()
+    assert [coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode() for mask in dense] == [
+        record["counts"] for record in records
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,13 @@ from splatseg.errors import MissingExtraError, SplatsegError
 from splatseg.masks import mask_source
 from splatseg.masks.checkpoints import CHECKPOINTS
 from splatseg.masks.sam import SamConfig, SamMasks
-from splatseg.masks.sam_models import SegmentAnything, import_segment_anything, load_model, load_weights
+from splatseg.masks.sam_models import (
+    SegmentAnything,
+    autocast_on,
+    import_segment_anything,
+    load_model,
+    load_weights,
+)
 from splatseg.scene import View
 
 
@@ -151,3 +158,26 @@ def test_reached_by_name(weights: Path) -> None:
     source = mask_source("sam", config=SamConfig(model="vit_b", checkpoint=weights))
     assert source.name == "sam"
     assert np.isfinite(source.settings()["pred_iou_thresh"])
+
+
+@pytest.mark.parametrize(
+    ("autocast", "has_bf16", "dtype"),
+    [
+        ("auto", True, torch.bfloat16),
+        ("auto", False, torch.float16),
+        ("bf16", False, torch.bfloat16),
+        ("fp16", True, torch.float16),
+        ("off", True, None),
+    ],
+)
+def test_autocast_is_what_the_device_has(
+    autocast: Any, has_bf16: bool, dtype: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On CUDA bf16 where there is bf16, else fp16, or what was asked for; on the CPU always float32."""
+    asked: list[tuple[str, torch.dtype]] = []
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has_bf16)
+    monkeypatch.setattr(torch, "autocast", lambda device, dtype: asked.append((device, dtype)))
+    autocast_on(torch.device("cpu"), autocast)
+    assert asked == []
+    autocast_on(torch.device("cuda"), autocast)
+    assert asked == ([] if dtype is None else [("cuda", dtype)])
