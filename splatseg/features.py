@@ -9,6 +9,10 @@ slower by more than an order of magnitude, kept as the check that pools lose not
 On a device that can make steps without the host (``ops.pooled``), all pools are traced first and joined, and the steps
 are replayed. A batch is then a window of the view's rows in random order, and not drawn anew: the same for batches as
 large as the pool, which is the default, and a sample without repetition otherwise.
+
+A view's loss knows that view's masks only: what it merges, splits or leaves out there, and which of its objects differ.
+``init="consensus"`` starts from what the masks of all views agree on (``consensus``, ``codes``) instead of noise;
+``hold_codes`` keeps the codes of Gaussians in a confirmed segment and lets the loss train those that lie in none.
 """
 
 from __future__ import annotations
@@ -17,11 +21,13 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from splatseg.codes import CodeConfig, segment_features
+from splatseg.consensus import ConsensusConfig, find_segments
 from splatseg.errors import SplatsegError
 from splatseg.field import FeatureField
 from splatseg.gaussians import Gaussians
@@ -61,6 +67,12 @@ class FeatureConfig:
     """Adam's rate decays from ``lr`` to ``lr_final`` along a half cosine."""
     init_sigma: float = 0.01
     """Features start as normal noise of this size."""
+    init: Literal["noise", "consensus"] = "noise"
+    """``consensus``: Gaussians in segments that several views agree on start from codes of those segments instead."""
+    hold_codes: bool = False
+    """Keep those codes; the loss trains the other Gaussians only."""
+    consensus: ConsensusConfig = field(default_factory=ConsensusConfig)
+    codes: CodeConfig = field(default_factory=CodeConfig)
     loss: LossConfig = field(default_factory=lambda: BEST_LOSS)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     full_render: bool = False
@@ -72,13 +84,20 @@ class FeatureConfig:
             raise SplatsegError(f"features.dim: expected at least 1, found {self.dim}")
         if self.steps < 1:
             raise SplatsegError(f"features.steps: expected at least 1, found {self.steps}")
+        if self.init not in ("noise", "consensus"):
+            raise SplatsegError(f"features.init: expected noise or consensus, found '{self.init}'")
 
     @classmethod
     def published(cls) -> FeatureConfig:
         """The constants of the published Gaussian-splatting variant (loss preset ``gs``, unit-norm first features)."""
         loss = LossConfig.gs()
         sampling = SamplingConfig(pool_pixels=loss.pixels, batch_pixels=loss.pixels)
-        return cls(loss=loss, sampling=sampling, init_sigma=0.25)
+        return cls(loss=loss, sampling=sampling, steps=1000, init="noise", init_sigma=0.25)
+
+    @classmethod
+    def from_consensus(cls) -> FeatureConfig:
+        """Codes of the segments that several views agree on, then few and small steps of the loss."""
+        return cls(init="consensus", steps=200, lr=0.003, lr_final=0.0006)
 
     @classmethod
     def preset(cls, name: str) -> FeatureConfig:
@@ -177,7 +196,7 @@ def fit_features(
     hooks = hooks or FitHooks()
     trainer = FeatureTrainer(gaussians, views, hierarchy_of, config)
     saved = hooks.load_checkpoint()
-    first = trainer.restore(saved) if saved else 0
+    first = trainer.restore(saved) if saved else trainer.start()
     before = float(saved["seconds"]) if saved else 0.0
     started = last_saved = time.monotonic()
     report_every = max(config.steps // 20, 1)
@@ -211,12 +230,30 @@ class FeatureTrainer:
         self.gaussians = gaussians.detach()
         self.views = views
         self.config = config
-        self.pools = PoolCache(self.gaussians, views, hierarchy_of, config.sampling, config.seed)
+        sampling = replace(config.sampling, unmasked=True) if config.init == "consensus" else config.sampling
+        self.pools = PoolCache(self.gaussians, views, hierarchy_of, sampling, config.seed)
         noise = torch.randn(len(gaussians), config.dim, generator=torch.Generator().manual_seed(config.seed))
         self.features = (noise * config.init_sigma).to(gaussians.device)
         self.optimizer = SparseFeatureAdam(self.features, AdamConfig(lr=config.lr, norm_weight=config.loss.norm_weight))
-        self.replays = can_replay(self.features) and not config.full_render
+        self.replays = can_replay(self.features) and not (config.full_render or config.hold_codes)
         self._replayed: PooledSteps | None = None
+        self.held: Tensor | None = None
+        """(n,) bool: Gaussians whose features stay as they are; None before :meth:`start`."""
+        self._codes = self.features
+
+    def start(self) -> int:
+        """Set the first features as ``config.init`` says; returns 0, the number of steps done."""
+        self.held = torch.zeros(len(self.gaussians), dtype=torch.bool, device=self.features.device)
+        pools = [self.pools.get(index) for index in range(len(self.views))] if self.config.init == "consensus" else []
+        found = [pool for pool in pools if pool is not None]
+        if found:
+            segments = find_segments(found, len(self.gaussians), self.config.consensus, self.config.seed)
+            codes = segment_features(segments, self.config.dim, self.config.codes, self.config.seed)
+            codes = codes.to(self.features.device)
+            self.held = (codes != 0).any(dim=1)
+            self.features[self.held] = codes[self.held]
+        self._codes = self.features.clone()
+        return 0
 
     def advance(self, step: int, until: int) -> tuple[int, float]:
         """Make steps from number ``step`` on, one or, where the device replays them, all before ``until``.
@@ -225,6 +262,8 @@ class FeatureTrainer:
         """
         if not self.replays:
             return 1, self.step(step)
+        if self.held is None:
+            self.start()
         if self._replayed is None:
             self._replayed = self.replay()
         self._replayed.run(until - step)
@@ -257,6 +296,8 @@ class FeatureTrainer:
 
     def step(self, step: int) -> float:
         """One optimiser step on one view (more, where views turn out to have no masks); returns its loss."""
+        if self.held is None:
+            self.start()
         generator = self._step_generator(step)
         for index in torch.randperm(len(self.views), generator=generator).tolist():
             pool = self.pools.get(index)
@@ -272,6 +313,8 @@ class FeatureTrainer:
                 )
                 self.optimizer.accumulate(pool.contributions, grad, batch.rows)
             self.optimizer.step(learning_rate(self.config, step))
+            if self.config.hold_codes and self.held is not None:
+                self.features.copy_(torch.where(self.held[:, None], self._codes, self.features))
             return float(loss)
         raise SplatsegError(NO_MASKS)
 
@@ -290,7 +333,7 @@ class FeatureTrainer:
 
     def checkpoint(self, done: int) -> dict[str, Any]:
         """Everything :meth:`restore` needs to go on after ``done`` steps as if nothing had happened."""
-        return {"step": done, "features": self.features, **self.optimizer.state_dict()}
+        return {"step": done, "features": self.features, "held": self.held, **self.optimizer.state_dict()}
 
     def restore(self, saved: dict[str, Any]) -> int:
         """Take the state over; returns the number of steps already done."""
@@ -300,5 +343,7 @@ class FeatureTrainer:
                 f"found {tuple(saved['features'].shape)}"
             )
         self.features.copy_(saved["features"])
+        self.held = saved["held"].to(self.features.device)
+        self._codes = self.features.clone()
         self.optimizer.load_state_dict(saved)
         return int(saved["step"])

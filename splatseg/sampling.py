@@ -31,6 +31,9 @@ class SamplingConfig:
     """Blending weights below are dropped."""
     memory_mb: int = 1024
     """Bound on all pools together; ``pool_pixels`` is reduced to keep it."""
+    unmasked: bool = False
+    """Draw from all pixels, not only from those in a mask. Batches leave the others out, but the pool then tells what a
+    view shows outside its masks: without, the mask of one lemon passes for that of two where the second has none."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.batch_pixels <= self.pool_pixels:
@@ -45,9 +48,9 @@ class PixelPool:
 
     Attributes:
         contributions: blending weights, one row a pixel.
-        rows: (k,) int64 rows that show at least one Gaussian, ascending; batches are drawn from them.
-        patch: (m,) int64 patch of each row of ``contributions``, compact: 1..p over the patches that occur (0 stays
-        reserved).
+        rows: (k,) int64 rows in a mask that show at least one Gaussian, ascending; batches are drawn from them.
+        patch: (m,) int64 patch of each row of ``contributions``, compact: 1..p over the patches that occur, 0 for
+        pixels in no mask.
         membership: (p + 1, words) int64 mask bits of those patches; row 0 is zero.
     """
 
@@ -76,7 +79,8 @@ class PixelBatch:
 def sample_pool(
     gaussians: Gaussians, view: View, hierarchy: PatchHierarchy, config: SamplingConfig, generator: torch.Generator
 ) -> PixelPool | None:
-    """Draw pixels uniformly from those that lie in a mask, and trace them, on the device of ``gaussians``.
+    """Draw pixels uniformly from those in a mask (``config.unmasked``: from all), and trace them, on the device of
+    ``gaussians``.
 
     ``generator`` may be of that device or of the CPU.
 
@@ -93,19 +97,19 @@ def sample_pool(
         )
     device = gaussians.device
     flat = hierarchy.patch_ids.to(device).flatten()
-    candidates = flat.nonzero()[:, 0]
+    candidates = torch.arange(len(flat), device=device) if config.unmasked else flat.nonzero()[:, 0]
     if len(candidates) > config.pool_pixels:
         order = torch.randperm(len(candidates), generator=generator, device=generator.device)
         candidates = candidates[order[: config.pool_pixels].to(device)]
     pixels = torch.stack([candidates % expected[1], candidates // expected[1]], dim=1).to(torch.int32)
     contributions = trace(gaussians, view.camera.to(device), pixels, config.min_weight)
-    rows = (contributions.counts > 0).nonzero()[:, 0]
+    ids = flat[candidates][contributions.order]
+    rows = ((contributions.counts > 0) & (ids > 0)).nonzero()[:, 0]
     if len(rows) == 0:
         return None
-    present, compact = flat[candidates][contributions.order].unique(return_inverse=True)
+    present, compact = torch.cat([ids.new_zeros(1), ids]).unique(return_inverse=True)
     membership = hierarchy.membership.to(device)[present.long()]
-    membership = torch.cat([membership.new_zeros(1, membership.shape[1]), membership])
-    return PixelPool(contributions.half(), rows, compact + 1, membership)
+    return PixelPool(contributions.half(), rows, compact[1:], membership)
 
 
 def draw_batch(pool: PixelPool, count: int, generator: torch.Generator) -> PixelBatch:

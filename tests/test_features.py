@@ -49,7 +49,8 @@ def world() -> tuple[Gaussians, tuple[View, ...], Callable[[View], PatchHierarch
 
 
 def small(**changes: Any) -> FeatureConfig:
-    base = FeatureConfig(dim=8, steps=150, sampling=SamplingConfig(pool_pixels=1500, batch_pixels=800), lr_final=0.005)
+    sampling = SamplingConfig(pool_pixels=1500, batch_pixels=800)
+    base = FeatureConfig(dim=8, steps=150, sampling=sampling, lr_final=0.005, init="noise")
     return replace(base, **changes)
 
 
@@ -152,6 +153,15 @@ def test_pool_never_holds_the_reserved_patch(world: Any) -> None:
     assert torch.equal(pool.membership[pool.patch], expected), "rows and patches stay together through tile sorting"
 
 
+def test_unmasked_pixels_are_evidence_but_not_in_batches(world: Any) -> None:
+    gaussians, views, hierarchy_of, _ = world
+    generator = torch.Generator().manual_seed(0)
+    pool = sample_pool(gaussians, views[0], hierarchy_of(views[0]), SamplingConfig(unmasked=True), generator)
+    assert pool is not None
+    assert len(pool.patch) == 96 * 72 and int((pool.patch == 0).sum()) > 0
+    assert bool((pool.patch[pool.rows] > 0).all()) and not bool(pool.membership[0].any())
+
+
 def test_batches_repeat_no_pixel(world: Any) -> None:
     gaussians, views, hierarchy_of, _ = world
     pool = sample_pool(gaussians, views[0], hierarchy_of(views[0]), SamplingConfig(), torch.Generator().manual_seed(0))
@@ -167,3 +177,79 @@ def test_rate_falls_along_a_half_cosine() -> None:
     assert learning_rate(config, 0) == pytest.approx(0.1)
     assert learning_rate(config, 50) == pytest.approx(0.055)
     assert learning_rate(config, 100) == pytest.approx(0.01)
+
+
+def test_consensus_separates_objects_and_holds_their_codes(world: Any) -> None:
+    gaussians, views, hierarchy_of, cluster = world
+    trainer = FeatureTrainer(gaussians, views, hierarchy_of, small(init="consensus", hold_codes=True))
+    trainer.start()
+    first = trainer.features.clone()
+    seen = seen_gaussians(gaussians, views)
+    assert trainer.held is not None and bool(trainer.held[seen].all()), "every seen Gaussian lies in its object's masks"
+    found = cosines(first, cluster, seen)
+    assert float(found.diagonal().min()) > 0.9
+    assert float(found[:2, 2:].max()) < float(torch.stack([found[0, 1], found[2, 3]]).min())
+    for step in range(3):
+        trainer.step(step)
+    assert torch.equal(trainer.features[trainer.held], first[trainer.held])
+
+
+def test_the_loss_trains_what_no_segment_holds(world: Any) -> None:
+    """The masks of one object are in two views only, too few to be confirmed: the loss alone places it."""
+    gaussians, views, hierarchy_of, cluster = world
+    alone = (cluster == 3).float()[:, None]
+
+    def with_gaps(view: View) -> PatchHierarchy:
+        whole = hierarchy_of(view)
+        if view.name in ("0.png", "4.png"):
+            return whole
+        shares = render(gaussians, view.camera, features=alone).features
+        assert shares is not None
+        masks = [whole.mask(m) for m in range(6)]
+        kept = torch.stack([mask for mask in masks if not bool((mask & (shares[..., 0] > 0.5)).any())])
+        return build_hierarchy(MaskSet.from_dense(kept.numpy()))
+
+    trainer = FeatureTrainer(gaussians, views, with_gaps, small(init="consensus", hold_codes=True))
+    trainer.start()
+    assert trainer.held is not None and not bool(trainer.held[cluster == 3].any())
+    first, free = trainer.features.clone(), ~trainer.held
+    for step in range(20):
+        trainer.step(step)
+    moved = (trainer.features != first).any(1)
+    assert bool(moved[free & (cluster == 3)].any()) and not bool(moved[trainer.held].any())
+
+
+def test_codes_may_be_trained_on(world: Any) -> None:
+    gaussians, views, hierarchy_of, _ = world
+    trainer = FeatureTrainer(gaussians, views, hierarchy_of, small(init="consensus", hold_codes=False))
+    trainer.start()
+    first = trainer.features.clone()
+    trainer.step(0)
+    assert trainer.held is not None and not torch.equal(trainer.features[trainer.held], first[trainer.held])
+
+
+def test_resumed_consensus_fit_equals_uninterrupted(world: Any) -> None:
+    gaussians, views, hierarchy_of, _ = world
+    saved: list[dict[str, Any]] = []
+
+    def keep(state: dict[str, Any]) -> None:
+        saved.append({k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in state.items()})
+
+    config = small(steps=12, init="consensus")
+    hooks = FitHooks(save_checkpoint=keep, checkpoint_seconds=0.0, quiet=True)
+    whole = fit_features(gaussians, views, hierarchy_of, config, hooks)
+    resumed = fit_features(
+        gaussians, views, hierarchy_of, config, FitHooks(load_checkpoint=lambda: saved[5], quiet=True)
+    )
+    assert torch.equal(whole.features, resumed.features)
+
+
+def test_published_constants_stay_the_published_ones() -> None:
+    config = FeatureConfig.published()
+    assert (config.init, config.steps, config.init_sigma, config.dim) == ("noise", 1000, 0.25, 16)
+    assert (config.loss.phi_min, config.loss.level_decay, config.loss.norm_weight) == (0.5, 0.2, 100.0)
+
+
+def test_unknown_start_is_refused() -> None:
+    with pytest.raises(SplatsegError, match=r"features\.init: expected noise or consensus, found 'svd'"):
+        FeatureConfig(init="svd")  # type: ignore[arg-type]

@@ -1,0 +1,251 @@
+"""Pixel pools of all views -> segments: masks that several views agree on, as sets of Gaussians.
+
+A segmenter looks at one photo at a time: an object has a mask in one view and none in the next, two things are merged
+here and split there. Blending weights say which Gaussians support which mask, so that masks of different views can be
+compared where they are: on the splat. Masks that overlap there, as far as both views see, are one segment (the idea of
+MaskClustering, Yan et al., CVPR 2024, on Gaussians in place of points); what too few views show is dropped; a Gaussian
+belongs to a segment if the segment's masks hold it in most of what their views show of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from splatseg.errors import SplatsegError
+from splatseg.sampling import PixelPool
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+CHUNK = 16384  # Gaussians handled at a time where a table of Gaussians x views is needed
+
+
+@dataclass(frozen=True)
+class ConsensusConfig:
+    """When masks of different views are the same thing.
+
+    Attributes:
+        seed_iou: overlap, on the Gaussians that both views see, from which two masks found a segment. High, as an
+            object and its largest part may overlap by more than ``min_iou``.
+        min_iou: overlap from which a mask then counts as one of a segment's.
+        min_views: a segment that fewer views show is dropped.
+        min_share: ... and one that is shown in less than this share of the views that see a third of it.
+        duplicate_iou: overlap from which two segments are one.
+        min_weight: a view sees a Gaussian whose blending weights sum to more in its pool.
+        nesting: a segment takes over the Gaussians of another that lies in it by more than this share; 1 turns it off.
+        rounds: how often the masks are handed out anew to the segments found so far.
+        max_gaussians: masks are compared on at most so many Gaussians; bounds time and memory on large splats.
+    """
+
+    seed_iou: float = 0.8
+    min_iou: float = 0.6
+    min_views: int = 3
+    min_share: float = 0.15
+    duplicate_iou: float = 0.9
+    min_weight: float = 0.02
+    nesting: float = 0.9
+    rounds: int = 3
+    max_gaussians: int = 200_000
+
+    def __post_init__(self) -> None:
+        for name in ("seed_iou", "min_iou", "duplicate_iou", "nesting"):
+            if not 0.5 <= getattr(self, name) <= 1:
+                raise SplatsegError(f"consensus.{name}: expected a share in [0.5, 1], found {getattr(self, name)}")
+        if not 0 <= self.min_share <= 1:
+            raise SplatsegError(f"consensus.min_share: expected a share in [0, 1], found {self.min_share}")
+        for name in ("min_views", "rounds", "max_gaussians"):
+            if getattr(self, name) < 1:
+                raise SplatsegError(f"consensus.{name}: expected at least 1, found {getattr(self, name)}")
+
+
+@dataclass(frozen=True, eq=False)
+class Segments:
+    """Sets of Gaussians that several views agree on.
+
+    Attributes:
+        inside: (n, s) sparse bool: Gaussian g belongs to segment k.
+        weights: (n,) float32 mean blending weight of a Gaussian in the pools that see it; 0 where none does.
+        views: (s,) int64 views with a mask of the segment.
+    """
+
+    inside: sparse.csr_matrix
+    weights: Floats
+    views: Ints
+
+    def __len__(self) -> int:
+        return int(self.inside.shape[1])
+
+
+@dataclass(frozen=True, eq=False)
+class _Evidence:
+    """Masks of all views on the same Gaussians: ``masks`` (n, m) 0/1, ``view`` (m,) of each mask, ``seen`` (n, views)
+    summed blending weights where above ``min_weight``, ``weights`` (n,) as in :class:`Segments`."""
+
+    masks: sparse.csr_matrix
+    view: Ints
+    seen: sparse.csr_matrix
+    weights: Floats
+
+    def rows(self, index: Ints) -> _Evidence:
+        return _Evidence(self.masks[index], self.view, self.seen[index], self.weights[index])
+
+
+def find_segments(
+    pools: Sequence[PixelPool], count: int, config: ConsensusConfig = ConsensusConfig(), seed: int = 0
+) -> Segments:
+    """The segments of a splat of ``count`` Gaussians; none where no mask is confirmed.
+
+    Args:
+        pools: one a view, traced on that splat.
+        count: number of Gaussians.
+        config: settings.
+        seed: of the choice of Gaussians that masks are compared on, where there are more than ``max_gaussians``.
+    """
+    evidence = _gather(pools, count, config.min_weight)
+    compared = evidence
+    if count > config.max_gaussians:
+        chosen = np.random.default_rng(seed).choice(count, config.max_gaussians, replace=False)
+        compared = evidence.rows(np.sort(chosen))
+    owner = _group(compared, config)
+    for _ in range(config.rounds):
+        owner = _hand_out(compared, owner, config)
+    inside = _vote(evidence, owner)
+    if config.nesting < 1:
+        inside = _nest(inside, evidence.weights, config.nesting)
+    views = [len(np.unique(evidence.view[owner == segment])) for segment in range(inside.shape[1])]
+    return Segments(inside.astype(bool), evidence.weights, np.array(views, np.int64))
+
+
+def observe(pool: PixelPool, count: int) -> tuple[sparse.csr_matrix, Floats]:
+    """What a view says of every Gaussian.
+
+    Returns:
+        (count, masks) 0/1: most of the Gaussian's weight lies on pixels of the mask; and its weight (count,).
+    """
+    c = pool.contributions
+    entries = pool.patch[c.entry_rows()].cpu().numpy()
+    ids, values = c.ids.cpu().numpy(), c.weights.float().cpu().numpy()
+    on_patch = sparse.coo_matrix((values, (ids, entries)), shape=(count, len(pool.membership))).tocsr()
+    weight = np.asarray(on_patch.sum(axis=1), np.float32).ravel()
+    words = pool.membership.cpu().numpy()
+    bits = ((words[:, :, None] >> np.arange(64)) & 1).reshape(len(words), -1)
+    on_mask = (on_patch @ sparse.csr_matrix(bits[:, bits.any(axis=0)].astype(np.float32))).tocoo()
+    most = on_mask.data > 0.5 * weight[on_mask.row]
+    ones = np.ones(int(most.sum()), np.float32)
+    return sparse.csr_matrix((ones, (on_mask.row[most], on_mask.col[most])), shape=on_mask.shape), weight
+
+
+def _gather(pools: Sequence[PixelPool], count: int, min_weight: float) -> _Evidence:
+    masks, seen, view = [], [], []
+    for number, pool in enumerate(pools):
+        inside, weight = observe(pool, count)
+        weight = np.where(weight > min_weight, weight, 0).astype(np.float32)
+        masks.append(sparse.diags((weight > 0).astype(np.float32)) @ inside)
+        seen.append(sparse.csr_matrix(weight[:, None]))
+        view.append(np.full(inside.shape[1], number, np.int64))
+    together = sparse.hstack(masks).tocsr()
+    together.eliminate_zeros()
+    weights = sparse.hstack(seen).tocsr()
+    mean = np.asarray(weights.sum(axis=1)).ravel() / np.maximum(np.diff(weights.indptr), 1)
+    return _Evidence(together, np.concatenate(view), weights, mean.astype(np.float32))
+
+
+def _overlaps(evidence: _Evidence, sets: sparse.csr_matrix) -> tuple[sparse.coo_matrix, Floats]:
+    """Shared weight (m, s) of masks and sets of Gaussians, and the weight (s, views) that each view sees of a set."""
+    weighted = sparse.diags(evidence.weights) @ sets
+    shown = (weighted.T @ (evidence.seen > 0).astype(np.float32)).toarray()
+    return (evidence.masks.T @ weighted).tocoo(), shown
+
+
+def _group(evidence: _Evidence, config: ConsensusConfig) -> Ints:
+    """(m,) segment of each mask, -1 for none: the mask that most others agree with takes those, and so on."""
+    shared, shown = _overlaps(evidence, evidence.masks)
+    view, row, col = evidence.view, shared.row, shared.col
+    own = shown[np.arange(len(view)), view]
+    union = shown[row, view[col]] + shown[col, view[row]] - shared.data
+    # A view that sees only a corner of a mask can neither confirm nor refute it.
+    fair = (shown[row, view[col]] > 0.3 * own[row]) & (shown[col, view[row]] > 0.3 * own[col])
+    same = fair & (view[row] != view[col]) & (shared.data >= config.seed_iou * union)
+    graph = sparse.csr_matrix((np.ones(int(same.sum())), (row[same], col[same])), shape=shared.shape)
+    owner = np.full(len(view), -1, np.int64)
+    found = 0
+    for mask in np.argsort(-np.diff(graph.indptr), kind="stable"):
+        others = graph.indices[graph.indptr[mask] : graph.indptr[mask + 1]]
+        members = np.append(others[owner[others] < 0], mask)
+        if owner[mask] < 0 and len(members) >= config.min_views:
+            owner[members] = found
+            found += 1
+    return owner
+
+
+def _hand_out(evidence: _Evidence, owner: Ints, config: ConsensusConfig) -> Ints:
+    """Every mask to the segment it overlaps most, after dropping duplicates; segments with too few views end."""
+    sets = _vote(evidence, owner)
+    sets = sets[:, _distinct(sets, evidence.weights, np.bincount(owner[owner >= 0]), config.duplicate_iou)]
+    shared, shown = _overlaps(evidence, sets)
+    own = np.asarray(evidence.masks.T @ evidence.weights).ravel()
+    overlap = shared.data / np.maximum(
+        own[shared.row] + shown[shared.col, evidence.view[shared.row]] - shared.data, 1e-9
+    )
+    order = np.argsort(overlap, kind="stable")
+    order = order[overlap[order] >= config.min_iou]
+    best = np.full(len(owner), -1, np.int64)
+    best[shared.row[order]] = shared.col[order]  # the last, i.e. largest, assignment stays
+    result = np.full(len(owner), -1, np.int64)
+    found = 0
+    for segment in range(sets.shape[1]):
+        members = np.flatnonzero(best == segment)
+        views = len(np.unique(evidence.view[members]))
+        could = int((shown[segment] > 0.3 * shown[segment].max()).sum())
+        if views >= max(config.min_views, config.min_share * could):
+            result[members] = found
+            found += 1
+    return result
+
+
+def _distinct(sets: sparse.csr_matrix, weights: Floats, support: Ints, duplicate_iou: float) -> list[int]:
+    """Columns that are no duplicate of one with more masks; empty ones left out."""
+    shared = (sets.T @ (sparse.diags(weights) @ sets)).toarray()
+    area = shared.diagonal()
+    kept: list[int] = []
+    for column in np.argsort(-support, kind="stable"):
+        union = area[column] + area[kept] - shared[column, kept]
+        if area[column] > 0 and not (shared[column, kept] >= duplicate_iou * union).any():
+            kept.append(int(column))
+    return kept
+
+
+def _vote(evidence: _Evidence, owner: Ints) -> sparse.csr_matrix:
+    """(n, s) 0/1: the segment's masks hold the Gaussian in more than half of what their views show of it."""
+    used = np.flatnonzero(owner >= 0)
+    count, segments, views = evidence.masks.shape[0], int(owner.max(initial=-1)) + 1, evidence.seen.shape[1]
+    in_view = np.zeros((views, segments), np.float32)
+    in_view[evidence.view[used], owner[used]] = 1
+    hand = sparse.csr_matrix((np.ones(len(used), np.float32), (used, owner[used])), (len(owner), segments))
+    blocks = []
+    for first in range(0, count, CHUNK):
+        masks = evidence.masks[first : first + CHUNK].tocoo()
+        seen = evidence.seen[first : first + CHUNK].toarray()
+        held = sparse.csr_matrix((seen[masks.row, evidence.view[masks.col]], (masks.row, masks.col)), masks.shape)
+        votes = (held @ hand).tocoo()
+        most = votes.data > 0.5 * (seen @ in_view)[votes.row, votes.col]
+        ones = np.ones(int(most.sum()), np.float32)
+        blocks.append(sparse.csr_matrix((ones, (votes.row[most], votes.col[most])), votes.shape))
+    return sparse.vstack(blocks).tocsr()
+
+
+def _nest(inside: sparse.csr_matrix, weights: Floats, share: float) -> sparse.csr_matrix:
+    """Every segment takes over those that lie in it by more than ``share``, from the smallest up."""
+    overlap = (inside.T @ (sparse.diags(weights) @ inside)).toarray()
+    area = overlap.diagonal()
+    order = np.argsort(area, kind="stable")
+    columns = {int(k): inside[:, [k]] for k in order}
+    for position, large in enumerate(order):
+        for small in order[:position]:
+            if overlap[small, large] > share * area[small]:
+                columns[large] = columns[large].maximum(columns[small])
+    return sparse.hstack([columns[k] for k in range(len(area))]).tocsr() if len(area) else inside
