@@ -17,9 +17,9 @@ _MMAP_DEFAULT, _TRIM_DEFAULT = 32 << 20, 64 << 20
 def freed_memory_kept() -> Iterator[bool]:
     """Freed blocks of up to 1 GiB stay with the process for the next allocation; given back at the end.
 
-    A training step frees and takes the same large tensors again. glibc returns each to the system, and the next step pays
-    a page fault for every 4 KiB: a third of an iteration at 200k Gaussians. The process holds no more than it held at
-    its peak, plus fragmentation.
+    A training step frees and takes the same large tensors again. glibc returns each to the system, and the next step
+    pays a page fault for every 4 KiB: a third of an iteration at 200k Gaussians. The process holds no more than it
+    held at its peak, plus fragmentation.
 
     Yields whether the C library could be told (glibc; elsewhere nothing changes).
     """

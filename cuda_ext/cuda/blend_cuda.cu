@@ -15,6 +15,9 @@ namespace {
 using at::Tensor;
 using Rows = std::optional<Tensor>;
 
+// Kernels load 16 bytes at a time; a contiguous view may start anywhere in its storage.
+bool misaligned(const Tensor& t) { return reinterpret_cast<uintptr_t>(t.const_data_ptr()) % 16 != 0; }
+
 // Contiguous inputs, kept alive for as long as a task points into them.
 struct Inputs {
   Tensor offsets, ids, weights, matrix, rows;
@@ -25,6 +28,7 @@ struct Inputs {
         weights(weights_.contiguous()),
         matrix(matrix_.contiguous()) {
     if (rows_.has_value()) rows = rows_->contiguous();
+    if (misaligned(matrix)) matrix = matrix.clone();
     for (const Tensor* t : {&offsets, &ids, &weights, &rows})
       TORCH_CHECK_VALUE(!t->defined() || t->device() == matrix.device(), "contributions, rows: expected tensors on ",
                         matrix.device(), ", found ", t->device());
@@ -136,6 +140,7 @@ void blend_transpose_cuda_(const Tensor& offsets, const Tensor& ids, const Tenso
                            const Rows& rows, Tensor sum, Tensor touched) {
   check_blend(offsets, ids, weights, grad, rows);
   check_blend_sum(grad, sum, touched);
+  TORCH_CHECK_VALUE(!misaligned(sum), "sum: expected memory aligned to 16 bytes");
   const c10::cuda::CUDAGuard guard(grad.device());
   accumulate(Inputs(offsets, ids, weights, grad, rows), sum, touched.mutable_data_ptr<uint8_t>());
 }
