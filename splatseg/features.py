@@ -61,15 +61,16 @@ class FeatureConfig:
 
     dim: int = 16
     """Channels of a Gaussian's feature."""
-    steps: int = 1000
+    steps: int = 200
+    """Steps of the loss, one view each. With held codes they train the Gaussians that lie in no agreed segment."""
     lr: float = 0.02
     lr_final: float = 0.001
     """Adam's rate decays from ``lr`` to ``lr_final`` along a half cosine."""
     init_sigma: float = 0.01
     """Features start as normal noise of this size."""
-    init: Literal["noise", "consensus"] = "noise"
+    init: Literal["noise", "consensus"] = "consensus"
     """``consensus``: Gaussians in segments that several views agree on start from codes of those segments instead."""
-    hold_codes: bool = False
+    hold_codes: bool = True
     """Keep those codes; the loss trains the other Gaussians only."""
     consensus: ConsensusConfig = field(default_factory=ConsensusConfig)
     codes: CodeConfig = field(default_factory=CodeConfig)
@@ -92,23 +93,23 @@ class FeatureConfig:
         """The constants of the published Gaussian-splatting variant (loss preset ``gs``, unit-norm first features)."""
         loss = LossConfig.gs()
         sampling = SamplingConfig(pool_pixels=loss.pixels, batch_pixels=loss.pixels)
-        return cls(loss=loss, sampling=sampling, steps=1000, init="noise", init_sigma=0.25)
+        return cls(loss=loss, sampling=sampling, steps=1000, init="noise", hold_codes=False, init_sigma=0.25)
 
     @classmethod
-    def from_consensus(cls) -> FeatureConfig:
-        """Codes of the segments that several views agree on, then few and small steps of the loss."""
-        return cls(init="consensus", steps=200, lr=0.003, lr_final=0.0006)
+    def from_noise(cls) -> FeatureConfig:
+        """The loss alone, from noise: every feature is trained, and no view's masks are compared with another's."""
+        return cls(init="noise", hold_codes=False, steps=1000)
 
     @classmethod
     def preset(cls, name: str) -> FeatureConfig:
         """``fast``, ``default`` or ``quality``."""
         base = cls()
         if name == "fast":
-            return replace(base, steps=500)
+            return replace(base, steps=100)
         if name == "default":
             return base
         if name == "quality":
-            return replace(base, steps=3000)
+            return replace(base, steps=1000)
         raise SplatsegError(f"preset: expected fast, default or quality, found '{name}'")
 
 

@@ -75,6 +75,18 @@ def test_all_outputs_and_resume(photos: Path, capsys: pytest.CaptureFixture[str]
     assert changed == {"b.png.npz", "c.jpg.npz", "d.png.npz"}
 
 
+def test_written_coco_is_a_source_again(photos: Path) -> None:
+    """``--coco DIR`` and then ``--source DIR``, also for a photo in a folder below: the same masks, bit by bit."""
+    coco, again = photos.parent / "coco", photos.parent / "again"
+    assert masks_script(photos, "--coco", coco, "--quiet") == 0
+    assert run_script("masks.py", photos, "--out", again, "--source", coco, "--quiet") == 0
+    for name in ("a.png.npz", "more/e.png.npz"):
+        with np.load(photos.parent / "run/masks" / name) as first, np.load(again / "masks" / name) as second:
+            assert len(first["lengths"]) > 0
+            for key in ("size", "lengths", "counts"):
+                assert (first[key] == second[key]).all()
+
+
 def test_pictures_alone_use_the_stored_masks(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert masks_script(photos) == 0
     before = times(photos.parent / "run/masks")
