@@ -89,7 +89,9 @@ def make_trainer(args: argparse.Namespace, full_render: bool = False) -> Feature
     views = [View(f"{i}.png", camera, Path(f"{i}.png")) for i, camera in enumerate(ring_cameras(args.views))]
     hierarchy = made_up_hierarchy()
     sampling = SamplingConfig(pool_pixels=args.pool, batch_pixels=args.batch, memory_mb=args.memory)
-    config = replace(FeatureConfig.from_noise(), dim=CHANNELS, steps=args.steps, sampling=sampling, full_render=full_render)
+    config = replace(
+        FeatureConfig.from_noise(), dim=CHANNELS, steps=args.steps, sampling=sampling, full_render=full_render
+    )
     return FeatureTrainer(gaussians, views, lambda view: hierarchy, config)
 
 

@@ -273,7 +273,10 @@ def main_and_decay() -> set[FeatureConfig]:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--tables", "colours"], "--tables: expected some of main, decay, dimension, consensus, ideas, found 'colours'"),
+        (
+            ["--tables", "colours"],
+            "--tables: expected some of main, decay, dimension, consensus, ideas, found 'colours'",
+        ),
         (["--set", "steps"], "--set: expected NAME=VALUE, found 'steps'"),
         (["--set", "steps=many"], "setting 'steps': expected a value of type int, found 'many'"),
         (["--geometry", "a", "b"], "--geometry: expected one for each of 1 scenes, found 2"),
