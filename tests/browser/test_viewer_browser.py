@@ -1,8 +1,8 @@
 """The viewer in a real browser: headless Chromium, driven by mouse and keyboard, on a scene whose parts are known.
 
 It runs where the browser draws at least two pictures a second (two idle cores without a GPU do ten);
-``SPLATSEG_BROWSER=1`` runs it on slower machines too, ``=0`` never. Screenshots go to ``$SPLATSEG_SCREENSHOTS`` (default ``build/screenshots``). Waits are
-for states, never for times, and ``$SPLATSEG_PATIENCE`` seconds at most.
+``SPLATSEG_BROWSER=1`` runs it on slower machines too, ``=0`` never. Screenshots go to ``$SPLATSEG_SCREENSHOTS``
+(default ``build/screenshots``). Waits are for states, never for times, and ``$SPLATSEG_PATIENCE`` seconds at most.
 """
 
 from __future__ import annotations
