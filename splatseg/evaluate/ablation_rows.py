@@ -57,7 +57,9 @@ class Table:
 
 
 # The loss alone decides: with agreed segments to start from, its settings would hardly show.
-FROM_NOISE: Mapping[str, Any] = {"init": "noise", "hold_codes": False, "steps": 1000}
+FROM_NOISE: Mapping[str, Any] = {
+    name: getattr(FeatureConfig.from_noise(), name) for name in ("init", "hold_codes", "steps")
+}
 TABLES = {
     table.name: table
     for table in (

@@ -58,9 +58,9 @@ def check_operators(declared: list[str]) -> None:
     """
     for text in declared:
         expected = torch._C.parse_schema(f"splatseg::{text}")
-        if expected in torch._C._jit_get_schemas_for_operator(expected.name):
-            continue
         found = torch._C._jit_get_schemas_for_operator(expected.name)
+        if expected in found:
+            continue
         raise SplatsegError(
             f"splatseg._C: expected operator {expected.name} as {SOURCES} declares it, found "
             f"{'it with other arguments' if found else 'none'}: the extension is stale; rebuild it with: {BUILD}"
