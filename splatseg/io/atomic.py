@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import resource
 import shutil
 import uuid
@@ -15,6 +16,13 @@ from splatseg.errors import SplatsegError
 
 _FULL = {errno.ENOSPC: "no space left on the disk", errno.EDQUOT: "disk quota used up", errno.EFBIG: "file too large"}
 _FULL_BELOW = 64 * 1024  # bytes; a disk with less than this free after a failed write is taken to be full
+
+_TEMPORARY = re.compile(r"\..*\.(\d+)-[0-9a-f]{8}\.tmp(\..*)?")  # the names given below; the number is the writer
+
+
+def _temporary(target: Path) -> Path:
+    """A name beside ``target`` that nobody else takes, with its suffix (writers choose a format by it)."""
+    return target.with_name(f".{target.stem}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp{target.suffix}")
 
 
 def _why_full(error: BaseException, temporary: Path) -> str | None:
@@ -56,7 +64,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         SplatsegError: the disk is full, or the folder cannot be written to.
     """
     target = Path(path)
-    temporary = target.with_name(f".{target.stem}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp{target.suffix}")
+    temporary = _temporary(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -86,3 +94,58 @@ def write_text(path: str | Path, text: str) -> None:
     """Write ``text`` (UTF-8) to ``path`` by :func:`atomic_write`."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def write_together(folder: str | Path) -> Iterator[Path]:
+    """Yield a hidden folder in ``folder``; on success all that was written to it is moved to ``folder``.
+
+    For files that belong together: on any exception none of them is there, and what was there before stays as it was.
+    A folder takes the place of the one of its name, with everything in that one.
+
+    Raises:
+        SplatsegError: the disk is full, or the folder cannot be written to.
+    """
+    target = Path(folder)
+    stage = _temporary(target / "together")
+    try:
+        stage.mkdir(parents=True)
+        yield stage
+        for entry in sorted(stage.iterdir()):
+            if (target / entry.name).is_dir():
+                (target / entry.name).rename(_temporary(stage / entry.name))
+            os.replace(entry, target / entry.name)
+        _sync_folder(target)
+    except SplatsegError as error:
+        if str(stage) not in str(error):
+            raise
+        raise SplatsegError(str(error).replace(str(stage), str(target))) from error
+    except OSError as error:
+        if not _concerns(error, stage, target):
+            raise
+        raise SplatsegError(f"{target}: expected a place to write to, found: {error.strerror}") from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove from ``folder`` what processes that are no longer alive were writing when they were killed."""
+    with suppress(OSError):
+        for entry in Path(folder).iterdir():
+            match = _TEMPORARY.fullmatch(entry.name)
+            if match is None or _alive(int(match[1])):
+                continue
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True

@@ -19,6 +19,7 @@ from splatseg.errors import SplatsegError
 from splatseg.export import load_labels
 from splatseg.field import FeatureField
 from splatseg.gaussians import Gaussians
+from splatseg.io.atomic import remove_leftovers
 from splatseg.io.ply import load_gaussians
 from splatseg.io.run import Run
 from splatseg.scene import Scene, View
@@ -248,6 +249,8 @@ class Workspace:
         os.ftruncate(handle, 0)
         os.write(handle, f"{os.getpid()}\n".encode())
         self._lock_handle = handle
+        for folder in (self.sessions_folder, self.run.exports):  # what a killed viewer was writing
+            remove_leftovers(folder)
 
 
 def load_scene(run: Run) -> Scene | None:

@@ -1,0 +1,174 @@
+"""The server process as a whole: ``scripts/view.py`` on a run, windows on it that need no browser, its sudden end."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("viser", reason="the viewer's extra is not installed")
+
+from known_run import KnownRun, make_run
+from viser_client import PATIENCE, HeadlessWindow, wait_for
+
+from splatseg.io.ply import load_gaussians
+from splatseg.selection import Selection
+from splatseg.session import store
+
+ROOT = Path(__file__).parent.parent
+
+
+class Server:
+    """``scripts/view.py`` on a run, as a process of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, str(ROOT / "scripts" / "view.py"), str(folder), "--port", "0"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        assert self.process.stdout is not None
+        self.said = ""
+        while (found := re.search(r"http://[^:]+:(\d+)/", self.said)) is None:
+            line = self.process.stdout.readline()
+            assert line, f"the viewer ended with {self.process.wait()}: {self.said}"
+            self.said += line
+        self.port = int(found[1])
+
+    def kill(self) -> None:
+        """End it as the kernel does: without a chance to write anything."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def known(tmp_path: Path) -> KnownRun:
+    return make_run(tmp_path)
+
+
+@pytest.fixture
+def serve(known: KnownRun) -> Iterator[Callable[[], Server]]:
+    """Starts servers on the known run; none outlives the test."""
+    started: list[Server] = []
+
+    def start() -> Server:
+        started.append(Server(known.workspace.run.folder))
+        return started[-1]
+
+    yield start
+    for server in started:
+        if server.process.poll() is None:
+            server.kill()
+
+
+def part(known: KnownRun, number: int) -> Selection:
+    return Selection(known.splat.parts == number)
+
+
+def keep_parts(window: HeadlessWindow, known: KnownRun, start: int, stop: int) -> None:
+    """Click part k % 6 and keep it as ``thing k``, for k in [start, stop), each when the one before is listed."""
+    for k in range(start, stop):
+        window.click(*known.splat.pixel_of(k % 6))
+        wait_for("the click", lambda k=k: window.selected == len(part(known, k % 6)))
+        window.put("Name", f"thing {k}")
+        window.press("Keep as object")
+        wait_for("the object", lambda k=k: len(window.objects()) == k + 1)
+
+
+def saved_things(known: KnownRun) -> int:
+    """How many objects the autosave holds; each is exactly what was kept, and so is the selection."""
+    saved = store.load(known.workspace.session_path("autosave"), known.workspace)
+    for k, entry in enumerate(saved.objects):
+        assert (entry.name, entry.visible) == (f"thing {k}", True)
+        assert entry.selection(len(known.workspace)) == part(known, k % 6)
+    assert saved.step is not None and saved.step.selection in [part(known, number) for number in range(6)]
+    return len(saved.objects)
+
+
+def wait_for_writing(folder: Path) -> None:
+    """Return at once when a file is being written, without a pause in which it might be finished."""
+    deadline = time.monotonic() + PATIENCE
+    while not list(folder.glob(".*.tmp*")):
+        assert time.monotonic() < deadline, "nothing was written"
+
+
+def live_and_die(known: KnownRun, server: Server, before: int, moment: Callable[[HeadlessWindow], object]) -> None:
+    """Keep three more things through ``server``, which has taken up ``before`` of them, and kill it at ``moment``."""
+    assert (f"restored {before} object" in server.said) is (before > 0)
+    window = HeadlessWindow(server.port, known.splat.camera)
+    wait_for("the objects of before", lambda: len(window.objects()) == before)
+    wait_for("the selection of before", lambda: before == 0 or window.selected > 0)
+    keep_parts(window, known, before, before + 3)
+    moment(window)
+    server.kill()
+    window.close()
+
+
+@pytest.mark.slow
+def test_the_server_process_survives_kill_9_at_any_moment(known: KnownRun, serve: Callable[[], Server]) -> None:
+    """Three servers on one run, each takes up what the one before left and is killed: the autosave is always whole."""
+    sessions = known.workspace.sessions_folder
+    autosave, delay = sessions / "autosave.npz", random.uniform(0, 0.8)
+    print(f"killed after {delay:.3f} s")
+
+    def all_saved(window: HeadlessWindow) -> None:
+        wait_for("all of it to be saved", lambda: autosave.is_file() and saved_things(known) == 3)
+
+    def while_writing(window: HeadlessWindow) -> None:
+        window.click(*known.splat.pixel_of(0))
+        wait_for_writing(sessions)
+
+    def at_random(window: HeadlessWindow) -> None:
+        time.sleep(delay)
+
+    saved = 0
+    for moment in (all_saved, while_writing, at_random):
+        server = serve()
+        assert not list(sessions.glob(".*.tmp*")), "what the killed server was writing is left behind"
+        live_and_die(known, server, saved, moment)
+        before, saved = saved, saved_things(known)
+        assert before <= saved <= before + 3
+        assert not list(sessions.glob("*.unreadable"))
+    assert saved >= 3
+
+
+@pytest.mark.slow
+def test_windows_of_one_server(known: KnownRun, serve: Callable[[], Server]) -> None:
+    """Two windows: a mode of its own for each, objects for both; a file handed out is the file in the run."""
+    server = serve()
+    first, second = (HeadlessWindow(server.port, known.splat.camera) for _ in range(2))
+    first.put("Click does", "add (Shift)")
+    for number in (0, 4):
+        first.click(*known.splat.pixel_of(number))
+        second.click(*known.splat.pixel_of(number))
+    both, last = len(part(known, 0) | part(known, 4)), len(part(known, 4))
+    wait_for("both parts in the first window", lambda: first.selected == both)
+    wait_for("the last part in the second", lambda: second.selected == last)
+    first.press("Keep as object")
+    wait_for("the object in the second window", lambda: second.objects() == [f"object 1 · {both}"])
+    second.press("Hide selection")
+    wait_for("the hidden part", lambda: second.selected == 0 and first.objects()[1:] == [f"hidden 1 · {last} · hidden"])
+    first.click(*known.splat.pixel_of(4))
+    wait_for("a message", lambda: "empty space" in first.status)
+    first.press("Invert")
+    wait_for("the rest", lambda: first.selected == len(known.workspace) - both)
+    first.press("Selection (PLY)")
+    wait_for("the file", lambda: "selection.ply" in first.downloads)
+    assert first.downloads["selection.ply"] == (known.workspace.run.exports / "selection.ply").read_bytes()
+    assert len(load_gaussians(known.workspace.run.exports / "selection.ply")) == len(known.workspace) - both
+    assert not second.downloads
+    first.close()
+    second.close()

@@ -1,0 +1,200 @@
+"""A browser window without a browser: speaks viser's protocol to a running viewer, for tests of the server process.
+
+It keeps the widgets that the server has sent, presses and moves them as the page does, clicks on the canvas as seen by
+a camera of its own, and collects the files that are handed out.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec.msgpack
+import numpy as np
+import viser
+import websockets.exceptions
+import websockets.sync.client
+import zstandard
+from scipy.spatial.transform import Rotation
+from viser import _messages
+
+from splatseg.camera import Camera
+
+PATIENCE = 120.0
+
+
+def wait_for(what: str, condition: Callable[[], Any], patience: float = PATIENCE) -> Any:
+    """The first true value of ``condition``; an AssertionError that names ``what`` if there is none in time."""
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.01)
+    raise AssertionError(f"waited {patience:.0f} s in vain for: {what}")
+
+
+class HeadlessWindow:
+    """A window on the viewer at ``port`` that looks through ``camera``."""
+
+    def __init__(self, port: int, camera: Camera, storage: dict[str, str] | None = None) -> None:
+        self.camera = camera
+        self.storage = {} if storage is None else storage
+        self.widgets: dict[str, dict[str, Any]] = {}
+        self.shown: list[str] = []  # every text the status line has had
+        self.downloads: dict[str, bytes] = {}
+        self._parts: dict[str, tuple[str, int, bytearray]] = {}
+        self._lock = threading.Lock()
+        self._socket = websockets.sync.client.connect(
+            f"ws://127.0.0.1:{port}",
+            subprotocols=[f"viser-v{viser.__version__}"],  # type: ignore[list-item]
+            max_size=None,
+            compression=None,
+            proxy=None,
+        )
+        threading.Thread(target=self._listen, name="headless-window", daemon=True).start()
+        self._send_camera()
+        wait_for("the viewer's widgets", lambda: self.find("Keep as object") and self.status)
+
+    def close(self) -> None:
+        self._socket.close()
+
+    # To the server ---------------------------------------------------------------------------------------------------
+
+    def _send(self, message: _messages.Message) -> None:
+        self._socket.send(msgspec.msgpack.encode(message.as_serializable_dict()))
+
+    def _send_camera(self) -> None:
+        rotation = self.camera.cam_from_world[:3, :3].double().numpy().T
+        wxyz = Rotation.from_matrix(rotation).as_quat(scalar_first=True)
+        position = self.camera.position.double().numpy()
+        ahead, up = position + rotation[:, 2], -rotation[:, 1]
+        fov = 2 * float(np.arctan(self.camera.height / 2 / self.camera.fy))
+        size = (self.camera.height, self.camera.width)
+        self._send(
+            _messages.ViewerCameraMessage(
+                tuple(wxyz), tuple(position), fov, 0.01, 1000.0, *size, tuple(ahead), tuple(up)
+            )
+        )
+
+    def click(self, u: float, v: float, modifier: Any = None) -> None:
+        """Click at column ``u``, row ``v`` of the camera's picture."""
+        place = ((u / self.camera.width, v / self.camera.height),)
+        origin = tuple(self.camera.position.double().tolist())
+        self._send(_messages.ScenePointerMessage("click", origin, (0.0, 0.0, 1.0), place, modifier))
+
+    def drag(self, corners: tuple[tuple[float, float], tuple[float, float]], modifier: Any = "cmd/ctrl") -> None:
+        """Draw a rectangle between two image positions."""
+        places = tuple((u / self.camera.width, v / self.camera.height) for u, v in corners)
+        self._send(_messages.ScenePointerMessage("rect-select", None, None, places, modifier))
+
+    def press(self, label: str) -> None:
+        """Press the button ``label``, or that button of a group."""
+        uuid = self.find(label)
+        if uuid is not None:
+            self._send(_messages.GuiUpdateMessage(uuid, {"value": True}))
+            return
+        group = next(u for u, w in self._all() if label in (w["props"].get("options") or ()))
+        self._send(_messages.GuiUpdateMessage(group, {"value": label}))
+
+    def put(self, label: str, value: Any) -> None:
+        """Type into, choose in or move the widget ``label``."""
+        uuid = self.find(label)
+        assert uuid is not None, f"no widget {label!r}"
+        with self._lock:
+            self.widgets[uuid]["value"] = value
+        self._send(_messages.GuiUpdateMessage(uuid, {"value": value}))
+
+    # What is seen ----------------------------------------------------------------------------------------------------
+
+    def _all(self) -> list[tuple[str, dict[str, Any]]]:
+        with self._lock:
+            return list(self.widgets.items())
+
+    def find(self, label: str) -> str | None:
+        """The first widget of that label."""
+        return next((uuid for uuid, widget in self._all() if widget["props"].get("label") == label), None)
+
+    def value(self, label: str) -> Any:
+        uuid = self.find(label)
+        return None if uuid is None else self.widgets[uuid].get("value")
+
+    def visible(self, label: str) -> bool:
+        uuid = self.find(label)
+        return uuid is not None and bool(self.widgets[uuid]["props"].get("visible"))
+
+    @property
+    def bar(self) -> bool:
+        """Whether the progress bar is shown."""
+        return any(w["props"]["visible"] for _, w in self._all() if w["type"] == "GuiProgressBarMessage")
+
+    @property
+    def status(self) -> str:
+        """The status line without its markup."""
+        for _, widget in self._all():
+            content = widget["props"].get("content")
+            if widget["type"] == "GuiHtmlMessage" and content and "selected ·" in content:
+                return re.sub("<[^>]*>", " ", content)
+        return ""
+
+    @property
+    def selected(self) -> int:
+        """How many Gaussians the status line says are selected."""
+        found = re.search(r"([\d,]+)\s+selected", self.status)
+        return int(found[1].replace(",", "")) if found else -1
+
+    def objects(self) -> list[str]:
+        """Labels of the folders of the kept objects."""
+        labels = [w["props"].get("label") for _, w in self._all() if w["type"] == "GuiFolderMessage"]
+        return [label for label in labels if label and " · " in label]
+
+    # From the server -------------------------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        decompress = zstandard.ZstdDecompressor()
+        try:
+            for frame in self._socket:
+                assert isinstance(frame, bytes)
+                length = int.from_bytes(frame[8:16], "little")
+                content = decompress.decompress(frame[16 : 16 + length], int.from_bytes(frame[:8], "little"))
+                for message in msgspec.msgpack.decode(content)["messages"]:
+                    self._take(message)
+        except websockets.exceptions.ConnectionClosed:
+            pass  # the server was stopped or killed
+
+    def _take(self, message: dict[str, Any]) -> None:
+        kind = message["type"]
+        with self._lock:
+            if kind.startswith("Gui") and "props" in message:
+                self.widgets[message["uuid"]] = message
+            elif kind == "GuiUpdateMessage" and message["uuid"] in self.widgets:
+                widget = self.widgets[message["uuid"]]
+                for name, value in message["updates"].items():
+                    (widget if name == "value" else widget["props"])[name] = value
+                if widget["type"] == "GuiProgressBarMessage" and "value" in message["updates"]:
+                    widget["props"]["value"] = message["updates"]["value"]
+            elif kind == "GuiRemoveMessage":
+                self.widgets.pop(message["uuid"], None)
+        if kind == "LocalStorageSetItemMessage":
+            self.storage[message["key"]] = message["value"]
+        elif kind == "LocalStorageGetItemRequestMessage":
+            value = self.storage.get(message["key"])
+            self._send(_messages.LocalStorageGetItemResponseMessage(value, None, message["request_uuid"]))
+        elif kind.startswith("FileTransfer"):
+            self._take_file(message)
+        elif kind.startswith("Gui") and (not self.shown or self.shown[-1] != self.status):
+            self.shown.append(self.status)
+
+    def _take_file(self, message: dict[str, Any]) -> None:
+        transfer = message["transfer_uuid"]
+        if message["type"] == "FileTransferStartDownload":
+            self._parts[transfer] = (message["filename"], message["size_bytes"], bytearray())
+        elif message["type"] == "FileTransferPart":
+            name, size, content = self._parts[transfer]
+            content += message["content"]
+            ack = _messages.FileTransferPartAck(message["source_component_uuid"], transfer, len(content), size)
+            self._send(ack)
+            if len(content) >= size:
+                self.downloads[name] = bytes(content)
