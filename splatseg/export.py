@@ -20,6 +20,7 @@ from splatseg.scene import View
 from splatseg.selection import Selection, project_selection
 
 FORMAT = "splatseg-labels-1"
+Report = Callable[[str, float], None]
 
 
 def label_columns(tree: LabelTree) -> dict[str, NDArray[np.int32]]:
@@ -29,12 +30,14 @@ def label_columns(tree: LabelTree) -> dict[str, NDArray[np.int32]]:
     return columns
 
 
-def save_labels(path: Path | str, gaussians: Gaussians, tree: LabelTree, sidecar: bool = False) -> list[Path]:
+def save_labels(
+    path: Path | str, gaussians: Gaussians, tree: LabelTree, sidecar: bool = False, report: Report | None = None
+) -> list[Path]:
     """Write the splat with its labels, and the tree as JSON beside it (same name, ``.json``).
 
     The labels are integer properties after the standard ones; with ``sidecar`` the PLY holds the standard
     properties alone and the labels go to an ``.npz`` of the same name, for viewers that refuse what they do not
-    know.
+    know. ``report`` is called with a file's name and the share of it written; it may raise to stop.
 
     Returns:
         The files written.
@@ -48,9 +51,11 @@ def save_labels(path: Path | str, gaussians: Gaussians, tree: LabelTree, sidecar
     written = [path, path.with_suffix(".json")]
     if sidecar:
         written.append(path.with_suffix(".npz"))
+        if report is not None:
+            report(written[-1].name, 0.0)
         with atomic_write(written[-1]) as partial, open(partial, "wb") as file:
             np.savez_compressed(file, **columns)  # type: ignore[arg-type]
-    save_gaussians(path, gaussians, extra={} if sidecar else columns)
+    save_gaussians(path, gaussians, {} if sidecar else columns, report)
     write_text(written[1], json.dumps(tree_to_json(tree, gaussians.fingerprint()), indent=1) + "\n")
     return written
 
@@ -143,8 +148,8 @@ def _color(value: Sequence[int]) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def save_selection(path: Path | str, gaussians: Gaussians, selection: Selection) -> None:
-    """Write the selected Gaussians as a plain INRIA PLY.
+def save_selection(path: Path | str, gaussians: Gaussians, selection: Selection, report: Report | None = None) -> None:
+    """Write the selected Gaussians as a plain INRIA PLY. ``report`` is called as by :func:`save_gaussians`.
 
     Raises:
         SplatsegError: nothing is selected, the selection is of another splat, or the file cannot be written.
@@ -155,18 +160,18 @@ def save_selection(path: Path | str, gaussians: Gaussians, selection: Selection)
         )
     if len(selection) == 0:
         raise SplatsegError(f"{path}: expected something selected, found an empty selection")
-    save_gaussians(path, gaussians.select(selection.mask.to(gaussians.device)))
+    save_gaussians(path, gaussians.select(selection.mask.to(gaussians.device)), report=report)
 
 
-def save_without(path: Path | str, gaussians: Gaussians, selection: Selection) -> None:
-    """Write the scene without the selected Gaussians as a plain INRIA PLY.
+def save_without(path: Path | str, gaussians: Gaussians, selection: Selection, report: Report | None = None) -> None:
+    """Write the scene without the selected Gaussians as a plain INRIA PLY. ``report`` as in :func:`save_selection`.
 
     Raises:
         SplatsegError: everything is selected, the selection is of another splat, or the file cannot be written.
     """
     if bool(selection.mask.all()):
         raise SplatsegError(f"{path}: expected something left of the scene, found all Gaussians selected")
-    save_selection(path, gaussians, selection.invert())
+    save_selection(path, gaussians, selection.invert(), report)
 
 
 def mask_paths(folder: Path | str, views: Iterable[View]) -> dict[str, Path]:
@@ -190,7 +195,7 @@ def save_masks(
     gaussians: Gaussians,
     selection: Selection,
     views: Sequence[View],
-    report: Callable[[str, float], None] | None = None,
+    report: Report | None = None,
 ) -> dict[str, Path]:
     """Write what the selection covers in every view as PNGs: 255 inside, 0 outside, one byte a pixel.
 

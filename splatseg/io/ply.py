@@ -6,8 +6,9 @@ opacity, scale_0..2, rot_0..3 (wxyz); all float32, little endian, stored (not ac
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ _REQUIRED = (*_MEANS, *_DC, "opacity", *_SCALES, *_QUATS)
 _REST = re.compile(r"f_rest_(\d+)")
 _COEFFICIENTS = {0: 1, 9: 4, 24: 9, 45: 16}  # number of f_rest properties -> coefficients a channel
 _ROWS = 8192  # rows copied at once: 2 MB of records, so that the column-wise copies stay in the cache
+_WRITTEN = 16 * _ROWS  # rows written between two reports
 _CODES = {"i1": "i1", "u1": "u1", "i2": "i2", "u2": "u2", "i4": "i4", "u4": "u4"}
 
 
@@ -164,7 +166,10 @@ def _extra_dtype(path: Path, extra: Mapping[str, NDArray[np.integer]], count: in
 
 
 def save_gaussians(
-    path: str | Path, gaussians: Gaussians, extra: Mapping[str, NDArray[np.integer]] | None = None
+    path: str | Path,
+    gaussians: Gaussians,
+    extra: Mapping[str, NDArray[np.integer]] | None = None,
+    report: Callable[[str, float], None] | None = None,
 ) -> None:
     """Write a splat in the INRIA layout, binary little endian, to a temporary name and rename it to ``path``.
 
@@ -174,6 +179,7 @@ def save_gaussians(
         path: the PLY file.
         gaussians: n Gaussians.
         extra: integer properties, (n,) each, written after the standard ones in the order given.
+        report: called with the file's name and the share written; it may raise to stop, and no file is left then.
 
     Raises:
         SplatsegError: no Gaussians or non-finite values (no reader could use them), a bad extra property, or no room
@@ -187,17 +193,34 @@ def save_gaussians(
     except SplatsegError as error:
         raise SplatsegError(f"{path}: {error}") from None
     g = gaussians.detach().to("cpu")
-    count, coefficients = len(g), g.sh.shape[1]
-    floats = _float_properties(coefficients)
+    count = len(g)
+    floats = _float_properties(g.sh.shape[1])
     extra = {name: np.asarray(values) for name, values in (extra or {}).items()}
     dtype = np.dtype([(name, "<f4") for name in floats] + _extra_dtype(path, extra, count))
+    nothing = np.broadcast_to(np.zeros(1, dtype), (count,))  # as many rows as there will be, in the memory of one
+    header = PlyData([PlyElement.describe(nothing, "vertex")], byte_order="<").header
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
+        file.write(f"{header}\n".encode())
+        for start in range(0, count, _WRITTEN):
+            if report is not None:
+                report(path.name, start / count)
+                os.fsync(file.fileno())  # else the disk's time would all come after the last report
+            rows = slice(start, start + _WRITTEN)
+            part = Gaussians(**{name: tensor[rows] for name, tensor in g.tensors().items()})
+            file.write(_records(part, {k: v[rows] for k, v in extra.items()}, dtype).view(np.uint8).data)
+        if report is not None:
+            report(path.name, 1.0)
+
+
+def _records(g: Gaussians, extra: Mapping[str, NDArray[np.integer]], dtype: np.dtype[np.void]) -> NDArray[np.void]:
+    """(n,) rows of a PLY file."""
+    count = len(g)
     rest = g.sh[:, 1:].transpose(1, 2).reshape(count, -1)
     parts = [g.means, torch.zeros(count, 3), g.sh[:, 0], rest, g.opacity_logits[:, None], g.log_scales, g.quats]
     table = torch.cat([part.to(torch.float32) for part in parts], dim=1).numpy().astype("<f4", copy=False)
     records = np.empty(count, dtype)
     # The floats of a record are contiguous, so they are copied as one block of bytes instead of 62 columns.
-    records.view(np.uint8).reshape(count, dtype.itemsize)[:, : 4 * len(floats)] = table.view(np.uint8)
+    records.view(np.uint8).reshape(count, dtype.itemsize)[:, : table.itemsize * table.shape[1]] = table.view(np.uint8)
     for name, values in extra.items():
         records[name] = values
-    with atomic_write(path) as temporary:
-        PlyData([PlyElement.describe(records, "vertex")], byte_order="<").write(str(temporary))
+    return records

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,30 +14,36 @@ from splatseg.camera import Camera
 from splatseg.clusters import LabelNode, LabelTree
 from splatseg.errors import SplatsegError
 from splatseg.export import save_labels, save_masks, save_selection, save_without
-from splatseg.io.atomic import atomic_write
+from splatseg.io.atomic import atomic_write, write_together
 from splatseg.render import render
 from splatseg.selection import Selection
 from splatseg.session.display import Look, painted
-from splatseg.session.jobs import Job
+from splatseg.session.jobs import Job, tell
 from splatseg.session.session import Session
 
 
-def export_selection(session: Session, name: str = "selection", what: int | str | None = None) -> Path:
+def export_selection(
+    session: Session, name: str = "selection", what: int | str | None = None, job: Job | None = None
+) -> Path:
     """The selection, or the kept object ``what``, as a plain INRIA PLY.
 
     Raises:
         SplatsegError: nothing is selected, no such object, or the file cannot be written.
+        Cancelled: ``job`` was cancelled; the file is as it was before.
     """
     path = session.workspace.export_path(name, ".ply")
-    save_selection(path, session.workspace.gaussians, _chosen(session, what))
+    save_selection(path, session.workspace.gaussians, _chosen(session, what), _report(job))
     return path
 
 
-def export_without(session: Session, name: str = "scene_without_selection", what: int | str | None = None) -> Path:
+def export_without(
+    session: Session, name: str = "scene_without_selection", what: int | str | None = None, job: Job | None = None
+) -> Path:
     """The scene without the selection (or the object ``what``) and without all that is hidden, as a plain INRIA PLY.
 
     Raises:
         SplatsegError: nothing would be left out, or nothing left, or the file cannot be written.
+        Cancelled: ``job`` was cancelled; the file is as it was before.
     """
     path = session.workspace.export_path(name, ".ply")
     hidden = session.workspace.hidden()
@@ -45,7 +52,7 @@ def export_without(session: Session, name: str = "scene_without_selection", what
         out = Selection(out.mask | hidden)
     if not len(out):
         raise SplatsegError(f"{path.name}: expected something selected or hidden to leave out, found nothing")
-    save_without(path, session.workspace.gaussians, out)
+    save_without(path, session.workspace.gaussians, out, _report(job))
     return path
 
 
@@ -60,7 +67,7 @@ def export_labels(session: Session, name: str = "labels", source: str = "labels"
 
     Raises:
         SplatsegError: no labels, no objects, or a file cannot be written.
-        Cancelled: ``job`` was cancelled; files that were written by then stay.
+        Cancelled: ``job`` was cancelled; all files are as they were before.
     """
     if source == "objects":
         tree = objects_tree(session)
@@ -70,12 +77,13 @@ def export_labels(session: Session, name: str = "labels", source: str = "labels"
         raise SplatsegError(f"source: expected 'labels' or 'objects', found {source!r}")
     if tree is None:
         raise SplatsegError("labels: expected the scene divided into labels, found none; discretise it first")
-    gaussians, written = session.workspace.gaussians, []
-    for number, stem in enumerate((name, f"{name}_plain")):
-        if job is not None:
-            job.report(f"{stem}.ply", number / 2)
-        written += save_labels(session.workspace.export_path(stem, ".ply"), gaussians, tree, sidecar=number == 1)
-    return written
+    exports, written = session.workspace.run.exports, []
+    with write_together(exports) as stage:
+        for number, stem in enumerate((name, f"{name}_plain")):
+            path = stage / session.workspace.export_path(stem, ".ply").name
+            part = _report(job, number / 2, 1 / 2)
+            written += save_labels(path, session.workspace.gaussians, tree, sidecar=number == 1, report=part)
+    return [exports / path.name for path in written]
 
 
 def export_masks(
@@ -88,7 +96,7 @@ def export_masks(
 
     Raises:
         SplatsegError: nothing is selected, no photos at hand, or a file cannot be written.
-        Cancelled: ``job`` was cancelled; no zip file is left.
+        Cancelled: ``job`` was cancelled; folder and zip file are as they were before.
     """
     views = session.workspace.views
     if not views:
@@ -98,29 +106,49 @@ def export_masks(
         raise SplatsegError("masks: expected something selected, found nothing")
     path = session.workspace.export_path(f"{name}_masks", ".zip")
     gaussians = session.workspace.visible_gaussians(session.isolated)
-    with torch.no_grad():
-        paths = save_masks(path.with_suffix(""), gaussians, chosen, views, None if job is None else job.report)
-    with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:  # PNGs are compressed already
-        for file in paths.values():
-            archive.write(file, file.relative_to(path.with_suffix("")))
+    with write_together(path.parent) as stage:
+        folder = stage / path.stem
+        with torch.no_grad():
+            paths = save_masks(folder, gaussians, chosen, views, _report(job, 0, 0.95))
+        with atomic_write(stage / path.name) as zipped, zipfile.ZipFile(zipped, "w") as archive:  # PNGs are compressed
+            for number, file in enumerate(paths.values()):
+                tell(job, path.name, 0.95 + 0.05 * number / len(paths))
+                archive.write(file, file.relative_to(folder))
+        tell(job, path.name, 1)
     return path
 
 
-def export_image(session: Session, camera: Camera, name: str = "view", look: Look | None = None) -> Path:
-    """What ``camera`` sees, all Gaussians drawn, on white, as a PNG."""
+def export_image(
+    session: Session, camera: Camera, name: str = "view", look: Look | None = None, job: Job | None = None
+) -> Path:
+    """What ``camera`` sees, all Gaussians drawn, on white, as a PNG.
+
+    Raises:
+        SplatsegError: the look needs a click and there is none, or the file cannot be written.
+        Cancelled: ``job`` was cancelled; the file is as it was before.
+    """
     path = session.workspace.export_path(name, ".png")
-    image = draw(session, camera, look or Look())
+    image = draw(session, camera, look or Look(), job)
     with atomic_write(path) as temporary:
         Image.fromarray(image).save(temporary, format="PNG")
+        tell(job, path.name, 1)
     return path
 
 
-def draw(session: Session, camera: Camera, look: Look) -> np.ndarray:
-    """(height, width, 3) uint8 picture of the session as ``look`` shows it."""
+def draw(session: Session, camera: Camera, look: Look, job: Job | None = None) -> np.ndarray:
+    """(height, width, 3) uint8 picture of the session as ``look`` shows it.
+
+    Raises:
+        SplatsegError: the look needs a click and there is none.
+        Cancelled: ``job`` was cancelled.
+    """
+    tell(job, "colours", 0.0)
     gaussians = painted(session, look, camera)
+    tell(job, "drawing", 0.3)
     with torch.no_grad():
         drawn = render(gaussians, camera.to(gaussians.device))
         color = drawn.color + (1 - drawn.alpha)[..., None]  # the default background is black: put white behind it
+    tell(job, "writing", 0.8)
     return (color.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
 
 
@@ -138,6 +166,11 @@ def objects_tree(session: Session) -> LabelTree:
     counts = np.bincount(labels[:, 0], minlength=max(o.id for o in session.objects) + 1)
     nodes = tuple(LabelNode(o.id, 0, 0, int(counts[o.id]), o.name, o.color) for o in session.objects)
     return LabelTree(labels, nodes)
+
+
+def _report(job: Job | None, start: float = 0.0, span: float = 1.0) -> Callable[[str, float], None] | None:
+    """What tells ``job`` about a part of the work that begins at ``start`` and is ``span`` of the whole."""
+    return None if job is None else lambda step, share: job.report(step, start + span * share)
 
 
 def _chosen(session: Session, what: int | str | None) -> Selection:

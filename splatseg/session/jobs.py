@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import threading
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 from splatseg.errors import SplatsegError
+
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 class Cancelled(SplatsegError):
@@ -36,3 +41,26 @@ class Job:
 
     def cancel(self) -> None:
         self._cancelled.set()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it is to stop, or has stopped."""
+        return self._cancelled.is_set()
+
+
+def tell(job: Job | None, step: str, share: float) -> None:
+    """:meth:`Job.report` where there is a job."""
+    if job is not None:
+        job.report(step, share)
+
+
+def locked(method: Method) -> Method:
+    """Methods so marked, of one object with a ``_lock``, run one after the other: a slider may be moved while a click
+    is being worked on."""
+
+    @functools.wraps(method)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return cast(Method, call)

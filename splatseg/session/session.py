@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar, cast
 
 from torch import Tensor
 
@@ -20,27 +18,13 @@ from splatseg.scene import View
 from splatseg.selection import Box, Click, History, PointClick, Query, Selection, make_query, select_box
 from splatseg.selection.clicks import click_features
 from splatseg.session import labels, store
-from splatseg.session.jobs import Job
+from splatseg.session.jobs import Job, locked, tell
 from splatseg.session.shared import Change, Color, SceneObject, check_color, clean_name
 from splatseg.session.state import Mode, Pick, Step, combine_sets, gather
 from splatseg.session.workspace import Workspace
 
 UNDO_BYTES = 400_000_000  # scores and masks of one person's undo steps, at most about so much
 Where = str | View | Camera
-
-
-Method = TypeVar("Method", bound=Callable[..., Any])
-
-
-def _locked(method: Method) -> Method:
-    """Methods of one session run one after the other: a slider may be moved while a click is being worked on."""
-
-    @functools.wraps(method)
-    def call(self: Session, *args: Any, **kwargs: Any) -> Any:
-        with self._lock:
-            return method(self, *args, **kwargs)
-
-    return cast(Method, call)
 
 
 class Session:
@@ -119,63 +103,75 @@ class Session:
 
     # Pointing --------------------------------------------------------------------------------------------------------
 
-    @_locked
-    def click(self, view: Where, u: float, v: float, mode: Mode = "replace") -> Selection:
+    @locked
+    def click(self, view: Where, u: float, v: float, mode: Mode = "replace", job: Job | None = None) -> Selection:
         """Select what is seen at (u, v): ``replace`` the selection, ``add`` to it, ``subtract`` (what was clicked
-        before is scored again with this unwanted), or ``intersect``.
+        before is scored again with this unwanted), or ``intersect``. ``job`` reports and cancels.
 
         Raises:
             SplatsegError: outside the image, empty space, or nothing to subtract from.
         """
-        return self._point(Click(self.workspace.camera(view), (u, v), mode != "subtract"), mode)
+        return self._point(Click(self.workspace.camera(view), (u, v), mode != "subtract"), mode, job)
 
-    @_locked
+    @locked
     def click_gaussian(self, gaussian: int, mode: Mode = "replace") -> Selection:
         """:meth:`click` on a Gaussian by its id, for 3D pickers."""
         return self._point(PointClick(gaussian, mode != "subtract"), mode)
 
-    def _point(self, click: Click | PointClick, mode: Mode) -> Selection:
+    def _point(self, click: Click | PointClick, mode: Mode, job: Job | None = None) -> Selection:
         space, step = self.workspace, self.step
+        tell(job, "looking what is there", 0.0)
         if mode == "subtract":
             if not len(step.selection):
                 raise SplatsegError("subtract: expected something selected to subtract from, found nothing")
-            return self._subtract(click_features(self._gaussians(), space.field, click))
+            return self._subtract(click_features(self._gaussians(), space.field, click), job)
         query = make_query(self._gaussians(), space.field, [click])
         active = step.active
         level = active.level if mode == "add" and active and active.level is not None else self.first_level
+        tell(job, "scoring", 0.3)
         pick = Pick.of(space.field, space.weights, query, level)
+        tell(job, "selecting", 0.8)
         if mode == "replace":
             return self._do("click", Selection.none(len(space)), (pick,))
         if mode == "add":
             return self._do("add", step.fixed, (*step.picks, pick))
         return self._do(mode, combine_sets(step.selection, pick.selection(), mode))
 
-    def _subtract(self, negative: Tensor) -> Selection:
-        space, step = self.workspace, self.step
-        picks = [pick.without(space.field, space.weights, negative) for pick in step.picks]
+    def _subtract(self, negative: Tensor, job: Job | None) -> Selection:
+        space, step, picks = self.workspace, self.step, []
+        for number, pick in enumerate(step.picks, 1):
+            tell(job, "scoring again", 0.3 + 0.5 * number / len(step.picks))
+            picks.append(pick.without(space.field, space.weights, negative))
         fixed = step.fixed
         if len(fixed):  # sets made by rectangles have no scores to lower: the clicked part leaves them
             none = negative.new_zeros((0, negative.shape[1]))
             fixed = fixed - Pick.of(space.field, space.weights, Query(negative, none), self.first_level).selection()
+        tell(job, "selecting", 0.8)
         return self._do("subtract", fixed, picks)
 
-    @_locked
+    @locked
     def rectangle(
-        self, view: Where, corners: tuple[tuple[float, float], tuple[float, float]], mode: Mode = "replace"
+        self,
+        view: Where,
+        corners: tuple[tuple[float, float], tuple[float, float]],
+        mode: Mode = "replace",
+        job: Job | None = None,
     ) -> Selection:
-        """Select all that is seen through a rectangle between two image positions.
+        """Select all that is seen through a rectangle between two image positions. ``job`` reports and cancels.
 
         Raises:
             SplatsegError: outside the image, or nothing but empty space inside.
         """
+        tell(job, "looking what is there", 0.0)
         found = select_box(self._gaussians(), Box(self.workspace.camera(view), corners))
+        tell(job, "selecting", 0.8)
         if not len(found):
             raise SplatsegError("rectangle: expected something inside it, found empty space")
         if mode == "add":
             return self._do("add rectangle", self.step.fixed | found, self.step.picks)
         return self._do("rectangle", combine_sets(self.selection, found, mode))
 
-    @_locked
+    @locked
     def pick_label(self, view: Where, u: float, v: float, mode: Mode = "replace") -> Selection:
         """Select the whole label seen at (u, v), at the shown level.
 
@@ -188,12 +184,12 @@ class Session:
 
     # Refining --------------------------------------------------------------------------------------------------------
 
-    @_locked
+    @locked
     def set_level(self, index: int) -> Selection:
         """Move the last clicked thing to its ``index``-th proposed level, 0 the smallest."""
         return self._refine("level", lambda pick: pick.at_level(index))
 
-    @_locked
+    @locked
     def set_threshold(self, threshold: float) -> Selection:
         """Select what scores above ``threshold`` in [-1, 1]; scores are reused, so this costs one comparison."""
         return self._refine("threshold", lambda pick: pick.at_threshold(threshold))
@@ -209,23 +205,23 @@ class Session:
 
     # Sets ------------------------------------------------------------------------------------------------------------
 
-    @_locked
+    @locked
     def combine(self, other: int | str | Selection, mode: Mode) -> Selection:
         """Combine the selection with another one, or with a kept object by id or name."""
         if not isinstance(other, Selection):
             other = self.workspace.shared.content.find(other).selection(len(self.workspace))
         return self._do(mode, combine_sets(self.selection, other, mode))
 
-    @_locked
+    @locked
     def invert(self) -> Selection:
         """Select what is visible and not selected."""
         return self._do("invert", ~self.selection)
 
-    @_locked
+    @locked
     def clear(self) -> Selection:
         return self._do("clear", Selection.none(len(self.workspace)))
 
-    @_locked
+    @locked
     def undo(self) -> Step:
         """Take the last step back, also what it did to objects or labels; at the first one nothing happens.
 
@@ -236,7 +232,7 @@ class Session:
             self.workspace.shared.apply(self.step.change.reversed())
         return self._stepped(self._history.undo())
 
-    @_locked
+    @locked
     def redo(self) -> Step:
         """Do the last undone step again. Errors as :meth:`undo`."""
         before = self.step
@@ -255,7 +251,7 @@ class Session:
 
     # Objects ---------------------------------------------------------------------------------------------------------
 
-    @_locked
+    @locked
     def keep(self, name: str, color: Color | None = None, visible: bool = True) -> SceneObject:
         """Keep the selection as a named object.
 
@@ -282,26 +278,26 @@ class Session:
         self._do(label, self.step.fixed, self.step.picks, Change({old.id: old}, {old.id: new}))
         return new
 
-    @_locked
+    @locked
     def rename(self, key: int | str, name: str) -> SceneObject:
         return self._replace_object(key, "rename", name=clean_name(name))
 
-    @_locked
+    @locked
     def recolor(self, key: int | str, color: Color) -> SceneObject:
         return self._replace_object(key, "recolour", color=check_color(color))
 
-    @_locked
+    @locked
     def show(self, key: int | str, visible: bool = True) -> SceneObject:
         """Show or hide an object, for everyone. What is hidden is not found by clicks either."""
         return self._replace_object(key, "show" if visible else "hide", visible=visible)
 
-    @_locked
+    @locked
     def delete(self, key: int | str) -> None:
         """Forget an object; its Gaussians stay in the scene."""
         old = self.workspace.shared.content.find(key)
         self._do(f"delete {old.name}", self.step.fixed, self.step.picks, Change({old.id: old}, {old.id: None}))
 
-    @_locked
+    @locked
     def isolate(self, key: int | str | None) -> None:
         """Show this object alone, in this session only; None shows all again."""
         self.isolated = None if key is None else self.workspace.shared.content.find(key).id
@@ -320,7 +316,7 @@ class Session:
         self._relabel("discretise", tree, tree.default_level)
         return tree
 
-    @_locked
+    @locked
     def _relabel(self, label: str, tree: LabelTree, level: int, selection: Selection | None = None) -> None:
         content = self.workspace.shared.content
         change = Change(trees=((content.tree, content.level), (tree, level)))
@@ -371,7 +367,7 @@ class Session:
 
     # Files -----------------------------------------------------------------------------------------------------------
 
-    @_locked
+    @locked
     def save(self, name: str) -> Path:
         """Save objects, labels and the selection under ``name`` in the run's ``sessions``; returns the file."""
         path = self.workspace.session_path(clean_name(name))
@@ -380,7 +376,7 @@ class Session:
         store.save(path, self.workspace, self.step)
         return path
 
-    @_locked
+    @locked
     def reopen(self, name: str) -> None:
         """Put objects, labels and selection as they were saved under ``name``; one step of undo.
 
@@ -392,7 +388,7 @@ class Session:
         step = saved.step or Step("", nothing, (), nothing)
         self._do(f"reopen {name}", step.fixed, step.picks, saved.change(self.workspace.shared.content))
 
-    @_locked
+    @locked
     def resume(self, step: Step) -> None:
         """Take up a selection that an earlier session left."""
         self._do("resume", step.fixed, step.picks)

@@ -21,6 +21,7 @@ from splatseg.viewer.mailbox import Mailbox
 from splatseg.viewer.panels import Panels
 from splatseg.viewer.splats import SplatNodes, SplatTemplate
 
+SLOW_SECONDS = 1.0  # what takes longer gets a progress bar and a cancel button
 STALE_CAMERA_SECONDS = 0.5  # a click may overtake the message with the camera it was made with
 DEPTH_SECONDS = 0.4  # depth colours follow the camera at most so often
 MODIFIED: dict[str | None, Mode] = {"shift": "add", "alt": "subtract", "alt+shift": "intersect"}
@@ -54,7 +55,8 @@ class Desk:
         self.session = session
         self.template = template
         self.choices = Choices()
-        self.job: Job | None = None
+        self.job: Job | None = None  # what runs beside the mailbox
+        self.doing: Job | None = None  # what the mailbox does
         self.last_click_ms = 0.0
         self._painter = Painter(session, template.ids)
         self._nodes = SplatNodes(template, client.scene)
@@ -68,15 +70,26 @@ class Desk:
     def close(self) -> None:
         """The browser is gone; the session stays."""
         self._unlisten()
-        if self.job is not None:
-            self.job.cancel()
+        self.cancel()
         self._mailbox.close()
 
     # Doing things ----------------------------------------------------------------------------------------------------
 
     def post(self, action: Callable[[], object], key: str | None = None) -> None:
         """Queue ``action``; what it complains about is shown to the person."""
-        self._mailbox.post(lambda: self._attempt(action), key)
+
+        def watched() -> None:
+            job = self.doing = Job()
+            timer = threading.Timer(SLOW_SECONDS, self._watch, ("working", job))
+            timer.daemon = True
+            timer.start()
+            try:
+                self._attempt(action)
+            finally:
+                self.doing = None
+                timer.cancel()
+
+        self._mailbox.post(watched, key)
 
     def act(self, action: Callable[[], object], key: str | None = None) -> None:
         """Queue ``action`` and a refresh of all that shows the session."""
@@ -115,17 +128,23 @@ class Desk:
         def body() -> None:
             self._attempt(lambda: work(job))
             self.job = None
-            self.panels.hide_progress()
             self.post(self.refresh)
 
-        def watch() -> None:
-            while self.job is job:
-                self.panels.show_progress(title, job)
-                time.sleep(0.1)
-
-        self.panels.show_progress(title, job)
         threading.Thread(target=body, name="splatseg-job", daemon=True).start()
-        threading.Thread(target=watch, name="splatseg-progress", daemon=True).start()
+        threading.Thread(target=self._watch, args=(title, job), name="splatseg-progress", daemon=True).start()
+
+    def _watch(self, title: str, job: Job) -> None:
+        """Show how far ``job`` is until it is done."""
+        while self.job is job or self.doing is job:
+            self.panels.show_progress(title, job)
+            time.sleep(0.1)
+        self.panels.hide_progress()
+
+    def cancel(self) -> None:
+        """Stop what is running; what is being done in less than a blink may be done already."""
+        for job in (self.job, self.doing):
+            if job is not None:
+                job.cancel()
 
     def waiting(self, key: str) -> bool:
         """Whether a newer action of that key is still to be done."""
@@ -241,7 +260,7 @@ class Desk:
             if self.choices.whole_labels and mode in ("replace", "add", "subtract", "intersect"):
                 self.session.pick_label(camera, u, v, mode)
             else:
-                self.session.click(camera, u, v, mode)
+                self.session.click(camera, u, v, mode, self.doing)
 
         self.act(action)
 
@@ -252,7 +271,7 @@ class Desk:
             camera = self.camera()
             (x0, y0), (x1, y1) = event.screen_min, event.screen_max
             corners = ((x0 * camera.width, y0 * camera.height), (x1 * camera.width, y1 * camera.height))
-            self.session.rectangle(camera, corners, mode)
+            self.session.rectangle(camera, corners, mode, self.doing)
 
         self.act(action)
 

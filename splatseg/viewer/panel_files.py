@@ -25,12 +25,14 @@ class FilesPanel:
         session, gui = desk.session, desk.client.gui
         self._name = gui.add_text("File name", "selection")
         exports: dict[str, Export] = {
-            "Selection (PLY)": lambda job: export_selection(session, self._name.value),
-            "Scene without it (PLY)": lambda job: export_without(session, f"{self._name.value}_removed"),
+            "Selection (PLY)": lambda job: export_selection(session, self._name.value, job=job),
+            "Scene without it (PLY)": lambda job: export_without(session, f"{self._name.value}_removed", job=job),
             "Masks in all photos (ZIP)": lambda job: export_masks(session, self._name.value, job=job),
             "All labels (PLY + sidecar)": lambda job: export_labels(session, "labels", "labels", job),
             "Objects as labels (PLY + sidecar)": lambda job: export_labels(session, "objects", "objects", job),
-            "Image of this view (PNG)": lambda job: export_image(session, desk.camera(), "view", desk.choices.look),
+            "Image of this view (PNG)": lambda job: export_image(
+                session, desk.camera(), "view", desk.choices.look, job
+            ),
         }
         for label, export in exports.items():
             button = gui.add_button(label)

@@ -34,7 +34,7 @@ class Panels:
         self._status = gui.add_html("")
         self._progress = gui.add_progress_bar(0, visible=False, animated=True)
         self._cancel = gui.add_button("Cancel", visible=False, color="red")
-        self._cancel.on_click(lambda _: desk.job.cancel() if desk.job else None)
+        self._cancel.on_click(lambda _: desk.cancel())
         tabs = gui.add_tab_group()
         kinds = (
             ("Select", SelectPanel),
