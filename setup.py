@@ -132,12 +132,10 @@ setup(
     extras_require={
         "viewer": ["viser>=1.0"],
         "sam": ["segment-anything>=1.0"],
-        "sam2": ["sam2>=1.1", "torchvision>=0.20"],
+        "sam2": ["sam2>=1.1"],
         # Not on PyPI under its authors' name; the commit is the one that the weights come from.
         "mobilesam": [
             "mobile_sam @ git+https://github.com/ChaoningZhang/MobileSAM.git@f706ad9c4eb7f219c00d9050e46328518ffb65d2",
-            "timm>=0.9",
-            "torchvision>=0.20",
         ],
         "plots": ["matplotlib>=3.8"],
         "test": ["pytest>=8.0", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11", "playwright>=1.45"],

@@ -63,7 +63,7 @@ def _versions() -> list[Finding]:
         version = _version(name)
         note = "missing (optional)"
         if name == "torchvision":
-            note = "missing: the built-in stand-in serves segment-anything"
+            note = "missing: the built-in stand-in serves the segmenters"
             extra = ""
         mend = f"pip install 'splatseg[{extra}]'" if extra and not version else ""
         found.append(Finding(name, version or note, mend, required=False))

@@ -8,7 +8,7 @@ filter then drops some masks and keeps others, and the tests say so.
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -30,25 +30,30 @@ def library() -> ModuleType:
     return import_segment_anything()
 
 
-class Blobs(torch.nn.Module):
-    """A mask decoder with random weights whose masks depend on the point, as trained ones do.
+def add_blobs(logits: torch.Tensor, ious: torch.Tensor, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a mask decoder with random weights gives for ``inputs``, with masks that depend on the point, as trained
+    ones do.
 
     With random weights alone every point gets the same mask, and one remains after NMS. This adds the similarity of
     each pixel's position encoding to the point's embedding, at three levels: blobs of three sizes around the point,
     their edges and scores disturbed by the decoder's own output.
     """
+    positions, point = inputs["image_pe"][0], inputs["sparse_prompt_embeddings"][:, 0]
+    near = torch.einsum("chw,bc->bhw", positions, point)[:, None] / len(positions)
+    near = torch.nn.functional.interpolate(near, logits.shape[-2:], mode="bilinear")
+    levels = torch.tensor([0.15, 0.3, 0.42])[None, :, None, None]
+    return 30 * (near - levels) + 10 * logits, ious + 0.9 * (0.5 + 0.5 * torch.sin(40 * point[:, :3]))
+
+
+class Blobs(torch.nn.Module):
+    """:func:`add_blobs` over a decoder."""
 
     def __init__(self, decoder: torch.nn.Module) -> None:
         super().__init__()
         self.decoder = decoder
 
     def forward(self, **inputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        logits, ious = self.decoder(**inputs)
-        positions, point = inputs["image_pe"][0], inputs["sparse_prompt_embeddings"][:, 0]
-        near = torch.einsum("chw,bc->bhw", positions, point)[:, None] / len(positions)
-        near = torch.nn.functional.interpolate(near, logits.shape[-2:], mode="bilinear")
-        levels = torch.tensor([0.15, 0.3, 0.42])[None, :, None, None]
-        return 30 * (near - levels) + 10 * logits, ious + 0.9 * (0.5 + 0.5 * torch.sin(40 * point[:, :3]))
+        return add_blobs(*self.decoder(**inputs), inputs)
 
 
 def build_sam(size: int = 256, dim: int = 48, seed: int = 0) -> Any:
@@ -91,22 +96,14 @@ def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 def library_masks(library: ModuleType, sam: Any, image: np.ndarray, config: SamConfig) -> list[dict[str, Any]]:
     """What the library's generator gives with the settings of ``config``, as uncompressed run lengths."""
-    names = [
-        "points_per_side",
-        "points_per_batch",
-        "pred_iou_thresh",
-        "stability_score_thresh",
-        "stability_score_offset",
-        "box_nms_thresh",
-        "crop_n_layers",
-        "crop_nms_thresh",
-        "crop_overlap_ratio",
-        "crop_n_points_downscale_factor",
-        "min_mask_region_area",
-    ]
-    settings = {name: getattr(config, name) for name in names}
-    generator = library.SamAutomaticMaskGenerator(sam, output_mode="uncompressed_rle", **settings)
+    generator = library.SamAutomaticMaskGenerator(sam, output_mode="uncompressed_rle", **generator_settings(config))
     return generator.generate(image)
+
+
+def generator_settings(config: SamConfig) -> dict[str, Any]:
+    """``config`` as arguments of the libraries' generators."""
+    how = ("model", "autocast", "checkpoint", "device")
+    return {field.name: getattr(config, field.name) for field in fields(config) if field.name not in how}
 
 
 def assert_same(ours: ScoredMasks, theirs: list[dict[str, Any]], scores_rtol: float = 0.0) -> None:

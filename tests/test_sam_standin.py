@@ -1,4 +1,4 @@
-"""The torchvision stand-in against plain implementations of NMS and resize, and that it leaves no trace."""
+"""The stand-ins of torchvision and timm against plain implementations, and that they leave no trace."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from splatseg.masks import timm_standin
 from splatseg.masks import torchvision_standin as standin
 
 ROOT = Path(__file__).parent.parent
@@ -95,6 +97,77 @@ def test_resize(size: tuple[int, int]) -> None:
     found = np.array(standin.resize(standin.to_pil_image(image), size))
     assert found.shape == (*size, 3)
     assert np.abs(found - plain_resize(image, size)).max() <= 1.01
+
+
+def test_to_tensor() -> None:
+    """Every byte by the definition; the photo is copied, and may be read-only or a PIL image."""
+    image = np.arange(2 * 43 * 3, dtype=np.uint8).reshape(2, 43, 3)
+    image.flags.writeable = False
+    found = standin.ToTensor()(image)
+    assert found.dtype == torch.float32 and found.is_contiguous()
+    assert found[2, 1, 40].item() == np.float32(image[1, 40, 2]) / np.float32(255)
+    assert (found.numpy() == np.moveaxis(image.astype(np.float32) / np.float32(255), 2, 0)).all()
+    assert torch.equal(standin.ToTensor()(Image.fromarray(image)), found)
+
+
+@pytest.mark.parametrize("size", [(20, 31), (64, 64), (97, 150), (1, 5), (40, 61)])
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+def test_resize_of_tensors(size: tuple[int, int]) -> None:
+    """Shrinking (antialiased), enlarging, one row, no change; the same compiled by TorchScript, as SAM 2 does."""
+    image = torch.rand(3, 40, 61, generator=torch.Generator().manual_seed(0))
+    found = standin.Resize(size)(image)
+    assert torch.equal(torch.jit.script(standin.Resize(size))(image), found)
+    expected = plain_resize(image.permute(1, 2, 0).numpy(), size)
+    # torch computes the filter's weights in float32: sums of some ten products of numbers up to 1.
+    np.testing.assert_allclose(found.permute(1, 2, 0).numpy(), expected, rtol=0, atol=1e-6 * 10)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+def test_normalize() -> None:
+    """Each channel has a mean and a deviation of its own, and the input stays as it was."""
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    image = torch.rand(3, 4, 5, generator=torch.Generator().manual_seed(0))
+    before = image.clone()
+    module = standin.Normalize(mean, std)
+    for channel in range(3):
+        expected = (image[channel].double() - mean[channel]) / std[channel]
+        # two roundings of numbers up to 3, half a unit of the last place (1.2e-7) each, and those of mean and std
+        torch.testing.assert_close(module(image)[channel].double(), expected, rtol=0, atol=1e-6)
+    assert torch.equal(torch.jit.script(module)(image), module(image))
+    assert torch.equal(image, before)
+
+
+def test_drop_path() -> None:
+    """In evaluation and without a probability nothing happens; in training whole samples go, and the mean stays."""
+    x = torch.ones(20000, 2, 3)
+    for probability in (None, 0.0, 0.25):
+        module = timm_standin.DropPath(probability)
+        assert module.eval()(x) is x
+    assert timm_standin.DropPath(None).train()(x) is x
+    torch.manual_seed(0)
+    found = timm_standin.DropPath(0.25).train()(x)
+    torch.testing.assert_close(found.unique(), torch.tensor([0.0, 1 / 0.75]))
+    assert (found == found[:, :1, :1]).all()  # a sample as a whole
+    # the share that stays has a standard deviation of sqrt(.25 * .75 / 20000) = 0.003
+    assert abs((found[:, 0, 0] > 0).float().mean().item() - 0.75) < 5 * 0.0031
+
+
+def test_pairs() -> None:
+    assert timm_standin.to_2tuple(7) == (7, 7)
+    assert timm_standin.to_2tuple([3, 4]) == (3, 4)
+    assert timm_standin.to_2tuple("ab") == ("ab", "ab")
+
+
+def test_timm_leaves_no_trace() -> None:
+    before = {name for name in sys.modules if name.split(".")[0] in ("timm", "torchvision")}
+    with timm_standin.timm_or_standin() as real:
+        layers = importlib.import_module("timm.models.layers")
+        registry = importlib.import_module("timm.models.registry")
+        if not real:
+            assert layers.DropPath is timm_standin.DropPath
+            assert registry.register_model(len) is len
+    if not real:
+        assert {name for name in sys.modules if name.split(".")[0] in ("timm", "torchvision")} == before
 
 
 def test_leaves_no_trace() -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from splatseg.errors import require_extra
 from splatseg.masks.sam_config import Autocast
-from splatseg.masks.sam_models import PromptModel, autocast_on, in_threes, load_weights
+from splatseg.masks.sam_models import PromptModel, autocast_on, import_with_standins, in_threes, load_weights
 
 _CONFIGS = {
     "sam2.1_hiera_tiny": "configs/sam2.1/sam2.1_hiera_t.yaml",
@@ -64,18 +63,23 @@ class Sam2:
         return in_threes(logits, lambda masks: predictor._transforms.postprocess_masks(masks, predictor._orig_hw[-1]))
 
 
+def import_sam2() -> tuple[ModuleType, ModuleType]:
+    """``sam2.build_sam`` and ``sam2.sam2_image_predictor``, with torchvision or its stand-in.
+
+    Raises:
+        MissingExtraError: ``sam2`` is not installed.
+    """
+    return import_with_standins("sam2.build_sam", "sam2"), import_with_standins("sam2.sam2_image_predictor", "sam2")
+
+
 def load_sam2(model: str, checkpoint: Path, device: torch.device, autocast: Autocast) -> PromptModel:
-    """SAM 2.1 with the weights in ``checkpoint``. It needs the real torchvision.
+    """SAM 2.1 with the weights in ``checkpoint``.
 
     Raises:
         MissingExtraError: ``sam2`` is not installed.
         SplatsegError: the file is no checkpoint of this model.
     """
-    try:
-        build = importlib.import_module("sam2.build_sam")
-        predictor = importlib.import_module("sam2.sam2_image_predictor")
-    except ImportError:
-        raise require_extra("sam2", "sam2") from None
+    build, predictor = import_sam2()
     network = build.build_sam2(_CONFIGS[model], ckpt_path=None, device="cpu", apply_postprocessing=False)
     load_weights(network, checkpoint, model, key="model")
     return Sam2(predictor.SAM2ImagePredictor(network.to(device)), autocast)

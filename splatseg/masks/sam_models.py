@@ -20,6 +20,7 @@ from torch import Tensor
 from splatseg.errors import SplatsegError, require_extra
 from splatseg.masks.sam_attention import bound_attention
 from splatseg.masks.sam_config import Autocast
+from splatseg.masks.timm_standin import timm_or_standin
 from splatseg.masks.torchvision_standin import torchvision_or_standin
 
 
@@ -113,7 +114,17 @@ def import_segment_anything() -> ModuleType:
     Raises:
         MissingExtraError: it is not installed.
     """
-    return _import("segment_anything", "sam")
+    return import_with_standins("segment_anything", "sam")
+
+
+def import_mobile_sam() -> ModuleType:
+    """The ``mobile_sam`` package, with timm and torchvision or their stand-ins.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    with timm_or_standin():
+        return import_with_standins("mobile_sam", "mobilesam")
 
 
 def load_model(model: str, checkpoint: Path, device: torch.device, autocast: Autocast = "auto") -> PromptModel:
@@ -127,7 +138,7 @@ def load_model(model: str, checkpoint: Path, device: torch.device, autocast: Aut
         from splatseg.masks.sam2_model import load_sam2
 
         return load_sam2(model, checkpoint, device, autocast)
-    package = _import("mobile_sam", "mobilesam") if model == "vit_t" else import_segment_anything()
+    package = import_mobile_sam() if model == "vit_t" else import_segment_anything()
     sam = package.sam_model_registry[model]()
     load_weights(sam, checkpoint, model)
     return SegmentAnything(sam.to(device), package.SamPredictor, autocast)
@@ -155,14 +166,21 @@ def _is_zip(path: Path) -> bool:
         return file.read(4) == b"PK\x03\x04"
 
 
-def _import(name: str, extra: str) -> ModuleType:
+def import_with_standins(name: str, extra: str) -> ModuleType:
+    """Module ``name`` of a package that the pip ``extra`` brings, with torchvision or its stand-in.
+
+    Raises:
+        MissingExtraError: the package is not installed.
+        SplatsegError: something that the package needs is not.
+    """
+    package = name.split(".")[0]
     with torchvision_or_standin():
         try:
             return importlib.import_module(name)
         except ImportError as error:
-            if error.name is not None and error.name.split(".")[0] != name:
-                raise SplatsegError(f"{name}: does not import ({error}); install it with: {_pip(extra)}") from None
-            raise require_extra(name, extra) from None
+            if error.name is None or error.name.split(".")[0] == package:
+                raise require_extra(package, extra) from None
+            raise SplatsegError(f"{package}: does not import ({error}); install it with: {_pip(extra)}") from None
 
 
 def _pip(extra: str) -> str:

@@ -1,24 +1,23 @@
-"""The four torchvision functions that segment-anything uses, for machines without a torchvision that imports.
+"""What segment-anything, MobileSAM and SAM 2 use of torchvision, for machines without a torchvision that imports.
 
-torchvision must match torch's build to the letter, and a mismatch fails at import; segment-anything needs it for a box
-NMS and a PIL resize only. :func:`torchvision_or_standin` lets an import go through without it and leaves no trace: the
-modules are taken out of ``sys.modules`` again, so that no other package takes them for the real one.
+torchvision must match torch's build to the letter, and a mismatch fails at import; these packages need it for a box NMS
+and for the resize of the photo only. :func:`torchvision_or_standin` lets an import go through without it and leaves no
+trace: the modules are taken out of ``sys.modules`` again, so that no other package takes them for the real one.
 """
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from importlib.machinery import ModuleSpec
-from types import ModuleType
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate
+
+from splatseg.masks.standin import real_or_standin
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
@@ -77,61 +76,47 @@ def resize(img: Image.Image, size: Sequence[int]) -> Image.Image:
     return img.resize((int(size[1]), int(size[0])), Image.Resampling.BILINEAR)
 
 
-@contextmanager
-def torchvision_or_standin() -> Iterator[bool]:
-    """Within the block ``import torchvision...`` works: the real one where it imports, else the stand-in.
+class ToTensor:
+    """An (h, w, 3) uint8 array or PIL image as a (3, h, w) float32 tensor in 0..1."""
 
-    Yields:
-        True if it is the real one.
-    """
-    if _real_imports():
-        yield True
-        return
-    modules = _modules()
-    saved = {name: sys.modules[name] for name in modules if name in sys.modules}
-    sys.modules.update(modules)
-    try:
-        yield False
-    finally:
-        for name in modules:
-            del sys.modules[name]
-        sys.modules.update(saved)
+    def __call__(self, pic: NDArray[np.uint8] | Image.Image) -> Tensor:
+        return torch.from_numpy(np.array(pic)).permute(2, 0, 1).contiguous().float() / 255
 
 
-def _real_imports() -> bool:
-    before = set(sys.modules)
-    try:
-        importlib.import_module("torchvision.ops.boxes")
-        importlib.import_module("torchvision.transforms.functional")
-    except (
-        ImportError,
-        RuntimeError,
-        OSError,
-        AttributeError,
-    ):  # a torchvision built for another torch raises any of these
-        for name in set(sys.modules) - before:
-            if name == "torchvision" or name.startswith("torchvision."):
-                del sys.modules[name]
-        return False
-    return True
+class Resize(torch.nn.Module):
+    """(c, h, w) float tensors to ``size`` (height, width), bilinear with antialiasing (TorchScript can compile it)."""
+
+    def __init__(self, size: Sequence[int]) -> None:
+        super().__init__()
+        self.height, self.width = int(size[0]), int(size[1])
+
+    def forward(self, img: Tensor) -> Tensor:
+        size = [self.height, self.width]
+        return interpolate(img[None], size, mode="bilinear", align_corners=False, antialias=True)[0]
 
 
-def _modules() -> dict[str, ModuleType]:
-    """The stand-in modules by name, linked as packages."""
+class Normalize(torch.nn.Module):
+    """(c, h, w) float tensors less ``mean``, divided by ``std``, a channel each (TorchScript can compile it)."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.mean, self.std = [float(m) for m in mean], [float(s) for s in std]
+
+    def forward(self, tensor: Tensor) -> Tensor:
+        mean = torch.tensor(self.mean, dtype=tensor.dtype, device=tensor.device)
+        std = torch.tensor(self.std, dtype=tensor.dtype, device=tensor.device)
+        return (tensor - mean[:, None, None]) / std[:, None, None]
+
+
+def torchvision_or_standin() -> AbstractContextManager[bool]:
+    """Within the block ``import torchvision...`` works: the real one where it imports, else the stand-in; see
+    :func:`~splatseg.masks.standin.real_or_standin`."""
+    boxes: dict[str, object] = {"nms": nms, "batched_nms": batched_nms, "box_area": box_area}
     contents: dict[str, dict[str, object]] = {
         "torchvision": {},
-        "torchvision.ops": {"nms": nms, "batched_nms": batched_nms, "box_area": box_area},
-        "torchvision.ops.boxes": {"nms": nms, "batched_nms": batched_nms, "box_area": box_area},
-        "torchvision.transforms": {},
+        "torchvision.ops": boxes,
+        "torchvision.ops.boxes": boxes,
+        "torchvision.transforms": {"Normalize": Normalize, "Resize": Resize, "ToTensor": ToTensor},
         "torchvision.transforms.functional": {"resize": resize, "to_pil_image": to_pil_image},
     }
-    modules: dict[str, ModuleType] = {}
-    for name, members in contents.items():
-        module = modules[name] = ModuleType(name, "Stand-in of splatseg; see splatseg.masks.torchvision_standin.")
-        module.__spec__ = ModuleSpec(name, None, is_package=True)
-        module.__path__ = []
-        module.__dict__.update(members)
-        parent, _, child = name.rpartition(".")
-        if parent:
-            setattr(modules[parent], child, module)
-    return modules
+    return real_or_standin(["torchvision.ops.boxes", "torchvision.transforms.functional"], contents)
