@@ -1,6 +1,7 @@
 """Peak memory and time of everything-mode on one 1920x1080 image: ours beside the library's generator.
 
     python benchmarks/masks.py [--model vit_b] [--checkpoint PATH] [--photo PATH] [--points-per-side 8] [--threads N]
+    python benchmarks/masks.py --model vit_h --side ours        (vit_t and sam2.1_hiera_* with their packages installed)
 
 Each side runs in a process of its own and its masks are compared before any figure is printed. Without a checkpoint the
 weights are random (seeded) and nothing is filtered: every point keeps its three masks to the end, the worst case for
@@ -8,8 +9,8 @@ memory. 8x8 points are one full batch of 64, where the library's memory peaks; m
 masks are noise whose every pixel lies near the threshold, the worst case for rounding as well: on more than one thread
 matrix products of other shapes may round differently, so a share of ``MAX_MOVED`` pixels may differ.
 
-A run of both sides goes to ``benchmarks/results/masks.json``. Exit code 1: the masks differ, or ours needs more than
-``--limit-gb`` above the weights.
+A run of both sides goes to ``benchmarks/results/masks.json``, one entry a model. Exit code 1: the masks differ, or ours
+needs more than ``--limit-gb`` above the weights.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -32,9 +34,17 @@ from PIL import Image
 
 from splatseg.io.atomic import write_text
 from splatseg.masks.rle import decode_mask
+from splatseg.masks.sam2_model import CONFIGS, Sam2, import_sam2
 from splatseg.masks.sam_config import SamConfig
 from splatseg.masks.sam_everything import everything_masks
-from splatseg.masks.sam_models import SegmentAnything, import_segment_anything, load_weights
+from splatseg.masks.sam_models import (
+    PromptModel,
+    SegmentAnything,
+    import_mobile_sam,
+    import_segment_anything,
+    import_with_standins,
+    load_weights,
+)
 
 RESULT = Path(__file__).parent / "results" / "masks.json"
 WIDTH, HEIGHT = 1920, 1080
@@ -47,8 +57,9 @@ class Options:
     """What to measure.
 
     Attributes:
-        model: vit_b, vit_l or vit_h.
+        model: any that ``scripts/masks.py`` takes.
         checkpoint: real weights; then the paper's score thresholds apply.
+        filters: whether they do; without, nothing is filtered in spite of a checkpoint.
         photo: resized to 1920x1080; without one a synthetic picture.
         points_per_side: of the point grid.
         threads: of torch; by default one for each core that this process may use.
@@ -57,8 +68,9 @@ class Options:
         runs: with one side, where its run lengths go (npz).
     """
 
-    model: Literal["vit_b", "vit_l", "vit_h"] = "vit_b"
+    model: str = "vit_b"
     checkpoint: Path | None = None
+    filters: bool = True
     photo: Path | None = None
     points_per_side: int = 8
     threads: int = len(os.sched_getaffinity(0))
@@ -69,7 +81,7 @@ class Options:
 
 def config_of(options: Options) -> SamConfig:
     config = SamConfig(model=options.model, points_per_side=options.points_per_side, min_mask_region_area=0)
-    if options.checkpoint is None:
+    if options.checkpoint is None or not options.filters:
         config = replace(config, pred_iou_thresh=0.0, stability_score_thresh=0.0, box_nms_thresh=1.0)
     return config
 
@@ -98,33 +110,60 @@ def reset_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
+@dataclass(frozen=True)
+class Package:
+    """A model as its own package builds it.
+
+    Attributes:
+        network: with random weights.
+        ours: makes it the model that splatseg uses.
+        generator: the package's own mask generator.
+        key: where its checkpoints keep the weights.
+    """
+
+    network: Any
+    ours: Callable[[Any], PromptModel]
+    generator: Any
+    key: str | None = None
+
+
+def package_of(model: str) -> Package:
+    if model.startswith("sam2"):
+        build, predictor = import_sam2()
+        network = build.build_sam2(CONFIGS[model], ckpt_path=None, device="cpu", apply_postprocessing=False)
+        generator = import_with_standins("sam2.automatic_mask_generator", "sam2").SAM2AutomaticMaskGenerator
+        return Package(network, lambda sam: Sam2(predictor.SAM2ImagePredictor(sam)), generator, "model")
+    library = import_mobile_sam() if model == "vit_t" else import_segment_anything()
+    network = library.sam_model_registry[model]().eval()
+    return Package(network, lambda sam: SegmentAnything(sam, library.SamPredictor), library.SamAutomaticMaskGenerator)
+
+
 def run_side(options: Options) -> dict[str, Any]:
     """Masks of one side, with time and memory above what was resident once the weights were loaded."""
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    library, config = import_segment_anything(), config_of(options)
-    sam = library.sam_model_registry[options.model]().eval()
+    config, package = config_of(options), package_of(options.model)
     if options.checkpoint is not None:
-        load_weights(sam, options.checkpoint, options.model)
+        load_weights(package.network, options.checkpoint, options.model, package.key)
     image = picture(options.photo)
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in sam.parameters())
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in package.network.parameters())
     base = resident("VmRSS")
     reset_peak()
     start = time.perf_counter()
-    counts = masks_of(options.side, sam, library, image, config)
+    counts = masks_of(options.side, package, image, config)
     seconds = time.perf_counter() - start
     if options.runs is not None:
         np.savez(options.runs, counts=np.concatenate(counts), lengths=[len(one) for one in counts])
     return {"weights": weights, "above": resident("VmHWM") - base, "seconds": seconds, "masks": len(counts)}
 
 
-def masks_of(side: str, sam: Any, library: Any, image: np.ndarray, config: SamConfig) -> list[np.ndarray]:
+def masks_of(side: str, package: Package, image: np.ndarray, config: SamConfig) -> list[np.ndarray]:
     """Run lengths of all masks."""
     if side == "ours":
-        return list(everything_masks(SegmentAnything(sam, library.SamPredictor), image, config).counts)
+        return list(everything_masks(package.ours(package.network), image, config).counts)
     how = ("model", "autocast", "checkpoint", "device")
     settings = {name: value for name, value in asdict(config).items() if name not in how}
-    generator = library.SamAutomaticMaskGenerator(sam, output_mode="uncompressed_rle", **settings)
+    generator = package.generator(package.network, output_mode="uncompressed_rle", **settings)
     return [np.array(record["segmentation"]["counts"]) for record in generator.generate(image)]
 
 
@@ -135,6 +174,7 @@ def in_process(options: Options, side: Literal["ours", "library"], runs: Path) -
         value = getattr(options, name)
         if value is not None:
             arguments += [f"--{name.replace('_', '-')}", str(value)]
+    arguments.append("--filters" if options.filters else "--no-filters")
     result = subprocess.run(arguments, stdout=subprocess.PIPE, text=True, check=False)
     if result.returncode != 0:
         return {"failed": f"ended with code {result.returncode}" + (" (killed)" if result.returncode < 0 else "")}
@@ -164,10 +204,9 @@ def report(options: Options, found: dict[str, dict[str, Any]], moved: tuple[int,
     verdict = "identical" if moved == (0, 0) else f"{moved[0]} differ, in {moved[1]} pixels ({share:.1e} of all)"
     print(f"masks: {verdict}{'' if share <= MAX_MOVED else ': DIFFERENT'}")
     print(f"peak above the weights: library {library['above'] / ours['above']:.1f} times ours")
-    document = {
+    entry = {
         "machine": platform.processor() or platform.machine(),
         "torch": torch.__version__,
-        "model": options.model,
         "image": [WIDTH, HEIGHT],
         "points": options.points_per_side**2,
         "threads": options.threads,
@@ -178,7 +217,8 @@ def report(options: Options, found: dict[str, dict[str, Any]], moved: tuple[int,
         "pixels_that_differ": moved[1],
     }
     RESULT.parent.mkdir(exist_ok=True)
-    write_text(RESULT, json.dumps(document, indent=1) + "\n")
+    before = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    write_text(RESULT, json.dumps({**before, options.model: entry}, indent=1) + "\n")
     print(f"wrote {RESULT}")
     return int(share > MAX_MOVED)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from splatseg.masks.sam_config import Autocast
 from splatseg.masks.sam_models import PromptModel, autocast_on, import_with_standins, in_threes, load_weights
 
-_CONFIGS = {
+CONFIGS = {
     "sam2.1_hiera_tiny": "configs/sam2.1/sam2.1_hiera_t.yaml",
     "sam2.1_hiera_small": "configs/sam2.1/sam2.1_hiera_s.yaml",
     "sam2.1_hiera_base_plus": "configs/sam2.1/sam2.1_hiera_b+.yaml",
@@ -80,6 +80,6 @@ def load_sam2(model: str, checkpoint: Path, device: torch.device, autocast: Auto
         SplatsegError: the file is no checkpoint of this model.
     """
     build, predictor = import_sam2()
-    network = build.build_sam2(_CONFIGS[model], ckpt_path=None, device="cpu", apply_postprocessing=False)
+    network = build.build_sam2(CONFIGS[model], ckpt_path=None, device="cpu", apply_postprocessing=False)
     load_weights(network, checkpoint, model, key="model")
     return Sam2(predictor.SAM2ImagePredictor(network.to(device)), autocast)
