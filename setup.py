@@ -127,7 +127,7 @@ setup(
         "tqdm>=4.66",
         "pyyaml>=6.0",
         "safetensors>=0.4",
-        "pillow>=10.0",
+        "pillow>=10.1",
     ],
     extras_require={
         "viewer": ["viser>=1.0"],

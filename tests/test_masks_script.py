@@ -273,8 +273,31 @@ def test_overlays() -> None:
 
 
 def test_hierarchy_preview_without_masks() -> None:
-    """An image in which nothing was found still gets its picture."""
+    """An image in which nothing was found still gets its picture: photo and patches, and no level."""
     image = np.full((40, 60, 3), 100, np.uint8)
     empty = torch.zeros(40, 60, dtype=torch.int32), torch.zeros(1, 0, dtype=torch.int64)
-    assert hierarchy_preview(image, *empty).width < 3 * 60 + 40
-    assert hierarchy_preview(np.full((6, 8, 3), 100, np.uint8), *nested()).width > 5 * 8
+    assert hierarchy_preview(image, *empty).width == 2 * 320 + 3 * 4
+    # three levels with it: two rows
+    assert hierarchy_preview(np.full((6, 8, 3), 100, np.uint8), *nested()).height > 2 * 240
+
+
+@pytest.mark.parametrize("scale", [1, 40, 200], ids=["enlarged", "as-it-is", "shrunk"])
+def test_hierarchy_preview_shows_what_a_click_selects(scale: int) -> None:
+    """Tiny, middling and large photos: panels of 320 to 640 pixels, patches and levels where they are in the photo."""
+    ids, membership = nested()
+    ids = ids.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
+    image = np.full((6 * scale, 8 * scale, 3), 100, np.uint8)
+    click = 2 * scale + scale // 2, 2 * scale + scale // 2
+    width = min(max(8 * scale, 320), 640)
+    unit = width // 8
+    sheet = np.array(hierarchy_preview(image, ids, membership, click))
+    found = pixel_levels(*nested(), (2, 2))
+    cell = sheet.shape[1] // 3, sheet.shape[0] // 2
+    for panel, mask in enumerate(found.masks, start=2):
+        left, top = panel % 3 * (width + 4) + 4, (panel // 3 + 1) * cell[1] - 4 - 6 * unit
+        tile = sheet[top : top + 6 * unit, left : left + width].astype(int)
+        centres = tile[unit // 3 :: unit, unit // 3 :: unit]
+        orange = centres[..., 0] > centres[..., 2] + 50
+        away = torch.ones_like(mask)
+        away[1:4, 1:4] = False  # the ring of the click
+        assert (orange == mask.numpy())[away.numpy()].all()

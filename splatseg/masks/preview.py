@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import colorsys
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 from torch import Tensor
 
@@ -17,8 +18,9 @@ from splatseg.masks.mask_set import MaskSet
 
 Pixels = NDArray[np.uint8]
 
-CAPTION = 16  # pixels
-MARGIN = 4
+MARGIN = 4  # pixels
+COLUMNS = 3  # of a hierarchy preview
+PANEL_WIDTHS = (320, 640)  # smallest and largest panel: captions fit, and a person sees the whole at once
 
 
 def palette(count: int) -> Pixels:
@@ -114,7 +116,7 @@ def telling_pixel(patch_ids: Tensor, membership: Tensor) -> tuple[int, int]:
 def hierarchy_preview(
     image: Pixels, patch_ids: Tensor, membership: Tensor, pixel: tuple[int, int] | None = None, panels: int = 4
 ) -> Image.Image:
-    """One row of pictures: the photo with the click, its patches in colour, and up to ``panels`` levels of the click.
+    """Rows of three pictures: the photo with the click, its patches in colour, up to ``panels`` levels of the click.
 
     Args:
         image: (h, w, 3) uint8 RGB.
@@ -124,39 +126,54 @@ def hierarchy_preview(
         panels: of more levels the first, the last and evenly spaced ones between are shown.
     """
     found = pixel_levels(patch_ids, membership, pixel or telling_pixel(patch_ids, membership))
-    shown = sorted({round(i) for i in np.linspace(0, len(found.votes) - 1, min(panels, len(found.votes)))})
+    levels = len(found.votes)
+    width = min(max(image.shape[1], PANEL_WIDTHS[0]), PANEL_WIDTHS[1])
+    small, click = _scaled(image, width), tuple((c + 0.5) * width / image.shape[1] for c in found.pixel)
+    patches = torch.from_numpy(_scaled(patch_ids.numpy(), width))
     pictures = [
-        (f"click at {found.pixel[0]}, {found.pixel[1]}", _with_click(image, found.pixel)),
-        (f"{len(membership) - 1} patches", patch_overlay(image, patch_ids)),
+        (f"click at {found.pixel[0]}, {found.pixel[1]}", _with_click(small, click)),
+        (f"{len(membership) - 1} patches", patch_overlay(small, patches)),
     ]
-    for level in shown:
-        mask = found.masks[level].numpy()
-        tinted = np.where(mask[..., None], 0.45 * image + 0.55 * np.array([255, 140, 0]), 0.35 * image)
+    for level in sorted({round(i) for i in np.linspace(0, levels - 1, min(panels, levels))}):
+        mask = _scaled(found.masks[level].numpy(), width)
+        tinted = np.where(mask[..., None], 0.45 * small + 0.55 * np.array([255, 140, 0]), 0.35 * small)
         tinted[_outline(mask)] = 255
-        caption = f"level {level} of {len(found.votes)}: {found.votes[level]} shared masks"
-        pictures.append((caption, _with_click(tinted.round().astype(np.uint8), found.pixel)))
-    return _row(pictures)
+        shared = "1 mask" if found.votes[level] == 1 else f"{found.votes[level]} masks"
+        caption = f"level {level + 1} of {levels}: shares {shared} with the click"
+        pictures.append((caption, _with_click(tinted.round().astype(np.uint8), click)))
+    return _grid(pictures)
 
 
-def _with_click(image: Pixels, pixel: tuple[int, int]) -> Pixels:
+def _scaled(pixels: NDArray[Any], width: int) -> NDArray[Any]:
+    """Pictures (h, w, 3) and label maps (h, w) at another width; labels and masks keep their values."""
+    size = (width, max(1, round(pixels.shape[0] * width / pixels.shape[1])))
+    shrinks_a_photo = pixels.ndim == 3 and width < pixels.shape[1]
+    resample = Image.Resampling.LANCZOS if shrinks_a_photo else Image.Resampling.NEAREST
+    return np.array(Image.fromarray(pixels).resize(size, resample))
+
+
+def _with_click(image: Pixels, pixel: tuple[float, ...]) -> Pixels:
     picture = Image.fromarray(image)
     draw = ImageDraw.Draw(picture)
-    radius = max(3, max(image.shape[:2]) // 100)
-    (x, y), reach = pixel, 2
-    draw.ellipse([x - radius, y - radius, x + radius, y + radius], outline="black", width=reach + 2)
-    draw.ellipse([x - radius, y - radius, x + radius, y + radius], outline="white", width=reach)
+    x, y = pixel
+    for radius, color in ((9, "black"), (7, "white"), (5, "black")):
+        draw.ellipse([x - radius, y - radius, x + radius, y + radius], outline=color, width=2)
     return np.array(picture)
 
 
-def _row(pictures: list[tuple[str, Pixels]]) -> Image.Image:
-    """Captioned pictures of one size beside each other."""
+def _grid(pictures: list[tuple[str, Pixels]]) -> Image.Image:
+    """Captioned pictures of one size, ``COLUMNS`` a row."""
     height, width = pictures[0][1].shape[:2]
-    sheet = Image.new("RGB", (len(pictures) * (width + MARGIN) + MARGIN, height + CAPTION + 2 * MARGIN), "white")
+    font = ImageFont.load_default(width / 32)
+    caption_height = round(width / 32 * 1.3) + MARGIN
+    columns, rows = min(len(pictures), COLUMNS), -(-len(pictures) // COLUMNS)
+    cell = width + MARGIN, height + caption_height + MARGIN
+    sheet = Image.new("RGB", (columns * cell[0] + MARGIN, rows * cell[1] + MARGIN), "white")
     draw = ImageDraw.Draw(sheet)
-    for column, (caption, pixels) in enumerate(pictures):
-        left = MARGIN + column * (width + MARGIN)
-        draw.text((left, MARGIN), caption, fill="black")
-        sheet.paste(Image.fromarray(pixels), (left, MARGIN + CAPTION))
+    for index, (caption, pixels) in enumerate(pictures):
+        left, top = MARGIN + index % COLUMNS * cell[0], MARGIN + index // COLUMNS * cell[1]
+        draw.text((left, top), caption, fill="black", font=font)
+        sheet.paste(Image.fromarray(pixels), (left, top + caption_height))
     return sheet
 
 
