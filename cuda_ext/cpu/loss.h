@@ -6,7 +6,7 @@
 
 namespace splatseg {
 
-// Samples of one anchor that the kernel treats together, one a lane.
+// Samples that the kernel treats together, one a lane.
 constexpr int64_t kBlockLanes = 16;
 
 // Everything one call needs, as plain pointers. Kept samples are sorted by patch; patches are numbered 0..k-1 here.
@@ -19,18 +19,15 @@ struct LossProblem {
   const int32_t* start;  // (k + 1,) first kept sample of each patch
   LevelTables levels;
 
-  int64_t blocks;               // runs of at most kBlockLanes samples of one patch
-  const int32_t* block_anchor;  // (blocks,)
-  const int32_t* block_begin;   // (blocks,)
-  int64_t chunks;               // runs of blocks; a function of the problem alone, so results do not depend on threads
+  int64_t blocks;  // runs of kBlockLanes samples
+  int64_t chunks;  // runs of blocks; a function of the problem alone, so results do not depend on threads
 
   double phi_min, phi_max, phi_scale, level_decay, weight;
   bool with_grad;
   int threads;
 
   T* unit;             // (n, row) f^
-  T* unit_grad;        // (n, row) gradient of f^, without the part that flows through the means
-  T* norm;             // (n,) |f| + 1e-6
+  T* inverse_norm;     // (n,) 1 / (|f| + 1e-6)
   T* mean;             // (k, row) u_k log2(e) / phi_k
   T* phi;              // (k,) NaN where a feature of the patch is not finite
   T* mean_grad;        // (chunks, k, row) gradient of u_k / phi_k, a slot a chunk

@@ -19,11 +19,11 @@ namespace {
 // Multiply-adds of one matrix product below which one thread is faster than two.
 constexpr int64_t kSerialWork = 1 << 18;
 
-// Kept samples sorted by patch (stable), and the blocks of the kernel.
+// Kept samples sorted by patch (stable).
 struct Samples {
   std::vector<int32_t> ids;    // (k,) patch id of each kept patch, ascending
   std::vector<int32_t> start;  // (k + 1,)
-  std::vector<int32_t> order, block_anchor, block_begin;
+  std::vector<int32_t> order;
 };
 
 template <class Id>
@@ -42,10 +42,6 @@ Samples sort_samples(const Id* patch, int64_t n, int64_t patches, int64_t min_pi
     s.ids.push_back(static_cast<int32_t>(id));
     s.start.push_back(kept);
     next[id] = kept;
-    for (int32_t begin = kept; begin < kept + count[id]; begin += kBlockLanes) {
-      s.block_anchor.push_back(static_cast<int32_t>(s.ids.size()) - 1);
-      s.block_begin.push_back(begin);
-    }
     kept += count[id];
   }
   s.start.push_back(kept);
@@ -116,12 +112,11 @@ void lay_out(LossProblem<T>& p, char*& level_scratch, Arena& arena) {
   p.levels = {p.k, arena.take<int32_t>(p.k * p.k), arena.take<int32_t>(p.k * p.k), arena.take<int32_t>(p.k)};
   level_scratch = arena.take<char>(level_scratch_bytes(p.k) * p.threads);
   p.unit = arena.take<T>(p.n * p.row);
-  p.norm = arena.take<T>(p.n);
+  p.inverse_norm = arena.take<T>(p.n);
   p.mean = arena.take<T>(p.k * p.row);
   p.phi = arena.take<T>(p.k);
   p.chunk_loss = arena.take<double>(p.chunks);
   p.lanes = arena.take<T>(p.threads * lane_scratch(p.k, p.row));
-  p.unit_grad = arena.take<T>(p.with_grad ? p.n * p.row : 0);
   p.mean_grad = arena.take<T>(p.with_grad ? p.chunks * p.k * p.row : 0);
 }
 
@@ -136,9 +131,7 @@ double solve(const at::Tensor& features, const Samples& samples, const VoteSourc
   p.features = features.const_data_ptr<T>();
   p.order = samples.order.data();
   p.start = samples.start.data();
-  p.blocks = static_cast<int64_t>(samples.block_anchor.size());
-  p.block_anchor = samples.block_anchor.data();
-  p.block_begin = samples.block_begin.data();
+  p.blocks = (p.n + kBlockLanes - 1) / kBlockLanes;
   p.chunks = std::clamp<int64_t>(p.blocks / 24, 1, 64);
   p.phi_min = scalars.phi_min;
   p.phi_max = scalars.phi_max;
