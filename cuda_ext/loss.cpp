@@ -1,12 +1,64 @@
 // splatseg::hierarchical_contrastive_loss, splatseg::votes, splatseg::levels: schemas and the checks that devices share.
 #include "loss_checks.h"
 
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
 namespace splatseg {
 namespace {
 
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+using Table = std::optional<at::Tensor>;
+
 bool is_integer(const at::Tensor& t) { return t.scalar_type() == at::kInt || t.scalar_type() == at::kLong; }
+
+// The op on the device of its arguments, below autograd.
+std::tuple<at::Tensor, at::Tensor> loss_below_autograd(const at::Tensor& features, const at::Tensor& patch,
+                                                       const Table& votes, const Table& membership, double phi_min,
+                                                       double phi_max, double phi_scale, double level_decay,
+                                                       int64_t min_pixels, double weight, bool deterministic,
+                                                       bool with_grad) {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("splatseg::hierarchical_contrastive_loss", "")
+                             .typed<decltype(loss_below_autograd)>();
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return op.call(features, patch, votes, membership, phi_min, phi_max, phi_scale, level_decay, min_pixels, weight,
+                 deterministic, with_grad);
+}
+
+// The op's second result is the gradient that the backward pass scales. In C++, as both passes together take half a
+// millisecond, of which an autograd function in Python would be a third.
+class Differentiable : public torch::autograd::Function<Differentiable> {
+ public:
+  template <class... Constants>
+  static variable_list forward(AutogradContext* context, const at::Tensor& features, const at::Tensor& patch,
+                               const Table& votes, const Table& membership, Constants... constants) {
+    const auto [loss, grad] = loss_below_autograd(features, patch, votes, membership, constants...);
+    context->mark_non_differentiable({grad});
+    context->save_for_backward({grad});
+    return {loss, grad};
+  }
+  static variable_list backward(AutogradContext* context, variable_list grads) {
+    variable_list result(12);  // one an argument of the op
+    result[0] = context->get_saved_variables()[0] * grads[0];
+    return result;
+  }
+};
+
+std::tuple<at::Tensor, at::Tensor> loss_autograd(const at::Tensor& features, const at::Tensor& patch, const Table& votes,
+                                                 const Table& membership, double phi_min, double phi_max,
+                                                 double phi_scale, double level_decay, int64_t min_pixels, double weight,
+                                                 bool deterministic, bool with_grad) {
+  if (!features.requires_grad() || !at::GradMode::is_enabled()) {
+    return loss_below_autograd(features, patch, votes, membership, phi_min, phi_max, phi_scale, level_decay, min_pixels,
+                               weight, deterministic, with_grad);
+  }
+  const variable_list found = Differentiable::apply(features, patch, votes, membership, phi_min, phi_max, phi_scale,
+                                                    level_decay, min_pixels, weight, deterministic, with_grad);
+  return {found[0], found[1]};
+}
 
 }  // namespace
 
@@ -59,3 +111,5 @@ TORCH_LIBRARY_FRAGMENT(splatseg, m) {
   m.def("votes(Tensor membership, Tensor ids) -> Tensor", {at::Tag::pt2_compliant_tag});
   m.def("levels(Tensor votes) -> Tensor", {at::Tag::pt2_compliant_tag});
 }
+
+TORCH_LIBRARY_IMPL(splatseg, Autograd, m) { m.impl("hierarchical_contrastive_loss", &splatseg::loss_autograd); }

@@ -9,6 +9,7 @@ import torch
 from loss_cases import LossCase, detached_loss, random_case
 from torch import Tensor
 
+import splatseg.ops.levels  # noqa: F401  registers its fake kernels
 from splatseg.ops.extension import compiled
 from splatseg.ops.loss import LossConfig, hierarchical_contrastive_loss
 from splatseg.ops.reference import loss as reference

@@ -164,7 +164,7 @@ def _call(
     """The compiled op; its own complaints become one-line errors."""
     c = config
     try:
-        return torch.ops.splatseg.hierarchical_contrastive_loss(
+        return torch.ops.splatseg.hierarchical_contrastive_loss.default(
             features,
             patch,
             votes,
@@ -188,16 +188,5 @@ def _fake(features: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     return features.new_empty(()), features.new_empty(features.shape if with_grad else (0,))
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(output[1])
-    ctx.inputs = len(inputs)
-
-
-def _backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    return ctx.saved_tensors[0] * grad, *[None] * (ctx.inputs - 1)
-
-
 if compiled():
     torch.library.register_fake("splatseg::hierarchical_contrastive_loss", _fake)
-    torch.library.register_autograd("splatseg::hierarchical_contrastive_loss", _backward, setup_context=_setup_context)
