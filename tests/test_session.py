@@ -90,6 +90,17 @@ def test_subtract_from_a_rectangle_takes_the_clicked_part_out(known: KnownRun, s
     assert click(session, known, 1, "subtract") == seen - part(known, 1)
 
 
+def test_subtract_where_it_was_clicked_takes_it_back(known: KnownRun, session: Session) -> None:
+    """The wanted and the unwanted click are the same there, so that no score can tell them apart."""
+    click(session, known, 0)
+    click(session, known, 4, "add")
+    assert click(session, known, 4, "subtract") == part(known, 0)
+    session.set_threshold(0.5)  # the other thing can still be refined
+    assert session.selection == part(known, 0, 1)
+    assert len(click(session, known, 0, "subtract") & part(known, 0)) == 0
+    assert session.selection == part(known, 1)
+
+
 def test_subtract_from_nothing_says_so(known: KnownRun, session: Session) -> None:
     with pytest.raises(SplatsegError, match="nothing"):
         click(session, known, 1, "subtract")

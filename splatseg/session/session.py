@@ -15,12 +15,12 @@ from splatseg.errors import SplatsegError
 from splatseg.gaussians import Gaussians
 from splatseg.io.run import Run
 from splatseg.scene import View
-from splatseg.selection import Box, Click, History, PointClick, Query, Selection, make_query, select_box
+from splatseg.selection import Box, Click, History, PointClick, Selection, make_query, select_box
 from splatseg.selection.clicks import click_features
 from splatseg.session import labels, store
 from splatseg.session.jobs import Job, locked, tell
 from splatseg.session.shared import Change, Color, SceneObject, check_color, clean_name
-from splatseg.session.state import Mode, Pick, Step, combine_sets, gather
+from splatseg.session.state import Mode, Pick, Step, combine_sets, gather, take_out
 from splatseg.session.workspace import Workspace
 
 UNDO_BYTES = 400_000_000  # scores and masks of one person's undo steps, at most about so much
@@ -138,14 +138,9 @@ class Session:
         return self._do(mode, combine_sets(step.selection, pick.selection(), mode))
 
     def _subtract(self, negative: Tensor, job: Job | None) -> Selection:
-        space, step, picks = self.workspace, self.step, []
-        for number, pick in enumerate(step.picks, 1):
-            tell(job, "scoring again", 0.3 + 0.5 * number / len(step.picks))
-            picks.append(pick.without(space.field, space.weights, negative))
-        fixed = step.fixed
-        if len(fixed):  # sets made by rectangles have no scores to lower: the clicked part leaves them
-            none = negative.new_zeros((0, negative.shape[1]))
-            fixed = fixed - Pick.of(space.field, space.weights, Query(negative, none), self.first_level).selection()
+        tell(job, "scoring again", 0.3)
+        space = self.workspace
+        fixed, picks = take_out(self.step, space.field, space.weights, negative, self.first_level)
         tell(job, "selecting", 0.8)
         return self._do("subtract", fixed, picks)
 

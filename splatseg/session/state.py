@@ -105,6 +105,26 @@ def gather(label: str, fixed: Selection, picks: Sequence[Pick], hidden: Tensor |
     return Step(label, fixed, tuple(picks), together)
 
 
+def take_out(
+    step: Step, field: FeatureField, weights: Tensor, negative: Tensor, level: int
+) -> tuple[Selection, tuple[Pick, ...]]:
+    """The fixed part and the picks of ``step`` with the thing of the unwanted features ``negative`` (k, d) taken out.
+
+    Picks are scored again. Where that leaves most of the thing in (the click is where the pick itself was clicked, so
+    no score can tell them apart), and in fixed sets, which have no scores, it leaves as a set: the pick's ``level``-th
+    proposal.
+    """
+    unwanted = Pick.of(field, weights, Query(negative, negative.new_zeros((0, negative.shape[1]))), level).selection()
+    fixed, picks = step.fixed, []
+    for pick in step.picks:
+        again = pick.without(field, weights, negative)
+        if len(again.selection() & unwanted) * 2 > len(pick.selection() & unwanted):
+            fixed = fixed | again.selection()
+        else:
+            picks.append(again)
+    return fixed - unwanted, tuple(picks)
+
+
 def combine_sets(current: Selection, other: Selection, mode: Mode) -> Selection:
     """``other`` put in place of, added to, taken from or intersected with ``current``."""
     if mode == "replace":
