@@ -154,6 +154,7 @@ def test_windows_of_one_server(known: KnownRun, serve: Callable[[], Server]) -> 
     for number in (0, 4):
         first.click(*known.splat.pixel_of(number))
         second.click(*known.splat.pixel_of(number))
+        wait_for("the clicks", lambda: first.selected > 0 and second.selected > 0)
     both, last = len(part(known, 0) | part(known, 4)), len(part(known, 4))
     wait_for("both parts in the first window", lambda: first.selected == both)
     wait_for("the last part in the second", lambda: second.selected == last)

@@ -45,6 +45,7 @@ class HeadlessWindow:
         self.widgets: dict[str, dict[str, Any]] = {}
         self.shown: list[str] = []  # every text the status line has had
         self.downloads: dict[str, bytes] = {}
+        self.pieces = 0  # of the splat that were sent
         self._parts: dict[str, tuple[str, int, bytearray]] = {}
         self._lock = threading.Lock()
         self._socket = websockets.sync.client.connect(
@@ -114,8 +115,9 @@ class HeadlessWindow:
             return list(self.widgets.items())
 
     def find(self, label: str) -> str | None:
-        """The first widget of that label."""
-        return next((uuid for uuid, widget in self._all() if widget["props"].get("label") == label), None)
+        """The first widget of that label, one that can be used before one that cannot."""
+        found = [(uuid, w) for uuid, w in self._all() if w["props"].get("label") == label]
+        return next((uuid for uuid, _ in sorted(found, key=lambda pair: bool(pair[1]["props"].get("disabled")))), None)
 
     def value(self, label: str) -> Any:
         uuid = self.find(label)
@@ -150,6 +152,11 @@ class HeadlessWindow:
         labels = [w["props"].get("label") for _, w in self._all() if w["type"] == "GuiFolderMessage"]
         return [label for label in labels if label and " · " in label]
 
+    def html(self, text: str) -> str:
+        """The markup of the first widget, but the status line, that holds ``text``."""
+        contents = [w["props"].get("content") or "" for _, w in self._all() if w["type"] == "GuiHtmlMessage"]
+        return next((content for content in contents if text in content and "selected ·" not in content), "")
+
     # From the server -------------------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
@@ -177,6 +184,8 @@ class HeadlessWindow:
                     widget["props"]["value"] = message["updates"]["value"]
             elif kind == "GuiRemoveMessage":
                 self.widgets.pop(message["uuid"], None)
+        if "/splat/" in str(message.get("name")):
+            self.pieces += 1
         if kind == "LocalStorageSetItemMessage":
             self.storage[message["key"]] = message["value"]
         elif kind == "LocalStorageGetItemRequestMessage":

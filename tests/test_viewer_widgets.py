@@ -1,0 +1,238 @@
+"""Every button, slider and gesture of a window, through a viewer in this process and a window without a browser."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("viser", reason="the viewer's extra is not installed")
+
+from known_run import KnownRun, make_run
+from PIL import Image
+from viser_client import HeadlessWindow, wait_for
+
+from splatseg.clusters import tree_from_leaves
+from splatseg.export import load_labels
+from splatseg.io.ply import load_gaussians
+from splatseg.session import Change
+from splatseg.viewer import ServerConfig, Viewer, ViewerConfig
+from splatseg.viewer.panel_select import MODE_NAMES
+
+DRAWN = 200  # of 432: what is drawn is a sample, what is selected is not
+
+
+@pytest.fixture
+def known(tmp_path: Path) -> KnownRun:
+    return make_run(tmp_path)
+
+
+@pytest.fixture
+def viewer(known: KnownRun) -> Iterator[Viewer]:
+    running = Viewer(known.workspace, ViewerConfig(ServerConfig(port=0), DRAWN))
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def window(known: KnownRun, viewer: Viewer) -> Iterator[HeadlessWindow]:
+    opened = HeadlessWindow(viewer.port, known.splat.camera)
+    yield opened
+    opened.close()
+
+
+def size(known: KnownRun, *parts: int) -> int:
+    return int(np.isin(known.splat.parts.numpy(), parts).sum())
+
+
+def selects(window: HeadlessWindow, count: int) -> None:
+    wait_for(f"{count} selected", lambda: window.selected == count)
+
+
+def test_level_of_detail_is_stated_and_selection_is_of_all(known: KnownRun, window: HeadlessWindow) -> None:
+    assert f"drawing {DRAWN} of 432 Gaussians; selection works on all" in window.status
+    window.click(*known.splat.pixel_of(2))
+    selects(window, size(known, 2))
+
+
+def test_level_and_threshold_sliders(known: KnownRun, window: HeadlessWindow) -> None:
+    window.click(*known.splat.pixel_of(2))
+    selects(window, size(known, 2))
+    window.put("Level", 1)
+    selects(window, size(known, 2, 3))
+    assert "level 2 of" in window.status
+    window.put("Threshold", 0.9)
+    selects(window, size(known, 2))
+    wait_for("the level slider to follow", lambda: window.value("Level") == 0)
+
+
+def test_keys_and_buttons_choose_what_a_click_does(known: KnownRun, viewer: Viewer, window: HeadlessWindow) -> None:
+    (desk,) = viewer.desks.values()
+
+    def choose(mode: str) -> None:
+        """viser hands events to a pool of threads: a click of the same millisecond may overtake the choice."""
+        window.put("Click does", mode)
+        wait_for("the mode", lambda: MODE_NAMES[mode] == desk.choices.mode)
+
+    window.click(*known.splat.pixel_of(0))
+    window.click(*known.splat.pixel_of(4), "shift")
+    selects(window, size(known, 0, 4))
+    window.click(*known.splat.pixel_of(4), "alt")
+    selects(window, size(known, 0))
+    choose("add (Shift)")
+    window.click(*known.splat.pixel_of(3))
+    selects(window, size(known, 0, 3))
+    choose("subtract (Alt)")
+    window.click(*known.splat.pixel_of(0))
+    selects(window, size(known, 3))
+    choose("intersect")
+    window.click(*known.splat.pixel_of(5))
+    selects(window, 0)
+    window.press("Undo")
+    selects(window, size(known, 3))
+    window.press("Redo")
+    selects(window, 0)
+
+
+def test_rectangles_with_ctrl_or_with_the_checkbox(known: KnownRun, viewer: Viewer, window: HeadlessWindow) -> None:
+    (desk,) = viewer.desks.values()
+    window.drag(((0, 0), (48, 32)))
+    wait_for("the rectangle", lambda: window.selected > 0)
+    everything = window.selected
+    u, v = known.splat.pixel_of(2)
+    corners = ((u - 2.0, v - 2.0), (u + 3.0, v + 3.0))
+    window.drag(corners, "cmd/ctrl+alt")
+    wait_for("the subtraction", lambda: 0 < window.selected < everything)
+    rest = window.selected
+    window.put("Drag a rectangle", True)
+    wait_for("the choice", lambda: desk.choices.drag_rectangle)
+    window.drag(corners, None)
+    selects(window, everything - rest)
+    window.drag(((0, 0), (1, 1)), None)
+    wait_for("a word on empty space", lambda: "empty space" in window.status)
+    selects(window, everything - rest)
+
+
+def test_sets_with_a_kept_object(known: KnownRun, window: HeadlessWindow) -> None:
+    window.click(*known.splat.pixel_of(0))
+    selects(window, size(known, 0))
+    window.press("Keep as object")
+    wait_for("the object in the list", lambda: window.value("Object") == "object 1 (1)")
+    window.click(*known.splat.pixel_of(2))
+    selects(window, size(known, 2))
+    for way, expected in (("Union", size(known, 0, 2)), ("Subtract", size(known, 2)), ("Intersect", 0)):
+        window.press(way)
+        selects(window, expected)
+    window.press("Invert")
+    selects(window, 432)
+    window.press("Clear")
+    selects(window, 0)
+
+
+def test_objects_are_renamed_recoloured_hidden_isolated_and_deleted(known: KnownRun, window: HeadlessWindow) -> None:
+    for number in (0, 2):
+        window.click(*known.splat.pixel_of(number))
+        selects(window, size(known, number))
+        window.press("Keep as object")
+        wait_for("the object", lambda n=number: len(window.objects()) == n // 2 + 1)
+    content = known.workspace.shared
+    window.put("Colour", (1, 2, 3))
+    wait_for("the colour", lambda: content.content.objects[1].color == (1, 2, 3))
+    wait_for("the list", lambda: "rgb(1, 2, 3)" in window.html("object 1"))
+    window.put("Visible", False)
+    wait_for("it to be hidden", lambda: window.objects()[0].endswith("hidden"))
+    window.click(*known.splat.pixel_of(0))
+    wait_for("a word on empty space", lambda: "empty space" in window.status)
+    window.press("Show all")
+    wait_for("it to be shown", lambda: not window.objects()[0].endswith("hidden"))
+    window.press("Isolate")
+    wait_for("a word on it", lambda: "shown alone" in window.status)
+    window.click(*known.splat.pixel_of(2))
+    wait_for("a word on empty space", lambda: "empty space" in window.status)
+    window.press("Show all")
+    wait_for("all of it", lambda: "shown alone" not in window.status)
+    window.press("Delete")
+    wait_for("it to go", lambda: window.objects() == [f"object 2 · {size(known, 2)}"])
+    window.press("Undo")
+    wait_for("it to be back", lambda: len(window.objects()) == 2)
+    window.press("Select")
+    wait_for("a selection", lambda: window.selected in (size(known, 0), size(known, 2)))
+
+
+def test_labels_are_divided_picked_merged_and_split(known: KnownRun, window: HeadlessWindow) -> None:
+    window.press("Divide the scene")
+    wait_for("the labels", lambda: "labels at" in window.status and "click picks whole labels" in window.status)
+    wait_for("their colours", lambda: window.value("Show") == "labels and objects")
+    tree = tree_from_leaves(known.splat.parts.numpy(), [np.arange(6) // 2, np.arange(6)], 0)
+    shared = known.workspace.shared
+    shared.apply(Change(trees=((shared.content.tree, shared.content.level), (tree, 0))))
+    window.click(*known.splat.pixel_of(0))
+    selects(window, size(known, 0, 1))
+    window.click(*known.splat.pixel_of(2), "shift")
+    selects(window, size(known, 0, 1, 2, 3))
+    window.press("Merge")
+    wait_for("two labels", lambda: len(shared.content.tree.at_level(0)) == 2)
+    window.press("Undo")
+    wait_for("three labels", lambda: len(shared.content.tree.at_level(0)) == 3)
+    window.click(*known.splat.pixel_of(4))
+    selects(window, size(known, 4, 5))
+    window.press("Split")
+    wait_for("four labels", lambda: len(shared.content.tree.at_level(0)) == 4)
+    wait_for("one of the parts", lambda: window.selected in (size(known, 4), size(known, 5)))
+
+
+def test_every_export_is_downloaded_and_in_the_run(known: KnownRun, window: HeadlessWindow) -> None:
+    window.click(*known.splat.pixel_of(2))
+    selects(window, size(known, 2))
+    window.press("Keep as object")
+    wait_for("the object", lambda: len(window.objects()) == 1)
+    window.put("File name", "mug")
+    expected = {
+        "Selection (PLY)": ["mug.ply"],
+        "Scene without it (PLY)": ["mug_removed.ply"],
+        "Masks in all photos (ZIP)": ["mug_masks.zip"],
+        "Objects as labels (PLY + sidecar)": ["objects.ply", "objects.json", "objects_plain.ply", "objects_plain.npz"],
+        "Image of this view (PNG)": ["view.png"],
+    }
+    folder = known.workspace.run.exports
+    for button, names in expected.items():
+        window.press(button)
+        wait_for(button, lambda names=names: set(names) <= set(window.downloads) and not window.bar)
+        for name in names:
+            assert window.downloads[name] == (folder / name).read_bytes()
+    assert len(load_gaussians(folder / "mug.ply")) == size(known, 2)
+    assert len(load_gaussians(folder / "mug_removed.ply")) == 432 - size(known, 2)
+    assert load_labels(folder / "objects.ply").nodes[0].name == "object 1"
+    with zipfile.ZipFile(io.BytesIO(window.downloads["mug_masks.zip"])) as archive:
+        assert len(archive.namelist()) == len(known.workspace.views) == 2
+    assert Image.open(io.BytesIO(window.downloads["view.png"])).size == (48, 32)
+
+
+def test_sessions_are_saved_and_reopened(known: KnownRun, window: HeadlessWindow) -> None:
+    window.click(*known.splat.pixel_of(2))
+    selects(window, size(known, 2))
+    window.press("Save")
+    wait_for("the session in the list", lambda: window.value("Saved") == "session_1")
+    window.press("Clear")
+    selects(window, 0)
+    window.press("Reopen")
+    selects(window, size(known, 2))
+
+
+def test_modes_are_chosen_and_a_photo_is_shown(known: KnownRun, window: HeadlessWindow) -> None:
+    window.put("Show", "heat map of the last click")
+    wait_for("a word on the click that is missing", lambda: "click one first" in window.status)
+    window.click(*known.splat.pixel_of(2))
+    selects(window, size(known, 2))
+    for mode in ("features (PCA)", "labels and objects", "depth", "heat map of the last click", "photo colours"):
+        sent = window.pieces
+        window.put("Show", mode)
+        wait_for(f"colours of {mode}", lambda sent=sent: window.pieces > sent)
+    window.press("Next")
+    wait_for("the photo", lambda: window.find("front.png"))
+    window.press("Next")
+    wait_for("the next photo", lambda: window.find("side.png"))
