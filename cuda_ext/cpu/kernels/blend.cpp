@@ -32,6 +32,30 @@ SPLATSEG_INLINE Span row_span(const BlendJob& job, int64_t i) {
   return {begin, end};
 }
 
+// Output rows ahead whose ids and weights are fetched: a batch takes some rows of a pool, and there are many pools.
+constexpr int64_t kRowsAhead = 4;
+
+// Asks for the first entries of output row i; the first cache lines hold most rows.
+template <class W>
+SPLATSEG_INLINE void prefetch_entries(const BlendJob& job, int64_t i) {
+  if (i >= job.count) return;
+  const Span span = row_span(job, i);
+  const W* weights = (const W*)job.weights;
+  for (int64_t k = span.begin; k < span.end && k < span.begin + 48; k += 16) {
+    __builtin_prefetch(job.ids + k);
+    __builtin_prefetch(weights + k);
+  }
+}
+
+// Asks for the feature rows of output row i, up to the first 32. Entries that follow in the CSR would not do: the next
+// chosen row is rarely the next one there.
+template <class T>
+SPLATSEG_INLINE void prefetch_features(const BlendJob& job, const T* features, int64_t i) {
+  if (i >= job.count) return;
+  const Span span = row_span(job, i);
+  for (int64_t k = span.begin; k < span.end && k < span.begin + 32; k++) __builtin_prefetch(features + job.ids[k] * job.d);
+}
+
 SPLATSEG_INLINE bool ids_in_range(const int32_t* ids, Span span, int64_t n) {
   uint32_t largest = 0;  // negative ids are large unsigned ones
   for (int64_t k = span.begin; k < span.end; k++) largest = (uint32_t)ids[k] > largest ? (uint32_t)ids[k] : largest;
@@ -44,8 +68,8 @@ SPLATSEG_INLINE void gather(const BlendJob& job, const W* weights, Span span, co
   Vec<T> even[B] = {}, odd[B] = {};
   int64_t k = span.begin;
   for (; k + 2 <= span.end; k += 2) {
-    if (k + kAhead < job.entries) __builtin_prefetch(features + job.ids[k + kAhead] * job.d);
-    if (k + kAhead + 1 < job.entries) __builtin_prefetch(features + job.ids[k + kAhead + 1] * job.d);
+    if (k + kAhead < span.end) __builtin_prefetch(features + job.ids[k + kAhead] * job.d);
+    if (k + kAhead + 1 < span.end) __builtin_prefetch(features + job.ids[k + kAhead + 1] * job.d);
     const T* f = features + job.ids[k] * job.d;
     const T* g = features + job.ids[k + 1] * job.d;
     const Vec<T> w = splat((T)to_scalar(weights[k])), v = splat((T)to_scalar(weights[k + 1]));
@@ -66,6 +90,8 @@ template <class W, class T>
 bool forward(const BlendJob& job, const T* features, T* out, int64_t begin, int64_t end) {
   const W* weights = (const W*)job.weights;
   for (int64_t i = begin; i < end; i++) {
+    prefetch_entries<W>(job, i + kRowsAhead);
+    prefetch_features(job, features, i + 1);
     const Span span = row_span(job, i);
     if (span.begin < 0 || !ids_in_range(job.ids, span, job.n)) return false;
     T* row = out + i * job.d;
