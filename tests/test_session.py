@@ -10,6 +10,7 @@ import pytest
 import torch
 from known_run import KnownRun, make_run
 
+import splatseg
 from splatseg.clusters import tree_from_leaves
 from splatseg.errors import SplatsegError
 from splatseg.selection import Selection
@@ -41,6 +42,11 @@ def test_click_lights_up_the_part_and_the_levels_climb_to_the_object(known: Know
     assert found[0] == part(known, 2) and part(known, 2, 3) in found
     for small, large in itertools.pairwise(found):
         assert len(small - large) == 0  # nested
+
+
+def test_a_run_folder_is_all_a_script_needs(known: KnownRun) -> None:
+    session = splatseg.Session(str(known.workspace.run.folder))
+    assert session.click(known.splat.camera, *known.splat.pixel_of(2)) == part(known, 2)
 
 
 def test_threshold_refines_without_new_scores(known: KnownRun, session: Session) -> None:
