@@ -1,8 +1,7 @@
 """The viewer in a real browser: headless Chromium, driven by mouse and keyboard, on a scene whose parts are known.
 
 It runs where the browser draws at least two pictures a second (two idle cores without a GPU do ten);
-``SPLATSEG_BROWSER=1`` runs it on slower machines too, ``=0`` never. Screenshots go to ``$SPLATSEG_SCREENSHOTS``
-(default ``build/screenshots``). Waits are for states, never for times, and ``$SPLATSEG_PATIENCE`` seconds at most.
+``SPLATSEG_BROWSER=1`` runs it on slower machines too, ``=0`` never. What else can be set: ``chromium.py``.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from chromium import PATIENCE, SCREENSHOTS, executable, open_page, start, wait_for
 from known_scene import KnownScene, make_known_scene
 from PIL import Image
 
@@ -31,34 +31,10 @@ BROWSER = os.environ.get("SPLATSEG_BROWSER", "auto")
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.slow,
-    # Off by default: the whole file has not yet passed in one run on an idle machine.
     pytest.mark.skipif(BROWSER == "0", reason="turned off by SPLATSEG_BROWSER=0"),
 ]
 
 SLOWEST = 2.0  # pictures a second, at the first window
-ROOT = Path(__file__).parents[2]
-SCREENSHOTS = Path(os.environ.get("SPLATSEG_SCREENSHOTS", ROOT / "build" / "screenshots"))
-PATIENCE = float(os.environ.get("SPLATSEG_PATIENCE", "180"))
-FLAGS = [
-    *("--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"),
-    # A page that nobody looks at is given less of the processor; on a busy machine that stops the drawing.
-    *("--disable-renderer-backgrounding", "--disable-backgrounding-occluded-windows"),
-]
-
-# At most some ten pictures a second: drawing as many as it can, the page would keep both cores from server and test.
-CALM = """const next = window.requestAnimationFrame.bind(window);
-window.requestAnimationFrame = (draw) => setTimeout(() => next(draw), 80);
-window.cancelAnimationFrame = (id) => clearTimeout(id);"""
-
-
-def wait_for(what: str, condition: Callable[[], Any]) -> Any:
-    """The first true value of ``condition``."""
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        if value := condition():
-            return value
-        time.sleep(0.1)
-    raise AssertionError(f"waited {PATIENCE:.0f} s in vain for: {what}")
 
 
 class Window:
@@ -67,12 +43,7 @@ class Window:
     def __init__(self, browser: Any, viewer: Any, known: KnownScene, size: tuple[int, int]) -> None:
         before = set(viewer.desks)
         self.viewer, self.known, self.browser = viewer, known, browser
-        self.page = browser.new_context(accept_downloads=True).new_page()
-        self.page.add_init_script(CALM)
-        self.page.set_viewport_size({"width": size[0], "height": size[1]})
-        self.page.set_default_timeout(PATIENCE * 1000)
-        self.page.goto(f"http://127.0.0.1:{viewer.port}/")
-        self.page.get_by_text("Keep as object").wait_for()
+        self.page = open_page(browser, viewer.port, size)
         self._client = wait_for("the window's desk", lambda: set(viewer.desks) - before).pop()
         self.settle()
 
@@ -160,13 +131,11 @@ class Window:
 @pytest.fixture(scope="module")
 def launch() -> Iterator[Callable[[], Any]]:
     """Starts a browser. Every window has one of its own: two pages that draw in one hold each other up."""
-    path = os.environ.get("SPLATSEG_CHROMIUM") or next(
-        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-    )
+    path = executable()
     if path is None:
         pytest.skip("chromium is not installed (Debian: apt-get install chromium; or set SPLATSEG_CHROMIUM)")
     with playwright.sync_playwright() as driver:
-        yield lambda: driver.chromium.launch(executable_path=path, args=FLAGS, timeout=PATIENCE * 1000)
+        yield lambda: start(driver, path)
 
 
 @pytest.fixture(scope="module")

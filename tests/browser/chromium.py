@@ -1,0 +1,61 @@
+"""Headless Chromium for the viewer: where it is, how it is started, and where its pictures go.
+
+``$SPLATSEG_CHROMIUM`` names the browser where it is not on the path. Screenshots of the tests are kept in the folder
+``screenshots`` of ``$SPLATSEG_ARTIFACTS``, which CI keeps, or of ``build`` where that is not set. Waits are for states,
+never for times, and ``$SPLATSEG_PATIENCE`` seconds at most.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+SCREENSHOTS = Path(os.environ.get("SPLATSEG_ARTIFACTS") or ROOT / "build") / "screenshots"
+PATIENCE = float(os.environ.get("SPLATSEG_PATIENCE", "180"))
+FLAGS = [
+    *("--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"),
+    # A page that nobody looks at is given less of the processor; on a busy machine that stops the drawing.
+    *("--disable-renderer-backgrounding", "--disable-backgrounding-occluded-windows"),
+]
+
+# At most some ten pictures a second: drawing as many as it can, the page would keep both cores from server and test.
+CALM = """const next = window.requestAnimationFrame.bind(window);
+window.requestAnimationFrame = (draw) => setTimeout(() => next(draw), 80);
+window.cancelAnimationFrame = (id) => clearTimeout(id);"""
+
+
+def executable() -> str | None:
+    """The browser, if there is one."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return os.environ.get("SPLATSEG_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+
+
+def start(driver: Any, path: str) -> Any:
+    """A running browser of playwright's ``driver``."""
+    return driver.chromium.launch(executable_path=path, args=FLAGS, timeout=PATIENCE * 1000)
+
+
+def open_page(browser: Any, port: int, size: tuple[int, int], script: str = CALM) -> Any:
+    """A page of ``size`` on the viewer at ``port``, when its widgets are there; ``script`` runs in it first."""
+    page = browser.new_context(accept_downloads=True).new_page()
+    page.add_init_script(script)
+    page.set_viewport_size({"width": size[0], "height": size[1]})
+    page.set_default_timeout(PATIENCE * 1000)
+    page.goto(f"http://127.0.0.1:{port}/")
+    page.get_by_text("Keep as object").wait_for()
+    return page
+
+
+def wait_for(what: str, condition: Callable[[], Any]) -> Any:
+    """The first true value of ``condition``; an AssertionError that names ``what`` if there is none in time."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.1)
+    raise AssertionError(f"waited {PATIENCE:.0f} s in vain for: {what}")
