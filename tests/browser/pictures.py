@@ -1,0 +1,259 @@
+"""Makes the pictures of docs/viewer.md: ``python tests/browser/pictures.py runs/demo [NAME ...]``, after ``make demo``.
+
+A headless browser is led through the viewer on the demo's fitted scene. Every step is taken by what a person would use
+(canvas, keys, buttons), each picture when the page shows the step; some pictures are drawn by the server alone (NAME
+``drawn``: only those). It needs an idle machine. Look at all before committing them.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from chromium import PATIENCE, ROOT, executable, open_page, start, wait_for
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+from splatseg.session import Session, Workspace
+from splatseg.session.display import Look, overlay
+from splatseg.session.exports import draw
+from splatseg.viewer import ServerConfig, Viewer, ViewerConfig
+from splatseg.viewer.panel_view import LOOKS
+
+IMAGES = ROOT / "docs" / "images"
+SIZE = (900, 540)
+LIMIT = 30_000  # drawn Gaussians: a browser without a GPU takes minutes a picture for all of the demo's 83,000
+QUALITY = 82
+# The page draws only when it is told to: drawing takes all of a small machine, the gestures in between need none of it.
+PLAIN = """const getContext = HTMLCanvasElement.prototype.getContext;
+HTMLCanvasElement.prototype.getContext = function (kind, options) {
+  return getContext.call(this, kind, kind.startsWith("webgl") ? { ...options, antialias: false } : options);
+};
+const next = window.requestAnimationFrame.bind(window);
+window.hold = false;
+window.requestAnimationFrame = (draw) => {
+  const attempt = () => (window.hold ? setTimeout(attempt, 50) : next(draw));
+  attempt();
+};"""
+FRAMES = """(n) => new Promise((done) => {
+  window.hold = false;
+  const draw = () => { if (n--) requestAnimationFrame(draw); else { window.hold = true; done(); } };
+  draw();
+})"""
+DRAWN = 3  # pictures the page draws between a change and its photograph: sorting and colours come one after another
+# Places in the first photo of the demo's scene, columns and rows of 320 x 240.
+BELLY, CHEST, MUSHROOM, WALL = (93, 185), (88, 132), (205, 150), (160, 20)
+
+
+class Guide:
+    """Leads one window through the viewer."""
+
+    def __init__(self, page: Any, viewer: Viewer, only: list[str]) -> None:
+        self.page, self.only, self.started = page, only, time.monotonic()
+        (self.desk,) = viewer.desks.values()
+        self.settle()
+        self.page.add_style_tag(content=".mantine-Notification-root {display: none}")  # viser's word on slow drawing
+
+    def settle(self) -> None:
+        time.sleep(0.5)  # the gesture's way to the server
+        assert self.desk._mailbox.wait_idle(PATIENCE)
+        self.draw(2)  # what the server says is taken up when the page draws
+
+    def draw(self, pictures: int) -> None:
+        self.page.evaluate(FRAMES, pictures)
+
+    def gesture(self, act: Callable[[], object]) -> None:
+        """Do ``act`` and wait until it has reached the session."""
+        before = self.desk.session.step
+        act()
+        wait_for("the gesture to arrive", lambda: self.desk.session.step is not before)
+        self.settle()
+
+    def click(self, place: tuple[int, int], key: str | None = None) -> None:
+        """Click what the first photo shows at ``place``; the page shows that photo's height."""
+        box = self.page.locator("canvas").first.bounding_box()
+        scale = box["height"] / 240
+        x, y = box["x"] + box["width"] / 2 + (place[0] - 160) * scale, box["y"] + place[1] * scale
+        if key:
+            self.page.keyboard.down(key)
+        self.gesture(lambda: self.page.mouse.click(x, y))
+        if key:
+            self.page.keyboard.up(key)
+
+    def level(self, index: int) -> None:
+        """Move the level slider with the keys; again where it was made anew under the hand."""
+        while (active := self.desk.session.active) is None or active.level != index:
+            assert active is not None and active.level is not None and active.level < index
+            self.page.get_by_role("slider").first.focus()
+            self.page.keyboard.press("ArrowRight")
+            self.settle()
+
+    def press(self, text: str) -> None:
+        self.page.get_by_text(text, exact=True).first.click()
+
+    def tab(self, name: str) -> None:
+        self.page.get_by_role("tab", name=name).click()
+
+    def show(self, look: str) -> None:
+        """Choose what the View tab shows."""
+        self.tab("View")
+        next(box for box in self.page.get_by_role("textbox").all() if box.input_value() in LOOKS).click()
+        self.page.get_by_role("option", name=look).click()
+        self.settle()
+
+    def name(self, old: str, new: str) -> None:
+        """Type a new name for what is selected and keep it."""
+        boxes = self.page.get_by_role("textbox").all()
+        next(box for box in boxes if box.input_value() == old).fill(new)
+        self.page.keyboard.press("Tab")
+        time.sleep(1)  # viser sends what is typed after a pause
+        self.gesture(lambda: self.press("Keep as object"))
+
+    def shoot(self, name: str) -> None:
+        """Keep a picture of the page as ``viewer-NAME.jpg``."""
+        if self.only and name not in self.only:
+            return
+        self.settle()
+        self.draw(DRAWN)
+        with tempfile.NamedTemporaryFile(suffix=".png") as file:
+            self.page.screenshot(path=file.name, timeout=PATIENCE * 1000)
+            path = IMAGES / f"viewer-{name}.jpg"
+            Image.open(file.name).convert("RGB").save(path, quality=QUALITY, optimize=True)
+        print(f"{path} ({path.stat().st_size / 1000:.0f} kB, {time.monotonic() - self.started:.0f} s)", flush=True)
+
+
+def select(guide: Guide) -> None:
+    """Pictures of clicks, the slider, and the score."""
+    guide.shoot("open")
+    guide.click(BELLY)
+    guide.shoot("part")
+    guide.level(1)
+    guide.shoot("object")
+    guide.show("heat map of the last click")
+    guide.shoot("heat")
+    guide.show("features (PCA)")
+    guide.shoot("pca")
+    guide.show("photo colours")
+    guide.tab("Select")
+    guide.click(CHEST, "Alt")
+    guide.shoot("subtract")
+    guide.gesture(lambda: guide.page.keyboard.press("Control+z"))
+    guide.click(MUSHROOM, "Shift")
+    guide.shoot("add")
+    guide.gesture(lambda: guide.page.keyboard.press("Control+z"))
+
+
+def keep(guide: Guide) -> None:
+    """Pictures of objects: the list, one alone, the scene without one."""
+    guide.name("object 1", "snowman")
+    guide.click(MUSHROOM)
+    guide.level(1)
+    guide.name("object 1", "mushroom")
+    guide.gesture(lambda: guide.page.keyboard.press("Escape"))
+    guide.show("labels and objects")
+    guide.tab("Objects")
+    guide.page.get_by_text("snowman · ").first.click()
+    guide.shoot("list")
+    guide.show("photo colours")
+    guide.tab("Objects")
+    guide.gesture(lambda: guide.page.get_by_text("Visible", exact=True).first.click())
+    guide.shoot("without")
+    guide.gesture(lambda: guide.press("Show all"))
+
+
+def divide(guide: Guide) -> None:
+    """Pictures of the labels of the whole scene, and of the bar while they are made."""
+    guide.tab("Labels")
+    guide.press("Divide the scene")
+    wait_for("the bar", lambda: guide.page.get_by_text("Cancel", exact=True).first.is_visible())
+    if not guide.only or "progress" in guide.only:
+        guide.shoot("progress")
+    wait_for("the labels", lambda: guide.desk.job is None)
+    guide.settle()
+    guide.page.get_by_role("slider").last.focus()
+    guide.gesture(lambda: guide.page.keyboard.press("End"))
+    guide.shoot("labels")
+
+
+def rest(guide: Guide) -> None:
+    """Pictures of the photo beside the render, and of a download."""
+    guide.press("Click picks whole labels")
+    guide.show("photo colours")
+    guide.click(BELLY)
+    guide.tab("Select")
+    guide.level(1)
+    guide.tab("Files")
+    with guide.page.expect_download():
+        guide.press("Selection (PLY)")
+    guide.shoot("files")
+    guide.tab("View")
+    guide.press("Next")
+    guide.page.get_by_text("train_000.jpg").first.wait_for()
+    guide.shoot("beside")
+
+
+def drawn(run: Path) -> None:
+    """Pictures that need no browser: what "Image of this view" draws in each mode, and the photo panel's picture."""
+    session = Session(run)
+    view = session.workspace.views[0]
+    camera = view.camera.resized(480, 360)
+    session.click(view, *BELLY)
+    session.set_level(1)
+    photo = np.hstack(
+        [np.array(Image.fromarray(overlay(session, view)).resize((480, 360))), draw(session, camera, Look())]
+    )
+    kept = session.keep("snowman")
+    session.click(view, *MUSHROOM)
+    session.set_level(1)
+    session.keep("mushroom")
+    session.clear()
+    objects = draw(session, camera, Look("labels"))
+    session.show(kept.id, False)
+    pictures = {"photo": photo, "objects": np.hstack([objects, draw(session, camera, Look())])}
+    session.show(kept.id)
+    for entry in session.objects:
+        session.delete(entry.id)
+    assert session.tree is not None
+    session.set_label_level(session.tree.levels - 1)
+    row = [draw(session, camera, Look(mode)) for mode in ("features", "labels", "depth")]
+    pictures["modes"] = np.hstack(row)
+    for name, pixels in pictures.items():
+        path = IMAGES / f"viewer-{name}.jpg"
+        Image.fromarray(pixels).save(path, quality=QUALITY, optimize=True)
+        print(f"{path} ({path.stat().st_size / 1000:.0f} kB)", flush=True)
+
+
+def main(run: Path, only: list[str]) -> None:
+    drawn(run)
+    if only == ["drawn"]:
+        return
+    path = executable()
+    if path is None:
+        raise SystemExit("error: chromium is not installed (Debian: apt-get install chromium)")
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / run.name  # objects and exports of the pictures do not belong in the run
+        copy.mkdir()
+        for file in run.resolve().iterdir():
+            if file.name not in ("sessions", "exports"):
+                (copy / file.name).symlink_to(file)
+        viewer = Viewer(Workspace.open(copy), ViewerConfig(ServerConfig(port=0), LIMIT))
+        try:
+            with sync_playwright() as driver:
+                browser = start(driver, path)
+                guide = Guide(open_page(browser, viewer.port, SIZE, PLAIN), viewer, only)
+                for part in (select, keep, divide, rest):
+                    part(guide)
+                browser.close()
+        finally:
+            viewer.close()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        raise SystemExit(__doc__)
+    main(Path(sys.argv[1]), sys.argv[2:])
