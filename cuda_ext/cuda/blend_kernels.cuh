@@ -66,10 +66,24 @@ __device__ Pack<T, V> zero_pack() {
   return pack;
 }
 
+// Entries [base, base + kWarp) of a row in groups of L lanes: visit(id, weight) for those of this lane's group, in order. The
+// warp reads them together; own_id is this lane's, and one out of range is skipped.
+template <int L, class T, class W, class Visit>
+__device__ void visit_entries(const BlendTask<T, W>& t, const RowRange& r, int64_t base, int own_id, Visit visit) {
+  const int lane = threadIdx.x % kWarp, group = lane / L;
+  const T own_weight = base + lane < r.end ? (T)weight_of(t.weights[base + lane]) : T(0);
+#pragma unroll
+  for (int k = 0; k < kWarp; k += kWarp / L) {
+    if (base + k >= r.end) break;
+    const int id = __shfl_sync(kFullWarp, own_id, k + group);
+    const T weight = __shfl_sync(kFullWarp, own_weight, k + group);
+    if (id >= 0 && id < t.n) visit(id, weight);
+  }
+}
+
 // out[row] = sum of weights[k] * matrix[ids[k]], in an order that depends on nothing but the row's length.
 template <class T, class W, int V, int L>
 __global__ void blend_rows(BlendTask<T, W> t) {
-  constexpr int kGroups = kWarp / L;
   const int lane = threadIdx.x % kWarp, group = lane / L, sub = lane % L;
   const RowRange r = row_range(t);
   if (r.row >= t.rows) return;
@@ -77,19 +91,13 @@ __global__ void blend_rows(BlendTask<T, W> t) {
     const int64_t c = first + sub * V;
     auto sum = zero_pack<T, V>();
     for (int64_t base = r.begin; base < r.end; base += kWarp) {
-      const bool real = base + lane < r.end;
-      const int own_id = real ? t.ids[base + lane] : -1;
-      const T own_weight = real ? (T)weight_of(t.weights[base + lane]) : T(0);
-#pragma unroll
-      for (int k = 0; k < kWarp; k += kGroups) {
-        if (base + k >= r.end) break;
-        const int id = __shfl_sync(kFullWarp, own_id, k + group);
-        const T weight = __shfl_sync(kFullWarp, own_weight, k + group);
-        if (id < 0 || id >= t.n || c >= t.d) continue;
+      const int own_id = base + lane < r.end ? t.ids[base + lane] : -1;
+      visit_entries<L>(t, r, base, own_id, [&](int id, T weight) {
+        if (c >= t.d) return;
         const auto feature = *reinterpret_cast<const Pack<T, V>*>(t.matrix + id * t.d + c);
 #pragma unroll
         for (int v = 0; v < V; v++) sum.value[v] += weight * feature.value[v];
-      }
+      });
     }
 #pragma unroll
     for (int step = L; step < kWarp; step *= 2) {
@@ -116,8 +124,7 @@ __device__ void add_atomically(T* at, const Pack<T, V>& x) {
 // out) only mark what they touch.
 template <class T, class W, int V, int L>
 __global__ void scatter_rows(BlendTask<T, W> t) {
-  constexpr int kGroups = kWarp / L;
-  const int lane = threadIdx.x % kWarp, group = lane / L, sub = lane % L;
+  const int lane = threadIdx.x % kWarp, sub = lane % L;
   const RowRange r = row_range(t);
   if (r.row >= t.rows) return;
   for (int64_t first = 0; first < t.d; first += V * L) {
@@ -129,21 +136,16 @@ __global__ void scatter_rows(BlendTask<T, W> t) {
     for (int v = 0; v < V; v++) any |= grad.value[v] != 0;
     any = __any_sync(kFullWarp, any);
     for (int64_t base = r.begin; base < r.end; base += kWarp) {
-      const bool real = base + lane < r.end;
-      const int own_id = real ? t.ids[base + lane] : -1;
+      const int own_id = base + lane < r.end ? t.ids[base + lane] : -1;
       if (first == 0 && t.touched && own_id >= 0 && own_id < t.n) t.touched[own_id] = 1;
       if (!any) continue;
-      const T own_weight = real ? (T)weight_of(t.weights[base + lane]) : T(0);
-      for (int k = 0; k < kWarp; k += kGroups) {
-        if (base + k >= r.end) break;
-        const int id = __shfl_sync(kFullWarp, own_id, k + group);
-        const T weight = __shfl_sync(kFullWarp, own_weight, k + group);
-        if (id < 0 || id >= t.n || c >= t.d) continue;
+      visit_entries<L>(t, r, base, own_id, [&](int id, T weight) {
+        if (c >= t.d) return;
         Pack<T, V> term;
 #pragma unroll
         for (int v = 0; v < V; v++) term.value[v] = weight * grad.value[v];
         add_atomically(t.out + id * t.d + c, term);
-      }
+      });
     }
   }
 }
