@@ -30,13 +30,14 @@ class CodeConfig:
         margin: wanted distance between the lowest cosine inside a segment and the highest outside.
         sharpness: of the smooth minimum, maximum and hinge; smaller gives codes of small parts that coincide.
         patterns: at most so many, those that fill most of the pixels, shape the codes; the others follow from them.
+            Patterns beyond the real ones are borders of masks that do not quite agree: their wishes cost the others.
     """
 
     steps: int = 400
     lr: float = 0.05
     margin: float = 0.2
     sharpness: float = 20.0
-    patterns: int = 500
+    patterns: int = 200
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.patterns < 1:

@@ -9,7 +9,7 @@ belongs to a segment if the segment's masks hold it in most of what their views 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,8 @@ class ConsensusConfig:
     """When masks of different views are the same thing.
 
     Attributes:
+        pixels: looked at in a view, drawn from all of them; a part of a few hundred pixels needs a good share of them.
+        total_pixels: ... and in all views together; bounds the time and, at some 40 bytes a pixel, the memory.
         seed_iou: overlap, on the Gaussians that both views see, from which two masks found a segment. High, as an
             object and its largest part may overlap by more than ``min_iou``.
         min_iou: overlap from which a mask then counts as one of a segment's.
@@ -37,10 +39,14 @@ class ConsensusConfig:
         duplicate_iou: overlap from which two segments are one.
         min_weight: a view sees a Gaussian whose blending weights sum to more in its pool.
         nesting: a segment takes over the Gaussians of another that lies in it by more than this share; 1 turns it off.
+        rest: what a segment has beside its parts is a segment too, if it is more than this share of it and no
+            duplicate: the door of a cabinet without its handle. 1 turns it off.
         rounds: how often the masks are handed out anew to the segments found so far.
         max_gaussians: masks are compared on at most so many Gaussians; bounds time and memory on large splats.
     """
 
+    pixels: int = 131_072
+    total_pixels: int = 2**23
     seed_iou: float = 0.8
     min_iou: float = 0.6
     min_views: int = 3
@@ -48,6 +54,7 @@ class ConsensusConfig:
     duplicate_iou: float = 0.9
     min_weight: float = 0.02
     nesting: float = 0.9
+    rest: float = 0.1
     rounds: int = 3
     max_gaussians: int = 200_000
 
@@ -55,9 +62,10 @@ class ConsensusConfig:
         for name in ("seed_iou", "min_iou", "duplicate_iou", "nesting"):
             if not 0.5 <= getattr(self, name) <= 1:
                 raise SplatsegError(f"consensus.{name}: expected a share in [0.5, 1], found {getattr(self, name)}")
-        if not 0 <= self.min_share <= 1:
-            raise SplatsegError(f"consensus.min_share: expected a share in [0, 1], found {self.min_share}")
-        for name in ("min_views", "rounds", "max_gaussians"):
+        for name in ("min_share", "rest"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SplatsegError(f"consensus.{name}: expected a share in [0, 1], found {getattr(self, name)}")
+        for name in ("pixels", "total_pixels", "min_views", "rounds", "max_gaussians"):
             if getattr(self, name) < 1:
                 raise SplatsegError(f"consensus.{name}: expected at least 1, found {getattr(self, name)}")
 
@@ -95,17 +103,19 @@ class _Evidence:
 
 
 def find_segments(
-    pools: Sequence[PixelPool], count: int, config: ConsensusConfig = ConsensusConfig(), seed: int = 0
+    pools: Iterable[PixelPool], count: int, config: ConsensusConfig = ConsensusConfig(), seed: int = 0
 ) -> Segments:
     """The segments of a splat of ``count`` Gaussians; none where no mask is confirmed.
 
     Args:
-        pools: one a view, traced on that splat.
+        pools: one a view, traced on that splat, of masked and unmasked pixels alike; taken one at a time.
         count: number of Gaussians.
         config: settings.
         seed: of the choice of Gaussians that masks are compared on, where there are more than ``max_gaussians``.
     """
     evidence = _gather(pools, count, config.min_weight)
+    if evidence is None:
+        return Segments(sparse.csr_matrix((count, 0), dtype=bool), np.zeros(count, np.float32), np.zeros(0, np.int64))
     compared = evidence
     if count > config.max_gaussians:
         chosen = np.random.default_rng(seed).choice(count, config.max_gaussians, replace=False)
@@ -116,8 +126,11 @@ def find_segments(
     inside = _vote(evidence, owner)
     if config.nesting < 1:
         inside = _nest(inside, evidence.weights, config.nesting)
-    views = [len(np.unique(evidence.view[owner == segment])) for segment in range(inside.shape[1])]
-    return Segments(inside.astype(bool), evidence.weights, np.array(views, np.int64))
+    views = np.array([len(np.unique(evidence.view[owner == k])) for k in range(inside.shape[1])], np.int64)
+    if config.rest < 1 and len(views):
+        rests, parents = _rests(inside, evidence.weights, config)
+        inside, views = sparse.hstack([inside, *rests]).tocsr(), np.concatenate([views, views[parents]])
+    return Segments(inside.astype(bool), evidence.weights, views)
 
 
 def observe(pool: PixelPool, count: int) -> tuple[sparse.csr_matrix, Floats]:
@@ -127,9 +140,15 @@ def observe(pool: PixelPool, count: int) -> tuple[sparse.csr_matrix, Floats]:
         (count, masks) 0/1: most of the Gaussian's weight lies on pixels of the mask; and its weight (count,).
     """
     c = pool.contributions
-    entries = pool.patch[c.entry_rows()].cpu().numpy()
-    ids, values = c.ids.cpu().numpy(), c.weights.float().cpu().numpy()
-    on_patch = sparse.coo_matrix((values, (ids, entries)), shape=(count, len(pool.membership))).tocsr()
+    pixels = len(c.offsets) - 1
+    shown = sparse.csr_matrix(
+        (c.weights.float().cpu().numpy(), c.ids.cpu().numpy(), c.offsets.cpu().numpy()), shape=(pixels, count)
+    )
+    patch = pool.patch.cpu().numpy()
+    of_patch = sparse.csr_matrix(
+        (np.ones(pixels, np.float32), (patch, np.arange(pixels))), shape=(len(pool.membership), pixels)
+    )
+    on_patch = (of_patch @ shown).T.tocsr()
     weight = np.asarray(on_patch.sum(axis=1), np.float32).ravel()
     words = pool.membership.cpu().numpy()
     bits = ((words[:, :, None] >> np.arange(64)) & 1).reshape(len(words), -1)
@@ -139,7 +158,8 @@ def observe(pool: PixelPool, count: int) -> tuple[sparse.csr_matrix, Floats]:
     return sparse.csr_matrix((ones, (on_mask.row[most], on_mask.col[most])), shape=on_mask.shape), weight
 
 
-def _gather(pools: Sequence[PixelPool], count: int, min_weight: float) -> _Evidence:
+def _gather(pools: Iterable[PixelPool], count: int, min_weight: float) -> _Evidence | None:
+    """What all views say; None where there are none."""
     masks, seen, view = [], [], []
     for number, pool in enumerate(pools):
         inside, weight = observe(pool, count)
@@ -147,6 +167,8 @@ def _gather(pools: Sequence[PixelPool], count: int, min_weight: float) -> _Evide
         masks.append(sparse.diags((weight > 0).astype(np.float32)) @ inside)
         seen.append(sparse.csr_matrix(weight[:, None]))
         view.append(np.full(inside.shape[1], number, np.int64))
+    if not masks:
+        return None
     together = sparse.hstack(masks).tocsr()
     together.eliminate_zeros()
     weights = sparse.hstack(seen).tocsr()
@@ -249,3 +271,25 @@ def _nest(inside: sparse.csr_matrix, weights: Floats, share: float) -> sparse.cs
             if overlap[small, large] > share * area[small]:
                 columns[large] = columns[large].maximum(columns[small])
     return sparse.hstack([columns[k] for k in range(len(area))]).tocsr() if len(area) else inside
+
+
+def _rests(
+    inside: sparse.csr_matrix, weights: Floats, config: ConsensusConfig
+) -> tuple[list[sparse.csr_matrix], list[int]]:
+    """(n, 1) columns of what segments have beside their parts, where it is worth a segment, and those segments."""
+    overlap = (inside.T @ (sparse.diags(weights) @ inside)).toarray()
+    area = overlap.diagonal()
+    rests: list[sparse.csr_matrix] = []
+    parents: list[int] = []
+    for whole in range(len(area)):
+        within = (overlap[whole] > config.nesting * area) & (area < config.duplicate_iou * area[whole])
+        if not within.any():
+            continue
+        part = np.asarray(inside[:, np.flatnonzero(within)].sum(axis=1)).ravel() > 0
+        rest = (inside[:, [whole]].toarray().ravel() > 0) & ~part
+        size = float(weights[rest].sum())
+        shared = inside.T @ np.where(rest, weights, 0)
+        if size > config.rest * area[whole] and not (shared >= config.duplicate_iou * (size + area - shared)).any():
+            rests.append(sparse.csr_matrix(rest[:, None], dtype=np.float32))
+            parents.append(whole)
+    return rests, parents

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -183,7 +183,7 @@ def fit_features(
     Args:
         gaussians: the frozen splat; its device is where the fit computes.
         views: training views.
-        hierarchy_of: loads the patch hierarchy of a view, called once a view.
+        hierarchy_of: loads the patch hierarchy of a view, called at most twice a view.
         config: see :class:`FeatureConfig`.
         hooks: checkpoints and log; a checkpoint found there is taken up.
 
@@ -197,7 +197,7 @@ def fit_features(
     hooks = hooks or FitHooks()
     trainer = FeatureTrainer(gaussians, views, hierarchy_of, config)
     saved = hooks.load_checkpoint()
-    first = trainer.restore(saved) if saved else trainer.start()
+    first = trainer.restore(saved) if saved else trainer.start(hooks.quiet)
     before = float(saved["seconds"]) if saved else 0.0
     started = last_saved = time.monotonic()
     report_every = max(config.steps // 20, 1)
@@ -231,30 +231,45 @@ class FeatureTrainer:
         self.gaussians = gaussians.detach()
         self.views = views
         self.config = config
-        sampling = replace(config.sampling, unmasked=True) if config.init == "consensus" else config.sampling
-        self.pools = PoolCache(self.gaussians, views, hierarchy_of, sampling, config.seed)
+        self.hierarchy_of = hierarchy_of
+        self.pools = PoolCache(self.gaussians, views, hierarchy_of, config.sampling, config.seed)
         noise = torch.randn(len(gaussians), config.dim, generator=torch.Generator().manual_seed(config.seed))
         self.features = (noise * config.init_sigma).to(gaussians.device)
         self.optimizer = SparseFeatureAdam(self.features, AdamConfig(lr=config.lr, norm_weight=config.loss.norm_weight))
-        self.replays = can_replay(self.features) and not (config.full_render or config.hold_codes)
+        self.replays = can_replay(self.features) and not config.full_render
         self._replayed: PooledSteps | None = None
         self.held: Tensor | None = None
-        """(n,) bool: Gaussians whose features stay as they are; None before :meth:`start`."""
-        self._codes = self.features
+        """(n,) bool: Gaussians in an agreed segment, which ``hold_codes`` keeps; None before :meth:`start`."""
 
-    def start(self) -> int:
+    def start(self, quiet: bool = True) -> int:
         """Set the first features as ``config.init`` says; returns 0, the number of steps done."""
         self.held = torch.zeros(len(self.gaussians), dtype=torch.bool, device=self.features.device)
-        pools = [self.pools.get(index) for index in range(len(self.views))] if self.config.init == "consensus" else []
-        found = [pool for pool in pools if pool is not None]
-        if found:
-            segments = find_segments(found, len(self.gaussians), self.config.consensus, self.config.seed)
+        if self.config.init == "consensus":
+            with Progress(len(self.views), "consensus", quiet=quiet) as progress:
+                pools = self._evidence(progress)
+                segments = find_segments(pools, len(self.gaussians), self.config.consensus, self.config.seed)
             codes = segment_features(segments, self.config.dim, self.config.codes, self.config.seed)
             codes = codes.to(self.features.device)
             self.held = (codes != 0).any(dim=1)
             self.features[self.held] = codes[self.held]
-        self._codes = self.features.clone()
+        self._hold()
         return 0
+
+    def _evidence(self, progress: Progress) -> Iterator[PixelPool]:
+        """A pool a view, of pixels in and outside masks; none is kept."""
+        consensus, seed = self.config.consensus, self.config.seed
+        pixels = max(min(consensus.pixels, consensus.total_pixels // len(self.views)), 1)
+        config = replace(self.config.sampling, pool_pixels=pixels, batch_pixels=1, unmasked=True)
+        for index, view in enumerate(self.views):
+            generator = torch.Generator(self.gaussians.device).manual_seed(seed * 1_000_003 + index)
+            pool = sample_pool(self.gaussians, view, self.hierarchy_of(view), config, generator)
+            progress.advance()
+            if pool is not None:
+                yield pool
+
+    def _hold(self) -> None:
+        if self.config.hold_codes and self.held is not None:
+            self.optimizer.freeze(self.held)
 
     def advance(self, step: int, until: int) -> tuple[int, float]:
         """Make steps from number ``step`` on, one or, where the device replays them, all before ``until``.
@@ -314,8 +329,6 @@ class FeatureTrainer:
                 )
                 self.optimizer.accumulate(pool.contributions, grad, batch.rows)
             self.optimizer.step(learning_rate(self.config, step))
-            if self.config.hold_codes and self.held is not None:
-                self.features.copy_(torch.where(self.held[:, None], self._codes, self.features))
             return float(loss)
         raise SplatsegError(NO_MASKS)
 
@@ -345,6 +358,6 @@ class FeatureTrainer:
             )
         self.features.copy_(saved["features"])
         self.held = saved["held"].to(self.features.device)
-        self._codes = self.features.clone()
+        self._hold()
         self.optimizer.load_state_dict(saved)
         return int(saved["step"])

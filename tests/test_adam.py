@@ -126,6 +126,30 @@ def test_dense_gradients_touch_their_nonzero_rows() -> None:
     assert untouched.any() and torch.equal(dense[untouched], start[untouched])
 
 
+@pytest.mark.parametrize("replayed", [False, True])
+def test_frozen_rows_stay_and_others_step_as_ever(replayed: bool) -> None:
+    c = random_contributions(50, 90, seed=1)
+    start, grad = torch.randn(90, 8), torch.randn(50, 8)
+    free, held = start.clone(), start.clone()
+    one, other = SparseFeatureAdam(free), SparseFeatureAdam(held)
+    rows = torch.arange(90) % 3 == 0
+    other.accumulate(c, grad)
+    other.freeze(rows)  # what came before is forgotten
+    for _ in range(3):
+        for optimizer in (one, other):
+            optimizer.accumulate(c, grad)
+            if replayed:
+                optimizer.steps += 1
+                optimizer.step_at(torch.tensor(optimizer.rates(optimizer.steps), dtype=torch.float64))
+            else:
+                optimizer.step()
+    moved = (free != start).any(1)
+    assert bool((moved & rows).any()) and bool((moved & ~rows).any())
+    assert torch.equal(held[rows], start[rows]) and torch.equal(held[~rows], free[~rows])
+    with pytest.raises(SplatsegError, match="rows"):
+        other.freeze(rows[:5])
+
+
 def test_same_bits_for_any_thread_count() -> None:
     c = random_contributions(3000, 5000)
     grad, start = torch.randn(3000, 16), torch.randn(5000, 16)

@@ -80,7 +80,7 @@ def test_two_sides_of_one_object_are_one_segment() -> None:
 def test_what_a_view_leaves_unmasked_speaks_against_a_mask() -> None:
     """Two lemons with one mask in some views, and only the first lemon masked in others: that mask is not the pair."""
     pools = [pool_of([OBJECT, OTHER])] * 3 + [pool_of([PART_A, OTHER])] * 4
-    assert sets_of(find_segments(pools, 40)) == wanted(OBJECT, PART_A, OTHER)
+    assert sets_of(find_segments(pools, 40, ConsensusConfig(rest=1))) == wanted(OBJECT, PART_A, OTHER)
 
 
 def test_duplicates_become_one_segment() -> None:
@@ -93,8 +93,31 @@ def test_duplicates_become_one_segment() -> None:
 
 def test_a_segment_takes_over_what_lies_in_it() -> None:
     pools = [pool_of([PART_A, [*range(1, 20)], OTHER]) for _ in range(4)]
-    assert sets_of(find_segments(pools, 40, ConsensusConfig(nesting=0.8))) == wanted(PART_A, OBJECT, OTHER)
-    assert sets_of(find_segments(pools, 40, ConsensusConfig(nesting=1))) == wanted(PART_A, range(1, 20), OTHER)
+    assert sets_of(find_segments(pools, 40, ConsensusConfig(nesting=0.8, rest=1))) == wanted(PART_A, OBJECT, OTHER)
+    assert sets_of(find_segments(pools, 40, ConsensusConfig(nesting=1, rest=1))) == wanted(PART_A, range(1, 20), OTHER)
+
+
+def test_what_a_segment_has_beside_its_parts_is_a_segment() -> None:
+    """A door of which only the handle has masks of its own: the panel is what is left, with the views of the door."""
+    pools = [pool_of([PART_A, OBJECT, OTHER])] * 4
+    segments = find_segments(pools, 40)
+    assert sets_of(segments) == wanted(PART_A, PART_B, OBJECT, OTHER)
+    assert segments.views.tolist() == [4, 4, 4, 4]
+    assert sets_of(find_segments(pools, 40, ConsensusConfig(rest=1))) == wanted(PART_A, OBJECT, OTHER)
+
+
+def test_a_sliver_beside_the_parts_is_none() -> None:
+    pools = [pool_of([range(9), range(9, 17), range(18), OTHER])] * 4
+    assert sets_of(find_segments(pools, 40, ConsensusConfig(rest=0.1))) == wanted(
+        range(9), range(9, 17), range(18), OTHER
+    )
+    with_sliver = find_segments(pools, 40, ConsensusConfig(rest=0.05))
+    assert frozenset([17]) in sets_of(with_sliver), "one Gaussian of eighteen"
+
+
+def test_no_pool_gives_no_segment() -> None:
+    segments = find_segments([], 7)
+    assert len(segments) == 0 and segments.inside.shape == (7, 0) and segments.weights.tolist() == [0] * 7
 
 
 def test_large_splats_compare_masks_on_a_sample(gappy: list[PixelPool]) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from test_geometry import camera_at
 
+from splatseg.consensus import ConsensusConfig
 from splatseg.errors import SplatsegError
 from splatseg.features import FeatureConfig, FeatureTrainer, fit_features, learning_rate
 from splatseg.gaussians import Gaussians
@@ -192,6 +193,25 @@ def test_consensus_separates_objects_and_holds_their_codes(world: Any) -> None:
     for step in range(3):
         trainer.step(step)
     assert torch.equal(trainer.features[trainer.held], first[trainer.held])
+
+
+def test_consensus_looks_at_no_more_pixels_than_its_bounds(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """96x72 = 6912 pixels a view, eight views; no view's evidence is kept beside the next one's."""
+    gaussians, views, hierarchy_of, _ = world
+    for bounds, expected in (({"pixels": 500}, 500), ({"total_pixels": 1600}, 200), ({}, 6912)):
+        drawn: list[int] = []
+
+        def spy(*arguments: Any, drawn: list[int] = drawn) -> Any:
+            pool = sample_pool(*arguments)
+            drawn.append(len(pool.contributions))
+            return pool
+
+        monkeypatch.setattr("splatseg.features.sample_pool", spy)
+        config = small(init="consensus", consensus=ConsensusConfig(**bounds))
+        trainer = FeatureTrainer(gaussians, views, hierarchy_of, config)
+        trainer.start()
+        assert drawn == [expected] * 8
+        assert trainer.pools.nbytes == 0
 
 
 def test_the_loss_trains_what_no_segment_holds(world: Any) -> None:

@@ -44,6 +44,20 @@ def test_batches_as_large_as_the_pool_give_the_same_fit(world: Any) -> None:  # 
     assert (plain.features - small().init_sigma).abs().max() > 0.05, "the fit has moved"
 
 
+def test_held_codes_stay_while_steps_are_replayed(world: Any) -> None:  # noqa: F811
+    held = {"steps": 6, "sampling": WHOLE, "init": "consensus", "hold_codes": True}
+    plain, replayed = trainers(world, **held)
+    for trainer in (plain, replayed):
+        trainer.start()
+    first = replayed.features.clone()
+    for step in range(6):
+        plain.step(step)
+    replayed.advance(0, 6)
+    assert replayed.held is not None and bool(replayed.held.any())
+    assert torch.equal(replayed.features[replayed.held], first[replayed.held])
+    torch.testing.assert_close(replayed.features, plain.features, rtol=1e-2, atol=2e-4)
+
+
 def test_smaller_batches_fit_too_and_repeat_no_pixel(world: Any) -> None:  # noqa: F811
     _, replayed = trainers(world, steps=40, sampling=SamplingConfig(pool_pixels=1200, batch_pixels=300))
     first = replayed.advance(0, 1)[1]

@@ -79,6 +79,13 @@ class SparseFeatureAdam:
         self._grad = torch.zeros_like(features)
         self._touched = torch.zeros(features.shape[0], dtype=torch.uint8, device=features.device)
         self._bad = torch.full((), NO_ROW, dtype=torch.int64, device=features.device)
+        self._movable: Tensor | None = None
+
+    def freeze(self, rows: Tensor) -> None:
+        """From now on leave ``rows`` (n,) bool as they are, and their averages; forgets the gradient so far."""
+        check_dims("rows", rows, (self.features.shape[0],))
+        self._movable = (~rows.to(self.features.device)).to(torch.uint8)
+        self.reset()
 
     def accumulate(self, contributions: Contributions, grad: Tensor, rows: Tensor | None = None) -> None:
         """Add the transpose of ``blend(contributions, features, rows)`` applied to ``grad`` (r, d) to the gradient.
@@ -123,6 +130,7 @@ class SparseFeatureAdam:
                 are updated.
         """
         self.steps += 1
+        self._drop_frozen()
         config = self.config
         rate = config.lr if lr is None else lr
         state = (self.features, self.exp_avg, self.exp_avg_sq, self._grad, self._touched)
@@ -143,12 +151,17 @@ class SparseFeatureAdam:
 
         Never waits for the device; :meth:`check` tells afterwards whether a gradient was not finite.
         """
+        self._drop_frozen()
         config = self.config
         tensors = (self.features, self.exp_avg, self.exp_avg_sq, self._grad, self._touched, rates, self._bad)
         run = reference.sparse_adam_at_
         if has_kernel("sparse_adam_at_", self.features):
             run = torch.ops.splatseg.sparse_adam_at_
         run(*tensors, *config.betas, config.eps, config.norm_weight)
+
+    def _drop_frozen(self) -> None:
+        if self._movable is not None:
+            self._touched &= self._movable
 
     def check(self) -> None:
         """Raise :class:`SplatsegError` if a gradient of :meth:`step_at` was not finite since the last call."""

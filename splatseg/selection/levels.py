@@ -39,8 +39,8 @@ class LevelConfig:
 
     at_least: int = 2
     at_most: int = 5
-    gain: float = 0.02
-    nearest: float = 0.15
+    gain: float = 0.0075
+    nearest: float = 0.2
     farthest: float = 1.4
     bins: int = 256
     smallest: float = 1e-5
