@@ -47,7 +47,7 @@ class ConsensusConfig:
 
     pixels: int = 131_072
     total_pixels: int = 2**23
-    seed_iou: float = 0.8
+    seed_iou: float = 0.75
     min_iou: float = 0.6
     min_views: int = 3
     min_share: float = 0.15
