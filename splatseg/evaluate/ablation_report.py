@@ -25,7 +25,7 @@ class Summary:
 
     Attributes:
         seeds: those that are measured, in the plan's order.
-        values: measure -> (seeds,) averages over the core queries.
+        values: measure -> (seeds,) averages over the core queries; fewer where a record lacks the measure.
         share: (seeds,) mean as a share of the ceiling's.
         gain: (seeds,) points of the mean over the reference row with the same seed; empty where that is not measured.
         fit_seconds: (seeds,) time of the fits.
@@ -92,7 +92,7 @@ def _summary(
         return _average([one["core"] for one in found if one]) if all(found) else None
 
     measured = {seed: found for seed in seeds if (found := averaged(row.name, seed)) is not None}
-    series = {name: np.array([found[name] for found in measured.values()]) for name in MEASURES}
+    series = {name: np.array([found[name] for found in measured.values() if name in found]) for name in MEASURES}
     gains = [
         100 * (found["mean"] - base["mean"])
         for seed, found in measured.items()

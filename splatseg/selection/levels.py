@@ -32,6 +32,8 @@ class LevelConfig:
         gain: expected IoU that another proposal must add, beyond ``at_least``.
         nearest, farthest: the range of plausible angles, radians. Beyond ``farthest`` (near a right angle) lies what
             has nothing to do with the click.
+        spread: a clicked pixel blends features, so that even the Gaussians it shows lie at an angle from it; nothing is
+            plausible within the smallest angle there is plus this, which would cut through the smallest part.
         bins: resolution of the angle over [0, pi].
         smallest: share of the splat below which nothing is proposed.
         largest: share above which nothing is proposed (the whole scene is no answer to a click).
@@ -42,6 +44,7 @@ class LevelConfig:
     gain: float = 0.0075
     nearest: float = 0.2
     farthest: float = 1.4
+    spread: float = 0.15
     bins: int = 256
     smallest: float = 1e-5
     largest: float = 0.95
@@ -49,6 +52,8 @@ class LevelConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.at_least <= self.at_most:
             raise SplatsegError(f"levels: expected 1 <= at_least <= at_most, found {self.at_least} and {self.at_most}")
+        if self.spread < 0:
+            raise SplatsegError(f"levels.spread: expected at least 0, found {self.spread}")
         if self.bins < 16 or not 0 <= self.nearest < self.farthest <= np.pi:
             raise SplatsegError(
                 "levels: expected bins >= 16 and 0 <= nearest < farthest <= pi, "
@@ -102,7 +107,8 @@ def propose_levels(scores: Scores, weights: Tensor, config: LevelConfig | None =
         raise SplatsegError(f"weights: expected a positive sum, found {total}")
     share = _share_within(scores.values, weights / total, config.bins)
     angles = np.linspace(0, np.pi, config.bins + 1)[1:]
-    plausible = (angles >= config.nearest) & (angles <= config.farthest)
+    closest = float(scores.values.max().clamp(-1, 1).acos())
+    plausible = (angles >= max(config.nearest, closest + config.spread)) & (angles <= config.farthest)
     plausible &= (share >= config.smallest) & (share <= config.largest)
     bins = np.flatnonzero(plausible)
     if not len(bins):
