@@ -30,7 +30,7 @@ def test_part_and_object_are_proposed(noise: float) -> None:
 
 
 def test_a_click_that_blends_two_things_does_not_cut_through_the_part() -> None:
-    """All of the part lies at 0.2 to 0.35 radians from such a click; the nearest few of it are no level of their own."""
+    """All of the part lies 0.2 to 0.35 radians from such a click; the nearest few of it are no level of their own."""
     part, rest = torch.linspace(0.2, 0.35, 500), torch.linspace(1.2, 1.38, 500)
     found, weights = Scores(torch.cat([part, rest]).cos()), torch.ones(1000)
     first = propose_levels(found, weights)[0]
@@ -64,7 +64,7 @@ def test_weights_of_another_splat_or_of_nothing() -> None:
         propose_levels(Scores(torch.ones(5)), torch.ones(4))
     with pytest.raises(SplatsegError, match="weights: expected a positive sum, found 0"):
         propose_levels(Scores(torch.ones(5)), torch.zeros(5))
-    with pytest.raises(SplatsegError, match="levels.spread: expected at least 0"):
+    with pytest.raises(SplatsegError, match=r"levels\.spread: expected at least 0"):
         LevelConfig(spread=-0.1)
     with pytest.raises(SplatsegError, match="at_least <= at_most"):
         LevelConfig(at_least=4, at_most=3)
