@@ -197,9 +197,9 @@ def fit_features(
     hooks = hooks or FitHooks()
     trainer = FeatureTrainer(gaussians, views, hierarchy_of, config)
     saved = hooks.load_checkpoint()
-    first = trainer.restore(saved) if saved else trainer.start(hooks.quiet)
     before = float(saved["seconds"]) if saved else 0.0
     started = last_saved = time.monotonic()
+    first = trainer.restore(saved) if saved else trainer.start(hooks.quiet)
     report_every = max(config.steps // 20, 1)
     done = first
     with Progress(config.steps, "features", initial=first, quiet=hooks.quiet) as progress:
