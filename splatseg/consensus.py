@@ -140,7 +140,7 @@ def observe(pool: PixelPool, count: int) -> tuple[sparse.csr_matrix, Floats]:
         (count, masks) 0/1: most of the Gaussian's weight lies on pixels of the mask; and its weight (count,).
     """
     c = pool.contributions
-    pixels = len(c.offsets) - 1
+    pixels = len(c)
     shown = sparse.csr_matrix(
         (c.weights.float().cpu().numpy(), c.ids.cpu().numpy(), c.offsets.cpu().numpy()), shape=(pixels, count)
     )
@@ -229,9 +229,14 @@ def _hand_out(evidence: _Evidence, owner: Ints, config: ConsensusConfig) -> Ints
     return result
 
 
+def _mutual(sets: sparse.csr_matrix, weights: Floats) -> Floats:
+    """(s, s) weight that each two sets (n, s) share; on the diagonal, of each."""
+    return np.asarray((sets.T @ (sparse.diags(weights) @ sets)).toarray())
+
+
 def _distinct(sets: sparse.csr_matrix, weights: Floats, support: Ints, duplicate_iou: float) -> list[int]:
     """Columns that are no duplicate of one with more masks; empty ones left out."""
-    shared = (sets.T @ (sparse.diags(weights) @ sets)).toarray()
+    shared = _mutual(sets, weights)
     area = shared.diagonal()
     kept: list[int] = []
     for column in np.argsort(-support, kind="stable"):
@@ -262,7 +267,7 @@ def _vote(evidence: _Evidence, owner: Ints) -> sparse.csr_matrix:
 
 def _nest(inside: sparse.csr_matrix, weights: Floats, share: float) -> sparse.csr_matrix:
     """Every segment takes over those that lie in it by more than ``share``, from the smallest up."""
-    overlap = (inside.T @ (sparse.diags(weights) @ inside)).toarray()
+    overlap = _mutual(inside, weights)
     area = overlap.diagonal()
     order = np.argsort(area, kind="stable")
     columns = {int(k): inside[:, [k]] for k in order}
@@ -277,7 +282,7 @@ def _rests(
     inside: sparse.csr_matrix, weights: Floats, config: ConsensusConfig
 ) -> tuple[list[sparse.csr_matrix], list[int]]:
     """(n, 1) columns of what segments have beside their parts, where it is worth a segment, and those segments."""
-    overlap = (inside.T @ (sparse.diags(weights) @ inside)).toarray()
+    overlap = _mutual(inside, weights)
     area = overlap.diagonal()
     rests: list[sparse.csr_matrix] = []
     parents: list[int] = []

@@ -145,12 +145,12 @@ class PoolCache:
             config = replace(
                 self.config, pool_pixels=self._pixels, batch_pixels=min(self.config.batch_pixels, self._pixels)
             )
-            self._pools[index] = sample_pool(self.gaussians, view, hierarchy, config, self._generator(index))
+            self._pools[index] = sample_pool(self.gaussians, view, hierarchy, config, self.generator(index))
         return self._pools[index]
 
     def _affordable(self, view: View, hierarchy: PatchHierarchy) -> int:
         probe = replace(self.config, pool_pixels=1024, batch_pixels=1)
-        pool = sample_pool(self.gaussians, view, hierarchy, probe, self._generator(0))
+        pool = sample_pool(self.gaussians, view, hierarchy, probe, self.generator(0))
         if pool is None:
             return self.config.pool_pixels
         # The factor allows for views that show more Gaussians a pixel than this one.
@@ -158,7 +158,8 @@ class PoolCache:
         share = self.config.memory_mb * 2**20 / len(self.views)
         return max(1024, min(self.config.pool_pixels, int(share / per_pixel)))
 
-    def _generator(self, index: int) -> torch.Generator:
+    def generator(self, index: int) -> torch.Generator:
+        """What draws the pixels of a view: the same ones every time."""
         return torch.Generator(self.gaussians.device).manual_seed(self.seed * 1_000_003 + index)
 
     def forget(self) -> None:
@@ -231,7 +232,6 @@ class FeatureTrainer:
         self.gaussians = gaussians.detach()
         self.views = views
         self.config = config
-        self.hierarchy_of = hierarchy_of
         self.pools = PoolCache(self.gaussians, views, hierarchy_of, config.sampling, config.seed)
         noise = torch.randn(len(gaussians), config.dim, generator=torch.Generator().manual_seed(config.seed))
         self.features = (noise * config.init_sigma).to(gaussians.device)
@@ -257,12 +257,12 @@ class FeatureTrainer:
 
     def _evidence(self, progress: Progress) -> Iterator[PixelPool]:
         """A pool a view, of pixels in and outside masks; none is kept."""
-        consensus, seed = self.config.consensus, self.config.seed
+        consensus = self.config.consensus
         pixels = max(min(consensus.pixels, consensus.total_pixels // len(self.views)), 1)
         config = replace(self.config.sampling, pool_pixels=pixels, batch_pixels=1, unmasked=True)
         for index, view in enumerate(self.views):
-            generator = torch.Generator(self.gaussians.device).manual_seed(seed * 1_000_003 + index)
-            pool = sample_pool(self.gaussians, view, self.hierarchy_of(view), config, generator)
+            hierarchy, generator = self.pools.hierarchy_of(view), self.pools.generator(index)
+            pool = sample_pool(self.gaussians, view, hierarchy, config, generator)
             progress.advance()
             if pool is not None:
                 yield pool
