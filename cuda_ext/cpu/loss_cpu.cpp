@@ -132,7 +132,7 @@ double solve(const at::Tensor& features, const Samples& samples, const VoteSourc
   p.order = samples.order.data();
   p.start = samples.start.data();
   p.blocks = (p.n + kBlockLanes - 1) / kBlockLanes;
-  p.chunks = std::clamp<int64_t>(p.blocks / 24, 1, 64);
+  p.chunks = std::clamp<int64_t>((p.blocks / 24 + 3) / 4 * 4, 1, 64);  // by fours: two or four threads end together
   p.phi_min = scalars.phi_min;
   p.phi_max = scalars.phi_max;
   p.phi_scale = scalars.phi_scale;
