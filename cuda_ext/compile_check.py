@@ -7,11 +7,13 @@ The CPU build of torch lacks a few CUDA headers that hold no code (the names of 
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from torch.utils.cpp_extension import include_paths
@@ -68,11 +70,12 @@ def main() -> int:
         return 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        ok = [compile_one(unit, [], folder) for unit in headers(folder) if wanted(unit)]
         include = torch_include(folder)
-        ok += [
-            compile_one(source, include, folder) for source in sorted((ROOT / "cuda").glob("*.cu")) if wanted(source)
-        ]
+        # The .cu first, as they take longest.
+        work = [(source, include) for source in sorted((ROOT / "cuda").glob("*.cu"))]
+        work += [(unit, []) for unit in headers(folder)]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            ok = list(pool.map(lambda one: compile_one(*one, folder), (one for one in work if wanted(one[0]))))
     if not ok:
         print(f"compile_check: no file matches {sys.argv[1:]}", file=sys.stderr)
     return 0 if ok and all(ok) else 1
