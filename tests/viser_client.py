@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
 import msgspec.msgpack
 import numpy as np
 import viser
+import waiting
 import websockets.exceptions
 import websockets.sync.client
 import zstandard
@@ -28,12 +28,7 @@ PATIENCE = 120.0
 
 def wait_for(what: str, condition: Callable[[], Any], patience: float = PATIENCE) -> Any:
     """The first true value of ``condition``; an AssertionError that names ``what`` if there is none in time."""
-    deadline = time.monotonic() + patience
-    while time.monotonic() < deadline:
-        if value := condition():
-            return value
-        time.sleep(0.01)
-    raise AssertionError(f"waited {patience:.0f} s in vain for: {what}")
+    return waiting.wait_for(what, condition, patience)
 
 
 class HeadlessWindow:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import waiting
 
 ROOT = Path(__file__).parents[2]
 SCREENSHOTS = Path(os.environ.get("SPLATSEG_ARTIFACTS") or ROOT / "build") / "screenshots"
@@ -52,10 +53,5 @@ def open_page(browser: Any, port: int, size: tuple[int, int], script: str = CALM
 
 
 def wait_for(what: str, condition: Callable[[], Any]) -> Any:
-    """The first true value of ``condition``; an AssertionError that names ``what`` if there is none in time."""
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        if value := condition():
-            return value
-        time.sleep(0.1)
-    raise AssertionError(f"waited {PATIENCE:.0f} s in vain for: {what}")
+    """The first true value of ``condition``, asked seldom: the browser needs the processor."""
+    return waiting.wait_for(what, condition, PATIENCE, 0.1)

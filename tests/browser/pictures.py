@@ -1,4 +1,5 @@
-"""Makes the pictures of docs/viewer.md: ``python tests/browser/pictures.py runs/demo [NAME ...]``, after ``make demo``.
+"""Makes the pictures of docs/viewer.md: ``PYTHONPATH=tests python tests/browser/pictures.py runs/demo
+[NAME ...]``, after ``make demo``.
 
 A headless browser is led through the viewer on the demo's fitted scene. Every step is taken by what a person would use
 (canvas, keys, buttons), each picture when the page shows the step; some pictures are drawn by the server alone (NAME
