@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -36,8 +35,10 @@ RATE = 1.25e-4
 class Comparison:
     """Milliseconds of one case; a ratio above 1 means that ours is faster.
 
-    Totals are of the turn in which they were least, parts each of its own; the medians are over all turns. The last
-    ratio also counts the prototype's parts in parentheses.
+    Totals are of the turn in which they were least, parts each of its own. ``ratio`` is the median over turns of the
+    two times of one turn: the speed of a shared machine changes within seconds, so only neighbours compare well.
+    ``ratio_of_best`` is that of the totals, ``ratio_with_uncounted`` as ``ratio`` with the prototype's parts in
+    parentheses.
     """
 
     case: str
@@ -45,7 +46,7 @@ class Comparison:
     ours_ms: float
     prototype_ms: float
     ratio: float
-    ratio_of_medians: float
+    ratio_of_best: float
     ratio_with_uncounted: float
     ours_parts: dict[str, float]
     prototype_parts: dict[str, float]
@@ -54,18 +55,23 @@ class Comparison:
 def compare(case: str, ours: Sequence[Part], prototype: Sequence[Part], turns: int, burst: int = 1) -> Comparison:
     """Let the contenders take turns of ``burst`` runs, so that a busy machine disturbs both alike."""
     totals: tuple[list[float], list[float]] = ([], [])
-    everything: list[float] = []
+    uncounted: list[float] = []
     best: tuple[dict[str, float], dict[str, float]] = ({}, {})
     for turn in range(-1, turns):  # the first one warms up
         for side, parts in enumerate((ours, prototype)):
             for _ in range(burst):
                 times = run_parts(parts)
-                if turn >= 0:
-                    totals[side].append(sum(ms for name, ms in times.items() if counted(name)))
-                    everything.append(sum(times.values()) if side else math.inf)
-                    best[side].update({name: min(ms, best[side].get(name, ms)) for name, ms in times.items()})
-    least, median = [min(t) for t in totals], [statistics.median(t) for t in totals]
-    ratios = least[1] / least[0], median[1] / median[0], min(everything) / least[0]
+                if turn < 0:
+                    continue
+                totals[side].append(sum(ms for name, ms in times.items() if counted(name)))
+                best[side].update({name: min(ms, best[side].get(name, ms)) for name, ms in times.items()})
+                if side:
+                    uncounted.append(sum(times.values()))
+    least = [min(t) for t in totals]
+    ratio, with_uncounted = (
+        statistics.median(b / a for a, b in zip(totals[0], theirs, strict=True)) for theirs in (totals[1], uncounted)
+    )
+    ratios = ratio, least[1] / least[0], with_uncounted
     return Comparison(case, torch.get_num_threads(), least[0], least[1], *ratios, best[0], best[1])
 
 
