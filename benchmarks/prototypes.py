@@ -50,8 +50,8 @@ NOTES = (
     "view direction, of the means; the prototype's SH backward exists only fused with Adam",
     "iteration: ours also has depth, the 2D gradients for densification, the view-direction gradient and Adam's bias "
     "correction; the prototype's Adam also moves rows that are not drawn",
-    "feature step: Adam without the norm term, as the prototype has it; ours checks ids and gradients and gives the same "
-    "bits for any number of threads, the prototype adds into a copy of the field a thread",
+    "feature step: Adam without the norm term, as the prototype has it; ours checks ids and gradients and gives the "
+    "same bits for any number of threads, the prototype adds into a copy of the field a thread",
     "loss: both make their level tables from membership bits; only ours also finds which patches are kept",
 )
 
