@@ -23,7 +23,7 @@ def one_row_each(n: int, dtype: torch.dtype = torch.float32) -> ops.Contribution
     )
 
 
-@pytest.mark.parametrize("d", [3, 8, 16, 20, 32])
+@pytest.mark.parametrize("d", [3, 8, 16, 20, 24, 32])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("n", [40, 3000])
 def test_equals_torch_adam_where_all_is_touched(d: int, dtype: torch.dtype, n: int) -> None:

@@ -15,7 +15,7 @@ from splatseg.ops import Contributions
 from splatseg.ops.extension import compiled
 from splatseg.ops.reference import blend as reference
 
-DIMS = [1, 3, 8, 13, 16, 20, 32, 56]
+DIMS = [1, 3, 8, 13, 16, 20, 24, 32, 56]
 
 
 def random_contributions(

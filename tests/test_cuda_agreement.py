@@ -140,7 +140,7 @@ def test_garden(device: torch.device, data_dir: Path, index: int) -> None:
 
 
 @pytest.mark.parametrize("half", [False, True])
-@pytest.mark.parametrize("d", [3, 8, 16, 32, 40])
+@pytest.mark.parametrize("d", [3, 8, 16, 24, 32, 40])
 def test_blend_and_its_transpose(device: torch.device, d: int, half: bool) -> None:
     """Random rows with repeats; sums of about forty terms, and of thousands, in float32."""
     gaussians, camera = splat_scene(2000, 70, 45)
@@ -175,7 +175,7 @@ def test_deterministic_transposes_are_the_same_every_time(device: torch.device) 
     torch.testing.assert_close(results[0], want, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("d", [8, 16, 32])
+@pytest.mark.parametrize("d", [8, 16, 24, 32])
 def test_loss(device: torch.device, d: int) -> None:
     case = random_case(p=60, n=4000, d=d)
     leaf = case.features.double().requires_grad_()

@@ -20,7 +20,7 @@ from splatseg.ops.reference import visible_adam as visible_reference
 TYPES = {0: (torch.float32, torch.float32), 1: (torch.float32, torch.float16), 2: (torch.float64, torch.float64)}
 NO_ROW = torch.iinfo(torch.int64).max
 # Channels: one lane each, odd; two, four and eight lanes of 16 bytes; several rounds of them; a last round half empty.
-CHANNELS = [1, 3, 4, 8, 16, 32, 40, 64]
+CHANNELS = [1, 3, 4, 8, 16, 24, 32, 40, 64]
 
 
 @pytest.fixture(scope="module")

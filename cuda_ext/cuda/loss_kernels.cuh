@@ -309,6 +309,7 @@ void launch_tiles(const LossTask<T>& t, const Stream& stream) {
     case 4: return stream.launch(loss_tiles<T, 4, Sum>, t.tiles_max, kLossThreads, bytes, t);
     case 8: return stream.launch(loss_tiles<T, 8, Sum>, t.tiles_max, kLossThreads, bytes, t);
     case 16: return stream.launch(loss_tiles<T, 16, Sum>, t.tiles_max, kLossThreads, bytes, t);
+    case 24: return stream.launch(loss_tiles<T, 24, Sum>, t.tiles_max, kLossThreads, bytes, t);
     case 32: return stream.launch(loss_tiles<T, 32, Sum>, t.tiles_max, kLossThreads, bytes, t);
     case 64: return stream.launch(loss_tiles<T, 64, Sum>, t.tiles_max, kLossThreads, bytes, t);
     default: return stream.launch(loss_tiles<T, 0, Sum>, t.tiles_max, kLossThreads, bytes, t);

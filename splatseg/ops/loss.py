@@ -84,7 +84,7 @@ def hierarchical_contrastive_loss(
     the loss and the gradient of every kept sample NaN. Differentiable once, in ``features``.
 
     Args:
-        features: (n, d) float32 or float64, any d (4, 8, 16, 32 and 64 are fastest), of any norm.
+        features: (n, d) float32 or float64, any d (4, 8, 16, 24, 32 and 64 are fastest), of any norm.
         patch: (n,) int32 or int64 patch ids in 0..p-1; 0 is reserved for pixels in no mask and left out.
         votes: (p, p) int32 or int64 number of masks that contain both patches, any size; or
         membership: (p, words) int64, bit m of row k: mask m contains patch k. Levels are made from it on the fly.

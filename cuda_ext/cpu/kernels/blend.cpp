@@ -229,6 +229,7 @@ bool backward_any(const BlendJob& job, const void* grad, void* sum, uint8_t* tou
   switch (job.d) {
     case 8: return backward<W, T, 8>(job, g, s, touched, share, shares);
     case 16: return backward<W, T, 16>(job, g, s, touched, share, shares);
+    case 24: return backward<W, T, 24>(job, g, s, touched, share, shares);
     case 32: return backward<W, T, 32>(job, g, s, touched, share, shares);
     default: return backward<W, T, 0>(job, g, s, touched, share, shares);
   }
