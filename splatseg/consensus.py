@@ -33,35 +33,41 @@ class ConsensusConfig:
         total_pixels: ... and in all views together; bounds the time and, at some 40 bytes a pixel, the memory.
         seed_iou: overlap, on the Gaussians that both views see, from which two masks found a segment. High, as an
             object and its largest part may overlap by more than ``min_iou``.
-        min_iou: overlap from which a mask then counts as one of a segment's.
+        late_iou: ... from which masks do that have then found no segment: small parts, which overlap less for the same
+            error at their border. ``seed_iou`` turns it off.
+        min_iou: overlap from which a mask counts as one of a segment's.
         min_views: a segment that fewer views show is dropped.
         min_share: ... and one that is shown in less than this share of the views that see a third of it.
         duplicate_iou: overlap from which two segments are one.
         min_weight: a view sees a Gaussian whose blending weights sum to more in its pool.
         nesting: a segment takes over the Gaussians of another that lies in it by more than this share; 1 turns it off.
         rest: what a segment has beside its parts is a segment too, if it is more than this share of it and no
-            duplicate: the door of a cabinet without its handle. 1 turns it off.
+            duplicate: the door of a cabinet without its handle. 1, the default, turns it off: where parts were missed,
+            what is left is no part.
         rounds: how often the masks are handed out anew to the segments found so far.
         max_gaussians: masks are compared on at most so many Gaussians; bounds time and memory on large splats.
     """
 
-    pixels: int = 131_072
+    pixels: int = 32_768
     total_pixels: int = 2**23
-    seed_iou: float = 0.75
+    seed_iou: float = 0.85
+    late_iou: float = 0.7
     min_iou: float = 0.6
     min_views: int = 3
     min_share: float = 0.15
     duplicate_iou: float = 0.9
     min_weight: float = 0.02
     nesting: float = 0.9
-    rest: float = 0.1
+    rest: float = 1.0
     rounds: int = 3
     max_gaussians: int = 200_000
 
     def __post_init__(self) -> None:
-        for name in ("seed_iou", "min_iou", "duplicate_iou", "nesting"):
+        for name in ("seed_iou", "late_iou", "min_iou", "duplicate_iou", "nesting"):
             if not 0.5 <= getattr(self, name) <= 1:
                 raise SplatsegError(f"consensus.{name}: expected a share in [0.5, 1], found {getattr(self, name)}")
+        if self.late_iou > self.seed_iou:
+            raise SplatsegError(f"consensus.late_iou: expected at most seed_iou={self.seed_iou}, found {self.late_iou}")
         for name in ("min_share", "rest"):
             if not 0 <= getattr(self, name) <= 1:
                 raise SplatsegError(f"consensus.{name}: expected a share in [0, 1], found {getattr(self, name)}")
@@ -120,9 +126,12 @@ def find_segments(
     if count > config.max_gaussians:
         chosen = np.random.default_rng(seed).choice(count, config.max_gaussians, replace=False)
         compared = evidence.rows(np.sort(chosen))
-    owner = _group(compared, config)
-    for _ in range(config.rounds):
-        owner = _hand_out(compared, owner, config)
+    agreement = _agreement(compared, config.late_iou)
+    owner = np.full(len(compared.view), -1, np.int64)
+    for iou in dict.fromkeys((config.seed_iou, config.late_iou)):
+        owner = _group(agreement, owner, iou, config.min_views)
+        for _ in range(config.rounds):
+            owner = _hand_out(compared, owner, config)
     inside = _vote(evidence, owner)
     if config.nesting < 1:
         inside = _nest(inside, evidence.weights, config.nesting)
@@ -183,22 +192,32 @@ def _overlaps(evidence: _Evidence, sets: sparse.csr_matrix) -> tuple[sparse.coo_
     return (evidence.masks.T @ weighted).tocoo(), shown
 
 
-def _group(evidence: _Evidence, config: ConsensusConfig) -> Ints:
-    """(m,) segment of each mask, -1 for none: the mask that most others agree with takes those, and so on."""
+def _agreement(evidence: _Evidence, least: float) -> sparse.coo_matrix:
+    """(m, m) overlap of masks of different views on the Gaussians that both views see, from ``least`` on."""
     shared, shown = _overlaps(evidence, evidence.masks)
     view, row, col = evidence.view, shared.row, shared.col
     own = shown[np.arange(len(view)), view]
     union = shown[row, view[col]] + shown[col, view[row]] - shared.data
     # A view that sees only a corner of a mask can neither confirm nor refute it.
     fair = (shown[row, view[col]] > 0.3 * own[row]) & (shown[col, view[row]] > 0.3 * own[col])
-    same = fair & (view[row] != view[col]) & (shared.data >= config.seed_iou * union)
-    graph = sparse.csr_matrix((np.ones(int(same.sum())), (row[same], col[same])), shape=shared.shape)
-    owner = np.full(len(view), -1, np.int64)
-    found = 0
+    same = fair & (view[row] != view[col]) & (shared.data >= least * union)
+    return sparse.coo_matrix((shared.data[same] / union[same], (row[same], col[same])), shape=shared.shape)
+
+
+def _group(agreement: sparse.coo_matrix, owner: Ints, iou: float, min_views: int) -> Ints:
+    """(m,) segment of each mask, -1 for none: those of ``owner`` and new ones among the masks that have none there.
+
+    The mask that most others agree with takes those, and so on.
+    """
+    a = agreement
+    free = (a.data >= iou) & (owner[a.row] < 0) & (owner[a.col] < 0)
+    graph = sparse.csr_matrix((a.data[free], (a.row[free], a.col[free])), shape=a.shape)
+    owner = owner.copy()
+    found = int(owner.max(initial=-1)) + 1
     for mask in np.argsort(-np.diff(graph.indptr), kind="stable"):
         others = graph.indices[graph.indptr[mask] : graph.indptr[mask + 1]]
         members = np.append(others[owner[others] < 0], mask)
-        if owner[mask] < 0 and len(members) >= config.min_views:
+        if owner[mask] < 0 and len(members) >= min_views:
             owner[members] = found
             found += 1
     return owner

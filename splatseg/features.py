@@ -59,8 +59,8 @@ BEST_LOSS = replace(LossConfig.paper(), phi_min=0.1, norm_weight=0.0)
 class FeatureConfig:
     """Settings of the feature fit."""
 
-    dim: int = 16
-    """Channels of a Gaussian's feature."""
+    dim: int = 24
+    """Channels of a Gaussian's feature. With colour beside them 24 fill the 32 channels that gsplat draws at once."""
     steps: int = 200
     """Steps of the loss, one view each. With held codes they train the Gaussians that lie in no agreed segment."""
     lr: float = 0.02
@@ -93,12 +93,15 @@ class FeatureConfig:
         """The constants of the published Gaussian-splatting variant (loss preset ``gs``, unit-norm first features)."""
         loss = LossConfig.gs()
         sampling = SamplingConfig(pool_pixels=loss.pixels, batch_pixels=loss.pixels)
-        return cls(loss=loss, sampling=sampling, steps=1000, init="noise", hold_codes=False, init_sigma=0.25)
+        return cls(dim=16, loss=loss, sampling=sampling, steps=1000, init="noise", hold_codes=False, init_sigma=0.25)
 
     @classmethod
     def from_noise(cls) -> FeatureConfig:
-        """The loss alone, from noise: every feature is trained, and no view's masks are compared with another's."""
-        return cls(init="noise", hold_codes=False, steps=1000)
+        """The loss alone, from noise: every feature is trained, and no view's masks are compared with another's.
+
+        16 channels, as in the paper's table 4.
+        """
+        return cls(dim=16, init="noise", hold_codes=False, steps=1000)
 
     @classmethod
     def preset(cls, name: str) -> FeatureConfig:

@@ -80,7 +80,7 @@ def test_two_sides_of_one_object_are_one_segment() -> None:
 def test_what_a_view_leaves_unmasked_speaks_against_a_mask() -> None:
     """Two lemons with one mask in some views, and only the first lemon masked in others: that mask is not the pair."""
     pools = [pool_of([OBJECT, OTHER])] * 3 + [pool_of([PART_A, OTHER])] * 4
-    assert sets_of(find_segments(pools, 40, ConsensusConfig(rest=1))) == wanted(OBJECT, PART_A, OTHER)
+    assert sets_of(find_segments(pools, 40)) == wanted(OBJECT, PART_A, OTHER)
 
 
 def test_duplicates_become_one_segment() -> None:
@@ -91,19 +91,33 @@ def test_duplicates_become_one_segment() -> None:
     assert sets_of(segments) == wanted(OBJECT, OTHER)
 
 
+def test_what_agrees_less_is_founded_late() -> None:
+    """A small part of which every view's mask misses another Gaussian: each two overlap by 0.8 only."""
+    pools = [pool_of([[g for g in PART_A if g != view], OTHER]) for view in range(6)]
+    assert sets_of(find_segments(pools, 40)) == wanted(PART_A, OTHER)
+    assert sets_of(find_segments(pools, 40, ConsensusConfig(late_iou=0.85))) == wanted(OTHER)
+
+
+def test_what_is_founded_late_takes_nothing_from_what_is_there() -> None:
+    """An object and its largest part overlap by 0.75; founded at that overlap from the start they would be one."""
+    pools = [pool_of([OBJECT, OTHER])] * 4 + [pool_of([range(15), OTHER])] * 3
+    assert sets_of(find_segments(pools, 40)) == wanted(OBJECT, range(15), OTHER)
+    assert sets_of(find_segments(pools, 40, ConsensusConfig(seed_iou=0.7))) == wanted(OBJECT, OTHER)
+
+
 def test_a_segment_takes_over_what_lies_in_it() -> None:
     pools = [pool_of([PART_A, [*range(1, 20)], OTHER]) for _ in range(4)]
-    assert sets_of(find_segments(pools, 40, ConsensusConfig(nesting=0.8, rest=1))) == wanted(PART_A, OBJECT, OTHER)
-    assert sets_of(find_segments(pools, 40, ConsensusConfig(nesting=1, rest=1))) == wanted(PART_A, range(1, 20), OTHER)
+    assert sets_of(find_segments(pools, 40, ConsensusConfig(nesting=0.8))) == wanted(PART_A, OBJECT, OTHER)
+    assert sets_of(find_segments(pools, 40, ConsensusConfig(nesting=1))) == wanted(PART_A, range(1, 20), OTHER)
 
 
 def test_what_a_segment_has_beside_its_parts_is_a_segment() -> None:
     """A door of which only the handle has masks of its own: the panel is what is left, with the views of the door."""
     pools = [pool_of([PART_A, OBJECT, OTHER])] * 4
-    segments = find_segments(pools, 40)
+    segments = find_segments(pools, 40, ConsensusConfig(rest=0.1))
     assert sets_of(segments) == wanted(PART_A, PART_B, OBJECT, OTHER)
     assert segments.views.tolist() == [4, 4, 4, 4]
-    assert sets_of(find_segments(pools, 40, ConsensusConfig(rest=1))) == wanted(PART_A, OBJECT, OTHER)
+    assert sets_of(find_segments(pools, 40)) == wanted(PART_A, OBJECT, OTHER)
 
 
 def test_a_sliver_beside_the_parts_is_none() -> None:
@@ -156,7 +170,13 @@ def test_more_masks_than_bits_in_a_word() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "named"), [({"min_iou": 0.3}, "min_iou"), ({"min_views": 0}, "min_views"), ({"min_share": 2}, "share")]
+    ("settings", "named"),
+    [
+        ({"min_iou": 0.3}, "min_iou"),
+        ({"late_iou": 0.9, "seed_iou": 0.8}, "late_iou"),
+        ({"min_views": 0}, "min_views"),
+        ({"min_share": 2}, "share"),
+    ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], named: str) -> None:
     with pytest.raises(SplatsegError, match=named):

@@ -58,7 +58,7 @@ class Table:
 
 # The loss alone decides: with agreed segments to start from, its settings would hardly show.
 FROM_NOISE: Mapping[str, Any] = {
-    name: getattr(FeatureConfig.from_noise(), name) for name in ("init", "hold_codes", "steps")
+    name: getattr(FeatureConfig.from_noise(), name) for name in ("dim", "init", "hold_codes", "steps")
 }
 TABLES = {
     table.name: table
@@ -98,13 +98,14 @@ TABLES = {
                 Row("noise, trained", FROM_NOISE),
                 Row(
                     "agreed segments, trained",
-                    {"init": "consensus", "hold_codes": False, "steps": 200, "lr": 0.003, "lr_final": 0.0006},
+                    {"hold_codes": False, "steps": 200, "lr": 0.003, "lr_final": 0.0006},
                 ),
                 Row("agreed segments, held"),
-                Row("held, 32,768 pixels a view", {"consensus.pixels": 32768}),
-                Row("held, segments without rests", {"consensus.rest": 1.0}),
-                Row("held, founding overlap 0.8", {"consensus.seed_iou": 0.8}),
+                Row("held, 16 channels", {"dim": 16}),
+                Row("held, one founding overlap, 0.8", {"consensus.seed_iou": 0.8, "consensus.late_iou": 0.8}),
                 Row("held, 500 patterns", {"codes.patterns": 500}),
+                Row("held, rests as segments", {"consensus.rest": 0.1}),
+                Row("held, 131,072 pixels a view", {"consensus.pixels": 131_072}),
             ),
             reference="noise, trained",
         ),
