@@ -26,6 +26,7 @@ import torch
 import tyro
 
 from splatseg.camera import Camera
+from splatseg.features import FeatureConfig
 from splatseg.field import FeatureField
 from splatseg.gaussians import Gaussians
 from splatseg.io.atomic import write_text
@@ -39,7 +40,7 @@ from splatseg.viewer.splats import SplatNodes, SplatTemplate
 RESULT = Path(__file__).parent / "results/click.json"
 AIM_MS = {200_000: 30.0, 1_000_000: 100.0}
 
-DIM = 16
+DIM = FeatureConfig().dim  # what a fit gives by default
 ROOM = 4.0  # edge, world units
 THRESHOLD = 0.5  # a pixel on an edge blends two faces, each of which has a cosine of about 0.7 to it
 
