@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tiny_splat import TinySplat, make_gaussians, make_splat
 
 from splatseg.clusters import ClusterConfig, LabelTree, build_nodes, discretise, tree_from_leaves
-from splatseg.clusters.discretise import cut_levels
+from splatseg.clusters.discretise import cut_levels, principal
 from splatseg.clusters.neighbours import absorb_small, box_gaps, fair_sample, nearest_neighbours, split_components
 from splatseg.errors import SplatsegError
 from splatseg.field import FeatureField
@@ -37,6 +37,25 @@ def test_same_seed_same_labels() -> None:
     config = ClusterConfig(samples=200, min_cluster=10, min_gaussians=20, seed=7)
     first, second = discretise(splat.gaussians, splat.field, config), discretise(splat.gaussians, splat.field, config)
     assert np.array_equal(first.labels, second.labels) and first.nodes == second.nodes
+
+
+def test_wide_features_are_clustered_in_few_channels() -> None:
+    """The same features turned into 40 channels, and a little noise in all of them: the parts are the same."""
+    splat = make_splat(noise=0.05)
+    draw = torch.Generator().manual_seed(0)
+    axes = torch.linalg.qr(torch.randn(40, splat.field.dim, generator=draw)).Q
+    wide = splat.field.features @ axes.T + 0.01 * torch.randn(432, 40, generator=draw)
+    tree = discretise(splat.gaussians, FeatureField(wide, splat.gaussians.fingerprint()), SMALL)
+    assert same_partition(tree.labels[:, -1], splat.parts.numpy())
+
+
+def test_principal_channels_keep_distances_where_they_suffice() -> None:
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(50, 3)) @ draw.normal(size=(3, 8)) + 5
+    found = principal(x, 4)
+    assert found.shape == (50, 4)
+    assert np.allclose(np.linalg.norm(found[:, None] - found, axis=2), np.linalg.norm(x[:, None] - x, axis=2))
+    assert principal(x, 8) is x
 
 
 def test_alike_objects_far_apart_are_two() -> None:

@@ -45,6 +45,7 @@ class ClusterConfig:
 
     Attributes:
         samples: Gaussians that hdbscan sees.
+        channels: principal components of their features that it sees; its time doubles from 16 to 24.
         min_cluster: smallest cluster among them.
         min_samples: neighbours that make a sample dense; larger calls more of them noise.
         min_opacity: more transparent Gaussians are not sampled (they are labelled like all others).
@@ -57,6 +58,7 @@ class ClusterConfig:
     """
 
     samples: int = 40000
+    channels: int = 16
     min_cluster: int = 10
     min_samples: int = 5
     min_opacity: float = 0.1
@@ -68,7 +70,8 @@ class ClusterConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("samples", 2), ("min_cluster", 2), ("min_samples", 1), ("neighbours", 1), ("levels", 1)):
+        least_of = {"samples": 2, "channels": 1, "min_cluster": 2, "min_samples": 1, "neighbours": 1, "levels": 1}
+        for name, least in least_of.items():
             if getattr(self, name) < least:
                 raise SplatsegError(f"clusters.{name}: expected at least {least}, found {getattr(self, name)}")
 
@@ -122,7 +125,7 @@ def cluster_centres(unit: NDArray[np.float32], config: ClusterConfig) -> NDArray
             cluster_selection_method="leaf",
             algorithm="boruvka_kdtree",
             core_dist_n_jobs=1,
-        ).fit(unit.astype(np.float64))
+        ).fit(principal(unit.astype(np.float64), config.channels))
         labels, weights = found.labels_, found.probabilities_
     else:
         labels, weights = np.zeros(len(unit), np.int64), np.ones(len(unit))
@@ -133,6 +136,15 @@ def cluster_centres(unit: NDArray[np.float32], config: ClusterConfig) -> NDArray
     np.add.at(sums, labels[member], unit[member] * weights[member, None])
     lengths = np.linalg.norm(sums, axis=1, keepdims=True)
     return (sums / np.maximum(lengths, 1e-12)).astype(np.float32)
+
+
+def principal(x: NDArray[np.float64], channels: int) -> NDArray[np.float64]:
+    """(n, channels) coordinates of ``x`` (n, d) along its axes of most variance; ``x`` itself where d is no more."""
+    if x.shape[1] <= channels:
+        return x
+    centred = x - x.mean(axis=0)
+    axes = np.linalg.eigh(centred.T @ centred).eigenvectors  # by rising variance
+    return np.asarray(centred @ axes[:, -channels:])
 
 
 def assign(
