@@ -11,14 +11,17 @@ void check_sparse_adam(const at::Tensor& params, const at::Tensor& exp_avg, cons
                         (params.scalar_type() == at::kFloat || params.scalar_type() == at::kDouble),
                     "params: expected contiguous (n, d) float32 or float64, found ", params.sizes(), " ",
                     params.scalar_type());
-  for (const auto* t : {&exp_avg, &exp_avg_sq, &grad})
-    TORCH_CHECK_VALUE(t->sizes() == params.sizes() && t->scalar_type() == params.scalar_type() && t->is_contiguous() &&
+  for (const auto* t : {&exp_avg, &exp_avg_sq, &grad}) {
+    const bool fits = t != &grad ? t->sizes() == params.sizes()
+                                 : grad.dim() == 3 && grad.size(0) >= 1 && grad.sizes().slice(1) == params.sizes();
+    TORCH_CHECK_VALUE(fits && t->scalar_type() == params.scalar_type() && t->is_contiguous() &&
                           t->device() == params.device(),
-                      "exp_avg, exp_avg_sq, grad: expected contiguous ", params.sizes(), " ", params.scalar_type(), " on ",
-                      params.device(), ", found ", t->sizes(), " ", t->scalar_type(), " on ", t->device());
-  TORCH_CHECK_VALUE(touched.dim() == 1 && touched.size(0) == params.size(0) && touched.scalar_type() == at::kByte &&
+                      "exp_avg, exp_avg_sq, grad's parts: expected contiguous ", params.sizes(), " ", params.scalar_type(),
+                      " on ", params.device(), ", found ", t->sizes(), " ", t->scalar_type(), " on ", t->device());
+  }
+  TORCH_CHECK_VALUE(touched.sizes() == grad.sizes().slice(0, 2) && touched.scalar_type() == at::kByte &&
                         touched.is_contiguous() && touched.device() == params.device(),
-                    "touched: expected contiguous (n,) uint8, found ", touched.sizes(), " ", touched.scalar_type());
+                    "touched: expected contiguous (parts, n) uint8, found ", touched.sizes(), " ", touched.scalar_type());
 }
 
 }  // namespace splatseg

@@ -5,7 +5,8 @@
 
 namespace splatseg {
 
-// Raises ValueError unless params, averages and gradient are contiguous (n, d) matrices of one type and place, touched (n,).
+// Raises ValueError unless params and averages are contiguous (n, d) matrices, grad (parts, n, d), of one type and place, and
+// touched (parts, n).
 void check_sparse_adam(const at::Tensor& params, const at::Tensor& exp_avg, const at::Tensor& exp_avg_sq,
                        const at::Tensor& grad, const at::Tensor& touched);
 

@@ -23,12 +23,13 @@ void check_blend(const at::Tensor& offsets, const at::Tensor& ids, const at::Ten
 }
 
 void check_blend_sum(const at::Tensor& grad, const at::Tensor& sum, const at::Tensor& touched) {
-  TORCH_CHECK_VALUE(sum.dim() == 2 && sum.size(1) == grad.size(1) && sum.scalar_type() == grad.scalar_type() &&
-                        sum.is_contiguous() && sum.device() == grad.device(),
-                    "sum: expected a contiguous (n, d) matrix like grad, found ", sum.sizes(), " ", sum.scalar_type());
-  TORCH_CHECK_VALUE(touched.dim() == 1 && touched.size(0) == sum.size(0) && touched.scalar_type() == at::kByte &&
+  TORCH_CHECK_VALUE(sum.dim() == 3 && sum.size(0) >= 1 && sum.size(2) == grad.size(1) &&
+                        sum.scalar_type() == grad.scalar_type() && sum.is_contiguous() && sum.device() == grad.device(),
+                    "sum: expected contiguous (parts, n, d) matrices like grad, found ", sum.sizes(), " ",
+                    sum.scalar_type());
+  TORCH_CHECK_VALUE(touched.sizes() == sum.sizes().slice(0, 2) && touched.scalar_type() == at::kByte &&
                         touched.is_contiguous() && touched.device() == grad.device(),
-                    "touched: expected contiguous (n,) uint8, found ", touched.sizes(), " ", touched.scalar_type());
+                    "touched: expected contiguous (parts, n) uint8, found ", touched.sizes(), " ", touched.scalar_type());
 }
 
 int64_t blend_count(const at::Tensor& offsets, const std::optional<at::Tensor>& rows) {

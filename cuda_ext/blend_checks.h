@@ -12,7 +12,8 @@ namespace splatseg {
 void check_blend(const at::Tensor& offsets, const at::Tensor& ids, const at::Tensor& weights, const at::Tensor& matrix,
                  const std::optional<at::Tensor>& rows);
 
-// What blend_transpose_ adds to: sum (n, d) and touched (n,) uint8, contiguous, beside grad (r, d).
+// What blend_transpose_ adds to: sum (parts, n, d) and touched (parts, n) uint8, contiguous, beside grad (r, d). Each part
+// takes an equal run of the output rows; the gradient is the sum over parts.
 void check_blend_sum(const at::Tensor& grad, const at::Tensor& sum, const at::Tensor& touched);
 
 // Rows of the result: those asked for, or all.

@@ -77,7 +77,7 @@ def test_gradcheck_and_opcheck() -> None:
         torch.library.opcheck(torch.ops.splatseg.blend.default, args)
         grad = torch.randn(12 if given is None else 6, 3, dtype=torch.float64, requires_grad=True)
         torch.library.opcheck(torch.ops.splatseg.blend_transpose.default, (*args[:3], grad, given, 7))
-        sums, touched = torch.zeros(7, 3, dtype=torch.float64), torch.zeros(7, dtype=torch.uint8)
+        sums, touched = torch.zeros(2, 7, 3, dtype=torch.float64), torch.zeros(2, 7, dtype=torch.uint8)
         torch.library.opcheck(
             torch.ops.splatseg.blend_transpose_.default, (*args[:3], grad.detach(), given, sums, touched)
         )

@@ -192,7 +192,7 @@ def test_sparse_adam(library: ctypes.CDLL, dtype: torch.dtype, d: int, on_device
         rates if on_device else None, pointer(bad),
     )  # fmt: skip
     with pytest.raises(ValueError, match="row 65"):
-        adam_reference.sparse_adam_(*twins, marks, step, lr, *betas, eps, norm_weight)
+        adam_reference.sparse_adam_(*twins[:3], twins[3][None], marks[None], step, lr, *betas, eps, norm_weight)
     assert int(bad) == 65 and not touched.any()
     tolerance = 1e-12 if dtype == torch.float64 else 3e-6
     for found, want in zip(state, twins, strict=True):

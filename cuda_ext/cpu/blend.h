@@ -20,6 +20,17 @@ struct BlendJob {
   int64_t n, d;  // Gaussians and channels
 };
 
+// What the transpose adds to: (n, d) of the features' type, and the flags (n,) of the Gaussians added to, or null.
+struct BlendSum {
+  void* values;
+  uint8_t* touched;
+};
+
+// A task of the transpose: output rows [begin, end), and every `shares`-th block of Gaussians from block `share`.
+struct BlendShare {
+  int64_t begin, end, share, shares;
+};
+
 // Gaussians are dealt to shares in blocks of this many: a block's gradients and flags lie on cache lines of its own.
 constexpr int64_t kShareBlock = 64;
 
@@ -29,8 +40,8 @@ constexpr int64_t kShareBlock = 64;
 SPLATSEG_KERNEL(bool, blend_forward,
                 (const BlendJob& job, const void* features, void* out, int64_t begin, int64_t end))
 
-// Adds w_k grad[i] to sum[id_k] and sets touched[id_k] (may be null) for every entry whose block of kShareBlock ids falls to
-// `share` of `shares` (a power of two). Every Gaussian adds up in row order, whatever the number of shares: no atomics, no
-// private copies, the same bits for any thread count. False where something is out of range.
+// For output rows [begin, end), adds w_k grad[i] to sum[id_k] and sets touched[id_k] (may be null) for every entry whose block
+// of kShareBlock ids falls to `share` of `shares` (a power of two). Every Gaussian adds up in row order, whatever the number
+// of shares: no atomics, the same bits for any thread count. False where something is out of range.
 SPLATSEG_KERNEL(bool, blend_backward,
-                (const BlendJob& job, const void* grad, void* sum, uint8_t* touched, int64_t share, int64_t shares))
+                (const BlendJob& job, const void* grad, BlendSum sum, BlendShare share))

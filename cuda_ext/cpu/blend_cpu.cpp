@@ -58,19 +58,28 @@ Tensor blend(const Tensor& offsets, const Tensor& ids, const Tensor& weights, co
   return out;
 }
 
-int64_t share_count(int64_t rows) {
+int64_t share_count(int64_t rows, int64_t parts) {
   int64_t shares = 1;
   if (rows < 256) return shares;
-  while (shares < at::get_num_threads()) shares *= 2;
+  while (shares * parts < at::get_num_threads()) shares *= 2;
   return shares;
 }
 
-void accumulate(const BlendJob& job, const void* grad, void* sum, uint8_t* touched) {
-  const int64_t shares = share_count(job.count);
+// Output rows are dealt to `parts` equal runs, which add to (parts, n, d) and (parts, n) each their own matrix.
+void accumulate(const BlendJob& job, const Tensor& grad, const Tensor& sum, const std::optional<Tensor>& touched,
+                int64_t parts) {
+  const int64_t shares = share_count(job.count, parts);
+  const void* source = grad.const_data_ptr();
+  char* values = (char*)sum.mutable_data_ptr();
+  uint8_t* flags = touched.has_value() ? touched->mutable_data_ptr<uint8_t>() : nullptr;
   std::atomic<bool> fine{true};
-  at::parallel_for(0, shares, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t share = begin; share < end; share++)
-      if (!SPLATSEG_PICK(blend_backward)(job, grad, sum, touched, share, shares)) fine = false;
+  at::parallel_for(0, parts * shares, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; task++) {
+      const int64_t part = task / shares;
+      const BlendSum own = {values + part * job.n * job.d * sum.element_size(), flags ? flags + part * job.n : nullptr};
+      const BlendShare share = {job.count * part / parts, job.count * (part + 1) / parts, task % shares, shares};
+      if (!SPLATSEG_PICK(blend_backward)(job, source, own, share)) fine = false;
+    }
   });
   if (!fine) range_error(job);
 }
@@ -86,23 +95,18 @@ Tensor blend_transpose(const Tensor& offsets, const Tensor& ids, const Tensor& w
   const Inputs in(offsets, ids, weights, rows, n, g.size(1));
   check_grad(in, g);
   Tensor sum = at::zeros({n, g.size(1)}, g.options());
-  accumulate(in.job, g.const_data_ptr(), sum.mutable_data_ptr(), nullptr);
+  accumulate(in.job, g, sum, std::nullopt, 1);
   return sum;
 }
 
 void blend_transpose_(const Tensor& offsets, const Tensor& ids, const Tensor& weights, const Tensor& grad,
                       const std::optional<Tensor>& rows, Tensor sum, Tensor touched) {
   check_blend(offsets, ids, weights, grad, rows);
-  TORCH_CHECK_VALUE(sum.dim() == 2 && sum.size(1) == grad.size(1) && sum.scalar_type() == grad.scalar_type() &&
-                        sum.is_contiguous(),
-                    "sum: expected a contiguous (n, d) matrix like grad, found ", sum.sizes(), " ", sum.scalar_type());
-  TORCH_CHECK_VALUE(touched.dim() == 1 && touched.size(0) == sum.size(0) && touched.scalar_type() == at::kByte &&
-                        touched.is_contiguous(),
-                    "touched: expected contiguous (n,) uint8, found ", touched.sizes(), " ", touched.scalar_type());
+  check_blend_sum(grad, sum, touched);
   const Tensor g = grad.contiguous();
-  const Inputs in(offsets, ids, weights, rows, sum.size(0), sum.size(1));
+  const Inputs in(offsets, ids, weights, rows, sum.size(1), sum.size(2));
   check_grad(in, g);
-  accumulate(in.job, g.const_data_ptr(), sum.mutable_data_ptr(), touched.mutable_data_ptr<uint8_t>());
+  accumulate(in.job, g, sum, touched, sum.size(0));
 }
 
 }  // namespace

@@ -27,6 +27,7 @@ struct Settings {
 
 void update(Tensor& params, Tensor& exp_avg, Tensor& exp_avg_sq, Tensor& grad, Tensor& touched, const Settings& s) {
   check_sparse_adam(params, exp_avg, exp_avg_sq, grad, touched);
+  TORCH_CHECK_VALUE(grad.size(0) == 1, "grad: expected one part on CUDA, found ", grad.size(0));
   if (params.numel() == 0) return;
   for (const auto* t : {&params, &exp_avg, &exp_avg_sq, &grad})
     TORCH_CHECK_VALUE(reinterpret_cast<uintptr_t>(t->const_data_ptr()) % 16 == 0,

@@ -15,6 +15,9 @@ from splatseg.ops.extension import compiled, has_kernel
 from splatseg.ops.reference import adam as reference
 from splatseg.ops.reference import blend as reference_blend
 
+CPU_PARTS = 2
+"""Equal runs of a batch's rows that add to a gradient each on the CPU, whatever the number of threads: with one
+gradient all threads would have to read every entry. Twice the memory of one. CUDA adds atomically to one."""
 NO_ROW = torch.iinfo(torch.int64).max
 
 
@@ -76,8 +79,9 @@ class SparseFeatureAdam:
         self.steps = 0
         self.exp_avg = torch.zeros_like(features)
         self.exp_avg_sq = torch.zeros_like(features)
-        self._grad = torch.zeros_like(features)
-        self._touched = torch.zeros(features.shape[0], dtype=torch.uint8, device=features.device)
+        parts = CPU_PARTS if features.device.type == "cpu" else 1
+        self._grad = features.new_zeros(parts, *features.shape)
+        self._touched = features.new_zeros(parts, features.shape[0], dtype=torch.uint8)
         self._bad = torch.full((), NO_ROW, dtype=torch.int64, device=features.device)
         self._movable: Tensor | None = None
 
@@ -107,17 +111,17 @@ class SparseFeatureAdam:
                 return
             n = self.features.shape[0]
             check_ranges(c, rows, n)
-            self._grad += reference_blend.blend_transpose(c.offsets, c.ids, weights, grad, rows, n)
+            self._grad[0] += reference_blend.blend_transpose(c.offsets, c.ids, weights, grad, rows, n)
             entries, _ = reference_blend.select_rows(c.offsets, rows)
-            self._touched[c.ids[entries].long()] = 1
+            self._touched[0, c.ids[entries].long()] = 1
         except IndexError as error:
             raise range_error(c, self.features.shape[0], error) from None
 
     def accumulate_dense(self, grad: Tensor) -> None:
         """Add ``grad`` (n, d), which did not come through ``blend``; rows that are not all zero count as touched."""
         check_dims("grad", grad, tuple(self.features.shape))
-        self._grad += grad
-        self._touched |= (grad != 0).any(dim=1).to(torch.uint8)
+        self._grad[0] += grad
+        self._touched[0] |= (grad != 0).any(dim=1).to(torch.uint8)
 
     def step(self, lr: float | None = None) -> None:
         """Update the rows touched since the last step and clear their gradient.

@@ -174,42 +174,43 @@ struct Segment {
   int64_t output_row, begin, end;  // entries [begin, end), at most kSegment of them
 };
 
-// Steps through the entries of all output rows, segment by segment; a segment's end is -1 where something is out of range.
+// Steps through the entries of output rows [i + 1, end), segment by segment; a segment's end is -1 where something is out of
+// range.
 struct SegmentWalk {
   const BlendJob& job;
-  int64_t i = -1;
+  int64_t i, end;
   Span left = {0, 0};
 
   bool next(Segment& segment) {
     while (left.begin == left.end) {
-      if (++i >= job.count) return false;
+      if (++i >= end) return false;
       left = row_span(job, i);
       if (left.begin < 0) {
         segment.end = -1;
         return true;
       }
     }
-    const int64_t end = left.end - left.begin > kSegment ? left.begin + kSegment : left.end;
-    segment = {i, left.begin, end};
-    left.begin = end;
+    const int64_t last = left.end - left.begin > kSegment ? left.begin + kSegment : left.end;
+    segment = {i, left.begin, last};
+    left.begin = last;
     return true;
   }
 };
 
 // One segment is chosen and its rows of `sum` are fetched while the one before it is added up.
 template <class W, class T, int D>
-bool backward(const BlendJob& job, const T* grad, T* sum, uint8_t* touched, int64_t share, int64_t shares) {
+bool add_share(const BlendJob& job, const T* grad, T* sum, uint8_t* touched, const BlendShare& part) {
   int32_t chosen[2][kSegment + kLanes];
   int64_t count[2] = {0, 0};
   Segment segment[2];
-  SegmentWalk walk{job};
+  SegmentWalk walk{job, part.begin - 1, part.end};
   bool have_last = false;
   for (int now = 0;; now ^= 1) {
     const bool more = walk.next(segment[now]);
     if (more) {
       const Segment& s = segment[now];
       if (s.end < 0) return false;
-      count[now] = choose(job.ids, s.begin, s.end, (int32_t)share, (int32_t)(shares - 1), chosen[now]);
+      count[now] = choose(job.ids, s.begin, s.end, (int32_t)part.share, (int32_t)(part.shares - 1), chosen[now]);
       for (int64_t j = 0; j < count[now]; j++) __builtin_prefetch(sum + job.ids[s.begin + chosen[now][j]] * job.d, 1);
     }
     if (have_last) {
@@ -222,16 +223,41 @@ bool backward(const BlendJob& job, const T* grad, T* sum, uint8_t* touched, int6
   }
 }
 
-template <class W, class T>
-bool backward_any(const BlendJob& job, const void* grad, void* sum, uint8_t* touched, int64_t share, int64_t shares) {
+// The rows' every entry: nothing to choose.
+template <class W, class T, int D>
+bool add_rows(const BlendJob& job, const T* grad, T* sum, uint8_t* touched, int64_t begin, int64_t end) {
+  const int64_t d = D ? D : job.d;
+  const W* weights = (const W*)job.weights;
+  for (int64_t i = begin; i < end; i++) {
+    prefetch_entries<W>(job, i + kRowsAhead);
+    prefetch_features(job, sum, i + 1);
+    const Span span = row_span(job, i);
+    if (span.begin < 0 || !ids_in_range(job.ids, span, job.n)) return false;
+    for (int64_t k = span.begin; k < span.end; k++) {
+      const int64_t id = job.ids[k];
+      add_scaled<T>(sum + id * d, grad + i * d, (T)to_scalar(weights[k]), d);
+      if (touched) touched[id] = 1;
+    }
+  }
+  return true;
+}
+
+template <class W, class T, int D>
+bool backward(const BlendJob& job, const void* grad, BlendSum sum, const BlendShare& part) {
   const T* g = (const T*)grad;
-  T* s = (T*)sum;
+  T* values = (T*)sum.values;
+  if (part.shares == 1) return add_rows<W, T, D>(job, g, values, sum.touched, part.begin, part.end);
+  return add_share<W, T, D>(job, g, values, sum.touched, part);
+}
+
+template <class W, class T>
+bool backward_any(const BlendJob& job, const void* grad, BlendSum sum, const BlendShare& part) {
   switch (job.d) {
-    case 8: return backward<W, T, 8>(job, g, s, touched, share, shares);
-    case 16: return backward<W, T, 16>(job, g, s, touched, share, shares);
-    case 24: return backward<W, T, 24>(job, g, s, touched, share, shares);
-    case 32: return backward<W, T, 32>(job, g, s, touched, share, shares);
-    default: return backward<W, T, 0>(job, g, s, touched, share, shares);
+    case 8: return backward<W, T, 8>(job, grad, sum, part);
+    case 16: return backward<W, T, 16>(job, grad, sum, part);
+    case 24: return backward<W, T, 24>(job, grad, sum, part);
+    case 32: return backward<W, T, 32>(job, grad, sum, part);
+    default: return backward<W, T, 0>(job, grad, sum, part);
   }
 }
 
@@ -245,11 +271,11 @@ bool blend_forward(const BlendJob& job, const void* features, void* out, int64_t
   }
 }
 
-bool blend_backward(const BlendJob& job, const void* grad, void* sum, uint8_t* touched, int64_t share, int64_t shares) {
+bool blend_backward(const BlendJob& job, const void* grad, BlendSum sum, BlendShare part) {
   switch (job.weight_type) {
-    case WeightType::half: return backward_any<uint16_t, float>(job, grad, sum, touched, share, shares);
-    case WeightType::single: return backward_any<float, float>(job, grad, sum, touched, share, shares);
-    default: return backward_any<double, double>(job, grad, sum, touched, share, shares);
+    case WeightType::half: return backward_any<uint16_t, float>(job, grad, sum, part);
+    case WeightType::single: return backward_any<float, float>(job, grad, sum, part);
+    default: return backward_any<double, double>(job, grad, sum, part);
   }
 }
 

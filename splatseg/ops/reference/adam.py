@@ -21,8 +21,10 @@ def sparse_adam_(
 ) -> None:
     """Adam (Kingma & Ba 2015, algorithm 1) on the rows with ``touched`` != 0, in place; then zero those of ``grad``.
 
-    The gradient gains that of ``norm_weight * mean over all n rows of (|f| - 1)^2``, for the touched rows only. Rows
-    whose gradient is not finite are left as they are. ``touched`` is cleared.
+    ``grad`` (parts, n, d) and ``touched`` (parts, n) uint8 come in parts: a row's gradient is the sum over them, and it
+    is touched where one of them touched it. The gradient gains that of ``norm_weight * mean over all n rows of
+    (|f| - 1)^2``, for the touched rows only. Rows whose gradient is not finite are left as they are. ``touched`` is
+    cleared.
 
     Raises:
         ValueError: a gradient that is not finite; the finite rows have been updated.
@@ -68,10 +70,11 @@ def update_touched_(
 ) -> int | None:
     """The step itself; returns the first row whose gradient is not finite, which keeps its values."""
     (step_size, v_scale), (beta1, beta2, eps, norm_weight) = rates, settings
-    chosen = touched.nonzero()[:, 0]
-    finite = grad[chosen].isfinite().all(dim=1)
+    chosen = touched.any(dim=0).nonzero()[:, 0]
+    sums = grad[:, chosen].sum(dim=0)
+    finite = sums.isfinite().all(dim=1)
     bad, rows = chosen[~finite], chosen[finite]
-    f, g = params[rows], grad[rows]
+    f, g = params[rows], sums[finite]
     norm = f.norm(dim=1, keepdim=True)
     pull = torch.where(norm > 0, 1 - 1 / norm, 0)
     g = g + (2 * norm_weight / max(params.shape[0], 1)) * pull * f
@@ -79,6 +82,6 @@ def update_touched_(
     v = beta2 * exp_avg_sq[rows] + (1 - beta2) * g * g
     params[rows] = f - step_size * m / (v.sqrt() * v_scale + eps)
     exp_avg[rows], exp_avg_sq[rows] = m, v
-    grad[chosen] = 0
-    touched[chosen] = 0
+    grad[:, chosen] = 0
+    touched[:, chosen] = 0
     return int(bad[0]) if bad.numel() else None
