@@ -39,12 +39,11 @@ struct Tile {
 // A splat as one tile sees it: broadcast, relative to the tile's corner.
 template <class T>
 struct TileSplat {
-  Vec<T> a, b, c, log2_opacity;
-  T x, y;
+  Vec<T> a, b, c, log2_opacity, x, y;
   unsigned blocks;  // bit b: the pixel box touches block b
 
   __attribute__((always_inline)) TileSplat(const Splat<T>& s, int tile_x, int tile_y)
-      : a(splat(s.a)), b(splat(s.b)), c(splat(s.c)), log2_opacity(splat(s.log2_opacity)), x(s.x - tile_x), y(s.y - tile_y) {
+      : a(splat(s.a)), b(splat(s.b)), c(splat(s.c)), log2_opacity(splat(s.log2_opacity)), x(splat(s.x - tile_x)), y(splat(s.y - tile_y)) {
     const int x0 = (s.x0 > tile_x ? s.x0 - tile_x : 0) >> 2, x1 = (s.x1 < tile_x + kTile ? s.x1 - tile_x : kTile - 1) >> 2;
     const int y0 = (s.y0 > tile_y ? s.y0 - tile_y : 0) >> 2, y1 = (s.y1 < tile_y + kTile ? s.y1 - tile_y : kTile - 1) >> 2;
     const unsigned columns = (2u << x1) - (1u << x0), rows = (16u << 4 * y1) - (1u << 4 * y0);
@@ -59,14 +58,28 @@ struct BlockHit {
   Mask<T> drawn[2];
 };
 
+// Pixel centres of a block's upper half relative to the tile: columns of the four block columns, rows of the four block rows.
+template <class T>
+struct BlockCentres {
+  alignas(64) T columns[4][kLanes], rows[4][kLanes];
+  constexpr BlockCentres() : columns(), rows() {
+    for (int b = 0; b < 4; b++) {
+      for (int lane = 0; lane < kLanes; lane++) {
+        columns[b][lane] = T(b * 4 + lane % 4) + T(0.5);
+        rows[b][lane] = T(b * 4 + lane / 4) + T(0.5);
+      }
+    }
+  }
+};
+template <class T>
+constexpr BlockCentres<T> kCentres;
+
 template <class T>
 SPLATSEG_INLINE bool reach(const TileSplat<T>& s, const Tile<T>& tile, int block, BlockHit<T>& hit) {
   typedef Vec<T> V;
-  const V columns = {T(0.5), T(1.5), T(2.5), T(3.5), T(0.5), T(1.5), T(2.5), T(3.5)};
-  const V rows = {T(0.5), T(0.5), T(0.5), T(0.5), T(1.5), T(1.5), T(1.5), T(1.5)};
   const T* floor = tile.floor + block * kBlockPixels;
-  hit.dx = columns + (T(block % 4 * 4) - s.x);
-  hit.dy[0] = rows + (T(block / 4 * 4) - s.y);
+  hit.dx = load(kCentres<T>.columns[block % 4]) - s.x;
+  hit.dy[0] = load(kCentres<T>.rows[block / 4]) - s.y;
   hit.dy[1] = hit.dy[0] + T(2);
   for (int h = 0; h < 2; h++) {
     const V dy = hit.dy[h];
@@ -81,29 +94,40 @@ SPLATSEG_INLINE bool reach(const TileSplat<T>& s, const Tile<T>& tile, int block
 template <class T>
 struct Blend {
   Vec<T> raw_alpha, alpha, before, weight;  // before: transmittance in front of the splat; weight: 0 where not drawn
-  bool closed;                              // some pixel got its last splat before this one
 };
 
-// Moves the transmittance of half h and closes its finished pixels.
+// Closes the pixels of half h that the splat would leave without transmittance: they got their last splat before this one.
 template <class T>
-SPLATSEG_INLINE Blend<T> blend(BlockHit<T>& hit, int h, Tile<T>& tile, int block) {
+SPLATSEG_INLINE void close_pixels(BlockHit<T>& hit, int h, Mask<T> done, T* floor) {
+  store(floor, done ? splat(T(__builtin_inf())) : load(floor));
+  hit.drawn[h] &= ~done;
+}
+
+// Moves the transmittance of a block and closes its finished pixels. True where there were some.
+template <class T>
+SPLATSEG_INLINE bool blend(BlockHit<T>& hit, Tile<T>& tile, int block, Blend<T> out[2]) {
   typedef Vec<T> V;
-  T* at = tile.transmittance + block * kBlockPixels + h * kLanes;
-  Blend<T> out;
-  out.raw_alpha = exp2v_near_zero(hit.exponent[h]);
-  out.alpha = vmin(out.raw_alpha, splat(T(0.999)));
-  out.before = load(at);
-  const V product = out.alpha * out.before, after = out.before - product;
-  const Mask<T> done = hit.drawn[h] & (after <= splat(T(1e-4)));
-  out.closed = any(done);
-  if (__builtin_expect(out.closed, 0)) {
-    T* floor = tile.floor + block * kBlockPixels + h * kLanes;
-    store(floor, done ? splat(T(__builtin_inf())) : load(floor));
-    hit.drawn[h] &= ~done;
+  T* transmittance = tile.transmittance + block * kBlockPixels;
+  V product[2];
+  Mask<T> done[2];
+  for (int h = 0; h < 2; h++) {
+    out[h].raw_alpha = exp2v_near_zero(hit.exponent[h]);
+    out[h].alpha = vmin(out[h].raw_alpha, splat(T(0.999)));
+    out[h].before = load(transmittance + h * kLanes);
+    product[h] = out[h].alpha * out[h].before;
+    done[h] = hit.drawn[h] & (out[h].before - product[h] <= splat(T(1e-4)));
   }
-  out.weight = keep(hit.drawn[h], product);
-  store(at, out.before - out.weight);
-  return out;
+  const bool closed = any(done[0] | done[1]);
+  if (__builtin_expect(closed, 0)) {
+    T* floor = tile.floor + block * kBlockPixels;
+    close_pixels(hit, 0, done[0], floor);
+    close_pixels(hit, 1, done[1], floor + kLanes);
+  }
+  for (int h = 0; h < 2; h++) {
+    out[h].weight = keep(hit.drawn[h], product[h]);
+    store(transmittance + h * kLanes, out[h].before - out[h].weight);
+  }
+  return closed;
 }
 
 // After a block had finished pixels: notes when none is left.

@@ -66,18 +66,15 @@ SPLATSEG_INLINE void add_splat(const TileSplat<T>& s, const Splat<T>& record, Ti
   BlockHit<T> hit;
   if (!reach(s, tile, block, hit)) return;
   T* sums = colors + block * 4 * kBlockPixels;
-  V weight[2];
-  bool closed = false;
-  for (int h = 0; h < 2; h++) {
-    const Blend<T> blended = blend(hit, h, tile, block);
-    weight[h] = blended.weight;
-    closed |= blended.closed;
-    for (int c = 0; c < 3; c++) {
+  Blend<T> blended[2];
+  const bool closed = blend(hit, tile, block, blended);
+  const V weight[2] = {blended[0].weight, blended[1].weight};
+  for (int c = 0; c < 4; c++) {
+    const V value = splat(c < 3 ? record.color[c] : record.depth);
+    for (int h = 0; h < 2; h++) {
       T* at = sums + c * kBlockPixels + h * kLanes;
-      store(at, load(at) + weight[h] * record.color[c]);
+      store(at, load(at) + weight[h] * value);
     }
-    T* at = sums + 3 * kBlockPixels + h * kLanes;
-    store(at, load(at) + weight[h] * record.depth);
   }
   if (__builtin_expect(closed, 0)) close_block(tile, block);
   if constexpr (kFeatures) enqueue(*features, block, feature_row, weight[0], weight[1]);

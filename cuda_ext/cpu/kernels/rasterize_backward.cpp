@@ -153,24 +153,28 @@ SPLATSEG_INLINE bool add_block(const RasterBackwardArgs<T>& args, const TileSpla
   BlockHit<T> hit;
   if (!reach(s, tile, block, hit)) return false;
   const T(*colors)[kBlockPixels] = grads.colors[block];
-  const Blend<T> blended[2] = {blend(hit, 0, tile, block), blend(hit, 1, tile, block)};
+  Blend<T> blended[2];
+  const bool closed = blend(hit, tile, block, blended);
   const V weight[2] = {blended[0].weight, blended[1].weight};
   V value[2] = {}, v[2];
   if constexpr ((kMode & kGeometry) != 0) {
     for (int h = 0; h < 2; h++) {
       value[h] = load(colors[0] + h * kLanes) * record.color[0] + load(colors[1] + h * kLanes) * record.color[1];
-      value[h] += load(colors[2] + h * kLanes) * record.color[2] + load(colors[3] + h * kLanes) * record.depth;
+      value[h] += load(colors[2] + h * kLanes) * record.color[2];
     }
+    if (args.depth != nullptr)
+      for (int h = 0; h < 2; h++) value[h] += load(colors[3] + h * kLanes) * record.depth;
   }
   if constexpr ((kMode & kFeatures) != 0) add_features<kMode>(grads, block, row, args.forward.channels, weight, value);
   if constexpr ((kMode & kGeometry) != 0) {
     for (int h = 0; h < 2; h++)
       v[h] = sigma_grad(hit, h, blended[h], value[h], grads.behind + block * kBlockPixels + h * kLanes);
     add_geometry<kMode>(s, hit, v[0], v[1], out);
-    for (int c = 0; c < kColors; c++)
+    for (int c = 0; c < 3; c++)
       out.sum[kRed + c] += weight[0] * load(colors[c]) + weight[1] * load(colors[c] + kLanes);
+    if (args.depth != nullptr) out.sum[kDepth] += weight[0] * load(colors[3]) + weight[1] * load(colors[3] + kLanes);
   }
-  if (__builtin_expect(blended[0].closed | blended[1].closed, 0)) close_block(tile, block);
+  if (__builtin_expect(closed, 0)) close_block(tile, block);
   return true;
 }
 
