@@ -75,7 +75,7 @@ template <class T>
 constexpr BlockCentres<T> kCentres;
 
 template <class T>
-SPLATSEG_INLINE bool reach(const TileSplat<T>& s, const Tile<T>& tile, int block, BlockHit<T>& hit) {
+SPLATSEG_INLINE bool reach(const TileSplat<T>& s, const Tile<T>& tile, size_t block, BlockHit<T>& hit) {
   typedef Vec<T> V;
   const T* floor = tile.floor + block * kBlockPixels;
   hit.dx = load(kCentres<T>.columns[block % 4]) - s.x;
@@ -105,7 +105,7 @@ SPLATSEG_INLINE void close_pixels(BlockHit<T>& hit, int h, Mask<T> done, T* floo
 
 // Moves the transmittance of a block and closes its finished pixels. True where there were some.
 template <class T>
-SPLATSEG_INLINE bool blend(BlockHit<T>& hit, Tile<T>& tile, int block, Blend<T> out[2]) {
+SPLATSEG_INLINE bool blend(BlockHit<T>& hit, Tile<T>& tile, size_t block, Blend<T> out[2]) {
   typedef Vec<T> V;
   T* transmittance = tile.transmittance + block * kBlockPixels;
   V product[2];
@@ -132,7 +132,7 @@ SPLATSEG_INLINE bool blend(BlockHit<T>& hit, Tile<T>& tile, int block, Blend<T> 
 
 // After a block had finished pixels: notes when none is left.
 template <class T>
-SPLATSEG_INLINE void close_block(Tile<T>& tile, int block) {
+SPLATSEG_INLINE void close_block(Tile<T>& tile, size_t block) {
   const T* floor = tile.floor + block * kBlockPixels;
   const Vec<T> limit = splat(T(1));
   if (any((load(floor) < limit) | (load(floor + kLanes) < limit))) return;

@@ -60,7 +60,7 @@ SPLATSEG_INLINE void enqueue(FeatureSums<T>& f, int block, const T* row, Vec<T> 
 
 // Adds one splat to one block of colour sums: [block][r, g, b, depth][pixel].
 template <bool kFeatures, class T>
-SPLATSEG_INLINE void add_splat(const TileSplat<T>& s, const Splat<T>& record, Tile<T>& tile, int block, T* colors,
+SPLATSEG_INLINE void add_splat(const TileSplat<T>& s, const Splat<T>& record, Tile<T>& tile, size_t block, T* colors,
                                FeatureSums<T>* features, const T* feature_row) {
   typedef Vec<T> V;
   BlockHit<T> hit;
@@ -80,22 +80,45 @@ SPLATSEG_INLINE void add_splat(const TileSplat<T>& s, const Splat<T>& record, Ti
   if constexpr (kFeatures) enqueue(*features, block, feature_row, weight[0], weight[1]);
 }
 
+// From sums to values: colours over the background, transmittance to alpha, mean depth. Returns whether all are finite.
 template <class T>
-SPLATSEG_INLINE bool write_tile(const RasterArgs<T>& args, const Tile<T>& tile, const T* colors) {
-  T finite = 0;
+SPLATSEG_INLINE bool finish_blocks(const RasterArgs<T>& args, Tile<T>& tile, T* colors) {
+  typedef Vec<T> V;
+  V finite = {};
+  for (int k = 0; k < kTilePixels; k += kLanes) {
+    T* sums = colors + k / kBlockPixels * 4 * kBlockPixels + k % kBlockPixels;
+    const V transmittance = load(tile.transmittance + k), alpha = T(1) - transmittance;
+    for (int c = 0; c < 3; c++) {
+      const V color = load(sums + c * kBlockPixels) + transmittance * args.background[c];
+      store(sums + c * kBlockPixels, color);
+      finite += color * T(0);
+    }
+    store(tile.transmittance + k, alpha);
+    store(sums + 3 * kBlockPixels, keep(alpha > splat(T(0)), load(sums + 3 * kBlockPixels) / alpha));
+  }
+  return hsum(finite) == T(0);
+}
+
+// One row of `count` neighbouring pixels of a block.
+template <class T>
+SPLATSEG_INLINE void write_row(const RasterArgs<T>& args, const T* sums, const T* alpha, int64_t pixel, int count) {
+  for (int x = 0; x < count; x++)
+    for (int c = 0; c < 3; c++) args.color[3 * (pixel + x) + c] = sums[c * kBlockPixels + x];
+  memcpy(args.alpha + pixel, alpha, count * sizeof(T));
+  memcpy(args.depth + pixel, sums + 3 * kBlockPixels, count * sizeof(T));
+}
+
+template <class T>
+SPLATSEG_INLINE void write_tile(const RasterArgs<T>& args, const Tile<T>& tile, const T* colors) {
   for (int y = 0; y < tile.rows; y++) {
-    for (int x = 0; x < tile.columns; x++) {
-      const int block = y / 4 * 4 + x / 4, lane = y % 4 * 4 + x % 4;
-      const int64_t pixel = int64_t(tile.y0 + y) * args.width + tile.x0 + x;
-      const T transmittance = tile.transmittance[block * kBlockPixels + lane], alpha = T(1) - transmittance;
+    for (int x = 0; x < tile.columns; x += 4) {
+      const int block = y / 4 * 4 + x / 4, lane = y % 4 * 4, left = tile.columns - x;
       const T* sums = colors + block * 4 * kBlockPixels + lane;
-      for (int c = 0; c < 3; c++) args.color[3 * pixel + c] = sums[c * kBlockPixels] + transmittance * args.background[c];
-      args.alpha[pixel] = alpha;
-      args.depth[pixel] = alpha > T(0) ? sums[3 * kBlockPixels] / alpha : T(0);
-      finite += args.color[3 * pixel] * T(0);
+      const T* alpha = tile.transmittance + block * kBlockPixels + lane;
+      const int64_t pixel = int64_t(tile.y0 + y) * args.width + tile.x0 + x;
+      left < 4 ? write_row(args, sums, alpha, pixel, left) : write_row(args, sums, alpha, pixel, 4);
     }
   }
-  return !(finite == T(0));
 }
 
 template <class T>
@@ -134,15 +157,16 @@ bool draw_tile(const RasterArgs<T>& args, int index, FeatureSums<T>* features) {
     const T* row = kFeatures ? args.features + id * args.channels : nullptr;
     // One loop over a bit set: two nested ones cost a mispredicted branch a row.
     for (unsigned rest = s.blocks & tile.open; rest != 0; rest &= rest - 1)
-      add_splat<kFeatures>(s, record, tile, __builtin_ctz(rest), colors, features, row);
+      add_splat<kFeatures>(s, record, tile, size_t(__builtin_ctz(rest)), colors, features, row);
     if (tile.open == 0) break;
   }
-  const bool bad = write_tile(args, tile, colors);
+  const bool finite = finish_blocks(args, tile, colors);
+  write_tile(args, tile, colors);
   if constexpr (kFeatures) {
     for (int block = 0; block < kBlocks; block++) flush(*features, block);
     return write_features(args, tile, *features);
   }
-  return bad;
+  return !finite;
 }
 
 template <bool kFeatures, class T>

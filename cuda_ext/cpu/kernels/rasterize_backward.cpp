@@ -37,44 +37,56 @@ SPLATSEG_INLINE T load_feature_pixel(const RasterBackwardArgs<T>& args, TileGrad
   return total;
 }
 
-// Gradients of colour, alpha and depth of one pixel; depth is d = D / A, so D gets v / A and A gets -v d / A.
+// Gradients of colour, alpha and depth of `count` <= 4 neighbouring pixels, from lane `lane` of a block on. Depth is d = D / A,
+// so D gets v / A and A gets -v d / A.
 template <class T>
-SPLATSEG_INLINE T load_color_pixel(const RasterBackwardArgs<T>& args, TileGrads<T>& grads, int block, int lane,
-                                   int64_t pixel) {
+SPLATSEG_INLINE void load_color_row(const RasterBackwardArgs<T>& args, TileGrads<T>& grads, int block, int lane, int64_t pixel,
+                                    int count) {
   T(*to)[kBlockPixels] = grads.colors[block];
-  T total = 0;
-  for (int c = 0; c < 3 && args.color != nullptr; c++) {
-    to[c][lane] = args.color[3 * pixel + c];
-    total += to[c][lane] * args.forward.color[3 * pixel + c];
+  T total[4] = {}, alpha_grad[4] = {};
+  if (args.color != nullptr) {
+    for (int x = 0; x < count; x++) {
+      for (int c = 0; c < 3; c++) {
+        to[c][lane + x] = args.color[3 * (pixel + x) + c];
+        total[x] += to[c][lane + x] * args.forward.color[3 * (pixel + x) + c];
+      }
+    }
   }
-  const T alpha = args.forward.alpha[pixel];
-  T alpha_grad = args.alpha != nullptr ? args.alpha[pixel] : T(0);
-  if (args.depth != nullptr && alpha > T(0)) {
-    const T depth = args.forward.depth[pixel], grad = args.depth[pixel] / alpha;
-    to[3][lane] = grad;
-    alpha_grad -= grad * depth;
-    total += grad * depth * alpha;
+  const T* alpha = args.forward.alpha + pixel;
+  if (args.alpha != nullptr) memcpy(alpha_grad, args.alpha + pixel, count * sizeof(T));
+  if (args.depth != nullptr) {
+    for (int x = 0; x < count; x++) {
+      if (!(alpha[x] > T(0))) continue;
+      const T depth = args.forward.depth[pixel + x], grad = args.depth[pixel + x] / alpha[x];
+      to[3][lane + x] = grad;
+      alpha_grad[x] -= grad * depth;
+      total[x] += grad * depth * alpha[x];
+    }
   }
-  return total - alpha_grad * (T(1) - alpha);  // alpha = 1 - transmittance: a background of colour -1
+  T* behind = grads.behind + block * kBlockPixels + lane;  // alpha = 1 - transmittance: a background of colour -1
+  for (int x = 0; x < count; x++) behind[x] = total[x] - alpha_grad[x] * (T(1) - alpha[x]);
+}
+
+template <int kMode, class T>
+SPLATSEG_INLINE void load_row(const RasterBackwardArgs<T>& args, TileGrads<T>& grads, int block, int lane, int64_t pixel,
+                              int count) {
+  if constexpr ((kMode & kGeometry) != 0) load_color_row(args, grads, block, lane, pixel, count);
+  if constexpr ((kMode & kFeatures) != 0) {
+    for (int x = 0; x < count; x++)
+      grads.behind[block * kBlockPixels + lane + x] += load_feature_pixel<kMode>(args, grads, block, lane + x, pixel + x);
+  }
 }
 
 template <int kMode, class T>
 SPLATSEG_INLINE void load_grads(const RasterBackwardArgs<T>& args, const Tile<T>& tile, TileGrads<T>& grads) {
-  if constexpr ((kMode & kGeometry) != 0) {
-    memset(grads.colors, 0, sizeof grads.colors);
-    memset(grads.behind, 0, sizeof grads.behind);
-  }
-  if constexpr ((kMode & kFeatures) != 0) {
-    memset(grads.features, 0, sizeof(T) * kTilePixels * args.forward.channels);
-  }
+  memset(grads.behind, 0, sizeof grads.behind);
+  if constexpr ((kMode & kGeometry) != 0) memset(grads.colors, 0, sizeof grads.colors);
+  if constexpr ((kMode & kFeatures) != 0) memset(grads.features, 0, sizeof(T) * kTilePixels * args.forward.channels);
   for (int y = 0; y < tile.rows; y++) {
-    for (int x = 0; x < tile.columns; x++) {
-      const int block = y / 4 * 4 + x / 4, lane = y % 4 * 4 + x % 4;
+    for (int x = 0; x < tile.columns; x += 4) {
+      const int block = y / 4 * 4 + x / 4, lane = y % 4 * 4, left = tile.columns - x;
       const int64_t pixel = int64_t(tile.y0 + y) * args.forward.width + tile.x0 + x;
-      T total = 0;
-      if constexpr ((kMode & kGeometry) != 0) total += load_color_pixel(args, grads, block, lane, pixel);
-      if constexpr ((kMode & kFeatures) != 0) total += load_feature_pixel<kMode>(args, grads, block, lane, pixel);
-      grads.behind[block * kBlockPixels + lane] = total;
+      left < 4 ? load_row<kMode>(args, grads, block, lane, pixel, left) : load_row<kMode>(args, grads, block, lane, pixel, 4);
     }
   }
 }
@@ -147,7 +159,7 @@ SPLATSEG_INLINE void add_geometry(const TileSplat<T>& s, const BlockHit<T>& hit,
 // Returns whether the splat reaches the block at all.
 template <int kMode, class T>
 SPLATSEG_INLINE bool add_block(const RasterBackwardArgs<T>& args, const TileSplat<T>& s, const Splat<T>& record,
-                               const T* row, Tile<T>& tile, int block, TileGrads<T>& grads,
+                               const T* row, Tile<T>& tile, size_t block, TileGrads<T>& grads,
                                PairSums<T>& out) {
   typedef Vec<T> V;
   BlockHit<T> hit;
@@ -221,7 +233,7 @@ SPLATSEG_INLINE void walk_pair(const RasterBackwardArgs<T>& args, int64_t id, Ti
   for (int k = 0; k < 12; k++) sums.sum[k] = splat(T(0));
   bool reached = false;
   for (unsigned rest = s.blocks & tile.open; rest != 0; rest &= rest - 1)
-    reached |= add_block<kMode>(args, s, record, row, tile, __builtin_ctz(rest), grads, sums);
+    reached |= add_block<kMode>(args, s, record, row, tile, size_t(__builtin_ctz(rest)), grads, sums);
   if constexpr ((kMode & kGeometry) != 0) {
     T* to = args.pair_grads + slot * kPairGrads;
     reached ? write_pair(sums, to) : write_zeros(kPairGrads, to);
