@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+import _installed  # noqa: F401 (first: without splatseg it says so)
 import tyro
 import yaml
 from _cli import parse

@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import _installed  # noqa: F401 (first: without splatseg it says so)
 from _cli import parse, run
 
 SCRIPTS = Path(__file__).parent

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import _installed  # noqa: F401 (first: without splatseg it says so)
 import tyro
 from _cli import parse
 from _cli import run as run_script

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
+import _installed  # noqa: F401 (first: without splatseg it says so)
 import tyro
 from _cli import parse
 from _cli import run as run_script

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
+import _installed  # noqa: F401 (first: without splatseg it says so)
 import tyro
 from _cli import parse, run
 

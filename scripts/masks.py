@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import _installed  # noqa: F401 (first: without splatseg it says so)
 import torch
 import tyro
 from _cli import parse, run

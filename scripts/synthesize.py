@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
+import _installed  # noqa: F401 (first: without splatseg it says so)
 import tyro
 from _cli import parse, run
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import _installed  # noqa: F401 (first: without splatseg it says so)
 import tyro
 from _cli import parse, run
 

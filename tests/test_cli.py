@@ -125,3 +125,13 @@ def test_help_is_left_to_tyro(capsys: pytest.CaptureFixture[str], monkeypatch: p
     captured = capsys.readouterr()
     assert "--preset" in captured.out and captured.err == ""
     assert max(map(len, captured.out.splitlines())) < 1000
+
+
+@pytest.mark.parametrize("script", sorted(p.name for p in (ROOT / "scripts").glob("[a-z]*.py")))
+def test_a_python_without_splatseg_is_told_so(script: str) -> None:
+    """The wrong Python is the likeliest first mistake: one line, no traceback. -S hides installed packages."""
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-S", str(ROOT / "scripts" / script)]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd="/", check=False)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: ") and "found no splatseg, " in done.stderr
