@@ -1,97 +1,60 @@
-"""Times of the feature fit's step on the CPU: trace, blend, its transpose, the loss and the optimizer.
+"""Times of the feature fit on the CPU: its step, the pools it draws from, and whole fits of 1000 and 10,000 steps.
 
-Prints milliseconds and, from the same run, the ratio to a vectorised PyTorch step (gather, multiply, index_add, dense
-Adam), to a sparse-matrix PyTorch step and to a pass over the full image. Values are compared before they are timed.
-Ratios are of best times, which a busy machine disturbs least. Writes benchmarks/results/features.json.
+A step is blend, loss, transpose and optimizer. In the same run, on the same batches: the step in vectorised PyTorch
+(gather, multiply, index_add and autograd, the vectorised loss, fused dense Adam), the same with the published loss's
+loops, and without the loss a vectorised step, one by sparse matrices and one through a drawn image. Values are compared
+before anything is timed. The contenders take turns, as the speed of a shared machine changes within seconds: times are
+the best of all turns, ratios the median over turns of two neighbours' times. The fits are the product's own, pools
+included, each timed once. Writes benchmarks/results/features.json.
 
-    PYTHONPATH=. python benchmarks/features.py [--gaussians 100000] [--views 50] [--threads 2]
+    PYTHONPATH=. python benchmarks/features.py [--gaussians 100000] [--views 50] [--threads 2] [--turns 12]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from feature_problem import (
+    BATCH,
+    CHANNELS,
+    HEIGHT,
+    PATCHES,
+    POOL,
+    WIDTH,
+    Problem,
+    block_hierarchy,
+    make_problem,
+    ring_cameras,
+    surface_scene,
+    views_of,
+)
+from loss_baselines import Batch, level_table, loop_loss, vectorised_loss
+from rasterize import processor
 from torch import Tensor
 
 from splatseg import ops
 from splatseg.camera import Camera
+from splatseg.features import FeatureConfig, fit_features
 from splatseg.gaussians import Gaussians
+from splatseg.hooks import FitHooks
 from splatseg.io.atomic import write_text
-from splatseg.ops import Contributions
+from splatseg.memory import freed_memory_kept
+from splatseg.ops import Contributions, LossConfig
 from splatseg.ops.reference import blend as reference
 from splatseg.render import render, trace
+from splatseg.sampling import SamplingConfig
 
-WIDTH, HEIGHT, CHANNELS = 640, 480, 16
-POOL, BATCH, PATCHES = 32768, 8192, 180
+CONFIG = replace(LossConfig.gs(), min_pixels=1)
+ADAM = ops.AdamConfig(norm_weight=0.0)
 RESULT = Path(__file__).parent / "results/features.json"
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Pools of all views, the rows of some steps, and the patches of the sampled pixels."""
-
-    pools: list[Contributions]
-    rows: list[Tensor]
-    patch: list[Tensor]
-    membership: Tensor
-    start: Tensor
-
-
-def surface_scene(n: int, generator: torch.Generator) -> Gaussians:
-    """n Gaussians as a fit leaves them: flat and overlapping on a floor and twelve spheres, most of them opaque."""
-    floor = n // 3
-    disc = torch.rand(floor, generator=generator).sqrt() * 3
-    angle = torch.rand(floor, generator=generator) * 2 * math.pi
-    ground = torch.stack([disc * angle.cos(), disc * angle.sin(), torch.zeros(floor)], dim=1)
-    ring = torch.arange(12) * (2 * math.pi / 12)
-    centres = torch.stack([1.6 * ring.cos(), 1.6 * ring.sin(), torch.full((12,), 0.45)], dim=1)
-    normals = torch.nn.functional.normalize(torch.randn(n - floor, 3, generator=generator), dim=1)
-    balls = centres[torch.randint(0, 12, (n - floor,), generator=generator)] + 0.45 * normals
-    spacing = math.sqrt((math.pi * 9 + 12 * 4 * math.pi * 0.45**2) / n)
-    scales = torch.rand(n, 3, generator=generator) * 1.2 + 0.4
-    return Gaussians(
-        means=torch.cat([ground, balls]),
-        quats=torch.nn.functional.normalize(torch.randn(n, 4, generator=generator), dim=1),
-        log_scales=(scales * spacing).log(),
-        opacity_logits=torch.randn(n, generator=generator) * 1.5 + 0.5,
-        sh=torch.rand(n, 1, 3, generator=generator),
-    )
-
-
-def ring_cameras(count: int) -> list[Camera]:
-    """Cameras on a circle that look at the middle of the scene from above."""
-    K = torch.tensor([[0.9 * WIDTH, 0, WIDTH / 2], [0, 0.9 * WIDTH, HEIGHT / 2], [0, 0, 1]])
-    cameras = []
-    for index in range(count):
-        angle = 2 * math.pi * index / count
-        position = torch.tensor([3.6 * math.cos(angle), 3.6 * math.sin(angle), 1.8])
-        forward = torch.nn.functional.normalize(torch.tensor([0.0, 0.0, 0.2]) - position, dim=0)
-        right = torch.nn.functional.normalize(torch.linalg.cross(forward, torch.tensor([0.0, 0.0, 1.0])), dim=0)
-        rotation = torch.stack([right, torch.linalg.cross(forward, right), forward])
-        pose = torch.eye(4)
-        pose[:3, :3], pose[:3, 3] = rotation, -rotation @ position
-        cameras.append(Camera(K, pose, WIDTH, HEIGHT))
-    return cameras
-
-
-def milliseconds(name: str, run: Callable[[], object], repeats: int) -> dict[str, float]:
-    """Median and best of ``repeats`` calls, after one to warm up."""
-    run()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return {f"{name}_ms": 1e3 * statistics.median(times), f"{name}_best_ms": 1e3 * min(times)}
+Step = Callable[[], object]
 
 
 def make_pools(
@@ -103,104 +66,102 @@ def make_pools(
         index = torch.randperm(WIDTH * HEIGHT, generator=generator)[:POOL]
         pixels = torch.stack([index % WIDTH, index // WIDTH], dim=1).to(torch.int32)
         start = time.perf_counter()
-        pools.append(trace(gaussians, camera, pixels))
+        pools.append(trace(gaussians, camera, pixels).half())
         times.append(1e3 * (time.perf_counter() - start))
     whole = trace(gaussians, cameras[-1], pixels, min_weight=0.0)
     return pools, {
         "trace_ms": statistics.median(times),
         "trace_best_ms": min(times),
         "pool_mb_a_view": pools[-1].nbytes / 1e6,
-        "pool_half_mb_a_view": pools[-1].half().nbytes / 1e6,
         "entries_a_pixel": pools[-1].ids.numel() / POOL,
-        "lost_weight": 1 - float(pools[-1].weights.sum() / whole.weights.sum()),
+        "lost_weight": 1 - float(pools[-1].weights.double().sum() / whole.weights.double().sum()),
     }
 
 
-def make_problem(pools: list[Contributions], n: int, steps: int, generator: torch.Generator) -> Problem:
-    """Random batches of every pool; patches are blocks of the image, masks are unions of neighbouring blocks."""
-    rows, patch = [], []
-    side = math.isqrt(PATCHES)
-    for step in range(steps):
-        chosen = torch.randperm(POOL, generator=generator)[:BATCH].sort().values
-        pixels = pools[step % len(pools)].pixels[chosen].long()
-        rows.append(chosen)
-        patch.append(1 + pixels[:, 1] * side // HEIGHT * side + pixels[:, 0] * side // WIDTH)
-    block = torch.arange(side * side)
-    membership = torch.zeros(side * side + 1, 2, dtype=torch.int64)
-    membership[1:, 0] = (1 << (block // side)) | (1 << (20 + block % side))
-    membership[1:, 1] = 1 << (block // side // 4)
-    return Problem(pools, rows, patch, membership, torch.randn(n, CHANNELS, generator=generator))
+class OurStep:
+    """Blend, loss, transpose and optimizer, cycling over the views; ``parts`` gathers the milliseconds of each."""
 
+    def __init__(self, problem: Problem, with_loss: bool) -> None:
+        self.problem, self.with_loss = problem, with_loss
+        self.features = problem.start.clone()
+        self.optimizer = ops.SparseFeatureAdam(self.features, ADAM)
+        self.grad = torch.randn(BATCH, CHANNELS)
+        self.count = 0
+        self.parts: dict[str, list[float]] = {"blend": [], "loss": [], "transpose": [], "adam": []}
 
-def our_step(problem: Problem, steps: int) -> dict[str, float]:
-    """Median milliseconds of each part of a step, cycling over the views. The loss is timed where it is built."""
-    features = problem.start.clone()
-    optimizer = ops.SparseFeatureAdam(features, ops.AdamConfig(norm_weight=100.0))
-    loss = getattr(ops, "hierarchical_contrastive_loss_and_grad", None)
-    times: dict[str, list[float]] = {"blend": [], "loss": [], "transpose": [], "adam": []}
-    grad = torch.randn(BATCH, CHANNELS)
-    for step in range(steps):
-        pool, rows = problem.pools[step % len(problem.pools)], problem.rows[step % len(problem.rows)]
+    def loss(self, blended: Tensor, patch: Tensor) -> Tensor:
+        if not self.with_loss:
+            return self.grad
+        membership = self.problem.membership
+        return ops.hierarchical_contrastive_loss_and_grad(blended, patch, membership=membership, config=CONFIG)[1]
+
+    def __call__(self) -> None:
+        pool, rows, patch = self.problem.step(self.count)
+        self.count += 1
         marks = [time.perf_counter()]
-        blended = ops.blend(pool, features, rows)
+        blended = ops.blend(pool, self.features, rows)
         marks.append(time.perf_counter())
-        if loss is not None:
-            grad = loss(blended, problem.patch[step % len(problem.rows)], membership=problem.membership)[1]
+        grad = self.loss(blended, patch)
         marks.append(time.perf_counter())
-        optimizer.accumulate(pool, grad, rows)
+        self.optimizer.accumulate(pool, grad, rows)
         marks.append(time.perf_counter())
-        optimizer.step()
+        self.optimizer.step()
         marks.append(time.perf_counter())
-        for name, begin, end in zip(times, marks, marks[1:], strict=False):
-            times[name].append(1e3 * (end - begin))
-    if loss is None:
-        del times["loss"]
-    result = {f"{name}_ms": statistics.median(values) for name, values in times.items()}
-    result |= {f"{name}_best_ms": min(values) for name, values in times.items()}
-    for kind in ("ms", "best_ms"):
-        result[f"step_without_loss_{kind}"] = sum(result[f"{name}_{kind}"] for name in ("blend", "transpose", "adam"))
-    return result
+        for name, begin, end in zip(self.parts, marks, marks[1:], strict=False):
+            self.parts[name].append(1e3 * (end - begin))
 
 
-def check_values(problem: Problem) -> None:
-    """Our blend and its transpose against the plain PyTorch ones, on one batch."""
-    c, rows, n = problem.pools[0], problem.rows[0], problem.start.shape[0]
-    grad = torch.randn(BATCH, CHANNELS)
-    features = problem.start.clone().requires_grad_()
-    blended = ops.blend(c, features, rows)
-    (transposed,) = torch.autograd.grad(blended, features, grad)
-    assert torch.allclose(blended, reference.blend(c.offsets, c.ids, c.weights, features, rows), atol=1e-5)
-    expected = reference.blend_transpose(c.offsets, c.ids, c.weights, grad, rows, n)
-    assert torch.allclose(transposed, expected, atol=1e-4)
+class PyTorchStep:
+    """A step in plain PyTorch; ``loss`` of the blended features of step k, or none: a constant gradient."""
+
+    def __init__(self, problem: Problem, loss: Callable[[Tensor, int], Tensor] | None) -> None:
+        self.problem, self.loss = problem, loss
+        self.features = problem.start.clone().requires_grad_()
+        self.optimizer = torch.optim.Adam([self.features], lr=ADAM.lr, fused=True)
+        self.grad = torch.randn(BATCH, CHANNELS)
+        self.count = 0
+
+    def __call__(self) -> None:
+        c, rows, _ = self.problem.step(self.count)
+        blended = reference.blend(c.offsets, c.ids, c.weights, self.features, rows)
+        if self.loss is None:
+            blended.backward(self.grad)
+        else:
+            self.loss(blended, self.count).backward()
+        self.count += 1
+        self.optimizer.step()
+        self.optimizer.zero_grad()
 
 
-def vectorised_step(problem: Problem) -> Callable[[], object]:
-    """A step of ours without the loss in plain PyTorch: gather, multiply, index_add and its autograd, dense Adam."""
-    features = problem.start.clone().requires_grad_()
-    optimizer = torch.optim.Adam([features], lr=2.5e-3, fused=True)
-    grad = torch.randn(BATCH, CHANNELS)
-    count = iter(range(1 << 30))
+class BaselineLosses:
+    """The vectorised and the published loss on the batches of ``problem``; their tables are made beforehand."""
 
-    def run() -> None:
-        step = next(count)
-        c, rows = problem.pools[step % len(problem.pools)], problem.rows[step % len(problem.rows)]
-        reference.blend(c.offsets, c.ids, c.weights, features, rows).backward(grad)
-        optimizer.step()
-        optimizer.zero_grad()
+    def __init__(self, problem: Problem) -> None:
+        bits = (problem.membership[:, :, None] >> torch.arange(64)) & 1
+        contains = bits.flatten(1).double()
+        self.votes = (contains @ contains.T).int()
+        self.patch = problem.patch
+        empty = torch.empty(0)
+        self.tables = [level_table(Batch(empty, p, problem.membership, self.votes), CONFIG) for p in problem.patch]
 
-    return run
+    def vectorised(self, blended: Tensor, step: int) -> Tensor:
+        return vectorised_loss(blended, self.tables[step % len(self.tables)], CONFIG)
+
+    def published(self, blended: Tensor, step: int) -> Tensor:
+        return loop_loss(blended, self.patch[step % len(self.patch)], self.votes, CONFIG)
 
 
-def sparse_matrix_step(problem: Problem) -> Callable[[], object]:
-    """The same with torch.sparse: CSR matrices of the batches and their transposes, made beforehand, times dense."""
+def sparse_matrix_step(problem: Problem) -> Step:
+    """The step without the loss by torch.sparse: CSR matrices of the batches and transposes, made beforehand."""
     features = problem.start.clone().requires_grad_()
     matrices = []
-    for c, rows in zip(problem.pools, problem.rows, strict=False):
+    for step in range(len(problem.rows)):
+        c, rows, _ = problem.step(step)
         entries, output = reference.select_rows(c.offsets, rows)
-        indices = torch.stack([output, c.ids[entries].long()])
-        matrix = torch.sparse_coo_tensor(indices, c.weights[entries], (BATCH, len(features)), check_invariants=False)
+        indices, weights = torch.stack([output, c.ids[entries].long()]), c.weights[entries].float()
+        matrix = torch.sparse_coo_tensor(indices, weights, (BATCH, len(features)), check_invariants=False)
         matrices.append((matrix.coalesce().to_sparse_csr(), matrix.t().coalesce().to_sparse_csr()))
-    optimizer = torch.optim.Adam([features], lr=2.5e-3, fused=True)
+    optimizer = torch.optim.Adam([features], lr=ADAM.lr, fused=True)
     grad = torch.randn(BATCH, CHANNELS)
     count = iter(range(1 << 30))
 
@@ -214,7 +175,7 @@ def sparse_matrix_step(problem: Problem) -> Callable[[], object]:
     return run
 
 
-def full_image_step(gaussians: Gaussians, cameras: list[Camera], start: Tensor) -> Callable[[], object]:
+def full_image_step(gaussians: Gaussians, cameras: list[Camera], start: Tensor) -> Step:
     """What pools replace: draw the features of a whole view, forward and backward."""
     features = start.clone().requires_grad_()
     grad = torch.randn(HEIGHT, WIDTH, CHANNELS)
@@ -228,39 +189,106 @@ def full_image_step(gaussians: Gaussians, cameras: list[Camera], start: Tensor) 
     return run
 
 
-def measure(n: int, views: int, steps: int) -> dict[str, float]:
+def check_values(problem: Problem, losses: BaselineLosses) -> None:
+    """Refuse to time what does not compute the same: gradients of the features through either loss, and the blend."""
+    c, rows, patch = problem.step(0)
+    leaf = problem.start.clone().requires_grad_()
+    blended = reference.blend(c.offsets, c.ids, c.weights, leaf, rows)
+    ours = ops.blend(c, problem.start, rows)
+    assert torch.allclose(blended, ours, atol=1e-5)
+    _, grad = ops.hierarchical_contrastive_loss_and_grad(ours, patch, membership=problem.membership, config=CONFIG)
+    entries = (c.offsets, c.ids, c.weights)
+    wanted = torch.ops.splatseg.blend_transpose(*entries, grad, rows, len(leaf))
+    for name, loss in (("vectorised", losses.vectorised), ("published", losses.published)):
+        (found,) = torch.autograd.grad(loss(blended, 0), leaf, retain_graph=True)
+        error = float((found - wanted).norm() / wanted.norm())
+        if error > 1e-3:  # rounding and log(sum + 1e-6)
+            raise SystemExit(f"{name} step: differs from ours by {error:.1e}, expected at most 1e-3")
+
+
+def take_turns(steps: dict[str, tuple[Step, int]], turns: int) -> dict[str, list[float]]:
+    """Best milliseconds of each contender in each turn, in which it makes so many steps."""
+    best: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(-1, turns):  # the first one warms up
+        for name, (step, count) in steps.items():
+            times = []
+            for _ in range(count):
+                start = time.perf_counter()
+                step()
+                times.append(time.perf_counter() - start)
+            if turn >= 0:
+                best[name].append(1e3 * min(times))
+    return best
+
+
+def measure_steps(problem: Problem, gaussians: Gaussians, cameras: list[Camera], turns: int) -> dict[str, float]:
+    losses = BaselineLosses(problem)
+    check_values(problem, losses)
+    ours = OurStep(problem, with_loss=True)
+    times = take_turns(
+        {
+            "step": (ours, 25),
+            "vectorised_step": (PyTorchStep(problem, losses.vectorised), 2),
+            "published_step": (PyTorchStep(problem, losses.published), 1),
+            "without_loss": (OurStep(problem, with_loss=False), 25),
+            "vectorised_without_loss": (PyTorchStep(problem, None), 2),
+            "sparse_matrix_without_loss": (sparse_matrix_step(problem), 4),
+            "full_image_without_loss": (full_image_step(gaussians, cameras, problem.start), 1),
+        },
+        turns,
+    )
+    result = {f"{name}_ms": min(values) for name, values in times.items()}
+    for name, values in times.items():
+        base = "without_loss" if name.endswith("without_loss") else "step"
+        if name != base:
+            result[f"{name}_ratio"] = statistics.median(b / a for a, b in zip(times[base], values, strict=True))
+    for name, values in ours.parts.items():
+        result[f"{name}_ms"] = min(values)
+        result[f"{name}_median_ms"] = statistics.median(values)
+    return result
+
+
+def measure_fits(gaussians: Gaussians, cameras: list[Camera], lengths: list[int]) -> dict[str, float]:
+    """Seconds of whole fits by the loss, from noise: pools, sampling, loss, optimizer."""
+    views, hierarchy = views_of(cameras), block_hierarchy()
+    sampling = SamplingConfig(pool_pixels=POOL, batch_pixels=BATCH)
+    result = {}
+    for steps in lengths:
+        config = replace(FeatureConfig.from_noise(), dim=CHANNELS, steps=steps, sampling=sampling)
+        start = time.perf_counter()
+        fit_features(gaussians, views, lambda _: hierarchy, config, FitHooks(quiet=True))
+        result[f"fit_{steps}_steps_s"] = time.perf_counter() - start
+    return result
+
+
+def measure(options: argparse.Namespace) -> dict[str, float]:
     """Every figure of the benchmark."""
     generator = torch.Generator().manual_seed(0)
-    gaussians, cameras = surface_scene(n, generator), ring_cameras(views)
-    pools, result = make_pools(gaussians, cameras, generator)
-    problem = make_problem(pools, n, min(steps, 4 * views), generator)
-    check_values(problem)
-    result |= our_step(problem, steps)
-    result |= milliseconds("vectorised", vectorised_step(problem), 20)
-    result |= milliseconds("sparse_matrix", sparse_matrix_step(problem), 20)
-    result |= milliseconds("full_image", full_image_step(gaussians, cameras, problem.start), 10)
-    for name in ("vectorised", "sparse_matrix", "full_image"):
-        result[f"{name}_ratio"] = result[f"{name}_best_ms"] / result["step_without_loss_best_ms"]
-    image = torch.rand(HEIGHT, WIDTH, 3, generator=generator).requires_grad_()
-    target = torch.randint(0, 256, (HEIGHT, WIDTH, 3), generator=generator, dtype=torch.uint8)
-    run = lambda: torch.autograd.grad(ops.photometric_loss(image, target), image)  # noqa: E731
-    return result | milliseconds("photometric", run, 20)
+    gaussians, cameras = surface_scene(options.gaussians, generator), ring_cameras(options.views)
+    with freed_memory_kept():  # as the fit does
+        pools, result = make_pools(gaussians, cameras, generator)
+        problem = make_problem(pools, options.gaussians, 4 * options.views, generator)
+        result |= measure_steps(problem, gaussians, cameras, options.turns)
+        return result | measure_fits(gaussians, cameras, options.fits)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gaussians", type=int, default=100_000)
     parser.add_argument("--views", type=int, default=50)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--turns", type=int, default=12)
+    parser.add_argument("--fits", type=int, nargs="*", default=[1000, 10_000], help="steps of whole fits")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    result = measure(args.gaussians, args.views, args.steps)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    result = measure(options)
     for name, value in result.items():
-        print(f"{name:26} {value:10.3f}")
-    setting = {**vars(args), "image": [WIDTH, HEIGHT], "pool": POOL, "batch": BATCH, "channels": CHANNELS}
+        print(f"{name:32} {value:10.3f}")
+    setting = {**vars(options), "image": [WIDTH, HEIGHT], "pool": POOL, "batch": BATCH, "channels": CHANNELS}
+    setting["patches"] = PATCHES
     RESULT.parent.mkdir(parents=True, exist_ok=True)
-    write_text(RESULT, json.dumps({"machine": platform.processor(), "setting": setting, "result": result}, indent=1))
+    document = {"machine": processor(), "torch": torch.__version__, "setting": setting, "result": result}
+    write_text(RESULT, json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from features import CHANNELS, HEIGHT, WIDTH, ring_cameras, surface_scene
+from feature_problem import CHANNELS, HEIGHT, WIDTH, ring_cameras, surface_scene
 from torch import Tensor
 
 from splatseg import ops

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import features as pools
+import feature_problem as pools
 import torch
 from iteration import iterate, make_state
 from loss_baselines import make_batch

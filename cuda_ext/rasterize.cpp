@@ -1,5 +1,5 @@
-// Schema and checks of splatseg::rasterize. The last four outputs are the state that the backward reads: splat records,
-// tile rectangles, tile list offsets and tile lists.
+// Schema and checks of splatseg::rasterize. The last five outputs are the state that the backward reads: splat records, tile
+// rectangles, tile list offsets, tile lists, and for each entry the 4x4 blocks of the tile in which it is drawn.
 #include "rasterize_inputs.h"
 
 #include <torch/library.h>
@@ -52,12 +52,12 @@ TORCH_LIBRARY_FRAGMENT(splatseg, m) {
       "rasterize(Tensor means, Tensor quats, Tensor scales, Tensor opacities, Tensor sh, Tensor? features, "
       "Tensor? means2d, Tensor? absgrad, Tensor K, Tensor cam_from_world, Tensor background, int width, int height, "
       "int sh_degree, float eps2d, float near, float far) -> (Tensor color, Tensor alpha, Tensor depth, "
-      "Tensor feature_map, Tensor radii, Tensor splats, Tensor rects, Tensor offsets, Tensor ids)");
+      "Tensor feature_map, Tensor radii, Tensor splats, Tensor rects, Tensor offsets, Tensor ids, Tensor blocks)");
   m.def(
       "rasterize_backward(Tensor? grad_color, Tensor? grad_alpha, Tensor? grad_depth, Tensor? grad_feature_map, "
       "Tensor means, Tensor quats, Tensor scales, Tensor opacities, Tensor sh, Tensor? features, Tensor? means2d, "
       "Tensor K, Tensor cam_from_world, Tensor background, int width, int height, int sh_degree, float eps2d, "
       "float near, float far, Tensor color, Tensor alpha, Tensor depth, Tensor feature_map, Tensor splats, "
-      "Tensor rects, Tensor offsets, Tensor ids, bool geometry, bool absgrad) -> (Tensor means, Tensor quats, "
+      "Tensor rects, Tensor offsets, Tensor ids, Tensor blocks, bool geometry, bool absgrad) -> (Tensor means, Tensor quats, "
       "Tensor scales, Tensor opacities, Tensor sh, Tensor features, Tensor means2d, Tensor absgrad)");
 }

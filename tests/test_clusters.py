@@ -173,7 +173,8 @@ def test_levels_are_cut_where_the_tree_is_stable() -> None:
     np.fill_diagonal(distances, 0)
     cuts, default = cut_levels(distances, 4)
     assert any(same_partition(cut, groups) for cut in cuts) and any(same_partition(cut, pairs) for cut in cuts)
-    assert np.array_equal(cuts[-1], np.arange(12)) and 0 <= default < len(cuts)
+    assert np.array_equal(cuts[-1], np.arange(12))
+    assert len(cuts) == 4 and default == 1, "the middle level, of two the coarser"
     assert [len(np.unique(cut)) for cut in cuts] == sorted(len(np.unique(cut)) for cut in cuts)
 
 

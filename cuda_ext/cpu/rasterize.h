@@ -20,6 +20,7 @@ struct RasterArgs {
   T* alpha;                // (height, width) 1 - transmittance
   T* depth;                // (height, width) sum(w z) / sum(w), 0 where alpha is 0
   T* feature_map;          // (height, width, channels) or null
+  uint16_t* blocks;        // (pairs) bit b: it is drawn in 4x4 block b of the tile. The forward finds out, the backward reads
   int threads;
 };
 

@@ -64,7 +64,7 @@ GaussianArrays<T> make_arrays(const RasterizeInputs& in) {
 
 // What the forward makes and the backward reads.
 struct Drawn {
-  Tensor color, alpha, depth, feature_map, splats, rects, offsets, ids;
+  Tensor color, alpha, depth, feature_map, splats, rects, offsets, ids, blocks;
 };
 
 template <class T>
@@ -82,6 +82,7 @@ RasterArgs<T> make_raster(const RasterizeInputs& in, const Drawn& drawn) {
   r.alpha = drawn.alpha.data_ptr<T>();
   r.depth = drawn.depth.data_ptr<T>();
   r.feature_map = drawn.feature_map.data_ptr<T>();
+  r.blocks = reinterpret_cast<uint16_t*>(drawn.blocks.data_ptr<int16_t>());
   r.threads = at::get_num_threads();
   return r;
 }
@@ -108,11 +109,12 @@ Tensor project_all(const RasterizeInputs& in, Drawn& drawn) {
   TORCH_CHECK(binner.pairs() < INT32_MAX, "rasterize: expected fewer than 2^31 (Gaussian, tile) pairs, found ", binner.pairs());
   drawn.offsets = at::empty({grid.tiles() + 1}, radii.options());
   drawn.ids = at::empty({binner.pairs()}, radii.options());
+  drawn.blocks = at::empty({binner.pairs()}, drawn.rects.options());
   binner.fill(drawn.offsets.data_ptr<int32_t>(), drawn.ids.data_ptr<int32_t>());
   return radii;
 }
 
-using ForwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+using ForwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 ForwardResult rasterize_cpu(const Tensor& means, const Tensor& quats, const Tensor& scales, const Tensor& opacities,
                             const Tensor& sh, const OptionalTensor& features, const OptionalTensor& means2d,
@@ -137,7 +139,8 @@ ForwardResult rasterize_cpu(const Tensor& means, const Tensor& quats, const Tens
     TORCH_CHECK_VALUE(!bad, channels > 0 ? "features" : "background",
                       ": expected finite values, found a NaN or an infinity");
   });
-  return {drawn.color, drawn.alpha, drawn.depth, drawn.feature_map, radii, drawn.splats, drawn.rects, drawn.offsets, drawn.ids};
+  return {drawn.color, drawn.alpha, drawn.depth, drawn.feature_map, radii, drawn.splats, drawn.rects, drawn.offsets, drawn.ids,
+          drawn.blocks};
 }
 
 using BackwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
@@ -190,14 +193,14 @@ BackwardResult rasterize_backward_cpu(
     const Tensor& K, const Tensor& cam_from_world, const Tensor& background, int64_t width, int64_t height,
     int64_t sh_degree, double eps2d, double near, double far, const Tensor& color, const Tensor& alpha, const Tensor& depth,
     const Tensor& feature_map, const Tensor& splats, const Tensor& rects, const Tensor& offsets, const Tensor& ids,
-    bool geometry, bool absgrad) {
+    const Tensor& blocks, bool geometry, bool absgrad) {
   RasterizeInputs in{means, quats, scales, opacities, sh,        features, means2d, K,
                      cam_from_world, background, width, height, sh_degree, eps2d,    near,    far};
   check_rasterize(in);
   make_contiguous(in);
   OutputGrads grads{grad_color, grad_alpha, grad_depth, grad_feature_map};
   make_contiguous(grads);
-  const Drawn drawn{color, alpha, depth, feature_map, splats, rects, offsets, ids};
+  const Drawn drawn{color, alpha, depth, feature_map, splats, rects, offsets, ids, blocks};
   BackwardResult result;
   AT_DISPATCH_FLOATING_TYPES(in.means.scalar_type(), "rasterize_backward",
                              [&] { result = backward<scalar_t>(in, drawn, grads, geometry, absgrad); });

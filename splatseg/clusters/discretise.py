@@ -196,7 +196,7 @@ def cut_levels(distances: NDArray[np.float64], levels: int) -> tuple[list[NDArra
 
     The finest level is the leaves. The others cut the average-linkage tree: the numbers of groups between 2 and c -
     1 are divided into bands of equal ratio, and each band is cut where the distance to the next merge grows most.
-    The level shown first is the middle one of those above the leaves, rounded towards the coarse end.
+    The level shown first is the middle one, of an even number the coarser: there whole objects are found best.
     """
     count = len(distances)
     leaves = np.arange(count)
@@ -213,4 +213,4 @@ def cut_levels(distances: NDArray[np.float64], levels: int) -> tuple[list[NDArra
         best = int(groups[int(np.argmax(rise))])
         cuts.append(fcluster(tree, best, criterion="maxclust").astype(np.int64) - 1)
     cuts.append(leaves)
-    return cuts, max(len(cuts) - 2, 0) // 2
+    return cuts, (len(cuts) - 1) // 2

@@ -169,6 +169,7 @@ def _fake(*args: Any) -> tuple[Tensor, ...]:
         means.new_empty(n, 4, dtype=torch.int16),
         means.new_empty(tiles + 1, dtype=torch.int32),
         means.new_empty(pairs, dtype=torch.int32),
+        means.new_empty(pairs, dtype=torch.int16),
     )
 
 

@@ -58,13 +58,13 @@ SPLATSEG_INLINE void enqueue(FeatureSums<T>& f, int block, const T* row, Vec<T> 
   if (q + 1 == kQueue) flush(f, block);
 }
 
-// Adds one splat to one block of colour sums: [block][r, g, b, depth][pixel].
+// Adds one splat to one block of colour sums, [block][r, g, b, depth][pixel]. Returns whether it reaches the block at all.
 template <bool kFeatures, class T>
-SPLATSEG_INLINE void add_splat(const TileSplat<T>& s, const Splat<T>& record, Tile<T>& tile, size_t block, T* colors,
+SPLATSEG_INLINE bool add_splat(const TileSplat<T>& s, const Splat<T>& record, Tile<T>& tile, size_t block, T* colors,
                                FeatureSums<T>* features, const T* feature_row) {
   typedef Vec<T> V;
   BlockHit<T> hit;
-  if (!reach(s, tile, block, hit)) return;
+  if (!reach(s, tile, block, hit)) return false;
   T* sums = colors + block * 4 * kBlockPixels;
   Blend<T> blended[2];
   const bool closed = blend(hit, tile, block, blended);
@@ -78,6 +78,7 @@ SPLATSEG_INLINE void add_splat(const TileSplat<T>& s, const Splat<T>& record, Ti
   }
   if (__builtin_expect(closed, 0)) close_block(tile, block);
   if constexpr (kFeatures) enqueue(*features, block, feature_row, weight[0], weight[1]);
+  return true;
 }
 
 // From sums to values: colours over the background, transmittance to alpha, mean depth. Returns whether all are finite.
@@ -146,7 +147,8 @@ bool draw_tile(const RasterArgs<T>& args, int index, FeatureSums<T>* features) {
     memset(features->queued, 0, sizeof features->queued);
   }
   const int32_t end = args.offsets[index + 1];
-  for (int32_t k = args.offsets[index]; k < end; k++) {
+  int32_t k = args.offsets[index];
+  for (; k < end && tile.open != 0; k++) {
     if (k + 8 < end) {
       __builtin_prefetch(args.splats + args.ids[k + 8]);
       if constexpr (kFeatures) __builtin_prefetch(args.features + int64_t(args.ids[k + 8]) * args.channels);
@@ -156,10 +158,14 @@ bool draw_tile(const RasterArgs<T>& args, int index, FeatureSums<T>* features) {
     const TileSplat<T> s(record, tile.x0, tile.y0);
     const T* row = kFeatures ? args.features + id * args.channels : nullptr;
     // One loop over a bit set: two nested ones cost a mispredicted branch a row.
-    for (unsigned rest = s.blocks & tile.open; rest != 0; rest &= rest - 1)
-      add_splat<kFeatures>(s, record, tile, size_t(__builtin_ctz(rest)), colors, features, row);
-    if (tile.open == 0) break;
+    unsigned reached = 0;
+    for (unsigned rest = s.blocks & tile.open; rest != 0; rest &= rest - 1) {
+      const size_t block = __builtin_ctz(rest);
+      reached |= unsigned(add_splat<kFeatures>(s, record, tile, block, colors, features, row)) << block;
+    }
+    args.blocks[k] = uint16_t(reached);
   }
+  if (k < end) memset(args.blocks + k, 0, sizeof *args.blocks * size_t(end - k));  // behind the last open pixel
   const bool finite = finish_blocks(args, tile, colors);
   write_tile(args, tile, colors);
   if constexpr (kFeatures) {

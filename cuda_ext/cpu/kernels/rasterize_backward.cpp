@@ -156,17 +156,17 @@ SPLATSEG_INLINE void add_geometry(const TileSplat<T>& s, const BlockHit<T>& hit,
   }
 }
 
-// Returns whether the splat reaches the block at all.
+// One block that the splat is drawn in.
 template <int kMode, class T>
-SPLATSEG_INLINE bool add_block(const RasterBackwardArgs<T>& args, const TileSplat<T>& s, const Splat<T>& record,
+SPLATSEG_INLINE void add_block(const RasterBackwardArgs<T>& args, const TileSplat<T>& s, const Splat<T>& record,
                                const T* row, Tile<T>& tile, size_t block, TileGrads<T>& grads,
                                PairSums<T>& out) {
   typedef Vec<T> V;
   BlockHit<T> hit;
-  if (!reach(s, tile, block, hit)) return false;
+  reach(s, tile, block, hit);
   const T(*colors)[kBlockPixels] = grads.colors[block];
   Blend<T> blended[2];
-  const bool closed = blend(hit, tile, block, blended);
+  blend(hit, tile, block, blended);
   const V weight[2] = {blended[0].weight, blended[1].weight};
   V value[2] = {}, v[2];
   if constexpr ((kMode & kGeometry) != 0) {
@@ -186,8 +186,6 @@ SPLATSEG_INLINE bool add_block(const RasterBackwardArgs<T>& args, const TileSpla
       out.sum[kRed + c] += weight[0] * load(colors[c]) + weight[1] * load(colors[c] + kLanes);
     if (args.depth != nullptr) out.sum[kDepth] += weight[0] * load(colors[3]) + weight[1] * load(colors[3] + kLanes);
   }
-  if (__builtin_expect(closed, 0)) close_block(tile, block);
-  return true;
 }
 
 template <class T>
@@ -220,28 +218,30 @@ SPLATSEG_INLINE size_t pair_slot(const Splat<T>& s, const Tile<T>& tile) {
   return size_t(s.slot) + size_t(tile.y0 / kTile - s.y0 / kTile) * columns + (tile.x0 / kTile - x0);
 }
 
-// One pair: all blocks the splat touches in this tile.
+// Pair k: all blocks that the splat is drawn in.
 template <int kMode, class T>
-SPLATSEG_INLINE void walk_pair(const RasterBackwardArgs<T>& args, int64_t id, Tile<T>& tile, TileGrads<T>& grads) {
+SPLATSEG_INLINE void walk_pair(const RasterBackwardArgs<T>& args, int32_t k, Tile<T>& tile, TileGrads<T>& grads) {
+  const int64_t id = args.forward.ids[k];
   const Splat<T>& record = args.forward.splats[id];
   const size_t slot = pair_slot(record, tile);
+  const int padded = padded_channels(args.forward.channels);
+  T* geometry_slot = (kMode & kGeometry) != 0 ? args.pair_grads + slot * kPairGrads : nullptr;
+  T* feature_slot = (kMode & kFeatures) != 0 ? args.pair_features + slot * padded : nullptr;
+  unsigned rest = args.forward.blocks[k];
+  if (rest == 0) {
+    if constexpr ((kMode & kGeometry) != 0) write_zeros(kPairGrads, geometry_slot);
+    if constexpr ((kMode & kFeatures) != 0) write_zeros(padded, feature_slot);
+    return;
+  }
   const TileSplat<T> s(record, tile.x0, tile.y0);
   const T* row = (kMode & kFeatures) != 0 ? args.forward.features + id * args.forward.channels : nullptr;
-  const int padded = padded_channels(args.forward.channels);
   if constexpr ((kMode & kFeatures) != 0) memset(grads.feature_sums, 0, sizeof(T) * kLanes * padded);
   PairSums<T> sums;
   for (int k = 0; k < 12; k++) sums.sum[k] = splat(T(0));
-  bool reached = false;
-  for (unsigned rest = s.blocks & tile.open; rest != 0; rest &= rest - 1)
-    reached |= add_block<kMode>(args, s, record, row, tile, size_t(__builtin_ctz(rest)), grads, sums);
-  if constexpr ((kMode & kGeometry) != 0) {
-    T* to = args.pair_grads + slot * kPairGrads;
-    reached ? write_pair(sums, to) : write_zeros(kPairGrads, to);
-  }
-  if constexpr ((kMode & kFeatures) != 0) {
-    T* to = args.pair_features + slot * padded;
-    reached ? write_features(grads.feature_sums, padded, to) : write_zeros(padded, to);
-  }
+  for (; rest != 0; rest &= rest - 1)
+    add_block<kMode>(args, s, record, row, tile, size_t(__builtin_ctz(rest)), grads, sums);
+  if constexpr ((kMode & kGeometry) != 0) write_pair(sums, geometry_slot);
+  if constexpr ((kMode & kFeatures) != 0) write_features(grads.feature_sums, padded, feature_slot);
 }
 
 template <int kMode, class T>
@@ -250,21 +250,15 @@ void walk_tile(const RasterBackwardArgs<T>& args, int index, TileGrads<T>& grads
   Tile<T> tile(index, forward.width, forward.height);
   int32_t k = forward.offsets[index];
   const int32_t end = forward.offsets[index + 1];
-  const int padded = padded_channels(forward.channels);
   if (k == end) return;
   load_grads<kMode>(args, tile, grads);
-  for (; k < end && tile.open != 0; k++) {
+  for (; k < end; k++) {
     if (k + 8 < end) {
       __builtin_prefetch(forward.splats + forward.ids[k + 8]);
       if constexpr ((kMode & (kGeometry | kFeatures)) == (kGeometry | kFeatures))
         __builtin_prefetch(forward.features + int64_t(forward.ids[k + 8]) * forward.channels);
     }
-    walk_pair<kMode>(args, forward.ids[k], tile, grads);
-  }
-  for (; k < end; k++) {  // behind the last open pixel
-    const size_t slot = pair_slot(forward.splats[forward.ids[k]], tile);
-    if constexpr ((kMode & kGeometry) != 0) write_zeros(kPairGrads, args.pair_grads + slot * kPairGrads);
-    if constexpr ((kMode & kFeatures) != 0) write_zeros(padded, args.pair_features + slot * padded);
+    walk_pair<kMode>(args, k, tile, grads);
   }
   stream_fence();
 }
