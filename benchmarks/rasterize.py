@@ -99,7 +99,7 @@ class ScalarLoop:
         colors = reference.shade(splats.means, splats.sh, camera.cam_from_world, 3)
         if features is not None:
             colors = torch.cat([colors, features], dim=1)
-        arrays = [t.contiguous() for t in (means2d, conics, splats.opacities, colors, state[-2], state[-1])]
+        arrays = [t.contiguous() for t in (means2d, conics, splats.opacities, colors, *state[7:9])]
         self.library, self.arrays = library, arrays
         self.scene = SceneStruct(camera.width, camera.height, colors.shape[1], *(t.data_ptr() for t in arrays))
         self.image = torch.empty(camera.height, camera.width, colors.shape[1])

@@ -10,9 +10,8 @@ namespace {
 
 // Bits of x at the even places, of y at the odd ones; four of each.
 uint32_t morton(uint32_t x, uint32_t y) {
-  uint32_t code = 0;
-  for (int bit = 0; bit < 4; bit++) code |= (x >> bit & 1) << (2 * bit) | (y >> bit & 1) << (2 * bit + 1);
-  return code;
+  static constexpr uint8_t kSpread[16] = {0, 1, 4, 5, 16, 17, 20, 21, 64, 65, 68, 69, 80, 81, 84, 85};
+  return kSpread[x] | uint32_t(kSpread[y]) << 1;
 }
 
 }  // namespace
