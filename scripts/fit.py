@@ -40,6 +40,8 @@ class Arguments:
     """Find the poses with pycolmap first."""
     downscale: int | None = None
     """Use the photos at 1/downscale of their size (same as --config.downscale)."""
+    full_render: bool = False
+    """Train features through whole rendered images, not pools (same as --config.features.full-render)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto takes CUDA where a GPU and the kernels for it are there."""
     quiet: bool = False
@@ -66,6 +68,8 @@ def main() -> None:
     config = arguments.config
     if arguments.downscale is not None:
         config = replace(config, downscale=arguments.downscale)
+    if arguments.full_render:
+        config = replace(config, features=replace(config.features, full_render=True))
     figures = Fit(inputs, config, arguments.quiet).execute()
     for name, value in figures.items():
         if not isinstance(value, dict):  # tables that scripts/evaluate.py added

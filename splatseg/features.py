@@ -33,6 +33,7 @@ from splatseg.field import FeatureField
 from splatseg.gaussians import Gaussians
 from splatseg.hierarchy import PatchHierarchy
 from splatseg.hooks import FitHooks
+from splatseg.memory import freed_memory_kept
 from splatseg.ops import (
     AdamConfig,
     LossConfig,
@@ -206,7 +207,7 @@ def fit_features(
     first = trainer.restore(saved) if saved else trainer.start(hooks.quiet)
     report_every = max(config.steps // 20, 1)
     done = first
-    with Progress(config.steps, "features", initial=first, quiet=hooks.quiet) as progress:
+    with freed_memory_kept(), Progress(config.steps, "features", initial=first, quiet=hooks.quiet) as progress:
         while done < config.steps:
             until = min((done // report_every + 1) * report_every, config.steps)
             made, loss = trainer.advance(done, until)

@@ -123,6 +123,17 @@ def test_given_splat_skips_the_geometry(capture: Path, finished: Path, tmp_path:
     assert given.fingerprint() == kept.fingerprint()
 
 
+def test_short_options_reach_the_config(capture: Path, finished: Path, tmp_path: Path) -> None:
+    splat = tmp_path / "splat.ply"
+    shutil.copy(finished / "geometry.ply", splat)
+    arguments = ["--masks", capture / "masks_2d", "--splat", splat, "--full-render", "--downscale", "1"]
+    done = fit(capture, "--out", tmp_path / "run", *arguments)
+    assert done.returncode == 0, done.stderr
+    settings = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert settings["features"]["full_render"] is True and settings["downscale"] == 1
+    assert (tmp_path / "run" / "labels.ply").is_file()
+
+
 def test_downscaled_capture_with_watershed_masks(capture: Path, tmp_path: Path) -> None:
     config = replace(TINY, downscale=2)
     Fit(FitInputs(capture, tmp_path / "run"), config, quiet=True).execute()
