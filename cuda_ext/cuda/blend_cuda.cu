@@ -143,7 +143,8 @@ void blend_transpose_cuda_(const Tensor& offsets, const Tensor& ids, const Tenso
   TORCH_CHECK_VALUE(sum.size(0) == 1, "sum: expected one part on CUDA, found ", sum.size(0));
   TORCH_CHECK_VALUE(!misaligned(sum), "sum: expected memory aligned to 16 bytes");
   const c10::cuda::CUDAGuard guard(grad.device());
-  accumulate(Inputs(offsets, ids, weights, grad, rows), sum.squeeze(0), touched.mutable_data_ptr<uint8_t>());
+  Tensor part = sum.squeeze(0);
+  accumulate(Inputs(offsets, ids, weights, grad, rows), part, touched.mutable_data_ptr<uint8_t>());
 }
 
 }  // namespace
