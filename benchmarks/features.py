@@ -269,7 +269,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         pools, result = make_pools(gaussians, cameras, generator)
         problem = make_problem(pools, options.gaussians, 4 * options.views, generator)
         result |= measure_steps(problem, gaussians, cameras, options.turns)
-        return result | measure_fits(gaussians, cameras, options.fits)
+    return result | measure_fits(gaussians, cameras, options.fits)  # a fit keeps its own
 
 
 def main() -> None:

@@ -1,14 +1,11 @@
-"""Imported first by every script: a Python without splatseg or what it needs gets one line and exit code 2."""
+"""Imported first by every script: a Python in which none of them can start gets one line and exit code 2."""
 
 from __future__ import annotations
 
 import sys
 from importlib.util import find_spec
 
-NEEDED = (
-    *("splatseg", "torch", "numpy", "scipy", "skimage", "hdbscan", "PIL"),
-    *("plyfile", "pycolmap", "safetensors", "tqdm", "tyro", "yaml"),
-)
+NEEDED = ("splatseg", "torch", "tyro")  # what even doctor.py cannot do without; that tells what else is missing
 
 missing = [name for name in NEEDED if find_spec(name) is None]
 if missing:

@@ -43,7 +43,12 @@ struct TileSplat {
   unsigned blocks;  // bit b: the pixel box touches block b
 
   __attribute__((always_inline)) TileSplat(const Splat<T>& s, int tile_x, int tile_y)
-      : a(splat(s.a)), b(splat(s.b)), c(splat(s.c)), log2_opacity(splat(s.log2_opacity)), x(splat(s.x - tile_x)), y(splat(s.y - tile_y)) {
+      : a(splat(s.a)),
+        b(splat(s.b)),
+        c(splat(s.c)),
+        log2_opacity(splat(s.log2_opacity)),
+        x(splat(s.x - tile_x)),
+        y(splat(s.y - tile_y)) {
     const int x0 = (s.x0 > tile_x ? s.x0 - tile_x : 0) >> 2, x1 = (s.x1 < tile_x + kTile ? s.x1 - tile_x : kTile - 1) >> 2;
     const int y0 = (s.y0 > tile_y ? s.y0 - tile_y : 0) >> 2, y1 = (s.y1 < tile_y + kTile ? s.y1 - tile_y : kTile - 1) >> 2;
     const unsigned columns = (2u << x1) - (1u << x0), rows = (16u << 4 * y1) - (1u << 4 * y0);

@@ -47,19 +47,30 @@ SPLATSEG_INLINE void prefetch_entries(const BlendJob& job, int64_t i) {
   }
 }
 
-// Asks for the feature rows of output row i, up to the first 32. Entries that follow in the CSR would not do: the next
+// Asks for the matrix rows of output row i's Gaussians, up to the first 32. Entries that follow in the CSR would not do: the next
 // chosen row is rarely the next one there.
 template <class T>
-SPLATSEG_INLINE void prefetch_features(const BlendJob& job, const T* features, int64_t i) {
+SPLATSEG_INLINE void prefetch_rows(const BlendJob& job, const T* matrix, int64_t i) {
   if (i >= job.count) return;
   const Span span = row_span(job, i);
-  for (int64_t k = span.begin; k < span.end && k < span.begin + 32; k++) __builtin_prefetch(features + job.ids[k] * job.d);
+  for (int64_t k = span.begin; k < span.end && k < span.begin + 32; k++) __builtin_prefetch(matrix + job.ids[k] * job.d);
 }
 
 SPLATSEG_INLINE bool ids_in_range(const int32_t* ids, Span span, int64_t n) {
   uint32_t largest = 0;  // negative ids are large unsigned ones
   for (int64_t k = span.begin; k < span.end; k++) largest = (uint32_t)ids[k] > largest ? (uint32_t)ids[k] : largest;
   return span.begin == span.end || (int64_t)largest < n;
+}
+
+// Checked entries of output row i, begin = -1 where something is out of range; asks for what the next rows will need of
+// `matrix` (n, d).
+template <class W, class T>
+SPLATSEG_INLINE Span enter_row(const BlendJob& job, const T* matrix, int64_t i) {
+  prefetch_entries<W>(job, i + kRowsAhead);
+  prefetch_rows(job, matrix, i + 1);
+  const Span span = row_span(job, i);
+  if (span.begin < 0 || !ids_in_range(job.ids, span, job.n)) return {-1, -1};
+  return span;
 }
 
 // B vectors of channels of one output row; two sets of accumulators hide the latency of the multiply-add.
@@ -90,10 +101,8 @@ template <class W, class T>
 bool forward(const BlendJob& job, const T* features, T* out, int64_t begin, int64_t end) {
   const W* weights = (const W*)job.weights;
   for (int64_t i = begin; i < end; i++) {
-    prefetch_entries<W>(job, i + kRowsAhead);
-    prefetch_features(job, features, i + 1);
-    const Span span = row_span(job, i);
-    if (span.begin < 0 || !ids_in_range(job.ids, span, job.n)) return false;
+    const Span span = enter_row<W>(job, features, i);
+    if (span.begin < 0) return false;
     T* row = out + i * job.d;
     int64_t c = 0;
     for (; c + 32 <= job.d; c += 32) gather<W, T, 4>(job, weights, span, features + c, row + c);
@@ -229,10 +238,8 @@ bool add_rows(const BlendJob& job, const T* grad, T* sum, uint8_t* touched, int6
   const int64_t d = D ? D : job.d;
   const W* weights = (const W*)job.weights;
   for (int64_t i = begin; i < end; i++) {
-    prefetch_entries<W>(job, i + kRowsAhead);
-    prefetch_features(job, sum, i + 1);
-    const Span span = row_span(job, i);
-    if (span.begin < 0 || !ids_in_range(job.ids, span, job.n)) return false;
+    const Span span = enter_row<W>(job, sum, i);
+    if (span.begin < 0) return false;
     for (int64_t k = span.begin; k < span.end; k++) {
       const int64_t id = job.ids[k];
       add_scaled<T>(sum + id * d, grad + i * d, (T)to_scalar(weights[k]), d);
