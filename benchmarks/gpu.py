@@ -3,6 +3,7 @@
     python benchmarks/gpu.py check                     # a line about the GPU, or one about why there is none and exit 3
     python benchmarks/gpu.py steps OUT.json            # pools, replayed steps, single steps, full-image steps
     python benchmarks/gpu.py fit OUT.json --scene DIR  # a whole fit, pools against --full-render: time and IoU
+    python benchmarks/gpu.py loss OUT.json             # the loss alone, replayed
     python benchmarks/gpu.py exercise                  # every CUDA op once, small: what compute-sanitizer watches
     python benchmarks/gpu.py merge FOLDER RESULTS      # one table, and RESULTS/<device>.json
 
@@ -33,7 +34,7 @@ from splatseg.gaussians import Gaussians
 from splatseg.hierarchy import PatchHierarchy
 from splatseg.io.atomic import write_text
 from splatseg.io.ply import load_gaussians
-from splatseg.ops.pooled import EAGER_STEPS
+from splatseg.ops.pooled import EAGER_STEPS, captured
 from splatseg.pipeline import Fit, FitConfig, FitInputs
 from splatseg.render import Means2dProbe, RenderConfig, render, trace
 from splatseg.render.backends import cuda_obstacle
@@ -73,21 +74,24 @@ def check() -> int:
     return 0
 
 
-def made_up_hierarchy() -> PatchHierarchy:
-    """Blocks of the image as patches; masks are their rows, columns and quarters."""
+def made_up_hierarchy(skewed: bool = False) -> PatchHierarchy:
+    """Blocks of the image as patches; masks are their rows, columns and quarters. ``skewed``: one is 40 % of it."""
     y, x = torch.meshgrid(torch.arange(HEIGHT), torch.arange(WIDTH), indexing="ij")
     block = torch.arange(SIDE * SIDE)
     membership = torch.zeros(SIDE * SIDE + 1, 1, dtype=torch.int64)
     membership[1:, 0] = (1 << (block // SIDE)) | (1 << (20 + block % SIDE)) | (1 << (40 + block // SIDE // 4))
-    return PatchHierarchy((1 + y * SIDE // HEIGHT * SIDE + x * SIDE // WIDTH).to(torch.int32), membership)
+    ids = (1 + y * SIDE // HEIGHT * SIDE + x * SIDE // WIDTH).to(torch.int32)
+    if skewed:  # as real views have it: the floor of dev_robots is two fifths of the masked pixels
+        ids[:, : 2 * WIDTH // 5] = 1
+    return PatchHierarchy(ids, membership)
 
 
-def make_trainer(args: argparse.Namespace, full_render: bool = False) -> FeatureTrainer:
+def make_trainer(args: argparse.Namespace, full_render: bool = False, skewed: bool = False) -> FeatureTrainer:
     """The fit of the target: 8192 pixels a step of 1M Gaussians and 200 views."""
     generator = torch.Generator().manual_seed(0)
     gaussians = surface_scene(args.gaussians, generator).to(args.device)
     views = [View(f"{i}.png", camera, Path(f"{i}.png")) for i, camera in enumerate(ring_cameras(args.views))]
-    hierarchy = made_up_hierarchy()
+    hierarchy = made_up_hierarchy(skewed)
     sampling = SamplingConfig(pool_pixels=args.pool, batch_pixels=args.batch, memory_mb=args.memory)
     config = replace(
         FeatureConfig.from_noise(), dim=CHANNELS, steps=args.steps, sampling=sampling, full_render=full_render
@@ -120,11 +124,34 @@ def steps(args: argparse.Namespace) -> dict[str, Any]:
     rest = seconds(lambda: trainer.advance(warm, args.steps), device)
     result["step_us"] = 1e6 * rest / (args.steps - warm)
     result["fit_10k_steps_s"] = result["pools_s"] + 1e4 * result["step_us"] / 1e6
+    result |= kernel_times(trainer, args.steps - args.warm) if device.type == "cuda" else {}
     result |= single_steps(trainer, device)
+    few = argparse.Namespace(**{**vars(args), "views": min(args.views, 8), "steps": args.warm + 200})
+    skewed = make_trainer(few, skewed=True)
+    skewed.replays = True
+    skewed.advance(0, args.warm)
+    result["skewed_step_us"] = 1e6 * seconds(lambda: skewed.advance(args.warm, args.warm + 200), device) / 200
+    if device.type == "cuda":
+        result |= {f"skewed_{name}": value for name, value in kernel_times(skewed, 0).items()}
     result |= full_images(args, device)
     if device.type == "cuda":
         result["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
     return result
+
+
+def kernel_times(trainer: FeatureTrainer, first: int, count: int = 40) -> dict[str, float]:
+    """Mean microseconds a step of each kernel of the replayed graph, as CUPTI sees them, from step ``first`` on."""
+    steps_ = trainer._replayed
+    assert steps_ is not None
+    steps_._step.fill_(first)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as found:
+        steps_.run(count)
+        torch.cuda.synchronize()
+    times: dict[str, float] = {}
+    for event in found.key_averages():
+        name = re.sub(r"[<(].*", "", event.key).split("::")[-1].removeprefix("void ")
+        times[f"kernel_{name}_us"] = times.get(f"kernel_{name}_us", 0.0) + event.self_device_time_total / count
+    return dict(sorted(times.items(), key=lambda item: -item[1]))
 
 
 def single_steps(trainer: FeatureTrainer, device: torch.device) -> dict[str, float]:
@@ -207,6 +234,30 @@ def iou(job: Fit, label: str, truth: Any) -> dict[str, float]:
     return {f"{label}_{name}": value for name, value in report.averages().items()}
 
 
+def loss(args: argparse.Namespace) -> dict[str, float]:
+    """The loss with its gradient, replayed: milliseconds by samples and patches, even and skewed."""
+    device, result = torch.device(args.device), {}
+    for n, p, share in ((8192, 50, 0.0), (8192, 200, 0.0), (32768, 200, 0.0), (32768, 64, 0.4)):
+        for d in (16, 24):
+            g = torch.Generator().manual_seed(0)
+            patch = torch.randint(1, p + 1, (n,), generator=g)
+            patch[torch.rand(n, generator=g) < share] = 1
+            features = torch.randn(n, d, generator=g).to(device)
+            membership = torch.randint(0, 2**40, (p + 1, 1), generator=g).to(device)
+            on = patch.int().to(device)
+
+            def run(features: Tensor = features, on: Tensor = on, membership: Tensor = membership) -> None:
+                ops.hierarchical_contrastive_loss_and_grad(features, on, membership=membership)
+
+            run()
+            replay = captured(run).replay if device.type == "cuda" else run
+            replay()
+            result[f"n{n}_p{p}_skew{share}_d{d}_ms"] = 1e3 * seconds(
+                replay, device, 200 if device.type == "cuda" else 2
+            )
+    return result
+
+
 def exercise(args: argparse.Namespace) -> None:
     """Every kernel of ours once, forward and backward, on sizes that leave warps and blocks half full."""
     device = torch.device(args.device)
@@ -259,7 +310,7 @@ def merge(folder: Path, results: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["check", "steps", "fit", "exercise", "merge"])
+    parser.add_argument("part", choices=["check", "steps", "fit", "loss", "exercise", "merge"])
     parser.add_argument("out", nargs="?", default="", help="JSON file to write, or the folder to merge")
     parser.add_argument("results", nargs="?", default=str(Path(__file__).parent / "results"))
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
@@ -281,7 +332,7 @@ def main() -> int:
     if args.part == "exercise":
         exercise(args)
         return 0
-    figures = {"steps": steps, "fit": fit}[args.part](args)
+    figures = {"steps": steps, "fit": fit, "loss": loss}[args.part](args)
     write_text(Path(args.out), json.dumps(figures, indent=1) + "\n")
     for name, value in figures.items():
         print(f"{name:32} {value:.4g}" if isinstance(value, float) else f"{name:32} {value}")

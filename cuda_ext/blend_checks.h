@@ -5,7 +5,17 @@
 
 #include <optional>
 
+#include "registration.h"
+
 namespace splatseg {
+
+using BlendOp = at::Tensor(const at::Tensor& offsets, const at::Tensor& ids, const at::Tensor& weights,
+                           const at::Tensor& features, const std::optional<at::Tensor>& rows);
+using BlendTransposeOp = at::Tensor(const at::Tensor& offsets, const at::Tensor& ids, const at::Tensor& weights,
+                                    const at::Tensor& grad, const std::optional<at::Tensor>& rows, int64_t n);
+using BlendTransposeIntoOp = void(const at::Tensor& offsets, const at::Tensor& ids, const at::Tensor& weights,
+                                  const at::Tensor& grad, const std::optional<at::Tensor>& rows, at::Tensor sum,
+                                  at::Tensor touched);
 
 // Contributions (offsets (m + 1,) int64, ids (e,) int32, weights (e,)) against a (n, d) or (r, d) matrix of float32 (weights
 // float16 or float32) or float64 (weights float64); rows (r,) int64 or none. Ranges of values are checked by the kernels.

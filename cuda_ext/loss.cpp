@@ -112,4 +112,4 @@ TORCH_LIBRARY_FRAGMENT(splatseg, m) {
   m.def("levels(Tensor votes) -> Tensor", {at::Tag::pt2_compliant_tag});
 }
 
-TORCH_LIBRARY_IMPL(splatseg, Autograd, m) { m.impl("hierarchical_contrastive_loss", &splatseg::loss_autograd); }
+TORCH_LIBRARY_IMPL(splatseg, Autograd, m) { m.impl("hierarchical_contrastive_loss", splatseg::kernel<splatseg::LossOp>(splatseg::loss_autograd)); }

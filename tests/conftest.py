@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,12 +15,13 @@ ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 
 
-@pytest.fixture(
-    params=[
-        "cpu",
-        pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")),
-    ]
-)
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")),
+]
+
+
+@pytest.fixture(params=DEVICES[1:] if os.environ.get("SPLATSEG_DEVICES") == "cuda" else DEVICES)
 def device(request: pytest.FixtureRequest) -> torch.device:
     """Every device test runs on the CPU and, where there is one, on CUDA."""
     return torch.device(request.param)
@@ -39,3 +43,14 @@ def vectors_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"loss vectors not at hand: {folder} (set SPLATSEG_VECTORS)")
     return folder
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[Any]:
+    """A CUDA context that has seen an illegal access answers every later call with the same error: xdist's worker ends
+    here, and the next one goes on with the other tests."""
+    report = yield
+    if report.failed and "PYTEST_XDIST_WORKER" in os.environ and "CUDA error" in str(report.longrepr):
+        print(f"{item.nodeid}\n{report.longrepr}", file=sys.stderr, flush=True)
+        os._exit(3)
+    return report

@@ -53,4 +53,4 @@ void sparse_adam_(Tensor params, Tensor exp_avg, Tensor exp_avg_sq, Tensor grad,
 }  // namespace
 }  // namespace splatseg
 
-TORCH_LIBRARY_IMPL(splatseg, CPU, m) { m.impl("sparse_adam_", splatseg::sparse_adam_); }
+TORCH_LIBRARY_IMPL(splatseg, CPU, m) { m.impl("sparse_adam_", splatseg::kernel<splatseg::SparseAdamOp>(splatseg::sparse_adam_)); }

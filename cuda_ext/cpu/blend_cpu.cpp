@@ -113,7 +113,7 @@ void blend_transpose_(const Tensor& offsets, const Tensor& ids, const Tensor& we
 }  // namespace splatseg
 
 TORCH_LIBRARY_IMPL(splatseg, CPU, m) {
-  m.impl("blend", splatseg::blend);
-  m.impl("blend_transpose", splatseg::blend_transpose);
-  m.impl("blend_transpose_", splatseg::blend_transpose_);
+  m.impl("blend", splatseg::kernel<splatseg::BlendOp>(splatseg::blend));
+  m.impl("blend_transpose", splatseg::kernel<splatseg::BlendTransposeOp>(splatseg::blend_transpose));
+  m.impl("blend_transpose_", splatseg::kernel<splatseg::BlendTransposeIntoOp>(splatseg::blend_transpose_));
 }

@@ -104,6 +104,6 @@ void build_level_tables(const VoteSource& source, const LevelTables& tables, cha
 }  // namespace splatseg
 
 TORCH_LIBRARY_IMPL(splatseg, CPU, m) {
-  m.impl("votes", &splatseg::votes_cpu);
-  m.impl("levels", &splatseg::levels_cpu);
+  m.impl("votes", splatseg::kernel<splatseg::VotesOp>(splatseg::votes_cpu));
+  m.impl("levels", splatseg::kernel<splatseg::LevelsOp>(splatseg::levels_cpu));
 }

@@ -185,4 +185,4 @@ std::tuple<at::Tensor, at::Tensor> loss_cpu(const at::Tensor& features, const at
 }  // namespace
 }  // namespace splatseg
 
-TORCH_LIBRARY_IMPL(splatseg, CPU, m) { m.impl("hierarchical_contrastive_loss", &splatseg::loss_cpu); }
+TORCH_LIBRARY_IMPL(splatseg, CPU, m) { m.impl("hierarchical_contrastive_loss", splatseg::kernel<splatseg::LossOp>(splatseg::loss_cpu)); }

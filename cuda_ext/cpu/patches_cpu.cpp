@@ -51,6 +51,6 @@ at::Tensor patch_votes_cpu(const at::Tensor& membership) {
 }  // namespace splatseg
 
 TORCH_LIBRARY_IMPL(splatseg, CPU, m) {
-  m.impl("patches", &splatseg::patches_cpu);
-  m.impl("patch_votes", &splatseg::patch_votes_cpu);
+  m.impl("patches", splatseg::kernel<splatseg::PatchesOp>(splatseg::patches_cpu));
+  m.impl("patch_votes", splatseg::kernel<splatseg::PatchVotesOp>(splatseg::patch_votes_cpu));
 }

@@ -42,4 +42,4 @@ void visible_adam_cpu(at::Tensor& param, const at::Tensor& grad, at::Tensor& exp
 }  // namespace
 }  // namespace splatseg
 
-TORCH_LIBRARY_IMPL(splatseg, CPU, m) { m.impl("visible_adam_", &splatseg::visible_adam_cpu); }
+TORCH_LIBRARY_IMPL(splatseg, CPU, m) { m.impl("visible_adam_", splatseg::kernel<splatseg::VisibleAdamOp>(splatseg::visible_adam_cpu)); }

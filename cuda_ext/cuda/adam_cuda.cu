@@ -78,10 +78,12 @@ void sparse_adam_at_cuda_(Tensor params, Tensor exp_avg, Tensor exp_avg_sq, Tens
          {{}, scalars, bad.mutable_data_ptr<int64_t>(), beta1, beta2, eps, norm_weight});
 }
 
-void visible_adam_cuda_(Tensor param, const Tensor& grad, Tensor exp_avg, Tensor exp_avg_sq, const Tensor& lr,
+void visible_adam_cuda_(Tensor& param, const Tensor& grad, Tensor& exp_avg, Tensor& exp_avg_sq, const Tensor& lr,
                         const std::optional<Tensor>& visible, double beta1, double beta2, double eps, int64_t step) {
   check_visible_adam(param, grad, exp_avg, exp_avg_sq, lr, visible, step);
   if (param.numel() == 0) return;
+  TORCH_CHECK(lr.device() == param.device(), "visible_adam_: lr: expected it on ", param.device(), ", found ", lr.device());
+  TORCH_CHECK(!visible || visible->device() == param.device(), "visible_adam_: visible: expected it on ", param.device());
   const c10::cuda::CUDAGuard guard(param.device());
   AT_DISPATCH_FLOATING_TYPES(param.scalar_type(), "visible_adam_", [&] {
     cuda::VisibleAdamTask<scalar_t> t{};
@@ -107,7 +109,7 @@ void visible_adam_cuda_(Tensor param, const Tensor& grad, Tensor exp_avg, Tensor
 }  // namespace splatseg
 
 TORCH_LIBRARY_IMPL(splatseg, CUDA, m) {
-  m.impl("sparse_adam_", &splatseg::sparse_adam_cuda_);
-  m.impl("sparse_adam_at_", &splatseg::sparse_adam_at_cuda_);
-  m.impl("visible_adam_", &splatseg::visible_adam_cuda_);
+  m.impl("sparse_adam_", splatseg::kernel<splatseg::SparseAdamOp>(splatseg::sparse_adam_cuda_));
+  m.impl("sparse_adam_at_", splatseg::kernel<splatseg::SparseAdamAtOp>(splatseg::sparse_adam_at_cuda_));
+  m.impl("visible_adam_", splatseg::kernel<splatseg::VisibleAdamOp>(splatseg::visible_adam_cuda_));
 }

@@ -151,7 +151,7 @@ void blend_transpose_cuda_(const Tensor& offsets, const Tensor& ids, const Tenso
 }  // namespace splatseg
 
 TORCH_LIBRARY_IMPL(splatseg, CUDA, m) {
-  m.impl("blend", &splatseg::blend_cuda);
-  m.impl("blend_transpose", &splatseg::blend_transpose_cuda);
-  m.impl("blend_transpose_", &splatseg::blend_transpose_cuda_);
+  m.impl("blend", splatseg::kernel<splatseg::BlendOp>(splatseg::blend_cuda));
+  m.impl("blend_transpose", splatseg::kernel<splatseg::BlendTransposeOp>(splatseg::blend_transpose_cuda));
+  m.impl("blend_transpose_", splatseg::kernel<splatseg::BlendTransposeIntoOp>(splatseg::blend_transpose_cuda_));
 }

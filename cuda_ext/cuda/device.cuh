@@ -22,7 +22,8 @@ struct Stream {
   void launch(Kernel* kernel, int64_t blocks, int threads, int64_t shared_bytes, const Task& task) const {
     constexpr int64_t kWithoutAsking = 48 * 1024;
     if (shared_bytes > kWithoutAsking) {
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes);
+      const auto code = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes);
+      if (code != cudaSuccess) return;  // it stays the last error, which the caller asks for
     }
     kernel<<<(unsigned)blocks, threads, (size_t)shared_bytes, stream>>>(task);
   }

@@ -79,4 +79,4 @@ std::tuple<at::Tensor, at::Tensor> loss_cuda(const at::Tensor& features, const a
 }  // namespace
 }  // namespace splatseg
 
-TORCH_LIBRARY_IMPL(splatseg, CUDA, m) { m.impl("hierarchical_contrastive_loss", &splatseg::loss_cuda); }
+TORCH_LIBRARY_IMPL(splatseg, CUDA, m) { m.impl("hierarchical_contrastive_loss", splatseg::kernel<splatseg::LossOp>(splatseg::loss_cuda)); }

@@ -50,10 +50,16 @@ struct Sample {
 #pragma unroll
     for (int c = 0; c < D; c++) value[c] = unit[c];
   }
+  // Rows of means start at multiples of 16 bytes where d does.
   __device__ T dot(const T* mean) const {
+    constexpr int kWide = 16 / (int)sizeof(T), V = D % kWide ? 1 : kWide;
     T sum = 0;
 #pragma unroll
-    for (int c = 0; c < D; c++) sum += value[c] * mean[c];
+    for (int c = 0; c < D; c += V) {
+      const auto part = *reinterpret_cast<const Pack<T, V>*>(mean + c);
+#pragma unroll
+      for (int v = 0; v < V; v++) sum += value[c + v] * part.value[v];
+    }
     return sum;
   }
 };
@@ -75,22 +81,6 @@ __device__ inline float log2_of(float x) { return log2f(x); }
 __device__ inline double log2_of(double x) { return log2(x); }
 __device__ inline float lowest(float) { return -1e30f; }
 __device__ inline double lowest(double) { return -1e300; }
-
-// The anchor and the samples of a block.
-struct LossTile {
-  int anchor, begin, samples;
-};
-
-template <class T>
-__device__ LossTile find_tile(const LossTask<T>& t) {
-  int low = 0, high = *t.k;  // the last patch whose first tile is not after this one
-  while (high - low > 1) {
-    const int middle = (low + high) / 2;
-    (t.tile_start[middle] <= (int)blockIdx.x ? low : high) = middle;
-  }
-  const int begin = t.start[low] + ((int)blockIdx.x - t.tile_start[low]) * kLossLanes;
-  return {low, begin, min(kLossLanes, t.start[low + 1] - begin)};
-}
 
 // log2 of the sum over patches of 2^logit of this lane's sample, the same in every warp.
 template <class T, int D>
@@ -233,8 +223,7 @@ __device__ void spread_softmax(const LossTask<T>& t, const LossShared<T>& s, con
 // Grid: tiles_max.
 template <class T, int D, class Sum>
 __global__ void __launch_bounds__(kLossThreads) loss_tiles(LossTask<T> t) {
-  const int k = *t.k;
-  if (k == 0 || (int)blockIdx.x >= t.tile_start[k]) {
+  if (!has_tile(t)) {
     if (threadIdx.x == 0) t.tile_loss[blockIdx.x] = 0;
     return;
   }
@@ -279,24 +268,25 @@ __global__ void sum_loss(LossTask<T> t) {
   double* partial = reinterpret_cast<double*>(dynamic_shared());
   double sum = 0;
   for (int i = threadIdx.x; i < t.tiles_max; i += blockDim.x) sum += t.tile_loss[i];
-  partial[threadIdx.x] = sum;
+  sum = warp_sum(sum);
+  if (threadIdx.x % kWarp == 0) partial[threadIdx.x / kWarp] = sum;
   __syncthreads();
   if (threadIdx.x > 0) return;
   sum = 0;
-  for (int i = 0; i < (int)blockDim.x; i++) sum += partial[i];
+  for (int w = 0; w < (int)blockDim.x / kWarp; w++) sum += partial[w];
   *t.loss = *t.poisoned ? (T)NAN : (T)(sum * 0.6931471805599453 * t.weight);
 }
 
-// Grid: k_max. The means' gradient joins each sample's own; through the detached norm, to the input's order.
+// Grid: tiles_max. The means' gradient joins each sample's own; through the detached norm, to the input's order.
 template <class T, class Sum>
 __global__ void scatter_gradient(LossTask<T> t) {
-  const int k = blockIdx.x;
-  if (k >= *t.k) return;
-  const auto* mean_grad = static_cast<const typename Sum::Cell*>(t.mean_grad) + (int64_t)k * t.d;
-  const int begin = t.start[k], n = t.start[k + 1] - begin;
-  const T own = (T)(0.6931471805599453 * t.weight), through_mean = (T)(t.weight / ((double)t.phi[k] * n));
-  for (int64_t cell = threadIdx.x; cell < (int64_t)n * t.d; cell += blockDim.x) {
-    const int64_t i = begin + cell / t.d, c = cell % t.d;
+  if (!has_tile(t)) return;
+  const LossTile tile = find_tile(t);
+  const auto* mean_grad = static_cast<const typename Sum::Cell*>(t.mean_grad) + (int64_t)tile.anchor * t.d;
+  const int n = t.start[tile.anchor + 1] - t.start[tile.anchor];
+  const T own = (T)(0.6931471805599453 * t.weight), through_mean = (T)(t.weight / ((double)t.phi[tile.anchor] * n));
+  for (int cell = threadIdx.x; cell < tile.samples * t.d; cell += blockDim.x) {
+    const int64_t i = tile.begin + cell / t.d, c = cell % t.d;
     const T grad = (t.unit_grad[i * t.d + c] * own + Sum::value(mean_grad[c]) * through_mean) / t.norm[i];
     t.grad[(int64_t)t.order[i] * t.d + c] = *t.poisoned ? (T)NAN : grad;
   }
@@ -324,11 +314,13 @@ void launch_loss(const LossTask<T>& t, int64_t cleared, const Stream& stream) {
   stream.launch(count_samples<T>, t.chunks, 256, 0, t);
   stream.launch(select_patches<T>, 1, 1024, 33 * sizeof(int), t);
   stream.launch(place_samples<T>, t.chunks, kWarp, 0, t);
-  stream.launch(patch_statistics<T>, t.k_max, kPatchThreads, statistics_shared(kPatchThreads, t.d, sizeof(T)), t);
+  stream.launch(normalise_tiles<T>, t.tiles_max, kLossThreads, kLossLanes * t.d * sizeof(T), t);
+  stream.launch(patch_means<T>, t.k_max, kPatchThreads, means_shared(kPatchThreads, t.d, sizeof(T)), t);
+  stream.launch(spread_tiles<T>, t.tiles_max, kLossThreads, kLossWarps * sizeof(T), t);
   stream.launch(level_tables<T>, t.k_max, 256, 9 * sizeof(int), t);
   launch_tiles<T, Sum>(t, stream);
-  stream.launch(sum_loss<T>, 1, 256, 256 * sizeof(double), t);
-  if (t.with_grad) stream.launch(scatter_gradient<T, Sum>, t.k_max, 256, 0, t);
+  stream.launch(sum_loss<T>, 1, 256, 8 * sizeof(double), t);
+  if (t.with_grad) stream.launch(scatter_gradient<T, Sum>, t.tiles_max, kLossThreads, 0, t);
 }
 
 #ifdef SPLATSEG_INSTANTIATE  // for compile_check.py

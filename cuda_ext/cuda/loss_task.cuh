@@ -41,6 +41,8 @@ struct LossTask {
   T* norm;            // (n,) |f| + 1e-6
   T* mean;            // (k_max, d) u log2(e) / phi
   T* phi;             // (k_max,)
+  T* tile_sum;        // (tiles_max, d) sum of f^ over the samples of each tile
+  T* tile_spread;     // (tiles_max,) sum of their distances to the patch's mean
   uint16_t* related;  // (k_max, k_max) patches that share a mask with the anchor, by falling votes, then by number
   uint16_t* ends;     // (k_max, k_max) end of each level in `related`
   int* n_levels;      // (k_max,)
@@ -74,6 +76,8 @@ int64_t lay_out(LossTask<T>& t, char* base, int64_t& cleared) {
   take(t.norm, n, sizeof(T));
   take(t.mean, k * d, sizeof(T));
   take(t.phi, k, sizeof(T));
+  take(t.tile_sum, t.tiles_max * d, sizeof(T));
+  take(t.tile_spread, t.tiles_max, sizeof(T));
   take(t.related, k * k, sizeof(uint16_t));
   take(t.ends, k * k, sizeof(uint16_t));
   take(t.n_levels, k, sizeof(int));

@@ -60,6 +60,6 @@ void pool_advance_cuda_(Tensor step, const Tensor& loss, Tensor losses) {
 }  // namespace splatseg
 
 TORCH_LIBRARY_IMPL(splatseg, CUDA, m) {
-  m.impl("pool_batch_", &splatseg::pool_batch_cuda_);
-  m.impl("pool_advance_", &splatseg::pool_advance_cuda_);
+  m.impl("pool_batch_", splatseg::kernel<splatseg::PoolBatchOp>(splatseg::pool_batch_cuda_));
+  m.impl("pool_advance_", splatseg::kernel<splatseg::PoolAdvanceOp>(splatseg::pool_advance_cuda_));
 }

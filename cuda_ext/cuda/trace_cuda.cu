@@ -21,7 +21,9 @@ std::tuple<Tensor, Tensor, Tensor> trace_tiles_cuda(const Tensor& means2d_, cons
   for (const Tensor* t : {&conics_, &opacities_, &tile_offsets_, &tile_list_, &pixels_})
     TORCH_CHECK_VALUE(t->device() == means2d_.device(), "trace_tiles: expected all tensors on ", means2d_.device());
   const c10::cuda::CUDAGuard guard(means2d_.device());
-  const Tensor means2d = means2d_.contiguous(), conics = conics_.contiguous(), opacities = opacities_.contiguous();
+  // Pairs are read at once: a contiguous view may start at any float.
+  const bool aligned = reinterpret_cast<uintptr_t>(means2d_.const_data_ptr()) % 8 == 0;
+  const Tensor means2d = aligned ? means2d_.contiguous() : means2d_.clone(at::MemoryFormat::Contiguous), conics = conics_.contiguous(), opacities = opacities_.contiguous();
   const Tensor tile_offsets = tile_offsets_.contiguous(), list = tile_list_.contiguous(), pixels = pixels_.contiguous();
   Tensor offsets = at::zeros({pixels.size(0) + 1}, pixels.options().dtype(at::kLong));
   cuda::TraceTask t{};
@@ -56,4 +58,4 @@ std::tuple<Tensor, Tensor, Tensor> trace_tiles_cuda(const Tensor& means2d_, cons
 }  // namespace
 }  // namespace splatseg
 
-TORCH_LIBRARY_IMPL(splatseg, CUDA, m) { m.impl("trace_tiles", &splatseg::trace_tiles_cuda); }
+TORCH_LIBRARY_IMPL(splatseg, CUDA, m) { m.impl("trace_tiles", splatseg::kernel<splatseg::TraceTilesOp>(splatseg::trace_tiles_cuda)); }

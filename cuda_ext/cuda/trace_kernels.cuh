@@ -44,6 +44,7 @@ __global__ void trace_rows(TraceTask t) {
   const int tile = line / kTileSide * t.columns + column / kTileSide;
   const int begin = t.tile_offsets[tile], end = tile + 1 < t.tiles ? t.tile_offsets[tile + 1] : t.entries;
   int64_t at = Fill ? t.offsets[row] : 0;
+  const int64_t row_end = Fill ? t.offsets[row + 1] : 0;  // never past it, should the passes ever differ
   float transmittance = 1.f;
   bool done = false;
   for (int base = begin; base < end && !done; base += kWarp) {
@@ -60,7 +61,7 @@ __global__ void trace_rows(TraceTask t) {
       const float weight = own * transmittance;
       transmittance = after;
       if (weight < t.min_weight) continue;
-      if (Fill && lane == source) {
+      if (Fill && at < row_end && lane == source) {
         t.ids[at] = id;
         t.weights[at] = weight;
       }

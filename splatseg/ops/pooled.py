@@ -8,6 +8,7 @@ kernel.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -179,8 +180,12 @@ def run_op(name: str, like: Tensor) -> Any:
 
 
 def can_capture(features: Tensor) -> bool:
-    """Whether steps on this device can be captured: on CUDA, unless a fixed order of addition asks for sorting."""
-    return features.is_cuda and not torch.are_deterministic_algorithms_enabled()
+    """Whether steps on this device can be captured: on CUDA, unless a fixed order of addition asks for sorting.
+
+    Nor where torch's allocator is told not to cache (for compute-sanitizer): it then refuses to allocate in a capture.
+    """
+    cached = "PYTORCH_NO_CUDA_MEMORY_CACHING" not in os.environ
+    return features.is_cuda and cached and not torch.are_deterministic_algorithms_enabled()
 
 
 def captured(step: Any) -> Any:

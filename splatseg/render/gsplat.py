@@ -39,13 +39,11 @@ def render(
     absgrad = probe is not None and probe.absgrad.requires_grad
     degree = gaussians.sh_degree if config.sh_degree is None else config.sh_degree
     colors: Tensor = gaussians.sh
-    background = gaussians.means.new_tensor(config.background)
     padding, chunk = channel_layout(3 + width + 1, absgrad)
     if features is not None or padding:
         shaded = shade(gaussians, camera, degree)
         columns = [shaded, *([] if features is None else [features]), shaded.new_zeros(len(gaussians), padding)]
         colors = torch.cat(columns, dim=1)
-        background = torch.cat([background, background.new_zeros(width + padding)])
     image, alpha, meta = gsplat.rasterization(
         gaussians.means,
         gaussians.quats,
@@ -60,7 +58,6 @@ def render(
         sh_degree=degree if colors is gaussians.sh else None,
         packed=config.packed,
         tile_size=TILE,
-        backgrounds=background[None],
         render_mode="RGB+ED",
         absgrad=absgrad,
         channel_chunk=chunk,
@@ -68,8 +65,11 @@ def render(
     )
     if probe is not None and meta["means2d"].requires_grad:
         meta["means2d"].register_hook(_filler(probe, meta["means2d"], meta["gaussian_ids"]))
+    color = image[0, ..., :3]
+    if any(config.background):  # not by gsplat: packed, 1.5.3 refuses every shape of backgrounds (its issue 764)
+        color = color + (1 - alpha[0]) * color.new_tensor(config.background)
     return Rendered(
-        color=image[0, ..., :3],
+        color=color,
         alpha=alpha[0, ..., 0],
         depth=image[0, ..., -1],
         features=None if features is None else image[0, ..., 3 : 3 + width],
