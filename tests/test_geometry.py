@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from gsplat import DefaultStrategy
 
 from splatseg.camera import Camera
 from splatseg.errors import SplatsegError
 from splatseg.gaussians import Gaussians
 from splatseg.geometry import GeometryConfig, fit_geometry, gaussians_from_points, psnr
 from splatseg.geometry.fit import halved, view_of_step
+from splatseg.geometry.state import default_strategy
 from splatseg.hooks import FitHooks
 from splatseg.render import render
 from splatseg.scene import Points, Scene, View
@@ -146,3 +149,23 @@ def test_missing_photo_names_the_file(scene: Scene) -> None:
 def test_settings_out_of_range_are_refused(field: str, value: int) -> None:
     with pytest.raises(SplatsegError, match=f"geometry.{field}"):
         replace(GeometryConfig(), **{field: value})
+
+
+@pytest.mark.parametrize("absgrad", [False, True])
+def test_densification_statistics_are_those_of_gsplat(absgrad: bool) -> None:
+    """Two steps, with Gaussians that are not drawn: the sums of our way without boolean indices, bit for bit."""
+    config = GeometryConfig(absgrad=absgrad)
+    ours, theirs = default_strategy(config), DefaultStrategy(absgrad=absgrad)
+    states = [strategy.initialize_state(scene_scale=2.0) for strategy in (ours, theirs)]
+    params = torch.nn.ParameterDict({"means": torch.nn.Parameter(torch.zeros(50, 3))})
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(2):
+        radii = torch.randint(0, 3, (1, 50, 2), generator=generator, dtype=torch.int32)
+        gradients = SimpleNamespace(
+            grad=torch.randn(1, 50, 2, generator=generator), absgrad=torch.rand(1, 50, 2, generator=generator)
+        )
+        info = {"means2d": gradients, "radii": radii, "width": 641, "height": 479, "n_cameras": 1, "gaussian_ids": None}
+        for strategy, state in zip((ours, theirs), states, strict=True):
+            strategy._update_state(params, state, info)
+    for name in ("grad2d", "count"):
+        assert torch.equal(states[0][name], states[1][name]) and float(states[0][name].max()) > 0

@@ -41,19 +41,56 @@ __device__ T group_sum(T x) {
   return x;
 }
 
-// A row by L lanes, V channels each at a time. Lanes without a row (live = false) take part in the shuffles alone.
+// V channels of a row: feature, gradient and moments.
+template <class T, int V>
+struct AdamPack {
+  Pack<T, V> f{}, g{}, m{}, q{};
+
+  __device__ void load(const SparseAdamTask<T>& t, int64_t at) {
+    f = *reinterpret_cast<const Pack<T, V>*>(t.params + at);
+    g = *reinterpret_cast<const Pack<T, V>*>(t.grad + at);
+    m = *reinterpret_cast<const Pack<T, V>*>(t.exp_avg + at);
+    q = *reinterpret_cast<const Pack<T, V>*>(t.exp_avg_sq + at);
+  }
+  // Moves the feature, unless the row's gradient is not finite, and clears the gradient.
+  __device__ void store(const SparseAdamTask<T>& t, const AdamScalars& s, int64_t at, bool finite, T pull) {
+    const T beta1 = (T)t.beta1, beta2 = (T)t.beta2, eps = (T)t.eps, rate = (T)s.step_size, scale = (T)s.v_scale;
+    const T rest1 = (T)(1 - t.beta1), rest2 = (T)(1 - t.beta2);  // subtracted in T, 1 - 0.999 keeps four digits
+    if (finite) {
+#pragma unroll
+      for (int v = 0; v < V; v++) {
+        const T gradient = g.value[v] + pull * f.value[v];
+        m.value[v] = beta1 * m.value[v] + rest1 * gradient;
+        q.value[v] = beta2 * q.value[v] + rest2 * gradient * gradient;
+        f.value[v] -= rate * m.value[v] / (root_of(q.value[v]) * scale + eps);
+      }
+      *reinterpret_cast<Pack<T, V>*>(t.params + at) = f;
+      *reinterpret_cast<Pack<T, V>*>(t.exp_avg + at) = m;
+      *reinterpret_cast<Pack<T, V>*>(t.exp_avg_sq + at) = q;
+    }
+    *reinterpret_cast<Pack<T, V>*>(t.grad + at) = Pack<T, V>{};
+  }
+};
+
+// A row by L lanes, V channels each at a time. Lanes without a row (live = false) take part in the shuffles alone. A lane's
+// first pack is read whole before anything is waited for; rows of up to V L channels have no second.
 template <class T, int V, int L>
 __device__ void update_row(const SparseAdamTask<T>& t, AdamScalars s, int64_t row, bool live, int sub) {
-  using Values = Pack<T, V>;
   T square = 0, probe = 0;  // 0 times a non-finite number is not 0
-  for (int64_t c = sub * V; live && c < t.d; c += V * L) {
-    const auto f = *reinterpret_cast<const Values*>(t.params + row * t.d + c);
-    const auto g = *reinterpret_cast<const Values*>(t.grad + row * t.d + c);
+  const auto add = [&](const AdamPack<T, V>& pack) {
 #pragma unroll
     for (int v = 0; v < V; v++) {
-      square += f.value[v] * f.value[v];
-      probe += g.value[v] * T(0);
+      square += pack.f.value[v] * pack.f.value[v];
+      probe += pack.g.value[v] * T(0);
     }
+  };
+  AdamPack<T, V> first;
+  if (live && sub * V < t.d) first.load(t, row * t.d + sub * V);
+  add(first);
+  for (int64_t c = (sub + L) * V; live && c < t.d; c += V * L) {
+    AdamPack<T, V> more;
+    more.load(t, row * t.d + c);
+    add(more);
   }
   square = group_sum<L>(square);
   probe = group_sum<L>(probe);
@@ -62,29 +99,11 @@ __device__ void update_row(const SparseAdamTask<T>& t, AdamScalars s, int64_t ro
   if (!finite && sub == 0 && t.bad) atomicMin((long long*)t.bad, (long long)row);
   const T norm = root_of(square);
   const T pull = t.norm_scale != 0 && norm > 0 ? (T)t.norm_scale * (1 - 1 / norm) : T(0);
-  const T beta1 = (T)t.beta1, beta2 = (T)t.beta2, eps = (T)t.eps, rate = (T)s.step_size, scale = (T)s.v_scale;
-  const T rest1 = (T)(1 - t.beta1), rest2 = (T)(1 - t.beta2);  // subtracted in T, 1 - 0.999 keeps four digits
-  for (int64_t c = sub * V; c < t.d; c += V * L) {
-    const int64_t at = row * t.d + c;
-    auto g = *reinterpret_cast<const Values*>(t.grad + at);
-    if (finite) {
-      auto f = *reinterpret_cast<const Values*>(t.params + at);
-      auto m = *reinterpret_cast<const Values*>(t.exp_avg + at);
-      auto q = *reinterpret_cast<const Values*>(t.exp_avg_sq + at);
-#pragma unroll
-      for (int v = 0; v < V; v++) {
-        const T gradient = g.value[v] + pull * f.value[v];
-        m.value[v] = beta1 * m.value[v] + rest1 * gradient;
-        q.value[v] = beta2 * q.value[v] + rest2 * gradient * gradient;
-        f.value[v] -= rate * m.value[v] / (root_of(q.value[v]) * scale + eps);
-      }
-      *reinterpret_cast<Values*>(t.params + at) = f;
-      *reinterpret_cast<Values*>(t.exp_avg + at) = m;
-      *reinterpret_cast<Values*>(t.exp_avg_sq + at) = q;
-    }
-#pragma unroll
-    for (int v = 0; v < V; v++) g.value[v] = 0;
-    *reinterpret_cast<Values*>(t.grad + at) = g;
+  if (sub * V < t.d) first.store(t, s, row * t.d + sub * V, finite, pull);
+  for (int64_t c = (sub + L) * V; c < t.d; c += V * L) {
+    AdamPack<T, V> more;
+    more.load(t, row * t.d + c);
+    more.store(t, s, row * t.d + c, finite, pull);
   }
 }
 

@@ -66,20 +66,25 @@ __device__ Pack<T, V> zero_pack() {
   return pack;
 }
 
-// Entries [base, base + kWarp) of a row in groups of L lanes: visit(id, weight) for those of this lane's group, in order. The
-// warp reads them together; own_id is this lane's, and one out of range is skipped.
-template <int L, class T, class W, class Visit>
-__device__ void visit_entries(const BlendTask<T, W>& t, const RowRange& r, int64_t base, int own_id, Visit visit) {
-  const int lane = threadIdx.x % kWarp, group = lane / L;
-  const T own_weight = base + lane < r.end ? (T)weight_of(t.weights[base + lane]) : T(0);
+// Entries [base, base + kWarp) of a row as this lane's group of L lanes takes them, in order. The warp reads them together;
+// own_id is this lane's. Those beyond the row or out of range have id -1 and weight 0.
+template <class T, int L>
+struct GroupEntries {
+  int id[L];
+  T weight[L];
+
+  template <class W>
+  __device__ GroupEntries(const BlendTask<T, W>& t, const RowRange& r, int64_t base, int own_id) {
+    const int lane = threadIdx.x % kWarp, group = lane / L;
+    const int usable = own_id >= 0 && own_id < t.n ? own_id : -1;
+    const T own_weight = usable >= 0 ? (T)weight_of(t.weights[base + lane]) : T(0);
 #pragma unroll
-  for (int k = 0; k < kWarp; k += kWarp / L) {
-    if (base + k >= r.end) break;
-    const int id = __shfl_sync(kFullWarp, own_id, k + group);
-    const T weight = __shfl_sync(kFullWarp, own_weight, k + group);
-    if (id >= 0 && id < t.n) visit(id, weight);
+    for (int k = 0; k < L; k++) {
+      id[k] = __shfl_sync(kFullWarp, usable, k * (kWarp / L) + group);
+      weight[k] = __shfl_sync(kFullWarp, own_weight, k * (kWarp / L) + group);
+    }
   }
-}
+};
 
 // out[row] = sum of weights[k] * matrix[ids[k]], in an order that depends on nothing but the row's length.
 template <class T, class W, int V, int L>
@@ -91,13 +96,20 @@ __global__ void blend_rows(BlendTask<T, W> t) {
     const int64_t c = first + sub * V;
     auto sum = zero_pack<T, V>();
     for (int64_t base = r.begin; base < r.end; base += kWarp) {
-      const int own_id = base + lane < r.end ? t.ids[base + lane] : -1;
-      visit_entries<L>(t, r, base, own_id, [&](int id, T weight) {
-        if (c >= t.d) return;
-        const auto feature = *reinterpret_cast<const Pack<T, V>*>(t.matrix + id * t.d + c);
+      const GroupEntries<T, L> entries(t, r, base, base + lane < r.end ? t.ids[base + lane] : -1);
+      Pack<T, V> feature[L];  // all read before the first is used, so that their latencies overlap
 #pragma unroll
-        for (int v = 0; v < V; v++) sum.value[v] += weight * feature.value[v];
-      });
+      for (int k = 0; k < L; k++) {
+        feature[k] = zero_pack<T, V>();
+        if (entries.id[k] >= 0 && c < t.d) {
+          feature[k] = *reinterpret_cast<const Pack<T, V>*>(t.matrix + entries.id[k] * t.d + c);
+        }
+      }
+#pragma unroll
+      for (int k = 0; k < L; k++) {
+#pragma unroll
+        for (int v = 0; v < V; v++) sum.value[v] += entries.weight[k] * feature[k].value[v];
+      }
     }
 #pragma unroll
     for (int step = L; step < kWarp; step *= 2) {
@@ -139,13 +151,15 @@ __global__ void scatter_rows(BlendTask<T, W> t) {
       const int own_id = base + lane < r.end ? t.ids[base + lane] : -1;
       if (first == 0 && t.touched && own_id >= 0 && own_id < t.n) t.touched[own_id] = 1;
       if (!any) continue;
-      visit_entries<L>(t, r, base, own_id, [&](int id, T weight) {
-        if (c >= t.d) return;
+      const GroupEntries<T, L> entries(t, r, base, own_id);
+#pragma unroll
+      for (int k = 0; k < L; k++) {
+        if (entries.id[k] < 0 || c >= t.d) continue;
         Pack<T, V> term;
 #pragma unroll
-        for (int v = 0; v < V; v++) term.value[v] = weight * grad.value[v];
-        add_atomically(t.out + id * t.d + c, term);
-      });
+        for (int v = 0; v < V; v++) term.value[v] = entries.weight[k] * grad.value[v];
+        add_atomically(t.out + entries.id[k] * t.d + c, term);
+      }
     }
   }
 }

@@ -27,6 +27,8 @@ class RenderConfig:
         far: greatest z-depth drawn, world units.
         packed: on CUDA, gsplat keeps only the Gaussians in view: less memory for large scenes, a little slower. Without
             effect on the CPU and on results.
+        check_finite: on CUDA, look for inputs that are not finite before drawing, which waits for the device. False for
+            a caller that looks at what came out instead, as a fit does at its loss; the CPU looks in passing, always.
     """
 
     sh_degree: int | None = None
@@ -35,6 +37,7 @@ class RenderConfig:
     near: float = 0.01
     far: float = 1e10
     packed: bool = False
+    check_finite: bool = True
 
 
 @dataclass(frozen=True)

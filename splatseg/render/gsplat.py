@@ -32,7 +32,7 @@ def render(
     gaussians: Gaussians, camera: Camera, features: Tensor | None, config: RenderConfig, probe: Means2dProbe | None
 ) -> Rendered:
     """See :func:`splatseg.render.render`. Float32 only; ``probe`` serves one backward pass."""
-    _check(gaussians, features)
+    _check(gaussians, features, config.check_finite)
     if len(gaussians) == 0:
         return _empty(camera, features, config, gaussians.means)
     width = 0 if features is None else features.shape[1]
@@ -108,7 +108,7 @@ def trace(
     gaussians: Gaussians, camera: Camera, pixels: Tensor, min_weight: float, config: RenderConfig
 ) -> Contributions:
     """See :func:`splatseg.render.trace`. gsplat lists the Gaussians of each tile; only ``pixels`` are drawn."""
-    _check(gaussians, None)
+    _check(gaussians, None, config.check_finite)
     g = gaussians.detach()
     columns, rows = -(-camera.width // TILE), -(-camera.height // TILE)
     view = _view(camera, g.means)
@@ -138,8 +138,8 @@ def _view(camera: Camera, like: Tensor) -> dict[str, Tensor]:
     return {"viewmats": camera.cam_from_world.to(like)[None], "Ks": camera.K.to(like)[None]}
 
 
-def _check(gaussians: Gaussians, features: Tensor | None) -> None:
-    """Types and finite values: one question to the device, as gsplat would fail in undefined ways."""
+def _check(gaussians: Gaussians, features: Tensor | None, finite: bool) -> None:
+    """Types and, if asked for, finite values: one question to the device, as gsplat draws others in undefined ways."""
     tensors = gaussians.tensors()
     if features is not None:
         check_dims("features", features, (len(gaussians), "d"))
@@ -149,7 +149,7 @@ def _check(gaussians: Gaussians, features: Tensor | None) -> None:
             raise SplatsegError(f"{name}: expected float32 for gsplat, found {tensor.dtype}")
         if tensor.device != gaussians.device:
             raise SplatsegError(f"{name}: expected the device of means, {gaussians.device}, found {tensor.device}")
-    if not bool(torch.stack([t.detach().isfinite().all() for t in tensors.values()]).all()):
+    if finite and not bool(torch.stack([t.detach().isfinite().all() for t in tensors.values()]).all()):
         for name, tensor in tensors.items():
             check_finite(name, tensor)
 
