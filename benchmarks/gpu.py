@@ -271,6 +271,18 @@ def loss(args: argparse.Namespace) -> dict[str, float]:
     return result
 
 
+def exercise_photometric(device: torch.device) -> None:
+    """The loss of photographs in both dtypes, against both of its targets' dtypes; tiles cut off on two sides."""
+    for dtype in (torch.float32, torch.float64):
+        for height, width, channels in ((70, 45, 3), (33, 70, 1), (1, 1, 3)):
+            image = torch.rand(height, width, channels, dtype=dtype, device=device, requires_grad=True)
+            target = torch.rand_like(image.detach())
+            for other in (target, (255 * target).to(torch.uint8)):
+                ops.photometric_loss(image, other).backward()
+                ops.photometric_loss(image.detach(), other)
+            assert image.grad is not None and bool(torch.isfinite(image.grad).all())
+
+
 def exercise(args: argparse.Namespace) -> None:
     """Every kernel of ours once, forward and backward, on sizes that leave warps and blocks half full."""
     device = torch.device(args.device)
@@ -291,6 +303,7 @@ def exercise(args: argparse.Namespace) -> None:
             optimizer = ops.SparseFeatureAdam(features)
             optimizer.accumulate(contributions, grad)
             optimizer.step()
+    exercise_photometric(device)
     leaf = gaussians.means.clone().requires_grad_()
     probe = Means2dProbe.zeros(1500, device)
     for packed in (False, True):

@@ -16,7 +16,7 @@ from splatseg.ops.reference import photometric as reference
 
 
 def photo(height: int, width: int, channels: int = 3, seed: int = 0) -> Tensor:
-    """Smooth waves plus noise in [0, 1]: SSIM between two of them is neither 0 nor 1."""
+    """Smooth waves plus noise in [0, 1], on the CPU: SSIM between two of them is neither 0 nor 1."""
     generator = torch.Generator().manual_seed(seed)
     y, x = torch.meshgrid(torch.linspace(0, 6, height), torch.linspace(0, 9, width), indexing="ij")
     waves = torch.stack([torch.sin(x + c + 0.3 * seed) * torch.cos(y - c) for c in range(channels)], dim=2)
@@ -36,14 +36,15 @@ SHAPES = [(1, 1, 3), (4, 3, 3), (11, 11, 1), (13, 37, 3), (16, 64, 4), (70, 45, 
 @pytest.mark.parametrize("ssim_weight", [0.0, 0.2, 1.0])
 @pytest.mark.parametrize("bytes_target", [False, True])
 def test_value_and_gradient_match_the_reference(
-    shape: tuple[int, int, int], ssim_weight: float, bytes_target: bool
+    device: torch.device, shape: tuple[int, int, int], ssim_weight: float, bytes_target: bool
 ) -> None:
     """float32 against the float64 reference: no worse than 4x what plain float32 PyTorch loses (plus 10 eps)."""
     image = photo(*shape).requires_grad_()
     target = photo(*shape, seed=1)
     if bytes_target:
         target = (target * 255).round().to(torch.uint8)
-    loss = ops.photometric_loss(image, target, ssim_weight)
+    loss = ops.photometric_loss(image.to(device), target.to(device), ssim_weight)
+    assert loss.device.type == device.type and loss.shape == ()
     (grad,) = torch.autograd.grad(loss, image)
 
     def plain(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -53,32 +54,33 @@ def test_value_and_gradient_match_the_reference(
 
     (exact, exact_grad), (rough, rough_grad) = plain(torch.float64), plain(torch.float32)
     eps = torch.finfo(torch.float32).eps
-    assert abs(loss - exact) <= 4 * abs(rough - exact) + 10 * eps
+    assert abs(loss.cpu() - exact) <= 4 * abs(rough - exact) + 10 * eps
     # Gradients are of size 1 / pixels; SSIM's are up to about 1 / C2 of that where windows are flat.
     scale = exact_grad.abs().max()
     assert (grad - exact_grad).abs().max() <= 4 * (rough_grad - exact_grad).abs().max() + 10 * eps * scale
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_double_path_equals_the_reference(shape: tuple[int, int, int]) -> None:
+def test_double_path_equals_the_reference(device: torch.device, shape: tuple[int, int, int]) -> None:
     image, target = photo(*shape).double().requires_grad_(), photo(*shape, seed=1).double()
-    loss, expected = ops.photometric_loss(image, target), reference.photometric(image, target, 0.2)
-    assert torch.allclose(loss, expected, rtol=1e-12)
+    loss = ops.photometric_loss(image.to(device), target.to(device))
+    expected = reference.photometric(image, target, 0.2)
+    assert torch.allclose(loss.cpu(), expected, rtol=1e-12)
     (grad,), (expected_grad,) = torch.autograd.grad(loss, image), torch.autograd.grad(expected, image)
     assert torch.allclose(grad, expected_grad, rtol=1e-9, atol=1e-12)
 
 
-def test_gradcheck_and_opcheck() -> None:
-    image, target = photo(7, 6).double().requires_grad_(), photo(7, 6, seed=1).double()
+def test_gradcheck_and_opcheck(device: torch.device) -> None:
+    image, target = photo(7, 6).double().to(device).requires_grad_(), photo(7, 6, seed=1).double().to(device)
     assert torch.autograd.gradcheck(lambda x: ops.photometric_loss(3 * x, target, 0.3), image)
     for with_grad in (True, False):
         x = image if with_grad else image.detach()
         torch.library.opcheck(torch.ops.splatseg.photometric.default, (x, target, 0.2, with_grad))
 
 
-def test_gradient_where_images_are_equal() -> None:
+def test_gradient_where_images_are_equal(device: torch.device) -> None:
     """The perfect render: loss 0 and no pull, neither from the kink of L1 nor from the maximum of SSIM."""
-    image = photo(20, 30).requires_grad_()
+    image = photo(20, 30).to(device).requires_grad_()
     loss = ops.photometric_loss(image, image.detach())
     loss.backward()
     assert image.grad is not None
@@ -122,20 +124,30 @@ def test_same_bits_for_any_thread_count() -> None:
         assert torch.equal(loss, results[0][0]) and torch.equal(grad, results[0][1])
 
 
-def test_strided_image() -> None:
+@pytest.mark.parametrize("with_grad", [False, True])
+def test_same_bits_every_time(device: torch.device, with_grad: bool) -> None:
+    image, target = photo(150, 40).to(device).requires_grad_(with_grad), photo(150, 40, seed=1).to(device)
+    results = [ops.photometric_loss(image, target) for _ in range(5)]
+    assert all(torch.equal(loss, results[0]) for loss in results)
+    if with_grad:
+        grads = [torch.autograd.grad(loss, image)[0] for loss in results]
+        assert all(torch.equal(grad, grads[0]) for grad in grads)
+
+
+def test_strided_image(device: torch.device) -> None:
     """A channels-first render seen through permute gives what its copy gives."""
-    planes = photo(20, 30).permute(2, 0, 1).contiguous()
-    target = photo(20, 30, seed=1)
+    planes = photo(20, 30).to(device).permute(2, 0, 1).contiguous()
+    target = photo(20, 30, seed=1).to(device)
     strided = planes.permute(1, 2, 0)
     assert torch.equal(ops.photometric_loss(strided, target), ops.photometric_loss(strided.contiguous(), target))
 
 
 @pytest.mark.parametrize("ssim_weight", [0.0, 0.2, 1.0])
-def test_poison_shows_in_the_loss(ssim_weight: float) -> None:
+def test_poison_shows_in_the_loss(device: torch.device, ssim_weight: float) -> None:
     """One NaN pixel makes the loss NaN, never a plausible number."""
-    image = photo(20, 30)
+    image = photo(20, 30).to(device)
     image[3, 4, 1] = float("nan")
-    assert ops.photometric_loss(image, photo(20, 30), ssim_weight).isnan()
+    assert ops.photometric_loss(image, photo(20, 30).to(device), ssim_weight).isnan()
 
 
 def test_bad_input_is_named() -> None:

@@ -9,6 +9,8 @@
 #include <tuple>
 #include <vector>
 
+#include "photometric_checks.h"
+
 namespace splatseg {
 namespace {
 
@@ -25,16 +27,8 @@ void run_bands(Kernel* kernel, const PhotometricJob& job) {
   });
 }
 
-void check(const Tensor& image, const Tensor& target) {
-  const auto type = image.scalar_type(), target_type = target.scalar_type();
-  TORCH_CHECK_VALUE(image.dim() == 3 && image.numel() > 0 && (type == at::kFloat || type == at::kDouble),
-                    "image: expected (height, width, channels) float32 or float64, found ", image.sizes(), " ", type);
-  TORCH_CHECK_VALUE(target.sizes() == image.sizes() && (target_type == at::kByte || target_type == type),
-                    "target: expected ", image.sizes(), " uint8 or ", type, ", found ", target.sizes(), " ", target_type);
-}
-
-std::tuple<Tensor, Tensor> photometric(const Tensor& image, const Tensor& target, double ssim_weight, bool with_grad) {
-  check(image, target);
+std::tuple<Tensor, Tensor> photometric_cpu(const Tensor& image, const Tensor& target, double ssim_weight, bool with_grad) {
+  check_photometric(image, target);
   const Tensor x = image.contiguous(), t = target.contiguous();
   PhotometricJob job;
   job.image = x.const_data_ptr();
@@ -67,4 +61,6 @@ std::tuple<Tensor, Tensor> photometric(const Tensor& image, const Tensor& target
 }  // namespace
 }  // namespace splatseg
 
-TORCH_LIBRARY_IMPL(splatseg, CPU, m) { m.impl("photometric", splatseg::photometric); }
+TORCH_LIBRARY_IMPL(splatseg, CPU, m) {
+  m.impl("photometric", splatseg::kernel<splatseg::PhotometricOp>(splatseg::photometric_cpu));
+}

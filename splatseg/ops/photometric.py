@@ -17,8 +17,8 @@ def photometric_loss(image: Tensor, target: Tensor, ssim_weight: float = 0.2) ->
 
     SSIM is taken per channel over 11x11 Gaussian windows of sigma 1.5 with zeros outside the image ("same" padding, as
     3DGS and fused-ssim) and C1 = 0.01^2, C2 = 0.03^2 for values in [0, 1]. Differentiable in ``image`` (once); the
-    gradient is computed along with the value. Same bits for any number of threads. A value that is not finite in
-    either image makes the loss NaN or infinite.
+    gradient is computed along with the value. Same bits on every run and for any number of threads. A value that is
+    not finite in either image makes the loss NaN or infinite.
 
     Args:
         image: (h, w, c) float32 or float64, usually in [0, 1]; not clamped.
@@ -43,7 +43,7 @@ def photometric_loss(image: Tensor, target: Tensor, ssim_weight: float = 0.2) ->
 
 
 class _Reference(torch.autograd.Function):
-    """The reference and its gradient at full precision.
+    """The reference and its gradient at full precision, for devices that have no kernel.
 
     cuDNN would convolve in TF32, whose rounding is as large as SSIM's variances; autograd would do so again later.
     """
