@@ -38,24 +38,24 @@ def render(
     width = 0 if features is None else features.shape[1]
     absgrad = probe is not None and probe.absgrad.requires_grad
     degree = gaussians.sh_degree if config.sh_degree is None else config.sh_degree
-    colors: Tensor = gaussians.sh
     padding, chunk = channel_layout(3 + width + 1, absgrad)
-    if features is not None or padding:
-        shaded = shade(gaussians, camera, degree)
-        columns = [shaded, *([] if features is None else [features]), shaded.new_zeros(len(gaussians), padding)]
-        colors = torch.cat(columns, dim=1)
+    # Shaded here and not by gsplat, which would invert the camera's matrix on the device at every drawing.
+    columns = [shade(gaussians, camera, degree)]
+    if features is not None:
+        columns.append(features)
+    if padding:
+        columns.append(gaussians.means.new_zeros(len(gaussians), padding))
     image, alpha, meta = gsplat.rasterization(
         gaussians.means,
         gaussians.quats,
         gaussians.scales,
         gaussians.opacities,
-        colors,
+        torch.cat(columns, dim=1) if len(columns) > 1 else columns[0],
         width=camera.width,
         height=camera.height,
         near_plane=config.near,
         far_plane=config.far,
         eps2d=config.eps2d,
-        sh_degree=degree if colors is gaussians.sh else None,
         packed=config.packed,
         tile_size=TILE,
         render_mode="RGB+ED",
