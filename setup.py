@@ -117,9 +117,9 @@ setup(
     install_requires=[
         "torch>=2.5",
         "numpy>=1.26",
-        "gsplat>=1.5.3",
+        "gsplat>=1.5.3,<1.7",
         "plyfile>=1.0",
-        "pycolmap>=3.12",
+        "pycolmap>=4.0",
         "scipy>=1.11",
         "scikit-image>=0.22",
         "hdbscan>=0.8.40",
@@ -130,7 +130,7 @@ setup(
         "pillow>=10.1",
     ],
     extras_require={
-        "viewer": ["viser>=1.0"],
+        "viewer": ["viser>=1.1,<1.3"],
         "sam": ["segment-anything>=1.0"],
         "sam2": ["sam2>=1.1"],
         # Not on PyPI under its authors' name; the commit is the one that the weights come from.

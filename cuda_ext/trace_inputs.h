@@ -3,7 +3,16 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <tuple>
+
+#include "registration.h"
+
 namespace splatseg {
+
+using TraceOp = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>(
+    const at::Tensor& means, const at::Tensor& quats, const at::Tensor& scales, const at::Tensor& opacities,
+    const at::Tensor& K, const at::Tensor& cam_from_world, const at::Tensor& pixels, int64_t width, int64_t height,
+    double eps2d, double near, double far, double min_weight);
 
 struct TraceInputs {
   at::Tensor means, quats, scales, opacities, K, cam_from_world, pixels;

@@ -87,6 +87,8 @@ def rasterize_to_pixels(means2d: Tensor, conics: Tensor, colors: Tensor, opaciti
     assert colors.shape[-1] in COMPILED, f"{colors.shape[-1]} channels: padded by the wrapper's own second copy"
     assert colors.shape[-1] <= 128, "the backward pass would not fit into shared memory"
     assert means2d.dim() == (2 if packed else 3)
+    # gsplat's own assertion: packed, no shape that its rasterization passes on is right.
+    assert backgrounds is None or backgrounds.shape == (*means2d.shape[:-2], colors.shape[-1]), backgrounds.shape
     return _Rasterize.apply(
         means2d, conics, colors, opacities, backgrounds, (width, height, tile_size), offsets, ids, absgrad
     )

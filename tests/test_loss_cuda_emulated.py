@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 import torch
-from cuda_emulator.build import compile_for_host
+from cuda_emulator.build import ORDERS, compile_for_host, in_order
 from loss_cases import LossCase, case, nested_masks, random_case
 from torch import Tensor
 
@@ -19,8 +20,14 @@ ANY = replace(LossConfig.gs(), min_pixels=1, weight=1.0)
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     return compile_for_host("loss_host.cpp", tmp_path_factory.mktemp("emulator"))
+
+
+@pytest.fixture(params=ORDERS)
+def library(compiled: ctypes.CDLL, request: pytest.FixtureRequest) -> Iterator[ctypes.CDLL]:
+    with in_order(compiled, request.param):
+        yield compiled
 
 
 def emulated(
@@ -29,16 +36,13 @@ def emulated(
     config: LossConfig,
     by: str = "votes",
     deterministic: bool = True,
-    reverse: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Value and gradient by the emulated kernels, which compile to the same operations as on the device."""
     features, patch = c.features.contiguous(), c.patch.int().contiguous()
     votes = c.votes.int().contiguous() if by == "votes" else None
     membership = c.membership.contiguous() if by == "membership" else None
     words = 0 if membership is None else membership.shape[1]
-    sizes = (ctypes.c_int * 7)(
-        *features.shape, len(c.votes), words, config.min_pixels, int(deterministic), int(reverse)
-    )
+    sizes = (ctypes.c_int * 6)(*features.shape, len(c.votes), words, config.min_pixels, int(deterministic))
     scalars = (ctypes.c_double * 5)(config.phi_min, config.phi_max, config.phi_scale, config.level_decay, config.weight)
     loss, grad = features.new_zeros(()), torch.zeros_like(features)
     function = library.loss_double if features.dtype == torch.float64 else library.loss_float
@@ -138,17 +142,20 @@ def test_votes_above_255(library: ctypes.CDLL) -> None:
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
-def test_order_of_threads_and_blocks(library: ctypes.CDLL, deterministic: bool) -> None:
-    """Threads and blocks in the opposite order: the deterministic mode gives the same bits, which a missing barrier or
-    a sum in order of arrival would not; the fast mode differs by rounding alone."""
+def test_order_of_threads_and_blocks(compiled: ctypes.CDLL, deterministic: bool) -> None:
+    """In every order the deterministic mode gives the same bits, which a missing barrier or a sum in order of arrival
+    would not; the fast mode differs by rounding alone."""
     c = random_case(p=14, n=300)
-    forward = emulated(library, c, ANY, deterministic=deterministic)
-    backward = emulated(library, c, ANY, deterministic=deterministic, reverse=True)
-    assert torch.equal(forward[0], backward[0])
-    if deterministic:
-        assert torch.equal(forward[1], backward[1])
-    else:
-        check(backward, (forward[0].double(), forward[1].double()), 2e-6)
+    found = []
+    for order in ORDERS:
+        with in_order(compiled, order):
+            found.append(emulated(compiled, c, ANY, deterministic=deterministic))
+    for other in found[1:]:
+        assert torch.equal(other[0], found[0][0])
+        if deterministic:
+            assert torch.equal(other[1], found[0][1])
+        else:
+            check(other, (found[0][0].double(), found[0][1].double()), 2e-6)
 
 
 def test_poison_is_never_silent(library: ctypes.CDLL) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +15,7 @@ from test_features import small, world  # noqa: F401  (a fixture)
 from splatseg.errors import SplatsegError
 from splatseg.features import FeatureTrainer, fit_features
 from splatseg.hooks import FitHooks
-from splatseg.ops import AdamConfig, SparseFeatureAdam
+from splatseg.ops import AdamConfig, SparseFeatureAdam, pooled
 from splatseg.ops.pooled import PoolStack, joined
 from splatseg.sampling import SamplingConfig
 
@@ -104,6 +106,53 @@ def test_no_view_with_masks(world: Any) -> None:  # noqa: F811
     trainer.replays = True
     with pytest.raises(SplatsegError, match="at least one view with a mask"):
         trainer.advance(0, 5)
+
+
+@dataclass
+class FakeGraph:
+    """A graph of ``step``; like CUDA's, it has run nothing before it is replayed."""
+
+    replay: Callable[[], None]
+
+
+def run_captured(world: Any, monkeypatch: pytest.MonkeyPatch, capture: Callable[..., Any]) -> FeatureTrainer:  # noqa: F811
+    """Eight replayed steps, in two calls, where ``capture`` stands for :func:`pooled.captured` on the CPU."""
+    _, trainer = trainers(world, steps=8, sampling=WHOLE)
+    with monkeypatch.context() as patch:
+        patch.setattr(pooled, "can_capture", lambda features: True)
+        patch.setattr(pooled, "captured", capture)
+        trainer.advance(0, 5)
+        trainer.advance(5, 8)
+    return trainer
+
+
+def test_a_failed_capture_does_not_end_the_fit(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """Single launches, one warning, one attempt; the step that was to be captured is made once, as are the others."""
+    attempts = []
+
+    def refuse(step: Callable[[], None]) -> None:
+        attempts.append(step)
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore lines")
+
+    with pytest.warns(RuntimeWarning, match="kernel by kernel.* stream is capturing$") as warned:
+        found = run_captured(world, monkeypatch, refuse)
+    assert len(warned) == len(attempts) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        graphs: list[FakeGraph] = []
+        want = run_captured(world, monkeypatch, lambda step: graphs.append(FakeGraph(step)) or graphs[0])
+    assert len(graphs) == 1, "captured once, replayed from then on"
+    assert torch.equal(found.features, want.features)
+    assert found.optimizer.steps == want.optimizer.steps == 8
+    assert torch.equal(found._replayed.losses, want._replayed.losses) and want._replayed.losses.isfinite().all()  # type: ignore[union-attr]
+
+
+def test_other_faults_of_a_capture_are_not_hidden(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    def wrong(step: Callable[[], None]) -> None:
+        raise SplatsegError("features: expected another shape")
+
+    with pytest.raises(SplatsegError, match="another shape"):
+        run_captured(world, monkeypatch, wrong)
 
 
 def test_stack_keeps_rows_patches_and_masks_together(world: Any) -> None:  # noqa: F811

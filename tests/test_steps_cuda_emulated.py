@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import pytest
 import torch
-from cuda_emulator.build import compile_for_host
+from cuda_emulator.build import ORDERS, compile_for_host, in_order
 from torch import Tensor
 
 from splatseg.ops.reference import adam as adam_reference
@@ -24,10 +24,16 @@ CHANNELS = [1, 3, 4, 8, 16, 24, 32, 40, 64]
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     found = compile_for_host("steps_host.cpp", tmp_path_factory.mktemp("emulator"))
     found.half_to_float.restype = ctypes.c_float
     return found
+
+
+@pytest.fixture(params=ORDERS)
+def library(compiled: ctypes.CDLL, request: pytest.FixtureRequest) -> Iterator[ctypes.CDLL]:
+    with in_order(compiled, request.param):
+        yield compiled
 
 
 def pointer(t: Tensor | None) -> ctypes.c_void_p | None:
@@ -59,11 +65,11 @@ def csr(types: int, rows: int = 40, n: int = 25, seed: int = 0) -> tuple[Tensor,
 
 def call_blend(
     library: ctypes.CDLL, types: int, which: int, inputs: Sequence[Tensor | None], out: Tensor, touched: Tensor | None,
-    n: int, reverse: bool = False,
+    n: int,
 ) -> Tensor:  # fmt: skip
     offsets, ids, _, rows, matrix = inputs
     count = len(offsets) - 1 if rows is None else len(rows)
-    sizes = int64s(count, len(offsets) - 1, len(ids), n, matrix.shape[1], int(reverse))
+    sizes = int64s(count, len(offsets) - 1, len(ids), n, matrix.shape[1])
     library.blend_any(types, which, sizes, pointers(inputs), pointer(out), pointer(touched))
     return out
 
@@ -104,21 +110,22 @@ def test_transpose(library: ctypes.CDLL, types: int, d: int) -> None:
 
 @pytest.mark.parametrize("types", TYPES)
 @pytest.mark.parametrize("d", [3, 16, 40])
-def test_transpose_in_a_fixed_order(library: ctypes.CDLL, types: int, d: int) -> None:
+def test_transpose_in_a_fixed_order(compiled: ctypes.CDLL, types: int, d: int) -> None:
     """The same bits whatever the order of the threads, which atomic additions do not give."""
     offsets, ids, weights = csr(types)
     grad = torch.randn(40, d, dtype=TYPES[types][0])
     entries, row = reference.select_rows(offsets, None)
     sorted_ids, place = torch.sort(ids, stable=True)
     results = []
-    for reverse in (False, True):
+    for order in ORDERS:
         out, touched = torch.zeros(25, d, dtype=grad.dtype), torch.zeros(25, dtype=torch.uint8)
-        sizes = int64s(0, 0, len(ids), 25, d, int(reverse))
+        sizes = int64s(0, 0, len(ids), 25, d)
         inputs = (sorted_ids, entries[place].contiguous(), row[place].contiguous(), weights, grad)
-        library.sum_runs_any(types, sizes, pointers(inputs), pointer(out), pointer(touched))
+        with in_order(compiled, order):
+            compiled.sum_runs_any(types, sizes, pointers(inputs), pointer(out), pointer(touched))
         results.append(out)
         assert touched.nonzero()[:, 0].tolist() == ids.unique().tolist()
-    assert torch.equal(*results)
+    assert all(torch.equal(other, results[0]) for other in results[1:])
     close(results[0], reference.blend_transpose(offsets, ids, weights, grad, None, 25))
 
 
@@ -149,11 +156,11 @@ def test_poison_reaches_only_the_pixels_that_show_it(library: ctypes.CDLL) -> No
     assert torch.equal(out.isnan().any(1), shows) and not shows.all()
 
 
-def test_half_weights_are_read_exactly(library: ctypes.CDLL) -> None:
+def test_half_weights_are_read_exactly(compiled: ctypes.CDLL) -> None:
     """All 65536, subnormal and infinite ones too."""
     every = torch.arange(65536, dtype=torch.int32).to(torch.uint16)
     want = every.view(torch.float16).float()
-    found = torch.tensor([library.half_to_float(k) for k in range(65536)])
+    found = torch.tensor([compiled.half_to_float(k) for k in range(65536)])
     assert torch.equal(found.nan_to_num(7, 8, 9), want.nan_to_num(7, 8, 9))
 
 
@@ -188,7 +195,7 @@ def test_sparse_adam(library: ctypes.CDLL, dtype: torch.dtype, d: int, on_device
         else doubles(*rates, *betas, eps, 2 * norm_weight / n)
     )
     library.sparse_adam_any(
-        int(dtype == torch.float64), int64s(n, d, 0), pointers(state), pointer(touched), given,
+        int(dtype == torch.float64), int64s(n, d), pointers(state), pointer(touched), given,
         rates if on_device else None, pointer(bad),
     )  # fmt: skip
     with pytest.raises(ValueError, match="row 65"):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 import torch
-from cuda_emulator.build import compile_for_host
+from cuda_emulator.build import ORDERS, compile_for_host, in_order
 from torch import Tensor
 
 from splatseg.errors import SplatsegError
@@ -19,10 +20,16 @@ COLUMNS = 3
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     found = compile_for_host("trace_host.cpp", tmp_path_factory.mktemp("emulator"))
     found.trace_count.restype = ctypes.c_int64
     return found
+
+
+@pytest.fixture(params=ORDERS)
+def library(compiled: ctypes.CDLL, request: pytest.FixtureRequest) -> Iterator[ctypes.CDLL]:
+    with in_order(compiled, request.param):
+        yield compiled
 
 
 @dataclass(frozen=True)
@@ -46,13 +53,11 @@ def problem(n: int, seed: int = 0, spread: float = 9.0) -> Problem:
     return Problem(TileLists(means, columns.contiguous(), opacities, offsets, torch.cat(tiles).int()), pixels)
 
 
-def emulated(library: ctypes.CDLL, p: Problem, min_weight: float, reverse: bool = False) -> tuple[Tensor, ...]:
+def emulated(library: ctypes.CDLL, p: Problem, min_weight: float) -> tuple[Tensor, ...]:
     floats = [p.lists.means2d, p.lists.conics, p.lists.opacities]
     ints = [p.lists.offsets, p.lists.list, p.pixels]
     pointers = [(ctypes.c_void_p * 3)(*(t.data_ptr() for t in group)) for group in (floats, ints)]
-    sizes = (ctypes.c_int * 6)(
-        len(p.pixels), COLUMNS, len(p.lists.offsets), len(p.lists.list), len(p.lists.means2d), int(reverse)
-    )
+    sizes = (ctypes.c_int * 5)(len(p.pixels), COLUMNS, len(p.lists.offsets), len(p.lists.list), len(p.lists.means2d))
     arguments = (*pointers, sizes, ctypes.c_double(min_weight))
     offsets = torch.zeros(len(p.pixels) + 1, dtype=torch.int64)
     count = library.trace_count(*arguments, ctypes.c_void_p(offsets.data_ptr()))
@@ -111,10 +116,14 @@ def test_ids_out_of_range_are_left_out(library: ctypes.CDLL, bad: int) -> None:
         assert torch.equal(a, b)
 
 
-def test_order_of_threads_does_not_matter(library: ctypes.CDLL) -> None:
+def test_order_of_threads_does_not_matter(compiled: ctypes.CDLL) -> None:
     p = problem(300)
-    for a, b in zip(emulated(library, p, 1e-3), emulated(library, p, 1e-3, reverse=True), strict=True):
-        assert torch.equal(a, b)
+    found = []
+    for order in ORDERS:
+        with in_order(compiled, order):
+            found.append(emulated(compiled, p, 1e-3))
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(other, found[0], strict=True))
 
 
 def test_rows_are_sorted_by_tile_and_order_leads_back() -> None:

@@ -211,6 +211,6 @@ BackwardResult rasterize_backward_cpu(
 }  // namespace splatseg
 
 TORCH_LIBRARY_IMPL(splatseg, CPU, m) {
-  m.impl("rasterize", &splatseg::rasterize_cpu);
-  m.impl("rasterize_backward", &splatseg::rasterize_backward_cpu);
+  m.impl("rasterize", splatseg::kernel<splatseg::RasterizeOp>(splatseg::rasterize_cpu));
+  m.impl("rasterize_backward", splatseg::kernel<splatseg::RasterizeBackwardOp>(splatseg::rasterize_backward_cpu));
 }

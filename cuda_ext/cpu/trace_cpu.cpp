@@ -101,4 +101,4 @@ Result trace(const Tensor& means, const Tensor& quats, const Tensor& scales, con
 }  // namespace
 }  // namespace splatseg
 
-TORCH_LIBRARY_IMPL(splatseg, CPU, m) { m.impl("trace", splatseg::trace); }
+TORCH_LIBRARY_IMPL(splatseg, CPU, m) { m.impl("trace", splatseg::kernel<splatseg::TraceOp>(splatseg::trace)); }

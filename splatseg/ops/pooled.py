@@ -9,6 +9,7 @@ kernel.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -141,19 +142,36 @@ class PooledSteps:
         self._rates_now = torch.zeros(2, dtype=torch.float64, device=device)
         self.losses = torch.full((steps,), torch.nan, dtype=optimizer.features.dtype, device=device)
         self._graph: Any = None
+        self._capture = True
         self._made = 0
 
     def run(self, count: int) -> None:
         """Make the next ``count`` steps; does not wait for them."""
         for _ in range(count):
-            if self._graph is None and self._made >= EAGER_STEPS and can_capture(self.optimizer.features):
-                self._graph = captured(self._make_step)
+            if self._graph is None and self._capture and self._made >= EAGER_STEPS:
+                self._try_capture()
             if self._graph is not None:
                 self._graph.replay()
             else:
                 self._make_step()
             self._made += 1
         self.optimizer.steps += count
+
+    def _try_capture(self) -> None:
+        """Have a graph from here on where one can be captured. Makes no step: what a capture launches does not run, so
+        the step after a failed one is made whole, kernel by kernel, as are all that follow."""
+        if not can_capture(self.optimizer.features):
+            return
+        try:
+            self._graph = captured(self._make_step)
+        except RuntimeError as error:  # torch's errors of CUDA and of its allocator
+            self._capture = False
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            warnings.warn(
+                f"steps are launched kernel by kernel, as capturing a CUDA graph failed: {reason}",
+                RuntimeWarning,
+                stacklevel=3,
+            )
 
     def check(self) -> None:
         """Raise :class:`SplatsegError` if a step found a gradient that is not finite. Waits for the device."""
@@ -189,7 +207,11 @@ def can_capture(features: Tensor) -> bool:
 
 
 def captured(step: Any) -> Any:
-    """A graph of the kernels that ``step`` launches; capturing runs none of them."""
+    """A graph of the kernels that ``step`` launches; capturing runs none of them.
+
+    Raises:
+        RuntimeError: the capture failed; the stream is as before.
+    """
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

@@ -43,7 +43,6 @@ void solve(const T* features, const int* patch, const int* votes, const int64_t*
   t.membership = membership;
   t.loss = loss;
   t.grad = grad;
-  cuda_emulator::reverse_order = sizes[6] != 0;
   run(t, sizes[5] != 0);
 }
 

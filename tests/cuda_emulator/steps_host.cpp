@@ -6,10 +6,9 @@ using namespace splatseg::cuda;
 
 namespace {
 
-// sizes: rows, csr_rows, entries, n, d, reverse.
+// sizes: rows, csr_rows, entries, n, d.
 template <class T, class W>
 BlendTask<T, W> blend_task(const int64_t* sizes, const void* const* in, T* out, uint8_t* touched) {
-  cuda_emulator::reverse_order = sizes[5] != 0;
   return {sizes[0],       sizes[1], sizes[2], sizes[3], sizes[4], static_cast<const int64_t*>(in[0]),
           static_cast<const int*>(in[1]), static_cast<const W*>(in[2]), static_cast<const int64_t*>(in[3]),
           static_cast<const T*>(in[4]), out, touched};
@@ -23,7 +22,6 @@ void blend_both(int which, const int64_t* sizes, const void* const* in, T* out, 
 
 template <class T, class W>
 void runs(const int64_t* sizes, const void* const* in, T* out, uint8_t* touched) {
-  cuda_emulator::reverse_order = sizes[5] != 0;
   launch_sum_runs(SortedTask<T, W>{sizes[2], sizes[3], sizes[4], static_cast<const int*>(in[0]),
                                    static_cast<const int64_t*>(in[1]), static_cast<const int64_t*>(in[2]),
                                    static_cast<const W*>(in[3]), static_cast<const T*>(in[4]), out, touched},
@@ -33,7 +31,6 @@ void runs(const int64_t* sizes, const void* const* in, T* out, uint8_t* touched)
 template <class T>
 void sparse_adam(const int64_t* sizes, T* const* state, uint8_t* touched, const double* scalars, const double* on_device,
                  int64_t* bad) {
-  cuda_emulator::reverse_order = sizes[2] != 0;
   launch_sparse_adam(SparseAdamTask<T>{sizes[0], sizes[1], state[0], state[1], state[2], state[3], touched,
                                        {scalars[0], scalars[1]}, reinterpret_cast<const AdamScalars*>(on_device), bad,
                                        scalars[2], scalars[3], scalars[4], scalars[5]},

@@ -12,7 +12,6 @@ TraceTask task(const float* const* floats, const int* const* ints, const int* si
   t.tiles = sizes[2];
   t.entries = sizes[3];
   t.n = sizes[4];
-  cuda_emulator::reverse_order = sizes[5] != 0;
   t.min_weight = (float)min_weight;
   t.means2d = floats[0];
   t.conics = floats[1];
