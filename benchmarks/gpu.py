@@ -3,6 +3,7 @@
     python benchmarks/gpu.py check                     # a line about the GPU, or one about why there is none and exit 3
     python benchmarks/gpu.py steps OUT.json            # pools, replayed steps, single steps, full-image steps
     python benchmarks/gpu.py fit OUT.json --scene DIR  # a whole fit, pools against --full-render: time and IoU
+    python benchmarks/gpu.py geometry OUT.json --scene DIR   # a step of the geometry fit: wall, device time, kernels
     python benchmarks/gpu.py loss OUT.json             # the loss alone, replayed
     python benchmarks/gpu.py exercise                  # every CUDA op once, small: what compute-sanitizer watches
     python benchmarks/gpu.py merge FOLDER RESULTS      # one table, and RESULTS/<device>.json
@@ -32,8 +33,13 @@ from splatseg.evaluate.hierarchical import evaluate_scene, load_hierarchical
 from splatseg.features import FeatureConfig, FeatureTrainer
 from splatseg.field import FeatureField
 from splatseg.gaussians import Gaussians
+from splatseg.geometry import GeometryConfig, gaussians_from_points
+from splatseg.geometry.fit import train_step
+from splatseg.geometry.photos import PhotoCache
+from splatseg.geometry.state import FitState
 from splatseg.hierarchy import PatchHierarchy
 from splatseg.io.atomic import write_text
+from splatseg.io.colmap import load_colmap
 from splatseg.io.ply import load_gaussians
 from splatseg.ops.pooled import EAGER_STEPS, captured
 from splatseg.pipeline import Fit, FitConfig, FitInputs
@@ -240,6 +246,44 @@ def fit(args: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
+def geometry(args: argparse.Namespace) -> dict[str, Any]:
+    """Steps of the geometry fit late in it: wall time beside the time of the device's kernels, largest first.
+
+    From the splat of the part ``fit`` where that lies beside ``args.out``, else from the sparse points.
+    """
+    device, config = torch.device(args.device), GeometryConfig()
+    scene = load_colmap(Path(args.scene))
+    splat = Path(args.out).parent / "fit" / "pools" / "geometry.ply"
+    start = load_gaussians(splat) if splat.is_file() else gaussians_from_points(scene.points, config)
+    state = FitState(start.to(device), scene.extent, config)
+    first, count = int(0.7 * config.steps), 5 if args.quick else 200
+    with PhotoCache(scene.views, device) as photos:
+        step = iter(range(first, config.steps))
+        for _ in range(2 if args.quick else len(scene.views)):  # every photo is on the device then
+            train_step(state, photos, next(step))
+        result: dict[str, Any] = {"gaussians": len(start)}
+        result["step_ms"] = 1e3 * seconds(lambda: train_step(state, photos, next(step)), device, count)
+        if device.type == "cuda":
+            with torch.profiler.profile() as found:
+                for _ in range(20):
+                    train_step(state, photos, next(step))
+                torch.cuda.synchronize()
+            result |= largest(found.key_averages(), 20)
+    return result
+
+
+def largest(events: Any, steps: int, count: int = 14) -> dict[str, float]:
+    """Device time per step, all of it and that of the largest kernels, and the host's largest operators, in ms."""
+    kernels = [e for e in events if e.device_type == torch.autograd.DeviceType.CUDA]
+    result = {"device_ms": sum(e.self_device_time_total for e in kernels) / steps / 1e3}
+    result["kernels_per_step"] = sum(e.count for e in kernels) / steps
+    for event in sorted(kernels, key=lambda e: -e.self_device_time_total)[:count]:
+        result[f"device {event.key[:60]}"] = event.self_device_time_total / steps / 1e3
+    for event in sorted(events, key=lambda e: -e.self_cpu_time_total)[:count]:
+        result[f"host {event.key[:60]}"] = event.self_cpu_time_total / steps / 1e3
+    return result
+
+
 def iou(job: Fit, label: str, truth: Any, device: torch.device) -> dict[str, float]:
     """Part and object IoU at oracle thresholds."""
     gaussians = load_gaussians(job.run.geometry).to(device)
@@ -348,7 +392,7 @@ def merge(folder: Path, results: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["check", "steps", "fit", "loss", "exercise", "merge"])
+    parser.add_argument("part", choices=["check", "steps", "fit", "geometry", "loss", "exercise", "merge"])
     parser.add_argument("out", nargs="?", default="", help="JSON file to write, or the folder to merge")
     parser.add_argument("results", nargs="?", default=str(Path(__file__).parent / "results"))
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
@@ -372,7 +416,7 @@ def main() -> int:
     if args.part == "exercise":
         exercise(args)
         return 0
-    figures = {"steps": steps, "fit": fit, "loss": loss}[args.part](args)
+    figures = {"steps": steps, "fit": fit, "geometry": geometry, "loss": loss}[args.part](args)
     write_text(Path(args.out), json.dumps(figures, indent=1) + "\n")
     for name, value in figures.items():
         print(f"{name:32} {value:.4g}" if isinstance(value, float) else f"{name:32} {value}")

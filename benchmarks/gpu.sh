@@ -25,12 +25,12 @@ if [[ -z ${PYTHON:-} ]]; then
   [[ -x .venv/bin/python ]] && PYTHON=.venv/bin/python
 fi
 export PYTHONPATH="$PWD:$WORK/bundle/site${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
-ALL=(probe install build smoke tests steps fit memcheck loss profile synccheck racecheck)
+ALL=(probe install build smoke tests steps fit geometry memcheck loss profile synccheck racecheck)
 # Seconds that a part needs at least, and gets at most.
-declare -A NEEDS=([probe]=5 [install]=10 [build]=10 [smoke]=15 [tests]=40 [steps]=30 [fit]=45 [memcheck]=40 [loss]=15
+declare -A NEEDS=([probe]=5 [install]=10 [build]=10 [smoke]=15 [tests]=40 [steps]=30 [fit]=45 [geometry]=15 [memcheck]=40 [loss]=15
   [profile]=30 [synccheck]=40 [racecheck]=40)
-declare -A LIMIT=([probe]=30 [install]=60 [build]=300 [smoke]=60 [tests]=150 [steps]=120 [fit]=200 [memcheck]=120 [loss]=60
-  [profile]=90 [synccheck]=120 [racecheck]=120)
+declare -A LIMIT=([probe]=30 [install]=60 [build]=300 [smoke]=60 [tests]=150 [steps]=120 [fit]=200 [geometry]=60 [memcheck]=120
+  [loss]=60 [profile]=90 [synccheck]=120 [racecheck]=120)
 
 cuda_home() { # of the real nvcc: a wrapper on the PATH would send torch to a folder without cuda_runtime_api.h
   local folder
@@ -90,19 +90,22 @@ smoke() { CUDA_LAUNCH_BLOCKING=1 "$PYTHON" -X faulthandler benchmarks/gpu.py exe
 tests() { # every test that takes a device; workers, as one illegal access spoils its process for good (tests/conftest.py)
   local files options=()
   mapfile -t files < <(grep -l "device: torch.device" tests/test_*.py)
-  "$PYTHON" -c 'import xdist' 2>/dev/null && options+=(-n 6 --max-worker-restart 30)
+  "$PYTHON" -c 'import xdist' 2>/dev/null && options+=(-n 8 --max-worker-restart 30)
   "$PYTHON" -c 'import pytest_timeout' 2>/dev/null && options+=(--timeout 60)
-  SPLATSEG_DEVICES=cuda CUDA_LAUNCH_BLOCKING=1 "$PYTHON" -m pytest -q -p no:cacheprovider -k "cuda and not emulated" \
+  SPLATSEG_DEVICES=cuda OMP_NUM_THREADS=2 CUDA_LAUNCH_BLOCKING=1 "$PYTHON" -m pytest -v -p no:cacheprovider --durations 5 -k "cuda and not emulated" \
     --continue-on-collection-errors --junitxml "$WORK/tests.xml" "${options[@]}" "${files[@]}"
 }
 
 steps() { "$PYTHON" benchmarks/gpu.py steps "$WORK/steps.json" --device "$DEVICE"; }
 
-fit() {
+capture() { # the scene that is fitted
   local scene=${GPU_SCENE:-}
   [[ -z $scene && -d $WORK/bundle/scene ]] && scene=$WORK/bundle/scene
-  "$PYTHON" benchmarks/gpu.py fit "$WORK/fit.json" --device "$DEVICE" ${scene:+--scene "$scene"}
+  [[ -z $scene && -d $WORK/fit/scene ]] && scene=$WORK/fit/scene
+  echo "$scene"
 }
+fit() { "$PYTHON" benchmarks/gpu.py fit "$WORK/fit.json" --device "$DEVICE" --scene "$(capture)"; }
+geometry() { "$PYTHON" benchmarks/gpu.py geometry "$WORK/geometry.json" --device "$DEVICE" --scene "$(capture)"; }
 
 loss() { "$PYTHON" benchmarks/gpu.py loss "$WORK/loss.json" --device "$DEVICE"; }
 

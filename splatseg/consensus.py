@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from splatseg.errors import SplatsegError
+from splatseg.ops.mask_products import MaskEvidence, gather
 from splatseg.sampling import PixelPool
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
-CHUNK = 16384  # Gaussians handled at a time where a table of Gaussians x views is needed
 
 
 @dataclass(frozen=True)
@@ -94,20 +94,6 @@ class Segments:
         return int(self.inside.shape[1])
 
 
-@dataclass(frozen=True, eq=False)
-class _Evidence:
-    """Masks of all views on the same Gaussians: ``masks`` (n, m) 0/1, ``view`` (m,) of each mask, ``seen`` (n, views)
-    summed blending weights where above ``min_weight``, ``weights`` (n,) as in :class:`Segments`."""
-
-    masks: sparse.csr_matrix
-    view: Ints
-    seen: sparse.csr_matrix
-    weights: Floats
-
-    def rows(self, index: Ints) -> _Evidence:
-        return _Evidence(self.masks[index], self.view, self.seen[index], self.weights[index])
-
-
 def find_segments(
     pools: Iterable[PixelPool], count: int, config: ConsensusConfig = ConsensusConfig(), seed: int = 0
 ) -> Segments:
@@ -119,89 +105,28 @@ def find_segments(
         config: settings.
         seed: of the choice of Gaussians that masks are compared on, where there are more than ``max_gaussians``.
     """
-    evidence = _gather(pools, count, config.min_weight)
+    evidence = gather(pools, count, config.min_weight)
     if evidence is None:
         return Segments(sparse.csr_matrix((count, 0), dtype=bool), np.zeros(count, np.float32), np.zeros(0, np.int64))
     compared = evidence
     if count > config.max_gaussians:
         chosen = np.random.default_rng(seed).choice(count, config.max_gaussians, replace=False)
         compared = evidence.rows(np.sort(chosen))
-    agreement = _agreement(compared, config.late_iou)
+    agreement = compared.agreement(config.late_iou)
     owner = np.full(len(compared.view), -1, np.int64)
     for iou in dict.fromkeys((config.seed_iou, config.late_iou)):
         owner = _group(agreement, owner, iou, config.min_views)
         for _ in range(config.rounds):
             owner = _hand_out(compared, owner, config)
-    inside = _vote(evidence, owner)
+    inside = evidence.vote(owner)
     if config.nesting < 1:
-        inside = _nest(inside, evidence.weights, config.nesting)
-    views = np.array([len(np.unique(evidence.view[owner == k])) for k in range(inside.shape[1])], np.int64)
+        inside = _nest(inside, evidence.mutual(inside), config.nesting)
+    view = evidence.view
+    views = np.array([len(np.unique(view[owner == k])) for k in range(inside.shape[1])], np.int64)
     if config.rest < 1 and len(views):
-        rests, parents = _rests(inside, evidence.weights, config)
+        rests, parents = _rests(inside, evidence, config)
         inside, views = sparse.hstack([inside, *rests]).tocsr(), np.concatenate([views, views[parents]])
     return Segments(inside.astype(bool), evidence.weights, views)
-
-
-def observe(pool: PixelPool, count: int) -> tuple[sparse.csr_matrix, Floats]:
-    """What a view says of every Gaussian.
-
-    Returns:
-        (count, masks) 0/1: most of the Gaussian's weight lies on pixels of the mask; and its weight (count,).
-    """
-    c = pool.contributions
-    pixels = len(c)
-    shown = sparse.csr_matrix(
-        (c.weights.float().cpu().numpy(), c.ids.cpu().numpy(), c.offsets.cpu().numpy()), shape=(pixels, count)
-    )
-    patch = pool.patch.cpu().numpy()
-    of_patch = sparse.csr_matrix(
-        (np.ones(pixels, np.float32), (patch, np.arange(pixels))), shape=(len(pool.membership), pixels)
-    )
-    on_patch = (of_patch @ shown).T.tocsr()
-    weight = np.asarray(on_patch.sum(axis=1), np.float32).ravel()
-    words = pool.membership.cpu().numpy()
-    bits = ((words[:, :, None] >> np.arange(64)) & 1).reshape(len(words), -1)
-    on_mask = (on_patch @ sparse.csr_matrix(bits[:, bits.any(axis=0)].astype(np.float32))).tocoo()
-    most = on_mask.data > 0.5 * weight[on_mask.row]
-    ones = np.ones(int(most.sum()), np.float32)
-    return sparse.csr_matrix((ones, (on_mask.row[most], on_mask.col[most])), shape=on_mask.shape), weight
-
-
-def _gather(pools: Iterable[PixelPool], count: int, min_weight: float) -> _Evidence | None:
-    """What all views say; None where there are none."""
-    masks, seen, view = [], [], []
-    for number, pool in enumerate(pools):
-        inside, weight = observe(pool, count)
-        weight = np.where(weight > min_weight, weight, 0).astype(np.float32)
-        masks.append(sparse.diags((weight > 0).astype(np.float32)) @ inside)
-        seen.append(sparse.csr_matrix(weight[:, None]))
-        view.append(np.full(inside.shape[1], number, np.int64))
-    if not masks:
-        return None
-    together = sparse.hstack(masks).tocsr()
-    together.eliminate_zeros()
-    weights = sparse.hstack(seen).tocsr()
-    mean = np.asarray(weights.sum(axis=1)).ravel() / np.maximum(np.diff(weights.indptr), 1)
-    return _Evidence(together, np.concatenate(view), weights, mean.astype(np.float32))
-
-
-def _overlaps(evidence: _Evidence, sets: sparse.csr_matrix) -> tuple[sparse.coo_matrix, Floats]:
-    """Shared weight (m, s) of masks and sets of Gaussians, and the weight (s, views) that each view sees of a set."""
-    weighted = sparse.diags(evidence.weights) @ sets
-    shown = (weighted.T @ (evidence.seen > 0).astype(np.float32)).toarray()
-    return (evidence.masks.T @ weighted).tocoo(), shown
-
-
-def _agreement(evidence: _Evidence, least: float) -> sparse.coo_matrix:
-    """(m, m) overlap of masks of different views on the Gaussians that both views see, from ``least`` on."""
-    shared, shown = _overlaps(evidence, evidence.masks)
-    view, row, col = evidence.view, shared.row, shared.col
-    own = shown[np.arange(len(view)), view]
-    union = shown[row, view[col]] + shown[col, view[row]] - shared.data
-    # A view that sees only a corner of a mask can neither confirm nor refute it.
-    fair = (shown[row, view[col]] > 0.3 * own[row]) & (shown[col, view[row]] > 0.3 * own[col])
-    same = fair & (view[row] != view[col]) & (shared.data >= least * union)
-    return sparse.coo_matrix((shared.data[same] / union[same], (row[same], col[same])), shape=shared.shape)
 
 
 def _group(agreement: sparse.coo_matrix, owner: Ints, iou: float, min_views: int) -> Ints:
@@ -223,24 +148,19 @@ def _group(agreement: sparse.coo_matrix, owner: Ints, iou: float, min_views: int
     return owner
 
 
-def _hand_out(evidence: _Evidence, owner: Ints, config: ConsensusConfig) -> Ints:
+def _hand_out(evidence: MaskEvidence, owner: Ints, config: ConsensusConfig) -> Ints:
     """Every mask to the segment it overlaps most, after dropping duplicates; segments with too few views end."""
-    sets = _vote(evidence, owner)
-    sets = sets[:, _distinct(sets, evidence.weights, np.bincount(owner[owner >= 0]), config.duplicate_iou)]
-    shared, shown = _overlaps(evidence, sets)
-    own = np.asarray(evidence.masks.T @ evidence.weights).ravel()
-    overlap = shared.data / np.maximum(
-        own[shared.row] + shown[shared.col, evidence.view[shared.row]] - shared.data, 1e-9
-    )
-    order = np.argsort(overlap, kind="stable")
-    order = order[overlap[order] >= config.min_iou]
+    sets = evidence.vote(owner)
+    sets = sets[:, _distinct(evidence.mutual(sets), np.bincount(owner[owner >= 0]), config.duplicate_iou)]
+    overlap, shown = evidence.matches(sets, config.min_iou)
+    order = np.argsort(overlap.data, kind="stable")
     best = np.full(len(owner), -1, np.int64)
-    best[shared.row[order]] = shared.col[order]  # the last, i.e. largest, assignment stays
+    best[overlap.row[order]] = overlap.col[order]  # the last, i.e. largest, assignment stays
     result = np.full(len(owner), -1, np.int64)
-    found = 0
+    found, view = 0, evidence.view
     for segment in range(sets.shape[1]):
         members = np.flatnonzero(best == segment)
-        views = len(np.unique(evidence.view[members]))
+        views = len(np.unique(view[members]))
         could = int((shown[segment] > 0.3 * shown[segment].max()).sum())
         if views >= max(config.min_views, config.min_share * could):
             result[members] = found
@@ -248,14 +168,9 @@ def _hand_out(evidence: _Evidence, owner: Ints, config: ConsensusConfig) -> Ints
     return result
 
 
-def _mutual(sets: sparse.csr_matrix, weights: Floats) -> Floats:
-    """(s, s) weight that each two sets (n, s) share; on the diagonal, of each."""
-    return np.asarray((sets.T @ (sparse.diags(weights) @ sets)).toarray())
-
-
-def _distinct(sets: sparse.csr_matrix, weights: Floats, support: Ints, duplicate_iou: float) -> list[int]:
-    """Columns that are no duplicate of one with more masks; empty ones left out."""
-    shared = _mutual(sets, weights)
+def _distinct(shared: Floats, support: Ints, duplicate_iou: float) -> list[int]:
+    """Columns that are no duplicate of one with more masks, by the weight ``shared`` (s, s) of each two; empty ones
+    left out."""
     area = shared.diagonal()
     kept: list[int] = []
     for column in np.argsort(-support, kind="stable"):
@@ -265,43 +180,27 @@ def _distinct(sets: sparse.csr_matrix, weights: Floats, support: Ints, duplicate
     return kept
 
 
-def _vote(evidence: _Evidence, owner: Ints) -> sparse.csr_matrix:
-    """(n, s) 0/1: the segment's masks hold the Gaussian in more than half of what their views show of it."""
-    used = np.flatnonzero(owner >= 0)
-    count, segments, views = evidence.masks.shape[0], int(owner.max(initial=-1)) + 1, evidence.seen.shape[1]
-    in_view = np.zeros((views, segments), np.float32)
-    in_view[evidence.view[used], owner[used]] = 1
-    hand = sparse.csr_matrix((np.ones(len(used), np.float32), (used, owner[used])), (len(owner), segments))
-    blocks = []
-    for first in range(0, count, CHUNK):
-        masks = evidence.masks[first : first + CHUNK].tocoo()
-        seen = evidence.seen[first : first + CHUNK].toarray()
-        held = sparse.csr_matrix((seen[masks.row, evidence.view[masks.col]], (masks.row, masks.col)), masks.shape)
-        votes = (held @ hand).tocoo()
-        most = votes.data > 0.5 * (seen @ in_view)[votes.row, votes.col]
-        ones = np.ones(int(most.sum()), np.float32)
-        blocks.append(sparse.csr_matrix((ones, (votes.row[most], votes.col[most])), votes.shape))
-    return sparse.vstack(blocks).tocsr()
-
-
-def _nest(inside: sparse.csr_matrix, weights: Floats, share: float) -> sparse.csr_matrix:
-    """Every segment takes over those that lie in it by more than ``share``, from the smallest up."""
-    overlap = _mutual(inside, weights)
+def _nest(inside: sparse.csr_matrix, overlap: Floats, share: float) -> sparse.csr_matrix:
+    """Every segment takes over those that lie in it by more than ``share``, from the smallest up; ``overlap`` (s, s) is
+    the weight that each two share."""
     area = overlap.diagonal()
     order = np.argsort(area, kind="stable")
-    columns = {int(k): inside[:, [k]] for k in order}
+    by_column = inside.tocsc()
+    columns = np.split(by_column.indices, by_column.indptr[1:-1])
     for position, large in enumerate(order):
         for small in order[:position]:
             if overlap[small, large] > share * area[small]:
-                columns[large] = columns[large].maximum(columns[small])
-    return sparse.hstack([columns[k] for k in range(len(area))]).tocsr() if len(area) else inside
+                columns[large] = np.union1d(columns[large], columns[small])
+    ends = np.cumsum([0, *(len(one) for one in columns)])
+    ones = np.ones(ends[-1], np.float32)
+    return sparse.csc_matrix((ones, np.concatenate(columns), ends), inside.shape).tocsr() if len(area) else inside
 
 
 def _rests(
-    inside: sparse.csr_matrix, weights: Floats, config: ConsensusConfig
+    inside: sparse.csr_matrix, evidence: MaskEvidence, config: ConsensusConfig
 ) -> tuple[list[sparse.csr_matrix], list[int]]:
     """(n, 1) columns of what segments have beside their parts, where it is worth a segment, and those segments."""
-    overlap = _mutual(inside, weights)
+    weights, overlap = evidence.weights, evidence.mutual(inside)
     area = overlap.diagonal()
     rests: list[sparse.csr_matrix] = []
     parents: list[int] = []

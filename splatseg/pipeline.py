@@ -13,7 +13,7 @@ import json
 import resource
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -162,7 +162,7 @@ class Fit:
         return gaussians
 
     def hierarchies(self, train: Sequence[View]) -> HierarchyFolder:
-        """Masks and patch hierarchy of every training view; one image in memory at a time."""
+        """Masks and patch hierarchy of every training view; one image a process in memory at a time."""
         folder = HierarchyFolder(self.run.hierarchy)
         source = mask_source(self.inputs.masks, train, self._mask_config())
         settings = {"hierarchy": self._plain(self.config.hierarchy), "source": source.name, "masks": source.settings()}
@@ -182,9 +182,11 @@ class Fit:
     def _build_hierarchies(self, train: Sequence[View], source: MaskSource, folder: HierarchyFolder) -> None:
         cache = MaskCache(self.run.masks, source)
         masks_found = 0
-        with Progress(len(train), "masks", unit="view", quiet=self.quiet) as progress:
-            for view in train:
-                masks = cache.masks(view)
+        with (
+            closing(cache.all_masks(train)) as found,
+            Progress(len(train), "masks", unit="view", quiet=self.quiet) as progress,
+        ):
+            for view, masks in zip(train, found, strict=True):
                 masks_found += len(masks)
                 build_hierarchy(masks, self.config.hierarchy).save(folder.path(view.name))
                 progress.advance(masks=str(len(masks)))

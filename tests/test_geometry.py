@@ -15,7 +15,9 @@ from splatseg.camera import Camera
 from splatseg.errors import SplatsegError
 from splatseg.gaussians import Gaussians
 from splatseg.geometry import GeometryConfig, fit_geometry, gaussians_from_points, psnr
-from splatseg.geometry.fit import halved, view_of_step
+from splatseg.geometry import photos as photos_module
+from splatseg.geometry.fit import view_of_step
+from splatseg.geometry.photos import PhotoCache, halved
 from splatseg.geometry.state import default_strategy
 from splatseg.hooks import FitHooks
 from splatseg.render import render
@@ -139,7 +141,54 @@ def test_halving_keeps_odd_sizes_and_means() -> None:
     torch.testing.assert_close(small.float().mean(), image.float().mean(), rtol=0, atol=12.0)
 
 
-def test_missing_photo_names_the_file(scene: Scene) -> None:
+@pytest.fixture(params=[False, True], ids=["in turn", "ahead"])
+def ahead(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the next photo is begun in a thread, as on CUDA."""
+    monkeypatch.setattr(photos_module, "uploads_beside", lambda device: request.param)
+    return request.param
+
+
+@pytest.mark.parametrize("rooms", [(0, 0), (0, 1 << 20), (1 << 20, 0), (3 * 64 * 48 * 3, 2 * 64 * 48 * 3)])
+def test_photos_are_the_same_wherever_they_are_kept(
+    scene: Scene, ahead: bool, rooms: tuple[int, int], device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nowhere, on the host, on the device, some here and some there; twice, after the other size, announced or not."""
+    monkeypatch.setattr(photos_module, "image_room", lambda device, most: rooms[0])
+    monkeypatch.setattr(photos_module, "CACHE_BYTES", rooms[1])
+    asked = [(index, half) for half in (True, False) for index in [*range(8), *range(8)]]
+    with PhotoCache(scene.views, device) as photos:
+        for number, (index, half) in enumerate(asked):
+            image, camera = photos.get(index, half)
+            if number + 1 < len(asked) and number % 5:  # now and then unannounced, once announced wrongly
+                photos.ahead(*asked[number + 1 if number != 7 else number])
+            expected = halved(scene.views[index].image()) if half else scene.views[index].image()
+            assert image.device.type == device.type and torch.equal(image.cpu(), expected)
+            assert (camera.height, camera.width) == expected.shape[:2] and camera.K.device == image.device
+            kept = [sum(i.nbytes for i in images.values()) for images in (photos._on_device, photos._on_host)]
+            assert kept[0] <= rooms[0] and kept[1] <= rooms[1]
+        photos.forget(half=True)
+        assert not [key for key in [*photos._on_device, *photos._on_host] if key[1]]
+        photos.forget(half=False)
+        assert (photos._device_room, photos._host_room) == rooms
+
+
+def test_a_kept_photo_is_not_read_again(scene: Scene, ahead: bool) -> None:
+    with PhotoCache(scene.views) as photos:
+        first, _ = photos.get(3, True)
+        scene.views[3].image_path.unlink()
+        photos.ahead(3, True)
+        assert torch.equal(photos.get(3, True)[0], first)
+
+
+def test_photos_begun_ahead_change_nothing(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(SMALL, steps=40)
+    in_turn = fit_geometry(scene, config, hooks=FitHooks(quiet=True))
+    monkeypatch.setattr(photos_module, "uploads_beside", lambda device: True)
+    monkeypatch.setattr(photos_module, "image_room", lambda device, most: 100_000)
+    assert fit_geometry(scene, config, hooks=FitHooks(quiet=True)).fingerprint() == in_turn.fingerprint()
+
+
+def test_missing_photo_names_the_file(scene: Scene, ahead: bool) -> None:
     scene.views[0].image_path.unlink()
     with pytest.raises(SplatsegError, match=r"0\.png: image of view"):
         fit_geometry(scene, replace(SMALL, steps=8), hooks=FitHooks(quiet=True))

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from splatseg.camera import Camera
 from splatseg.errors import SplatsegError
 from splatseg.gaussians import Gaussians
 from splatseg.geometry.config import GeometryConfig
 from splatseg.geometry.init import gaussians_from_points
+from splatseg.geometry.photos import PhotoCache
 from splatseg.geometry.state import FitState, trimmed
 from splatseg.hooks import FitHooks
 from splatseg.memory import freed_memory_kept
@@ -22,42 +21,6 @@ from splatseg.ops import photometric_loss
 from splatseg.progress import Progress
 from splatseg.render import Means2dProbe, RenderConfig, render
 from splatseg.scene import Scene, View
-
-CACHE_BYTES = 2 << 30  # photos kept decoded; beyond it they are read again at every use
-
-
-@dataclass
-class PhotoCache:
-    """Decoded photos, at full or half size, at most ``CACHE_BYTES`` of them."""
-
-    views: Sequence[View]
-    _images: dict[tuple[int, bool], Tensor] = field(default_factory=dict)
-    _bytes: int = 0
-
-    def get(self, index: int, half: bool) -> tuple[Tensor, Camera]:
-        """Image (h, w, 3) uint8 of a view and the camera that matches it."""
-        camera = self.views[index].camera
-        image = self._images.get((index, half))
-        if image is None:
-            image = self.views[index].image()
-            if half:
-                image = halved(image)
-            if self._bytes + image.numel() <= CACHE_BYTES:
-                self._images[index, half] = image
-                self._bytes += image.numel()
-        return image, camera.resized(image.shape[1], image.shape[0]) if half else camera
-
-    def forget(self, half: bool) -> None:
-        """Drop the images of one size."""
-        for key in [key for key in self._images if key[1] == half]:
-            self._bytes -= self._images.pop(key).numel()
-
-
-def halved(image: Tensor) -> Tensor:
-    """(h, w, 3) uint8 -> (h // 2, w // 2, 3) uint8 by area averaging."""
-    size = (max(image.shape[0] // 2, 1), max(image.shape[1] // 2, 1))
-    planes = image.permute(2, 0, 1)[None].float()
-    return torch.nn.functional.interpolate(planes, size=size, mode="area")[0].permute(1, 2, 0).round().to(torch.uint8)
 
 
 def psnr(gaussians: Gaussians, views: Sequence[View]) -> float:
@@ -99,12 +62,15 @@ def fit_geometry(
     saved = hooks.load_checkpoint()
     first = state.restore(saved) if saved else 0
     before = float(saved["seconds"]) if saved else 0.0
-    photos = PhotoCache(scene.views)
     started = last_saved = time.monotonic()
     evaluate_every = max(int(config.eval_every * config.steps), 1)
-    with freed_memory_kept(), Progress(config.steps, "geometry", initial=first, quiet=hooks.quiet) as progress:
+    with (
+        freed_memory_kept(),
+        PhotoCache(scene.views, device) as photos,
+        Progress(config.steps, "geometry", initial=first, quiet=hooks.quiet) as progress,
+    ):
         for step in range(first, config.steps):
-            loss = train_step(state, photos, step, device)
+            loss = train_step(state, photos, step)
             done = step + 1
             seconds = before + time.monotonic() - started
             progress.advance(n=f"{len(state.params['means']):,}")
@@ -118,23 +84,28 @@ def fit_geometry(
     return trimmed(state.gaussians(config.sh_degree)).to("cpu")
 
 
-def train_step(state: FitState, photos: PhotoCache, step: int, device: torch.device | str) -> Tensor:
+def train_step(state: FitState, photos: PhotoCache, step: int) -> Tensor:
     """One view: render, compare, step, densify. Returns the loss."""
     config = state.config
-    index = view_of_step(step, len(photos.views), config.seed)
-    half = step < config.coarse_fraction * config.steps
     if step == int(config.coarse_fraction * config.steps):
         photos.forget(half=True)
-    image, camera = photos.get(index, half)
+    image, camera = photos.get(*photo_of_step(step, len(photos.views), config))
+    if step + 1 < config.steps:
+        photos.ahead(*photo_of_step(step + 1, len(photos.views), config))
     degree = min(int(step / max(config.sh_degree_every * config.steps, 1)), config.sh_degree)
-    probe = Means2dProbe.zeros(len(state.params["means"]), device, config.absgrad)
+    probe = Means2dProbe.zeros(len(state.params["means"]), photos.device, config.absgrad)
     settings = RenderConfig(sh_degree=degree, packed=config.packed, check_finite=False)
-    rendered = render(state.gaussians(config.sh_degree), camera.to(device), config=settings, probe=probe)
-    loss = photometric_loss(rendered.color, image.to(device), config.ssim_weight) + state.regularisation()
+    rendered = render(state.gaussians(config.sh_degree), camera, config=settings, probe=probe)
+    loss = photometric_loss(rendered.color, image, config.ssim_weight) + state.regularisation()
     loss.backward()
     state.optimise(step, (rendered.radii > 0).all(dim=1))
     state.densify(step, probe, rendered.radii, (camera.width, camera.height))
     return loss.detach()
+
+
+def photo_of_step(step: int, count: int, config: GeometryConfig) -> tuple[int, bool]:
+    """Number of the view that a step trains on, and whether at half size."""
+    return view_of_step(step, count, config.seed), step < config.coarse_fraction * config.steps
 
 
 def view_of_step(step: int, count: int, seed: int) -> int:

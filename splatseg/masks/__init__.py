@@ -16,7 +16,11 @@ __all__ = ["MaskSet", "MaskSource", "mask_source"]
 
 
 class MaskSource(Protocol):
-    """Something that finds class-agnostic masks, from parts to groups, in one image at a time."""
+    """Something that finds class-agnostic masks, from parts to groups, in one image at a time.
+
+    One with an attribute ``one_core = True`` keeps a single core busy and is nothing but its settings: it can be
+    pickled, and views may be shared out among processes (:mod:`splatseg.masks.workers`).
+    """
 
     name: str
 

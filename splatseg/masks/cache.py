@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from splatseg.io.atomic import atomic_write
 from splatseg.io.run import digest
 from splatseg.masks import MaskSource
 from splatseg.masks.mask_set import MaskSet
+from splatseg.masks.workers import find_masks
 from splatseg.scene import View
 
 _FORMAT = 1
@@ -44,6 +47,19 @@ class MaskCache:
             found = self.source.masks(view)
             self.save(view, found)
         return found
+
+    def all_masks(self, views: Sequence[View]) -> Generator[MaskSet, None, None]:
+        """:meth:`masks` of each view, in order, on as many cores as the source can use."""
+        is_left = [self.load(view) is None for view in views]
+        to_find = [view for view, left in zip(views, is_left, strict=True) if left]
+        with closing(find_masks(self.source, to_find)) as found:
+            for view, left in zip(views, is_left, strict=True):
+                if left:
+                    masks = next(found)
+                    self.save(view, masks)
+                    yield masks
+                else:
+                    yield self.masks(view)
 
     def load(self, view: View) -> MaskSet | None:
         """The stored masks of ``view``; None where there are none that still hold."""

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -21,6 +21,7 @@ from splatseg.masks.cache import MaskCache
 from splatseg.masks.mask_set import MaskSet
 from splatseg.masks.preview import Pixels, mask_overlay
 from splatseg.masks.sam_everything import ScoredMasks
+from splatseg.masks.workers import find_masks
 from splatseg.progress import Progress
 from splatseg.scene import View
 
@@ -124,10 +125,17 @@ def run_masks(views: Sequence[View], job: MaskJob, share: Share = Share()) -> Su
     left = _agreed([view.name for view in views if _is_left(view, job)], share)
     mine = [view for view in views if view.name in set(left[share.rank :: share.world])]
     made = masks = 0
-    with Progress(len(mine), "masks", unit="view", quiet=job.quiet or share.rank != 0) as progress:
+    to_find = [view for view in mine if job.cache.load(view) is None]
+    new = {view.name for view in to_find}
+    with (
+        closing(find_masks(job.cache.source, to_find, shared_by=share.world)) as new_masks,
+        Progress(len(mine), "masks", unit="view", quiet=job.quiet or share.rank != 0) as progress,
+    ):
         for view in mine:
             begun = time.perf_counter()
-            is_new, found = _one_view(view, job)
+            is_new = view.name in new
+            found = next(new_masks) if is_new else job.cache.masks(view)
+            _store(view, job, found, is_new)
             made, masks = made + is_new, masks + len(found) * is_new
             if is_new:
                 seconds = round(time.perf_counter() - begun, 3)
@@ -143,16 +151,13 @@ def _is_left(view: View, job: MaskJob) -> bool:
     return any(path is not None and not path.is_file() for path in outputs) or job.cache.load(view) is None
 
 
-def _one_view(view: View, job: MaskJob) -> tuple[bool, MaskSet]:
-    """Masks of ``view`` and whether they were found just now. The cache file comes last: with it the view counts as
-    done even where this process dies before the next call looks for the pictures."""
-    stored = job.cache.load(view)
-    found = job.cache.source.masks(view) if stored is None else stored
+def _store(view: View, job: MaskJob, found: MaskSet, is_new: bool) -> None:
+    """Write what the job wants of a view. The cache file comes last: with it the view counts as done even where this
+    process dies before the next call looks for the pictures."""
     _write_coco(job.coco_path(view), found)
     _draw(view, job, found)
-    if stored is None:
+    if is_new:
         job.cache.save(view, found)
-    return stored is None, found
 
 
 def _draw(view: View, job: MaskJob, masks: MaskSet) -> None:

@@ -69,6 +69,7 @@ class WatershedMasks:
     """The watershed as a mask source; deterministic, one core, no state."""
 
     name = "watershed"
+    one_core = True
 
     def __init__(self, config: WatershedConfig = WatershedConfig()) -> None:
         self.config = config

@@ -1,0 +1,370 @@
+"""Masks of many views compared on the Gaussians they show: the heavy products of ``consensus``.
+
+Two implementations of :class:`MaskEvidence`. :class:`~splatseg.ops.reference.mask_products.SparseEvidence` multiplies
+sparse matrices on one core; :class:`BlockedEvidence` makes dense 0/1 matrices of a block of Gaussians at a time and
+multiplies those, some hundred times the operations, which a device with matrix units does in a hundredth of the time.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from torch import Tensor
+
+from splatseg.ops.pooled import Pool
+from splatseg.ops.reference.mask_products import SparseEvidence
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+BLOCK_ENTRIES = 1 << 26
+"""Entries of the largest table that is made at a time; at some 20 bytes an entry over all of them, about 1.3 GB."""
+
+
+class MaskEvidence(Protocol):
+    """Masks of all views on the same n Gaussians: m masks, ``view`` (m,) int64 of each, ``weights`` (n,) float32 mean
+    blending weight of a Gaussian in the views that see it. A set of Gaussians is a column of an (n, s) 0/1 matrix."""
+
+    @property
+    def view(self) -> Ints: ...
+    @property
+    def weights(self) -> Floats: ...
+
+    def rows(self, index: Ints) -> MaskEvidence:
+        """The same masks on the Gaussians ``index`` only."""
+        ...
+
+    def agreement(self, least: float) -> sparse.coo_matrix:
+        """(m, m) overlap of masks of different views on the Gaussians that both views see, from ``least`` on."""
+        ...
+
+    def matches(self, sets: sparse.csr_matrix, least: float) -> tuple[sparse.coo_matrix, Floats]:
+        """(m, s) overlap of masks and sets on what the mask's view sees, from ``least`` on, and the weight (s, views)
+        that each view sees of a set."""
+        ...
+
+    def vote(self, owner: Ints) -> sparse.csr_matrix:
+        """(n, s) 0/1 sets of ``owner`` (m,), -1 for none: the set's masks hold the Gaussian in more than half of what
+        their views show of it."""
+        ...
+
+    def mutual(self, sets: sparse.csr_matrix) -> Floats:
+        """(s, s) weight that each two sets share; on the diagonal, of each."""
+        ...
+
+
+def gather(pools: Iterable[Pool], count: int, min_weight: float) -> MaskEvidence | None:
+    """What all views say of ``count`` Gaussians; None where there are no pools.
+
+    Args:
+        pools: one a view, all on one device, which decides the implementation; taken one at a time.
+        count: Gaussians.
+        min_weight: a view sees a Gaussian whose blending weights sum to more in its pool.
+    """
+    remaining = iter(pools)
+    first = next(remaining, None)
+    if first is None:
+        return None
+    kind = BlockedEvidence if has_matrix_units(first.patch) else SparseEvidence
+    return kind.gather(itertools.chain([first], remaining), count, min_weight)
+
+
+def has_matrix_units(tensor: Tensor) -> bool:
+    """Whether dense products on the device of ``tensor`` beat sparse ones on the CPU."""
+    return tensor.is_cuda
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """A sparse matrix by rows: row r has the ``columns`` ``offsets[r]:offsets[r + 1]``, each once, and their
+    ``values`` (None: ones). All on one device; ``offsets`` int64 (n + 1,), ``columns`` int64 or int32."""
+
+    offsets: Tensor
+    columns: Tensor
+    width: int
+    values: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @staticmethod
+    def of(row: Tensor, column: Tensor, shape: tuple[int, int], values: Tensor | None = None) -> Rows:
+        """From entries in any order."""
+        order = torch.argsort(row, stable=True)
+        counts = torch.bincount(row, minlength=shape[0])
+        offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        return Rows(offsets, column[order].to(torch.int32), shape[1], None if values is None else values[order])
+
+    @staticmethod
+    def from_scipy(matrix: sparse.csr_matrix, device: torch.device) -> Rows:
+        offsets, columns = (
+            torch.from_numpy(part.astype(np.int64)).to(device) for part in (matrix.indptr, matrix.indices)
+        )
+        return Rows(offsets, columns, matrix.shape[1])
+
+    def entries(self, first: int, end: int) -> tuple[Tensor, Tensor, slice]:
+        """Row, counted from ``first``, and column, both int64, of the entries of rows ``first:end``, and where they
+        are."""
+        begin, stop = self.offsets[[first, end]].tolist()
+        row = torch.repeat_interleave(self.offsets[first : end + 1].diff())
+        return row, self.columns[begin:stop].long(), slice(begin, stop)
+
+    def dense(self, first: int, end: int, dtype: torch.dtype, columns: tuple[int, int] | None = None) -> Tensor:
+        """(end - first, width) rows ``first:end``, of the columns in a half-open range where one is given.
+
+        The range may end beyond the width: zeros follow.
+        """
+        row, column, where = self.entries(first, end)
+        low, high = columns or (0, self.width)
+        values = torch.ones((), dtype=dtype, device=row.device) if self.values is None else self.values[where].to(dtype)
+        if columns is not None:
+            inside = (column >= low) & (column < high)
+            row, column = row[inside], column[inside] - low
+            values = values if self.values is None else values[inside]
+        block = torch.zeros(end - first, high - low, dtype=dtype, device=row.device)
+        block[row, column] = values
+        return block
+
+    def select(self, index: Tensor) -> Rows:
+        counts = self.offsets.diff()[index]
+        offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        start = torch.repeat_interleave(self.offsets[index] - offsets[:-1], counts)
+        where = start + torch.arange(len(start), device=start.device)
+        return Rows(offsets, self.columns[where], self.width, None if self.values is None else self.values[where])
+
+
+@dataclass(frozen=True, eq=False)
+class BlockedEvidence:
+    """:class:`MaskEvidence` as tensors of the pools' device.
+
+    Beside the entries (4 bytes for each mask that a Gaussian lies in, 8 for each view that sees it; four times that
+    while they are sorted) and results of m x views and views x s, tables of :data:`BLOCK_ENTRIES` are held. Sums of
+    blending weights are taken in float64, where they are exact (weights are multiples of 2^-33 below 1) and hence do
+    not depend on the order of atomic additions.
+
+    Attributes:
+        masks: (n, m) 0/1.
+        seen: (n, views) float32 summed blending weights, where above ``min_weight``.
+        mask_view: (m,) int64.
+        mean: (n,) float32.
+    """
+
+    masks: Rows
+    seen: Rows
+    mask_view: Tensor
+    mean: Tensor
+
+    @property
+    def view(self) -> Ints:
+        return self.mask_view.cpu().numpy()
+
+    @property
+    def weights(self) -> Floats:
+        return self.mean.cpu().numpy()
+
+    @staticmethod
+    def gather(pools: Iterable[Pool], count: int, min_weight: float) -> BlockedEvidence:
+        """What all of ``pools``, at least one, say."""
+        gaussians, masks, views, seen, weights = [], [], [], [], []
+        first = 0
+        for number, pool in enumerate(pools):
+            ids, mask, width, weight = observe(pool, count)
+            weight = torch.where(weight > min_weight, weight, 0)
+            kept = weight[ids] > 0
+            gaussians.append(ids[kept])
+            masks.append(mask[kept] + first)
+            views.append(torch.full((width,), number, device=ids.device))
+            seen.append(weight.nonzero()[:, 0])
+            weights.append(weight[seen[-1]])
+            first += width
+        viewer = torch.repeat_interleave(torch.tensor([len(one) for one in seen], device=seen[0].device))
+        table = Rows.of(torch.cat(seen), viewer, (count, len(seen)), torch.cat(weights))
+        total = torch.zeros(count, dtype=torch.float64, device=viewer.device)
+        total.index_add_(0, torch.cat(seen), torch.cat(weights).double())
+        mean = (total / table.offsets.diff().clamp_min(1)).float()
+        return BlockedEvidence(
+            Rows.of(torch.cat(gaussians), torch.cat(masks), (count, first)), table, torch.cat(views), mean
+        )
+
+    def rows(self, index: Ints) -> BlockedEvidence:
+        chosen = torch.from_numpy(index).to(self.mean.device)
+        return BlockedEvidence(self.masks.select(chosen), self.seen.select(chosen), self.mask_view, self.mean[chosen])
+
+    def agreement(self, least: float) -> sparse.coo_matrix:
+        view, count = self.mask_view, self.masks.width
+        shown = self._shown(self.masks)
+        own = shown.gather(1, view[:, None])[:, 0]
+        found = []
+        for low, shared in self._products(self.masks, self.masks):
+            for start, part in _parts(low, shared):
+                rows = slice(start, start + len(part))
+                here, there = shown[rows][:, view], shown[:, view[rows]].T
+                # A view that sees only a corner of a mask can neither confirm nor refute it.
+                fair = (here > 0.3 * own[rows, None]) & (there > 0.3 * own)
+                union = here + there - part
+                same = fair & (view[rows, None] != view) & (part >= least * union)
+                row, col = same.nonzero().unbind(1)
+                found.append((row + start, col, part[row, col] / union[row, col]))
+        return _to_coo(found, (count, count))
+
+    def matches(self, sets: sparse.csr_matrix, least: float) -> tuple[sparse.coo_matrix, Floats]:
+        chosen = Rows.from_scipy(sets, self.mean.device)
+        shown = self._shown(chosen)
+        own = torch.zeros(self.masks.width, dtype=torch.float64, device=self.mean.device)
+        own.index_add_(
+            0, self.masks.columns.long(), torch.repeat_interleave(self.mean.double(), self.masks.offsets.diff())
+        )
+        found = []
+        for low, shared in self._products(self.masks, chosen):
+            for start, part in _parts(low, shared):
+                rows = slice(start, start + len(part))
+                union = own[rows, None].float() + shown[:, self.mask_view[rows]].T - part
+                overlap = part / union.clamp_min(1e-9)
+                row, col = (overlap >= least).nonzero().unbind(1)
+                found.append((row + start, col, overlap[row, col]))
+        return _to_coo(found, (self.masks.width, chosen.width)), shown.cpu().numpy()
+
+    def vote(self, owner: Ints) -> sparse.csr_matrix:
+        segments, views = int(owner.max(initial=-1)) + 1, self.seen.width
+        of_mask = torch.from_numpy(owner).to(self.mean.device)
+        used = of_mask >= 0
+        in_view = torch.zeros(views, segments, dtype=torch.float64, device=self.mean.device)
+        in_view[self.mask_view[used], of_mask[used]] = 1
+        columns, counts = [], []
+        for first, end in _blocks(len(self.masks), max(segments, views)):
+            row, mask, _ = self.masks.entries(first, end)
+            row, mask = row[used[mask]], mask[used[mask]]
+            seen = self.seen.dense(first, end, torch.float64)
+            votes = torch.zeros((end - first) * segments, dtype=torch.float64, device=row.device)
+            votes.index_add_(0, row * segments + of_mask[mask], seen[row, self.mask_view[mask]])
+            most = votes.view(end - first, segments) > 0.5 * (seen @ in_view)
+            columns.append(most.nonzero()[:, 1].to(torch.int32).cpu())
+            counts.append(most.sum(1).cpu())
+        indptr = torch.cat([torch.zeros(1, dtype=torch.int64), torch.cat(counts).cumsum(0)]).numpy()
+        indices = torch.cat(columns).numpy()
+        return sparse.csr_matrix((np.ones(len(indices), np.float32), indices, indptr), (len(self.masks), segments))
+
+    def mutual(self, sets: sparse.csr_matrix) -> Floats:
+        chosen = Rows.from_scipy(sets, self.mean.device)
+        blocks = [shared.cpu() for _, shared in self._products(chosen, chosen)]
+        return torch.cat(blocks).numpy() if blocks else np.zeros((0, 0), np.float32)
+
+    def _shown(self, sets: Rows) -> Tensor:
+        """(s, views) float32 weight that each view sees of each set."""
+        views = Rows(self.seen.offsets, self.seen.columns, self.seen.width)
+        blocks = [shared for _, shared in self._products(sets, views)]
+        return torch.cat(blocks) if blocks else self.mean.new_zeros(0, views.width)
+
+    def _products(self, left: Rows, right: Rows) -> Iterator[tuple[int, Tensor]]:
+        """Shared weight, float32, of the sets ``left`` and ``right``: tables (some of left, right) and the first of
+        left's columns in each.
+
+        A weight is the sum of three bfloat16 terms, exactly (8 bits each of float32's 24), and a product with 0/1 is
+        exact: only the sums, in float32, are rounded.
+        """
+        wide = _aligned(right.width)
+        step = _aligned(max(BLOCK_ENTRIES // max(wide, 1), 1))
+        for low in range(0, left.width, step):
+            high = min(low + step, _aligned(left.width))
+            total = self.mean.new_zeros(high - low, wide)
+            for first, end in _blocks(len(left), max(high - low, wide)):
+                ones = right.dense(first, end, torch.bfloat16, (0, wide))
+                sets = left.dense(first, end, torch.bfloat16, (low, high))
+                for term in bfloat16_terms(self.mean[first:end]):
+                    total += product((sets * term[:, None]).T, ones)
+            yield low, total[: left.width - low, : right.width]
+
+
+def observe(pool: Pool, count: int) -> tuple[Tensor, Tensor, int, Tensor]:
+    """What a view says of every Gaussian.
+
+    Returns:
+        Gaussian and mask, int64, of each pair where most of the Gaussian's weight lies on pixels of the mask, by
+        Gaussian; the number of masks; and the weight (count,) float32 of each Gaussian.
+    """
+    c, patches = pool.contributions, len(pool.membership)
+    shifts = torch.arange(64, device=c.ids.device)
+    bits = ((pool.membership[:, :, None] >> shifts) & 1).flatten(1)
+    bits = bits[:, bits.any(0)]
+    width = bits.shape[1]
+    of_patch, mask = bits.nonzero().unbind(1)
+    per_patch = torch.bincount(of_patch, minlength=patches)
+    first_of_patch = per_patch.cumsum(0) - per_patch
+    keys, sums = _summed(c.ids.long() * patches + pool.patch[c.entry_rows()], c.weights)
+    gaussian, patch = keys // patches, keys % patches
+    weight = torch.zeros(count, dtype=torch.float64, device=keys.device).index_add_(0, gaussian, sums).float()
+    # Each entry once for every mask of its patch.
+    entry = torch.repeat_interleave(per_patch[patch])
+    number = torch.arange(len(entry), device=entry.device)
+    starts = per_patch[patch].cumsum(0) - per_patch[patch]
+    masks = mask[first_of_patch[patch][entry] + number - starts[entry]]
+    keys, sums = _summed(gaussian[entry] * max(width, 1) + masks, sums[entry])
+    gaussian, masks = keys // max(width, 1), keys % max(width, 1)
+    most = sums.float() > 0.5 * weight[gaussian]
+    return gaussian[most], masks[most], width, weight
+
+
+def _summed(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """The distinct keys, ascending, and the float64 sum of the values of each."""
+    distinct, index = keys.unique(return_inverse=True)
+    sums = torch.zeros(len(distinct), dtype=torch.float64, device=keys.device)
+    return distinct, sums.index_add_(0, index, values.double())
+
+
+def bfloat16_terms(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Three bfloat16 tensors whose sum is ``values`` (float32, zero or above 2^-100) exactly."""
+    first = values.bfloat16()
+    second = (values - first.float()).bfloat16()
+    return first, second, (values - first.float() - second.float()).bfloat16()
+
+
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """(a, b) float32 matrix product of bfloat16 tensors (a, k) and (k, b), summed in float32 whatever the device."""
+    if not left.is_cuda or "dtype" not in torch.ops.aten.mm.overloads():  # torch before 2.8; CPUs
+        return left.float() @ right.float()  # with TF32, too: products of bfloat16 are exact there
+    with _float32_sums():
+        return torch.mm(left, right, out_dtype=torch.float32)
+
+
+@contextmanager
+def _float32_sums() -> Iterator[None]:
+    """Partial sums of a bfloat16 product on CUDA are not rounded to bfloat16 (torch's default lets them be)."""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_bf16_reduced_precision_reduction
+    matmul.allow_bf16_reduced_precision_reduction = False
+    try:
+        yield
+    finally:
+        matmul.allow_bf16_reduced_precision_reduction = before
+
+
+def _aligned(width: int) -> int:
+    """``width`` or a little more: matrix units are fast on rows of 16 bytes' multiples."""
+    return -(-width // 8) * 8
+
+
+def _blocks(count: int, width: int) -> Iterator[tuple[int, int]]:
+    """Ranges of ``count`` rows that make tables of at most ``BLOCK_ENTRIES`` at ``width`` columns; at least one."""
+    step = max(BLOCK_ENTRIES // max(width, 1), 1)
+    return ((first, min(first + step, count)) for first in range(0, max(count, 1), step))
+
+
+def _parts(low: int, table: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """``table``, whose first row is number ``low``, in parts that leave room for a handful of tables of their size."""
+    step = max(BLOCK_ENTRIES // (8 * max(table.shape[1], 1)), 1)
+    return ((low + start, table[start : start + step]) for start in range(0, len(table), step))
+
+
+def _to_coo(parts: list[tuple[Tensor, Tensor, Tensor]], shape: tuple[int, int]) -> sparse.coo_matrix:
+    """(row, column, value) triples as a matrix on the CPU."""
+    if not parts:
+        return sparse.coo_matrix(shape, dtype=np.float32)
+    row, col, value = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
+    return sparse.coo_matrix((value, (row, col)), shape=shape)

@@ -1,0 +1,122 @@
+"""Specification of :mod:`splatseg.ops.mask_products`: the same on sparse matrices of scipy. It serves the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+CHUNK = 16384  # Gaussians handled at a time where a table of Gaussians x views is needed
+
+
+@dataclass(frozen=True, eq=False)
+class SparseEvidence:
+    """Masks of all views on the same Gaussians (:class:`splatseg.ops.mask_products.MaskEvidence`).
+
+    Attributes:
+        masks: (n, m) 0/1.
+        view: (m,) of each mask.
+        seen: (n, views) summed blending weights where above ``min_weight``.
+        weights: (n,) mean of those that a Gaussian has; 0 where it has none.
+    """
+
+    masks: sparse.csr_matrix
+    view: Ints
+    seen: sparse.csr_matrix
+    weights: Floats
+
+    @staticmethod
+    def gather(pools: Iterable[Any], count: int, min_weight: float) -> SparseEvidence:
+        """What all of ``pools``, at least one, say."""
+        masks, seen, view = [], [], []
+        for number, pool in enumerate(pools):
+            inside, weight = observe(pool, count)
+            weight = np.where(weight > min_weight, weight, 0).astype(np.float32)
+            masks.append(sparse.diags((weight > 0).astype(np.float32)) @ inside)
+            seen.append(sparse.csr_matrix(weight[:, None]))
+            view.append(np.full(inside.shape[1], number, np.int64))
+        together = sparse.hstack(masks).tocsr()
+        together.eliminate_zeros()
+        weights = sparse.hstack(seen).tocsr()
+        mean = np.asarray(weights.sum(axis=1)).ravel() / np.maximum(np.diff(weights.indptr), 1)
+        return SparseEvidence(together, np.concatenate(view), weights, mean.astype(np.float32))
+
+    def rows(self, index: Ints) -> SparseEvidence:
+        return SparseEvidence(self.masks[index], self.view, self.seen[index], self.weights[index])
+
+    def agreement(self, least: float) -> sparse.coo_matrix:
+        shared, shown = self._overlaps(self.masks)
+        view, row, col = self.view, shared.row, shared.col
+        own = shown[np.arange(len(view)), view]
+        union = shown[row, view[col]] + shown[col, view[row]] - shared.data
+        # A view that sees only a corner of a mask can neither confirm nor refute it.
+        fair = (shown[row, view[col]] > 0.3 * own[row]) & (shown[col, view[row]] > 0.3 * own[col])
+        same = fair & (view[row] != view[col]) & (shared.data >= least * union)
+        return sparse.coo_matrix((shared.data[same] / union[same], (row[same], col[same])), shape=shared.shape)
+
+    def matches(self, sets: sparse.csr_matrix, least: float) -> tuple[sparse.coo_matrix, Floats]:
+        shared, shown = self._overlaps(sets)
+        own = np.asarray(self.masks.T @ self.weights).ravel()
+        overlap = shared.data / np.maximum(
+            own[shared.row] + shown[shared.col, self.view[shared.row]] - shared.data, 1e-9
+        )
+        enough = overlap >= least
+        return sparse.coo_matrix((overlap[enough], (shared.row[enough], shared.col[enough])), shape=shared.shape), shown
+
+    def vote(self, owner: Ints) -> sparse.csr_matrix:
+        used = np.flatnonzero(owner >= 0)
+        count, segments, views = self.masks.shape[0], int(owner.max(initial=-1)) + 1, self.seen.shape[1]
+        in_view = np.zeros((views, segments), np.float32)
+        in_view[self.view[used], owner[used]] = 1
+        hand = sparse.csr_matrix((np.ones(len(used), np.float32), (used, owner[used])), (len(owner), segments))
+        blocks = []
+        for first in range(0, count, CHUNK):
+            masks = self.masks[first : first + CHUNK].tocoo()
+            seen = self.seen[first : first + CHUNK].toarray()
+            held = sparse.csr_matrix((seen[masks.row, self.view[masks.col]], (masks.row, masks.col)), masks.shape)
+            votes = (held @ hand).tocoo()
+            most = votes.data > 0.5 * (seen @ in_view)[votes.row, votes.col]
+            ones = np.ones(int(most.sum()), np.float32)
+            blocks.append(sparse.csr_matrix((ones, (votes.row[most], votes.col[most])), votes.shape))
+        return sparse.vstack(blocks).tocsr()
+
+    def mutual(self, sets: sparse.csr_matrix) -> Floats:
+        return np.asarray((sets.T @ (sparse.diags(self.weights) @ sets)).toarray())
+
+    def _overlaps(self, sets: sparse.csr_matrix) -> tuple[sparse.coo_matrix, Floats]:
+        """Shared weight (m, s) of masks and sets of Gaussians, and the weight (s, views) that each view sees of a
+        set."""
+        weighted = sparse.diags(self.weights) @ sets
+        shown = (weighted.T @ (self.seen > 0).astype(np.float32)).toarray()
+        return (self.masks.T @ weighted).tocoo(), shown
+
+
+def observe(pool: Any, count: int) -> tuple[sparse.csr_matrix, Floats]:
+    """What a view says of every Gaussian.
+
+    Returns:
+        (count, masks) 0/1: most of the Gaussian's weight lies on pixels of the mask; and its weight (count,).
+    """
+    c = pool.contributions
+    pixels = len(c)
+    shown = sparse.csr_matrix(
+        (c.weights.float().cpu().numpy(), c.ids.cpu().numpy(), c.offsets.cpu().numpy()), shape=(pixels, count)
+    )
+    patch = pool.patch.cpu().numpy()
+    of_patch = sparse.csr_matrix(
+        (np.ones(pixels, np.float32), (patch, np.arange(pixels))), shape=(len(pool.membership), pixels)
+    )
+    on_patch = (of_patch @ shown).T.tocsr()
+    weight = np.asarray(on_patch.sum(axis=1), np.float32).ravel()
+    words = pool.membership.cpu().numpy()
+    bits = ((words[:, :, None] >> np.arange(64)) & 1).reshape(len(words), -1)
+    on_mask = (on_patch @ sparse.csr_matrix(bits[:, bits.any(axis=0)].astype(np.float32))).tocoo()
+    most = on_mask.data > 0.5 * weight[on_mask.row]
+    ones = np.ones(int(most.sum()), np.float32)
+    return sparse.csr_matrix((ones, (on_mask.row[most], on_mask.col[most])), shape=on_mask.shape), weight
