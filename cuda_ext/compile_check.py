@@ -169,15 +169,17 @@ def main() -> int:
         "--table", type=Path, metavar="FILE", help="put the kernels' table between the marks of this file"
     )
     options = parser.parse_args()
+    if options.words and options.table is not None:
+        parser.error("--table: expected all kernels, found words that choose some")
     home = cuda_home()
     if home is None:
         print("compile_check: skipped, neither nvcc nor a CUDA toolkit is to be found")
         return 0
     whole = torch.version.cuda is not None and not options.words
-    kernels, ok = compile_all(home, options.words, with_sources=not whole)
+    kernels, compiled = compile_all(home, options.words, with_sources=not whole)
     print(table(kernels))
-    ok = not spilled(kernels) and ok
-    if options.table is not None:
+    ok = not spilled(kernels) and compiled
+    if options.table is not None and kernels and compiled:
         write_table(options.table, kernels)
     if not whole:
         why = "words were given" if options.words else f"torch {torch.__version__} is built without CUDA"

@@ -30,4 +30,4 @@ def test_no_gpu(tmp_path: Path, parts: list[str]) -> None:
 
 def test_unknown_part(tmp_path: Path) -> None:
     result = gpu(tmp_path, "everything")
-    assert result.returncode == 2 and "no part 'everything'" in result.stderr and "sanitizer" in result.stderr
+    assert result.returncode == 2 and "no part 'everything'" in result.stderr and "racecheck" in result.stderr

@@ -4,10 +4,11 @@ needed."""
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
 
 import pytest
 import torch
-from cuda_emulator.build import compile_for_host
+from cuda_emulator.build import ORDERS, compile_for_host, in_order
 from test_photometric import photo
 from torch import Tensor
 
@@ -21,8 +22,14 @@ CASES = [*((size, channels, 0.2) for size in SIZES for channels in (1, 3)), ((33
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     return compile_for_host("photometric_host.cpp", tmp_path_factory.mktemp("emulator"))
+
+
+@pytest.fixture(params=ORDERS)
+def library(compiled: ctypes.CDLL, request: pytest.FixtureRequest) -> Iterator[ctypes.CDLL]:
+    with in_order(compiled, request.param):
+        yield compiled
 
 
 def images(shape: tuple[int, int, int], dtype: torch.dtype, target_bytes: bool) -> tuple[Tensor, Tensor]:
@@ -35,13 +42,12 @@ def emulated(
     image: Tensor,
     target: Tensor,
     ssim_weight: float = 0.2,
-    reverse: bool = False,
     with_grad: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Value and gradient by the emulated kernels; the outputs are NaN before they are written."""
     assert image.is_contiguous() and target.is_contiguous()
     loss, grad = image.new_full((), torch.nan), torch.full_like(image, torch.nan)
-    sizes = (ctypes.c_int * 5)(*image.shape, int(target.dtype == torch.uint8), int(reverse))
+    sizes = (ctypes.c_int * 4)(*image.shape, int(target.dtype == torch.uint8))
     function = library.photometric_double if image.dtype == torch.float64 else library.photometric_float
     pointers = [ctypes.c_void_p(t.data_ptr() if t is not grad or with_grad else 0) for t in (image, target, loss, grad)]
     function(*pointers[:2], sizes, ctypes.c_double(ssim_weight), *pointers[2:])
@@ -95,12 +101,13 @@ def test_more_channels_than_colors(library: ctypes.CDLL) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("target_bytes", [False, True])
-def test_same_bits_in_any_order_of_threads(library: ctypes.CDLL, dtype: torch.dtype, target_bytes: bool) -> None:
+def test_same_bits_in_any_order_of_threads(compiled: ctypes.CDLL, dtype: torch.dtype, target_bytes: bool) -> None:
     image, target = images((33, 70, 3), dtype, target_bytes)
-    first, again = emulated(library, image, target), emulated(library, image, target)
-    reverse = emulated(library, image, target, reverse=True)
-    for a, b, c in zip(first, again, reverse, strict=True):
-        assert torch.equal(a, b) and torch.equal(a, c)
+    found = []
+    for order in (*ORDERS, "forward"):
+        with in_order(compiled, order):
+            found.append(emulated(compiled, image, target))
+    assert all(torch.equal(a, b) for result in found[1:] for a, b in zip(found[0], result, strict=True))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -18,8 +18,6 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SOURCES = ROOT / "cuda_ext"
 REGISTRATION = re.compile(r'm\.impl\(\s*("(\w+)",\s*.*?)\);', re.DOTALL)
-PLAIN = {"photometric"}
-"""Ops of one device whose type is still to be named."""
 
 
 def registrations() -> list[tuple[str, str, str]]:
@@ -37,9 +35,8 @@ def test_every_registration_names_its_type() -> None:
     types: dict[str, set[str]] = {}
     for file, op, whole in registrations():
         named = re.fullmatch(r'"\w+",\s*splatseg::kernel<splatseg::(\w+Op)>\(splatseg::\w+\)', whole)
-        assert named or op in PLAIN, f"{file}: {whole}: expected splatseg::kernel<splatseg::...Op>(...)"
-        if named:
-            types.setdefault(op, set()).add(named[1])
+        assert named, f"{file}: {whole}: expected splatseg::kernel<splatseg::...Op>(...)"
+        types.setdefault(op, set()).add(named[1])
     assert {"blend", "visible_adam_", "trace", "rasterize", "rasterize_backward", "trace_tiles"} <= set(types)
     assert all(len(names) == 1 for names in types.values()), "one type an op"
     owners = Counter(name for names in types.values() for name in names)

@@ -13,7 +13,6 @@ void solve(const T* image, const void* target, const int* sizes, double ssim_wei
   t.width = sizes[1];
   t.channels = sizes[2];
   t.target_is_uint8 = sizes[3] != 0;
-  cuda_emulator::reverse_order = sizes[4] != 0;
   t.ssim_weight = ssim_weight;
   t.image = image;
   t.target = target;
