@@ -216,7 +216,7 @@ class Fit:
     def labels(self, gaussians: Gaussians, field: FeatureField) -> LabelTree:
         """Split the whole scene into labelled objects at several levels and write them."""
         with self._timed("labels"):
-            tree = discretise(gaussians, field, self.config.clusters)
+            tree = discretise(gaussians.to(self.device), field, self.config.clusters)
             save_labels(self.run.labels, gaussians, tree)
         self._note(labels_per_level=[len(tree.at_level(level)) for level in range(tree.levels)])
         return tree

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import hdbscan
 import numpy as np
 import torch
+from hdbscan._hdbscan_linkage import label
+from hdbscan.hdbscan_ import _tree_to_labels
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
@@ -34,7 +36,9 @@ from splatseg.clusters.tree import LabelTree, tree_from_leaves
 from splatseg.errors import SplatsegError
 from splatseg.field import FeatureField
 from splatseg.gaussians import Gaussians
+from splatseg.ops.spanning_tree import all_pairs_pay, reachability_tree
 
+CPU = torch.device("cpu")
 CHUNK = 1 << 16  # Gaussians compared with all means at a time
 Report = Callable[[str, float], None]
 
@@ -82,6 +86,7 @@ def discretise(
     """Label every Gaussian.
 
     Args:
+        gaussians: the splat; hdbscan's tree is made on its device.
         report: called with the name of the step and the share done in [0, 1]; it may raise to stop the work.
 
     Returns:
@@ -100,7 +105,7 @@ def discretise(
     candidates = solid if len(solid) > config.min_cluster else np.arange(len(means))
     sample = fair_sample(means, candidates, config.samples, np.random.default_rng(config.seed))
     report("clustering", 0.05)
-    centres = cluster_centres(unit[sample], config)
+    centres = cluster_centres(unit[sample], config, gaussians.device)
     report("neighbours", 0.4)
     neighbours, distances = nearest_neighbours(means, config.neighbours)
     report("assigning", 0.7)
@@ -116,17 +121,12 @@ def discretise(
     return tree
 
 
-def cluster_centres(unit: NDArray[np.float32], config: ClusterConfig) -> NDArray[np.float32]:
+def cluster_centres(
+    unit: NDArray[np.float32], config: ClusterConfig, device: torch.device = CPU
+) -> NDArray[np.float32]:
     """(k, d) unit mean features of hdbscan's leaf clusters, k >= 1 (one mean of all where it finds no cluster)."""
     if len(unit) > max(config.min_cluster, config.min_samples):
-        found = hdbscan.HDBSCAN(
-            min_cluster_size=config.min_cluster,
-            min_samples=config.min_samples,
-            cluster_selection_method="leaf",
-            algorithm="boruvka_kdtree",
-            core_dist_n_jobs=1,
-        ).fit(principal(unit.astype(np.float64), config.channels))
-        labels, weights = found.labels_, found.probabilities_
+        labels, weights = leaf_clusters(unit, config, device)
     else:
         labels, weights = np.zeros(len(unit), np.int64), np.ones(len(unit))
     if labels.max() < 0:
@@ -136,6 +136,33 @@ def cluster_centres(unit: NDArray[np.float32], config: ClusterConfig) -> NDArray
     np.add.at(sums, labels[member], unit[member] * weights[member, None])
     lengths = np.linalg.norm(sums, axis=1, keepdims=True)
     return (sums / np.maximum(lengths, 1e-12)).astype(np.float32)
+
+
+def leaf_clusters(
+    unit: NDArray[np.float32], config: ClusterConfig, device: torch.device
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Leaf cluster (n,) of each row, -1 for noise, and how firmly (n,) it belongs there, by hdbscan.
+
+    Many rows are equal where features are codes. Where the distinct ones are few, or ``device`` is no CPU, hdbscan is
+    given the exact tree of ``ops.spanning_tree``: equal rows then stay together, while a search tree meets them in any
+    order, cuts large heaps of them into several clusters and calls the remainder noise.
+    """
+    _, first, copy_of = np.unique(unit, axis=0, return_index=True, return_inverse=True)
+    # Equal rows stay equal bit by bit, which a product with all of them does not promise.
+    points = principal(unit.astype(np.float64), config.channels)[first[copy_of.ravel()]]
+    if all_pairs_pay(len(first), device):
+        edges, lengths = reachability_tree(torch.from_numpy(points).to(device), config.min_samples)
+        tree = label(np.column_stack([edges.numpy(), lengths.numpy()]))
+        labels, weights, *_ = _tree_to_labels(points, tree, config.min_cluster, "leaf")
+        return labels, weights
+    found = hdbscan.HDBSCAN(
+        min_cluster_size=config.min_cluster,
+        min_samples=config.min_samples,
+        cluster_selection_method="leaf",
+        algorithm="boruvka_kdtree",
+        core_dist_n_jobs=1,
+    ).fit(points)
+    return found.labels_, found.probabilities_
 
 
 def principal(x: NDArray[np.float64], channels: int) -> NDArray[np.float64]:
