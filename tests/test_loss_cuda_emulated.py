@@ -40,7 +40,7 @@ def emulated(
         *features.shape, len(c.votes), words, config.min_pixels, int(deterministic), int(reverse)
     )
     scalars = (ctypes.c_double * 5)(config.phi_min, config.phi_max, config.phi_scale, config.level_decay, config.weight)
-    loss, grad = features.new_zeros(()), torch.zeros_like(features)
+    loss, grad = features.new_full((), math.nan), torch.full_like(features, math.nan)  # every value must be written
     function = library.loss_double if features.dtype == torch.float64 else library.loss_float
     pointers = [None if t is None else ctypes.c_void_p(t.data_ptr()) for t in (features, patch, votes, membership)]
     function(*pointers, sizes, scalars, ctypes.c_void_p(loss.data_ptr()), ctypes.c_void_p(grad.data_ptr()))
