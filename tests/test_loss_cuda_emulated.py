@@ -74,8 +74,8 @@ def test_float32_matches_reference(library: ctypes.CDLL, config: LossConfig, by:
     check(emulated(library, c, config, by), expected(c, config), 2e-4 if config.phi_max < 0.1 else 5e-6)
 
 
-def test_more_patches_than_rows_of_a_tile(library: ctypes.CDLL) -> None:
-    """70 patches are two tiles of 64 rows, and one mask over all of them makes a level that long."""
+def test_more_patches_than_a_chunk(library: ctypes.CDLL) -> None:
+    """70 patches are two chunks of 64, and one mask over all of them makes a level that long."""
     contains = torch.cat([nested_masks(71, masks=5), torch.ones(71, 1, dtype=torch.bool)], 1)
     c = case(contains, torch.arange(1, 71).repeat(2), d=4, dtype=torch.float64)
     check(emulated(library, c, ANY), expected(c, ANY), 1e-8)

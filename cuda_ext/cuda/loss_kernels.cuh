@@ -45,7 +45,7 @@ struct ExpSum {
 };
 
 // What is known of a lane's samples while it walks the levels; its eight lanes agree, but for `total`. Patches are named by
-// their position in `related`.
+// their position in `related`. Between chunks it lies in shared memory: registers are short while products are made.
 template <class T>
 struct Walk {
   T lse[kLaneSamples];      // log-sum-exp
@@ -54,6 +54,32 @@ struct Walk {
   T top[kLaneSamples];      // max over this level as well
   int carrier[kLaneSamples], top_at[kLaneSamples];  // the first patch that reached them
   T total = 0;  // loss of the terms that this lane took, base 2
+
+  __device__ Walk(const LossShared<T>& s, int sample, int samples, T weight) {
+#pragma unroll
+    for (int i = 0; i < kLaneSamples; i++) {
+      lse[i] = s.lse[sample + i];
+      weights[i] = sample + i < samples ? weight : T(0);
+      running[i] = s.running[sample + i];
+      top[i] = s.top[sample + i];
+      carrier[i] = s.carrier[sample + i];
+      top_at[i] = s.top_at[sample + i];
+    }
+  }
+  __device__ static void begin(const LossShared<T>& s, int sample, T lse) {
+    s.lse[sample] = lse;
+    s.running[sample] = s.top[sample] = lowest(T(0));
+    s.carrier[sample] = s.top_at[sample] = 0;
+  }
+  __device__ void store(const LossShared<T>& s, int sample) const {
+#pragma unroll
+    for (int i = 0; i < kLaneSamples; i++) {
+      s.running[sample + i] = running[i];
+      s.top[sample + i] = top[i];
+      s.carrier[sample + i] = carrier[i];
+      s.top_at[sample + i] = top_at[i];
+    }
+  }
 };
 
 // A part of a level: patches of positions begin .. end with the weight of each.
@@ -150,28 +176,31 @@ struct TileLoss : TileProducts<T, W, Sum> {
 };
 
 // The levels of one anchor, walked in chunks.
+template <class T>
 struct Levels {
   const uint16_t* ends;
-  int count = 0;     // those whose weight is not 0
-  int end = 0;       // of the last one
-  double sum = 0;    // of their weights
+  int count = 0;  // those whose weight is not 0
+  int end = 0;    // of the last one
+  T sum = 0;      // of their weights
   int level = 0, begin = 0;
-  double decay = 1;  // of the one that begins next
+  T decay = 1;    // weight of the one that begins next
 
-  template <class T>
   __device__ Levels(const LossTask<T>& t, int anchor) : ends(t.ends + (int64_t)anchor * t.k_max) {
-    for (double weight = 1; count < t.n_levels[anchor] && weight > 0; count++, weight *= t.level_decay) sum += weight;
+    const T ratio = (T)t.level_decay;
+    for (T weight = 1; count < t.n_levels[anchor] && weight > 0; count++, weight *= ratio) sum += weight;
     end = count > 0 ? ends[count - 1] + 1 : 0;
   }
 };
 
+// Turns a chunk's logits into their gradient. Whole warps only.
 template <class T, int W, class Sum>
-__device__ void walk_chunk(const TileLoss<T, W, Sum>& block, int first, Levels& levels, Walk<T>& walk,
+__device__ void walk_chunk(const TileLoss<T, W, Sum>& block, int first, Levels<T>& levels,
                            T (&logits)[kLaneSamples][kLanePatches]) {
+  Walk<T> walk(block.s, block.first_sample(), block.tile.samples, levels.sum);
   const int last = first + kLossRows;
   while (levels.level < levels.count && levels.begin < last) {
     const int end = levels.ends[levels.level] + 1;
-    const T weight = (T)(levels.decay / (end - levels.begin));
+    const T weight = levels.decay / (T)(end - levels.begin);
     block.walk_part(first, {max(levels.begin, first), min(end, last), weight}, walk, logits);
     if (end > last) break;  // it goes on in the next chunk
 #pragma unroll
@@ -181,9 +210,12 @@ __device__ void walk_chunk(const TileLoss<T, W, Sum>& block, int first, Levels& 
     }
     levels.level++;
     levels.begin = end;
-    levels.decay *= block.t.level_decay;
+    levels.decay *= (T)block.t.level_decay;
   }
   block.finish_chunk(first, levels.end, walk, logits);
+  const T total = warp_sum(walk.total);  // all lanes have read what store() overwrites
+  if (block.lane == 0) block.s.total[block.warp] += total;
+  if (block.lane % 8 == 0) walk.store(block.s, block.first_sample());
 }
 
 // Sums the tiles in a fixed order. One block.
@@ -200,9 +232,9 @@ __device__ void sum_loss(const LossTask<T>& t, int tiles, double* partial) {
   *t.loss = *t.poisoned ? (T)NAN : (T)(sum * 0.6931471805599453 * t.weight);
 }
 
-// The tile's loss; its gradient goes to unit_grad and mean_grad.
+// The tile's loss, a part a warp in shared memory; its gradient goes to unit_grad and mean_grad.
 template <class T, int W, class Sum>
-__device__ T treat_tile(const LossTask<T>& t) {
+__device__ void treat_tile(const LossTask<T>& t) {
   const TileLoss<T, W, Sum> block(t);
   const int k = *t.k;
   if (block.slices() == 1) block.load_units(0);
@@ -213,24 +245,22 @@ __device__ T treat_tile(const LossTask<T>& t) {
 #pragma unroll
     for (int i = 0; i < kLaneSamples; i++) sums[i].add(logits[i], k - first - block.first_position());
   }
-  Levels levels(t, block.tile.anchor);
-  Walk<T> walk;
 #pragma unroll
   for (int i = 0; i < kLaneSamples; i++) {
-    walk.lse[i] = sums[i].log();
-    walk.weights[i] = block.first_sample() + i < block.tile.samples ? (T)levels.sum : T(0);
-    walk.running[i] = walk.top[i] = lowest(T(0));
-    walk.carrier[i] = walk.top_at[i] = 0;
+    const T lse = sums[i].log();
+    if (block.lane % 8 == 0) Walk<T>::begin(block.s, block.first_sample() + i, lse);
   }
+  if (block.lane == 0) block.s.total[block.warp] = 0;
+  __syncwarp();
+  Levels<T> levels(t, block.tile.anchor);
   const bool real = block.warp * kWarpSamples < block.tile.samples;
   for (int first = 0; first < (t.with_grad ? k : levels.end); first += kLossRows) {
     if (first > 0) block.logits(first, logits);
-    if (real) walk_chunk(block, first, levels, walk, logits);
+    if (real) walk_chunk(block, first, levels, logits);
     if (!t.with_grad) continue;
     if (real) block.store(logits);
     block.spread(first);
   }
-  return walk.total;
 }
 
 // Grid: tiles_max. The last block sums the loss.
@@ -241,17 +271,14 @@ __global__ void __launch_bounds__(kLossThreads, sizeof(T) == 4 ? 3 : 1) loss_til
     if (tiles == 0 && blockIdx.x == 0 && threadIdx.x == 0) *t.loss = 0;
     return;
   }
-  const T total = warp_sum(treat_tile<T, W, Sum>(t));
-  double* partial = reinterpret_cast<double*>(dynamic_shared());
-  __syncthreads();
-  if (threadIdx.x % kWarp == 0) partial[threadIdx.x / kWarp] = total;
+  treat_tile<T, W, Sum>(t);
   __syncthreads();
   if (threadIdx.x == 0) {
     double sum = 0;
-    for (int w = 0; w < kLossWarps; w++) sum += partial[w];
+    for (int w = 0; w < kLossWarps; w++) sum += LossShared<T>().total[w];
     t.tile_loss[blockIdx.x] = sum;
   }
-  if (is_last_block(t.arrived + 1, tiles)) sum_loss(t, tiles, partial);
+  if (is_last_block(t.arrived + 1, tiles)) sum_loss(t, tiles, reinterpret_cast<double*>(dynamic_shared()));
 }
 
 // Rows of one chunk that are not kept have no gradient.

@@ -38,16 +38,29 @@ struct LossShared {
   T* unit;        // (64, 36) f^ of the samples
   T* mean;        // (64, 36) means of the patches
   T* logit_grad;  // (64, 68) [patch][sample]
+  T* total;       // (8,) each warp's part of the loss, base 2
+  T* lse;         // (64,) of each sample; from here on, what a Walk holds
+  T* running;     // (64,)
+  T* top;         // (64,)
+  int* carrier;   // (64,)
+  int* top_at;    // (64,)
   int* patch;     // (64,) number of each row's patch, or -1
 
-  static __host__ __device__ int64_t bytes() {
-    return (2 * kLossSamples * kPitch + kLossRows * kGradPitch) * (int64_t)sizeof(T) + kLossRows * (int64_t)sizeof(int);
+  static constexpr int64_t bytes() {
+    constexpr int values = 2 * kLossSamples * kPitch + kLossRows * kGradPitch + kLossWarps + 3 * kLossSamples;
+    return values * (int64_t)sizeof(T) + (2 * kLossSamples + kLossRows) * (int64_t)sizeof(int);
   }
   __device__ LossShared() {
     unit = reinterpret_cast<T*>(dynamic_shared());
     mean = unit + kLossSamples * kPitch;
     logit_grad = mean + kLossRows * kPitch;
-    patch = reinterpret_cast<int*>(logit_grad + kLossRows * kGradPitch);
+    total = logit_grad + kLossRows * kGradPitch;
+    lse = total + kLossWarps;
+    running = lse + kLossSamples;
+    top = running + kLossSamples;
+    carrier = reinterpret_cast<int*>(top + kLossSamples);
+    top_at = carrier + kLossSamples;
+    patch = top_at + kLossSamples;
   }
 };
 
@@ -76,6 +89,7 @@ struct TileProducts {
   template <class Row>
   __device__ void load(T* to, const T* from, int slice, const Row& row_of) const {
     const int columns = width(slice), packs = columns / 4;
+#pragma unroll 1
     for (int cell = threadIdx.x; cell < 64 * packs; cell += kLossThreads) {
       const int row = cell / packs, c = cell % packs * 4;
       const int64_t source = row_of(row), at = source * t.d + slice * kSlice + c;
@@ -102,23 +116,25 @@ struct TileProducts {
   // Logits of the patches related[first ..) for this lane's samples. Every thread must call; units must be loaded where
   // there is one slice.
   __device__ void logits(int first, T (&out)[kLaneSamples][kLanePatches]) const {
-#pragma unroll
-    for (int i = 0; i < kLaneSamples; i++) {
-#pragma unroll
-      for (int j = 0; j < kLanePatches; j++) out[i][j] = 0;
-    }
     for (int slice = 0; slice < slices(); slice++) {
       __syncthreads();  // the last ones are read
       if (slices() > 1) load_units(slice);
       load_means(first, slice);
       __syncthreads();
+      if (slice == 0) {
+#pragma unroll
+        for (int i = 0; i < kLaneSamples; i++) {
+#pragma unroll
+          for (int j = 0; j < kLanePatches; j++) out[i][j] = 0;
+        }
+      }
       if (warp * kWarpSamples < tile.samples) add_logits(slice, out);
     }
   }
   __device__ void add_logits(int slice, T (&out)[kLaneSamples][kLanePatches]) const {
     const T *unit = s.unit + first_sample() * kPitch, *mean = s.mean + lane % 8 * kPitch;
     const int columns = width(slice);
-#pragma unroll
+#pragma unroll 1
     for (int c = 0; c < (W > 0 ? W : columns); c += 4) {
       Four<T> own[kLaneSamples];
 #pragma unroll
@@ -213,12 +229,12 @@ struct TileProducts {
     const T *grad = s.logit_grad + group * kGradPitch, *unit = s.unit + column;
     const int samples = (tile.samples + 3) / 4 * 4;
 #pragma unroll 1
-    for (int sample = 0; sample < samples; sample += 4) {
-      Four<T> own[4];
+    for (int sample = 0; sample < samples; sample += 2) {
+      Pack<T, 2> own[4];
 #pragma unroll
-      for (int i = 0; i < 4; i++) own[i] = *reinterpret_cast<const Four<T>*>(grad + i * 16 * kGradPitch + sample);
+      for (int i = 0; i < 4; i++) own[i] = *reinterpret_cast<const Pack<T, 2>*>(grad + i * 16 * kGradPitch + sample);
 #pragma unroll
-      for (int w = 0; w < 4; w++) {
+      for (int w = 0; w < 2; w++) {
         const auto other = *reinterpret_cast<const Four<T>*>(unit + (sample + w) * kPitch);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
