@@ -106,10 +106,11 @@ struct TileLoss : TileProducts<T, W, Sum> {
     for (int i = 0; i < kLaneSamples; i++) {
       best[i] = lowest(T(0));
       best_at[i] = 0;
+      const T weight = walk.weights[i] > 0 ? part.weight : T(0);
 #pragma unroll
       for (int j = 0; j < kLanePatches; j++) {
-        if (lane_first + j < part.begin || lane_first + j >= part.end) continue;
-        const T nll = walk.lse[i] - logits[i][j], weight = walk.weights[i] > 0 ? part.weight : T(0);
+        if ((unsigned)(lane_first + j - part.begin) >= (unsigned)(part.end - part.begin)) continue;
+        const T nll = walk.lse[i] - logits[i][j];
         const bool own = nll >= walk.running[i];
         walk.total += weight * (own ? nll : walk.running[i]);
         held += own ? 0 : 1 << 16 * i;

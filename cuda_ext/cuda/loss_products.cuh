@@ -45,10 +45,11 @@ struct LossShared {
   int* carrier;   // (64,)
   int* top_at;    // (64,)
   int* patch;     // (64,) number of each row's patch, or -1
+  LossTile* tile;
 
   static constexpr int64_t bytes() {
     constexpr int values = 2 * kLossSamples * kPitch + kLossRows * kGradPitch + kLossWarps + 3 * kLossSamples;
-    return values * (int64_t)sizeof(T) + (2 * kLossSamples + kLossRows) * (int64_t)sizeof(int);
+    return values * (int64_t)sizeof(T) + (2 * kLossSamples + kLossRows) * (int64_t)sizeof(int) + (int64_t)sizeof(LossTile);
   }
   __device__ LossShared() {
     unit = reinterpret_cast<T*>(dynamic_shared());
@@ -61,6 +62,7 @@ struct LossShared {
     carrier = reinterpret_cast<int*>(top + kLossSamples);
     top_at = carrier + kLossSamples;
     patch = top_at + kLossSamples;
+    tile = reinterpret_cast<LossTile*>(patch + kLossRows);
   }
 };
 
@@ -72,11 +74,14 @@ template <class T, int W, class Sum>
 struct TileProducts {
   const LossTask<T>& t;
   LossShared<T> s;
-  LossTile tile;
+  const LossTile& tile;
   int lane, warp;
 
   __device__ TileProducts(const LossTask<T>& t)
-      : t(t), tile(find_tile(t)), lane(threadIdx.x % kWarp), warp(threadIdx.x / kWarp) {}
+      : t(t), tile(*s.tile), lane(threadIdx.x % kWarp), warp(threadIdx.x / kWarp) {
+    if (threadIdx.x == 0) *s.tile = find_tile(t);
+    __syncthreads();
+  }
 
   __device__ int slices() const { return W > 0 && W < kSlice ? 1 : (t.d + kSlice - 1) / kSlice; }
   // Columns of a slice, rounded up to four; those beyond d are 0.
