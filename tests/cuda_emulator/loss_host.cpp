@@ -14,7 +14,7 @@ void run(LossTask<T> t, bool deterministic) {
   const int64_t bytes = lay_out(t, nullptr, cleared);
   if (t.n == 0 || t.k_max <= 0) {  // as loss_cuda.cu
     *t.loss = 0;
-    std::fill(t.grad, t.grad + (int64_t)t.n * t.d, T(0));
+    if (t.with_grad) std::fill(t.grad, t.grad + (int64_t)t.n * t.d, T(0));
     return;
   }
   std::vector<char> memory(bytes + 256, (char)0xff);
