@@ -71,7 +71,7 @@ std::tuple<at::Tensor, at::Tensor> loss_cuda(const at::Tensor& features, const a
   const at::Tensor counts = votes ? votes->to(at::kInt).contiguous() : at::Tensor();
   const at::Tensor bits = membership ? membership->contiguous() : at::Tensor();
   at::Tensor loss = at::empty({}, values.options());
-  at::Tensor grad = at::empty(with_grad ? values.sizes() : at::IntArrayRef{0}, values.options());
+  at::Tensor grad = with_grad ? at::empty_like(values) : at::empty({0}, values.options());
   AT_DISPATCH_FLOATING_TYPES(values.scalar_type(), "hierarchical_contrastive_loss", [&] {
     solve<scalar_t>(values, ids, counts, bits, scalars, deterministic || at::globalContext().deterministicAlgorithms(), loss,
                     grad);
