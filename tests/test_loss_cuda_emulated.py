@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -13,7 +13,7 @@ from cuda_emulator.build import ORDERS, compile_for_host, in_order
 from loss_cases import LossCase, case, nested_masks, random_case
 from torch import Tensor
 
-from splatseg.ops.loss import LossConfig
+from splatseg.ops.loss import LossConfig, hierarchical_contrastive_loss_and_grad
 from splatseg.ops.reference import loss as reference
 
 ANY = replace(LossConfig.gs(), min_pixels=1, weight=1.0)
@@ -36,6 +36,7 @@ def emulated(
     config: LossConfig,
     by: str = "votes",
     deterministic: bool = True,
+    with_grad: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Value and gradient by the emulated kernels, which compile to the same operations as on the device."""
     features, patch = c.features.contiguous(), c.patch.int().contiguous()
@@ -44,10 +45,16 @@ def emulated(
     words = 0 if membership is None else membership.shape[1]
     sizes = (ctypes.c_int * 6)(*features.shape, len(c.votes), words, config.min_pixels, int(deterministic))
     scalars = (ctypes.c_double * 5)(config.phi_min, config.phi_max, config.phi_scale, config.level_decay, config.weight)
-    loss, grad = features.new_zeros(()), torch.zeros_like(features)
+    loss, grad = features.new_full((), math.nan), torch.full_like(features, math.nan)  # every value must be written
     function = library.loss_double if features.dtype == torch.float64 else library.loss_float
     pointers = [None if t is None else ctypes.c_void_p(t.data_ptr()) for t in (features, patch, votes, membership)]
-    function(*pointers, sizes, scalars, ctypes.c_void_p(loss.data_ptr()), ctypes.c_void_p(grad.data_ptr()))
+    function(
+        *pointers,
+        sizes,
+        scalars,
+        ctypes.c_void_p(loss.data_ptr()),
+        ctypes.c_void_p(grad.data_ptr()) if with_grad else None,
+    )
     return loss, grad
 
 
@@ -57,7 +64,7 @@ def expected(c: LossCase, config: LossConfig) -> tuple[Tensor, Tensor]:
     return loss.detach(), torch.autograd.grad(loss, features)[0]
 
 
-def check(found: tuple[Tensor, Tensor], want: tuple[Tensor, Tensor], tolerance: float) -> None:
+def check(found: Sequence[Tensor], want: Sequence[Tensor], tolerance: float) -> None:
     for a, b in zip(found, want, strict=True):
         assert float((a.double() - b).norm()) <= tolerance * max(float(b.norm()), 1e-3)
 
@@ -78,11 +85,83 @@ def test_float32_matches_reference(library: ctypes.CDLL, config: LossConfig, by:
     check(emulated(library, c, config, by), expected(c, config), 2e-4 if config.phi_max < 0.1 else 5e-6)
 
 
-def test_more_patches_than_rows_of_a_tile(library: ctypes.CDLL) -> None:
-    """70 patches are two tiles of 64 rows, and one mask over all of them makes a level that long."""
+def test_more_patches_than_a_chunk(library: ctypes.CDLL) -> None:
+    """70 patches are two chunks of 64, and one mask over all of them makes a level that long."""
     contains = torch.cat([nested_masks(71, masks=5), torch.ones(71, 1, dtype=torch.bool)], 1)
     c = case(contains, torch.arange(1, 71).repeat(2), d=4, dtype=torch.float64)
     check(emulated(library, c, ANY), expected(c, ANY), 1e-8)
+
+
+def skewed_case(p: int, d: int, n: int, dtype: torch.dtype = torch.float64) -> LossCase:
+    """One patch has 40 % of the samples, as on real scenes; the others share the rest, at least one each.
+
+    A mask over all patches and nested ones over their first third, half and so on: anchors have levels that begin, end
+    and find their running max in different chunks of 64 patches.
+    """
+    generator = torch.Generator().manual_seed(p)
+    rest = torch.cat([torch.arange(1, p), torch.randint(1, p, (n * 6 // 10 - p + 1,), generator=generator)])
+    patch = torch.cat([torch.full((n - len(rest),), p // 2), rest])[torch.randperm(n, generator=generator)]
+    nested = torch.arange(p)[:, None] < torch.tensor([p, p * 9 // 10, p // 2, p // 3])
+    contains = torch.cat([nested_masks(p, masks=6), nested], 1)
+    contains[0] = False
+    return case(contains, patch, d, dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    ("p", "d", "deterministic"), [(20, 24, True), (20, 64, False), (71, 24, False), (71, 4, True), (131, 3, False)]
+)
+def test_skewed_patches(library: ctypes.CDLL, p: int, d: int, deterministic: bool) -> None:
+    """Samples of one patch fill several tiles; patches are not a multiple of 64, up to three chunks of them."""
+    c = skewed_case(p, d, n=250)
+    found = emulated(library, c, ANY, deterministic=deterministic)
+    check(found, expected(c, ANY), 1e-8 if deterministic else 1e-12)
+    on_cpu = hierarchical_contrastive_loss_and_grad(c.features, c.patch, membership=c.membership, config=ANY)
+    check(found, on_cpu, 1e-8 if deterministic else 1e-12)
+
+
+def test_skewed_patches_in_float32(library: ctypes.CDLL) -> None:
+    c = skewed_case(71, 24, n=250, dtype=torch.float32)
+    check(emulated(library, c, ANY, "membership", deterministic=False), expected(c, ANY), 5e-6)
+
+
+def test_value_alone(library: ctypes.CDLL) -> None:
+    c = skewed_case(71, 8, n=160)
+    loss, grad = emulated(library, c, ANY, with_grad=False)
+    check((loss,), expected(c, ANY)[:1], 1e-12)
+    assert grad.isnan().all()  # not written
+
+
+def test_order_does_not_matter_across_chunks(compiled: ctypes.CDLL) -> None:
+    """Terms that fall to a patch of an earlier chunk are added up across blocks as well."""
+    c = skewed_case(71, 8, n=160, dtype=torch.float32)
+    found = []
+    for order in ORDERS:
+        with in_order(compiled, order):
+            found.append(emulated(compiled, c, ANY))
+    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
+
+
+@pytest.mark.parametrize("count", [63, 64, 65])
+def test_exactly_min_pixels(library: ctypes.CDLL, count: int) -> None:
+    """Patches 1 and 2 are just kept, 3 misses by one and its rows have no gradient; one tile is 64 samples."""
+    contains = torch.arange(4) < torch.arange(5)[:, None]
+    c = case(
+        contains, torch.tensor([1] * count + [2] * count + [3] * (count - 1) + [4] * 130), d=24, dtype=torch.float64
+    )
+    config = replace(ANY, min_pixels=count)
+    loss, grad = emulated(library, c, config)
+    check((loss, grad), expected(c, config), 1e-8)
+    assert not grad[c.patch == 3].any() and grad[c.patch == 2].any(1).all()
+
+
+def test_more_ids_than_shared_memory_holds(library: ctypes.CDLL) -> None:
+    """Ids up to 5000, of which twelve occur: each chunk's places are then counted in global memory."""
+    few = random_case(p=14, n=700, d=4, dtype=torch.float64)
+    membership = torch.zeros(5001, few.membership.shape[1], dtype=torch.int64)
+    ids = torch.arange(14) * 384
+    membership[ids] = few.membership
+    many = replace(few, patch=ids[few.patch], votes=torch.zeros(5001, 1), membership=membership)
+    check(emulated(library, many, ANY, "membership"), expected(few, ANY), 1e-8)
 
 
 @pytest.mark.parametrize("depth", [1, 20, 33])

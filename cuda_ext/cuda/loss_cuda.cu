@@ -15,6 +15,7 @@ namespace {
 
 // Largest dynamic shared memory that every supported device (sm_80 and later) grants a block: that of sm_86 and sm_89.
 constexpr int64_t kSharedLimit = 99 * 1024;
+static_assert(cuda::LossShared<double>::bytes() <= kSharedLimit);
 
 template <class T>
 void solve(const at::Tensor& features, const at::Tensor& patch, const at::Tensor& votes, const at::Tensor& membership,
@@ -39,10 +40,14 @@ void solve(const at::Tensor& features, const at::Tensor& patch, const at::Tensor
   t.grad = grad.mutable_data_ptr<T>();
   int64_t cleared = 0;
   const int64_t bytes = cuda::lay_out(t, nullptr, cleared);
-  if (t.k_max <= 0) return;  // no patch can have enough samples
+  if (t.n == 0 || t.k_max <= 0) {  // no patch can have enough samples
+    loss.zero_();
+    grad.zero_();
+    return;
+  }
   TORCH_CHECK(t.k_max < cuda::kMaxPatches, "min_pixels: ", t.k_max, " patches could be kept, expected fewer than ",
               cuda::kMaxPatches);
-  TORCH_CHECK(cuda::LossShared<T>::bytes(t.d) <= kSharedLimit, "features: expected fewer columns on CUDA, found d = ", t.d);
+  TORCH_CHECK(cuda::means_shared<T>(t.d) <= kSharedLimit, "features: expected fewer columns on CUDA, found d = ", t.d);
   const at::Tensor memory = at::empty({bytes}, features.options().dtype(at::kByte));
   cuda::lay_out(t, reinterpret_cast<char*>(memory.mutable_data_ptr<uint8_t>()), cleared);
   const cuda::Stream stream{c10::cuda::getCurrentCUDAStream()};
@@ -65,14 +70,12 @@ std::tuple<at::Tensor, at::Tensor> loss_cuda(const at::Tensor& features, const a
   const at::Tensor values = features.contiguous(), ids = patch.to(at::kInt).contiguous();
   const at::Tensor counts = votes ? votes->to(at::kInt).contiguous() : at::Tensor();
   const at::Tensor bits = membership ? membership->contiguous() : at::Tensor();
-  at::Tensor loss = at::zeros({}, values.options());
-  at::Tensor grad = with_grad ? at::zeros_like(values) : at::empty({0}, values.options());
-  if (values.size(0) > 0) {
-    AT_DISPATCH_FLOATING_TYPES(values.scalar_type(), "hierarchical_contrastive_loss", [&] {
-      solve<scalar_t>(values, ids, counts, bits, scalars, deterministic || at::globalContext().deterministicAlgorithms(),
-                      loss, grad);
-    });
-  }
+  at::Tensor loss = at::empty({}, values.options());
+  at::Tensor grad = with_grad ? at::empty_like(values) : at::empty({0}, values.options());
+  AT_DISPATCH_FLOATING_TYPES(values.scalar_type(), "hierarchical_contrastive_loss", [&] {
+    solve<scalar_t>(values, ids, counts, bits, scalars, deterministic || at::globalContext().deterministicAlgorithms(), loss,
+                    grad);
+  });
   return {loss, grad};
 }
 

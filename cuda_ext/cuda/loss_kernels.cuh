@@ -1,79 +1,14 @@
-// The hierarchical contrastive loss and its gradient, one block for 32 samples that share an anchor patch.
+// The hierarchical contrastive loss and its gradient, one block for up to 64 samples that share an anchor patch.
 // Mirrors splatseg/ops/reference/loss.py. Logits are kept in base 2: mean holds u log2(e) / phi.
 //
-// Nothing of size n x k is stored: logits are computed for the softmax's sum, again for the levels (related patches only)
-// and again for its gradient. A warp holds one sample a lane and takes every eighth patch, so a mean's row is read once
-// for 32 samples. The gradient of the logits of 64 patches at a time lies in shared memory, whence it is multiplied with
-// the means (for the samples) and with the samples (for the means, added up across blocks).
+// Nothing of size n x k is stored. Patches are treated 64 at a time, in the order of `related`: those of the anchor's levels
+// first. A first pass, from the last chunk to the first, adds up the softmax's sum. A second, from the first chunk on (whose
+// logits are still there), makes the logits again, walks the levels, and turns each logit into its gradient, which is then
+// multiplied with the means (for the samples) and with the samples (for the means, added up across blocks).
 #pragma once
-#include "cuda/loss_prepare.cuh"
+#include "cuda/loss_products.cuh"
 
 namespace splatseg::cuda {
-
-constexpr int kLossWarps = kLossThreads / kWarp;
-
-// Shared memory of one block. Samples' rows are padded by one against bank conflicts.
-template <class T>
-struct LossShared {
-  T* unit;          // (32, d + 1) f^
-  T* unit_grad;     // (32, d + 1)
-  T* logit_grad;    // (64, 33) [patch][sample]
-  T* top;           // (8, 32) a value a warp and sample
-  T* sum;           // (8, 32)
-  T* carried;       // (32,) gradient that falls to the running max
-  int* top_patch;   // (8, 32)
-  int* carrier;     // (32,) patch that holds the running max
-  int* rows;        // (64,) patches of logit_grad
-
-  static __host__ __device__ int64_t bytes(int d) {
-    return (2 * kLossLanes * (d + 1) + kLossRows * (kLossLanes + 1) + (2 * kLossWarps + 1) * kLossLanes) * sizeof(T) +
-           (kLossWarps * kLossLanes + kLossLanes + kLossRows) * sizeof(int);
-  }
-  __device__ explicit LossShared(int d) {
-    unit = reinterpret_cast<T*>(dynamic_shared());
-    unit_grad = unit + kLossLanes * (d + 1);
-    logit_grad = unit_grad + kLossLanes * (d + 1);
-    top = logit_grad + kLossRows * (kLossLanes + 1);
-    sum = top + kLossWarps * kLossLanes;
-    carried = sum + kLossWarps * kLossLanes;
-    top_patch = reinterpret_cast<int*>(carried + kLossLanes);
-    carrier = top_patch + kLossWarps * kLossLanes;
-    rows = carrier + kLossLanes;
-  }
-};
-
-// f^ of one lane: in registers where d is known to the compiler (D > 0), else in shared memory.
-template <class T, int D>
-struct Sample {
-  T value[D];
-  __device__ Sample(const T* unit, int) {
-#pragma unroll
-    for (int c = 0; c < D; c++) value[c] = unit[c];
-  }
-  // Rows of means start at multiples of 16 bytes where d does.
-  __device__ T dot(const T* mean) const {
-    constexpr int kWide = 16 / (int)sizeof(T), V = D % kWide ? 1 : kWide;
-    T sum = 0;
-#pragma unroll
-    for (int c = 0; c < D; c += V) {
-      const auto part = *reinterpret_cast<const Pack<T, V>*>(mean + c);
-#pragma unroll
-      for (int v = 0; v < V; v++) sum += value[c + v] * part.value[v];
-    }
-    return sum;
-  }
-};
-template <class T>
-struct Sample<T, 0> {
-  const T* unit;
-  int d;
-  __device__ Sample(const T* unit, int d) : unit(unit), d(d) {}
-  __device__ T dot(const T* mean) const {
-    T sum = 0;
-    for (int c = 0; c < d; c++) sum += unit[c] * mean[c];
-    return sum;
-  }
-};
 
 __device__ inline float exp2_of(float x) { return exp2f(x); }
 __device__ inline double exp2_of(double x) { return exp2(x); }
@@ -82,245 +17,322 @@ __device__ inline double log2_of(double x) { return log2(x); }
 __device__ inline float lowest(float) { return -1e30f; }
 __device__ inline double lowest(double) { return -1e300; }
 
-// log2 of the sum over patches of 2^logit of this lane's sample, the same in every warp.
-template <class T, int D>
-__device__ T log_sum_exp(const LossTask<T>& t, const LossShared<T>& s, const Sample<T, D>& sample, int lane, int warp) {
-  const int k = *t.k;
+// Sum of 2^x, kept as sum * 2^top.
+template <class T>
+struct ExpSum {
   T top = lowest(T(0)), sum = 0;
-  for (int i = warp; i < k; i += kLossWarps) {
-    const T logit = sample.dot(t.mean + (int64_t)i * t.d);
-    const T higher = logit > top ? logit : top;
-    sum = sum * exp2_of(top - higher) + exp2_of(logit - higher);
+
+  __device__ void add(const T (&x)[kLanePatches], int count) {
+    T higher = top;
+#pragma unroll
+    for (int j = 0; j < kLanePatches; j++) higher = j < count && x[j] > higher ? x[j] : higher;
+    sum *= exp2_of(top - higher);
+#pragma unroll
+    for (int j = 0; j < kLanePatches; j++) sum += j < count ? exp2_of(x[j] - higher) : T(0);
     top = higher;
   }
-  s.top[warp * kLossLanes + lane] = top;
-  s.sum[warp * kLossLanes + lane] = sum;
-  __syncthreads();
-  for (int w = 0; w < kLossWarps; w++) top = s.top[w * kLossLanes + lane] > top ? s.top[w * kLossLanes + lane] : top;
-  sum = 0;
-  for (int w = 0; w < kLossWarps; w++) sum += s.sum[w * kLossLanes + lane] * exp2_of(s.top[w * kLossLanes + lane] - top);
-  __syncthreads();
-  return top + log2_of(sum);
-}
-
-// Carries logit_grad of `rows` patches (s.rows) to the samples and to the means. Every output has one thread and a fixed
-// order of addition; only the sum over blocks, Sum, may differ in order.
-template <class T, class Sum>
-__device__ void spread_gradient(const LossTask<T>& t, const LossShared<T>& s, int rows) {
-  auto* mean_grad = static_cast<typename Sum::Cell*>(t.mean_grad);
-  const int d = t.d;
-  for (int cell = threadIdx.x; cell < rows * d; cell += kLossThreads) {
-    const int row = cell / d, c = cell % d;
-    T sum = 0;
-    for (int lane = 0; lane < kLossLanes; lane++) {
-      sum += s.logit_grad[row * (kLossLanes + 1) + lane] * s.unit[lane * (d + 1) + c];
+  // log2 of the sum over the eight lanes of a sample.
+  __device__ T log() const {
+    T higher = top, all = sum;
+    for (int step = 1; step < 8; step *= 2) {
+      const T other = __shfl_xor_sync(kFullWarp, higher, step), rest = __shfl_xor_sync(kFullWarp, all, step);
+      const T both = other > higher ? other : higher;
+      all = all * exp2_of(higher - both) + rest * exp2_of(other - both);
+      higher = both;
     }
-    Sum::add(mean_grad + (int64_t)s.rows[row] * d + c, sum);
+    return higher + log2_of(all);
   }
-  for (int cell = threadIdx.x; cell < kLossLanes * d; cell += kLossThreads) {
-    const int lane = cell / d, c = cell % d;
-    T sum = 0;
-    for (int row = 0; row < rows; row++) {
-      sum += s.logit_grad[row * (kLossLanes + 1) + lane] * t.mean[(int64_t)s.rows[row] * d + c];
-    }
-    s.unit_grad[lane * (d + 1) + c] += sum;
-  }
-}
-
-// The same for one patch a sample: the terms that the running max overrode.
-template <class T, class Sum>
-__device__ void spread_carried(const LossTask<T>& t, const LossShared<T>& s) {
-  auto* mean_grad = static_cast<typename Sum::Cell*>(t.mean_grad);
-  for (int cell = threadIdx.x; cell < kLossLanes * t.d; cell += kLossThreads) {
-    const int lane = cell / t.d, c = cell % t.d;
-    if (s.carried[lane] == 0) continue;
-    const int64_t at = (int64_t)s.carrier[lane] * t.d + c;
-    Sum::add(mean_grad + at, s.carried[lane] * s.unit[lane * (t.d + 1) + c]);
-    s.unit_grad[lane * (t.d + 1) + c] += s.carried[lane] * t.mean[at];
-  }
-}
-
-// What a lane knows of its sample while it walks the levels.
-template <class T>
-struct Walk {
-  T lse;      // of the sample
-  T running;  // max over earlier levels
-  int carrier;  // patch that holds it
-  T total;    // loss of the terms that this warp took, base 2
 };
 
-// Level l of the anchor: patches related[begin .. end). Every warp takes every eighth.
-template <class T, int D, class Sum>
-__device__ void walk_level(const LossTask<T>& t, const LossShared<T>& s, const Sample<T, D>& sample, const uint16_t* related,
-                           int begin, int end, T weight, bool real, Walk<T>& walk) {
-  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  T top = walk.running, held = 0;
-  int top_at = -1;  // position in `related`; -1: the running max itself
-  for (int first = begin; first < end; first += kLossRows) {
-    const int rows = min(kLossRows, end - first);
-    for (int row = warp; row < rows; row += kLossWarps) {
-      const int patch = related[first + row];
-      const T nll = walk.lse - sample.dot(t.mean + (int64_t)patch * t.d);
-      const bool own = nll >= walk.running;
-      if (real) walk.total += weight * (own ? nll : walk.running);
-      held += own ? T(0) : T(1);
-      s.logit_grad[row * (kLossLanes + 1) + lane] = own && real ? -weight : T(0);
-      if (lane == 0) s.rows[row] = patch;
-      if (nll > top) {
-        top = nll;
-        top_at = first + row;
+// What is known of a lane's samples while it walks the levels; its eight lanes agree, but for `total`. Patches are named by
+// their position in `related`. Between chunks it lies in shared memory: registers are short while products are made.
+template <class T>
+struct Walk {
+  T lse[kLaneSamples];      // log-sum-exp
+  T weights[kLaneSamples];  // of all levels together; 0 for rows beyond the tile's samples
+  T running[kLaneSamples];  // max over earlier levels
+  T top[kLaneSamples];      // max over this level as well
+  int carrier[kLaneSamples], top_at[kLaneSamples];  // the first patch that reached them
+  T total = 0;  // loss of the terms that this lane took, base 2
+
+  __device__ Walk(const LossShared<T>& s, int sample, int samples, T weight) {
+#pragma unroll
+    for (int i = 0; i < kLaneSamples; i++) {
+      lse[i] = s.lse[sample + i];
+      weights[i] = sample + i < samples ? weight : T(0);
+      running[i] = s.running[sample + i];
+      top[i] = s.top[sample + i];
+      carrier[i] = s.carrier[sample + i];
+      top_at[i] = s.top_at[sample + i];
+    }
+  }
+  __device__ static void begin(const LossShared<T>& s, int sample, T lse) {
+    s.lse[sample] = lse;
+    s.running[sample] = s.top[sample] = lowest(T(0));
+    s.carrier[sample] = s.top_at[sample] = 0;
+  }
+  __device__ void store(const LossShared<T>& s, int sample) const {
+#pragma unroll
+    for (int i = 0; i < kLaneSamples; i++) {
+      s.running[sample + i] = running[i];
+      s.top[sample + i] = top[i];
+      s.carrier[sample + i] = carrier[i];
+      s.top_at[sample + i] = top_at[i];
+    }
+  }
+};
+
+// A part of a level: patches of positions begin .. end with the weight of each.
+template <class T>
+struct LevelPart {
+  int begin, end;
+  T weight;
+};
+
+template <class T, int W, class Sum>
+struct TileLoss : TileProducts<T, W, Sum> {
+  using Tile = T[kLaneSamples][kLanePatches];
+  using TileProducts<T, W, Sum>::TileProducts;
+  using TileProducts<T, W, Sum>::t;
+  using TileProducts<T, W, Sum>::tile;
+  using TileProducts<T, W, Sum>::lane;
+
+  // Turns logits of the part into their gradient.
+  __device__ void walk_part(int first, const LevelPart<T>& part, Walk<T>& walk, Tile& logits) const {
+    const int lane_first = first + this->first_position();
+    T best[kLaneSamples];
+    int best_at[kLaneSamples], held = 0;
+#pragma unroll
+    for (int i = 0; i < kLaneSamples; i++) {
+      best[i] = lowest(T(0));
+      best_at[i] = 0;
+      const T weight = walk.weights[i] > 0 ? part.weight : T(0);
+#pragma unroll
+      for (int j = 0; j < kLanePatches; j++) {
+        if ((unsigned)(lane_first + j - part.begin) >= (unsigned)(part.end - part.begin)) continue;
+        const T nll = walk.lse[i] - logits[i][j];
+        const bool own = nll >= walk.running[i];
+        walk.total += weight * (own ? nll : walk.running[i]);
+        held += own ? 0 : 1 << 16 * i;
+        logits[i][j] = walk.weights[i] * exp2_of(-nll) - (own ? weight : T(0));
+        if (nll > best[i]) {
+          best[i] = nll;
+          best_at[i] = lane_first + j;
+        }
       }
     }
-    __syncthreads();
-    if (t.with_grad) spread_gradient<T, Sum>(t, s, rows);
-    __syncthreads();
+    raise_top(best, best_at, walk);
+    for (int step = 1; step < 8; step *= 2) held += __shfl_xor_sync(kFullWarp, held, step);
+    carry(first, part.weight, held, walk, logits);
   }
-  s.top[warp * kLossLanes + lane] = top;
-  s.sum[warp * kLossLanes + lane] = held;
-  s.top_patch[warp * kLossLanes + lane] = top_at;
-  __syncthreads();
-  held = 0;
-  top_at = -1;
-  top = walk.running;
-  for (int w = 0; w < kLossWarps; w++) {  // the first position among equals, whatever warp found it
-    const T other = s.top[w * kLossLanes + lane];
-    const int at = s.top_patch[w * kLossLanes + lane];
-    held += s.sum[w * kLossLanes + lane];
-    if (at >= 0 && (other > top || (other == top && top_at >= 0 && at < top_at))) {
-      top = other;
-      top_at = at;
+  // The eight lanes' maxima join: the first position among equals.
+  __device__ void raise_top(const T (&best)[kLaneSamples], const int (&best_at)[kLaneSamples], Walk<T>& walk) const {
+#pragma unroll
+    for (int i = 0; i < kLaneSamples; i++) {
+      T highest = best[i];
+      for (int step = 1; step < 8; step *= 2) {
+        const T other = __shfl_xor_sync(kFullWarp, highest, step);
+        highest = other > highest ? other : highest;
+      }
+      const unsigned holders = __ballot_sync(kFullWarp, best[i] == highest) >> (lane & ~7) & 0xff;
+      const int at = __shfl_sync(kFullWarp, best_at[i], (lane & ~7) + (holders ? __ffs((int)holders) - 1 : 0));
+      if (!(highest > walk.top[i])) continue;
+      walk.top[i] = highest;
+      walk.top_at[i] = at;
     }
   }
-  if (warp == 0) {
-    s.carried[lane] = real ? -weight * held : T(0);
-    s.carrier[lane] = walk.carrier;
-  }
-  __syncthreads();
-  if (t.with_grad) spread_carried<T, Sum>(t, s);
-  walk.running = top;
-  if (top_at >= 0) walk.carrier = related[top_at];
-  __syncthreads();
-}
-
-// The softmax's part of the gradient: every patch, weights of all levels together.
-template <class T, int D, class Sum>
-__device__ void spread_softmax(const LossTask<T>& t, const LossShared<T>& s, const Sample<T, D>& sample, T weights, T lse,
-                               bool real) {
-  const int k = *t.k, lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  for (int first = 0; first < k; first += kLossRows) {
-    const int rows = min(kLossRows, k - first);
-    for (int row = warp; row < rows; row += kLossWarps) {
-      const T logit = sample.dot(t.mean + (int64_t)(first + row) * t.d);
-      s.logit_grad[row * (kLossLanes + 1) + lane] = real ? weights * exp2_of(logit - lse) : T(0);
-      if (lane == 0) s.rows[row] = first + row;
+  // The gradient of terms that the running max overrode, `held` of each sample, goes to its patch.
+  __device__ void carry(int first, T weight, int held, const Walk<T>& walk, Tile& grad) const {
+    T outside[kLaneSamples];
+    int patch[kLaneSamples];
+    bool any = false;
+#pragma unroll
+    for (int i = 0; i < kLaneSamples; i++) {
+      const T carried = walk.weights[i] > 0 ? -weight * (T)(held >> 16 * i & 0xffff) : T(0);
+#pragma unroll
+      for (int j = 0; j < kLanePatches; j++) {
+        if (walk.carrier[i] == first + this->first_position() + j) grad[i][j] += carried;
+      }
+      outside[i] = walk.carrier[i] < first ? carried : T(0);
+      patch[i] = walk.carrier[i] < first ? t.related[(int64_t)tile.anchor * t.k_max + walk.carrier[i]] : 0;
+      any |= outside[i] != 0;
     }
-    __syncthreads();
-    spread_gradient<T, Sum>(t, s, rows);
-    __syncthreads();
+    if (t.with_grad && __any_sync(kFullWarp, any)) this->spread_outside(outside, patch);
   }
-}
+  // Patches without a level have the softmax's gradient alone; positions beyond the last patch none.
+  __device__ void finish_chunk(int first, int related_end, const Walk<T>& walk, Tile& logits) const {
+    const int k = *t.k, lane_first = first + this->first_position();
+#pragma unroll
+    for (int i = 0; i < kLaneSamples; i++) {
+#pragma unroll
+      for (int j = 0; j < kLanePatches; j++) {
+        if (lane_first + j >= k) {
+          logits[i][j] = 0;
+        } else if (lane_first + j >= related_end) {
+          logits[i][j] = walk.weights[i] * exp2_of(logits[i][j] - walk.lse[i]);
+        }
+      }
+    }
+  }
+};
 
-// Grid: tiles_max.
-template <class T, int D, class Sum>
-__global__ void __launch_bounds__(kLossThreads) loss_tiles(LossTask<T> t) {
-  if (!has_tile(t)) {
-    if (threadIdx.x == 0) t.tile_loss[blockIdx.x] = 0;
-    return;
-  }
-  const LossShared<T> s(t.d);
-  const LossTile tile = find_tile(t);
-  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, d = t.d;
-  for (int cell = threadIdx.x; cell < kLossLanes * d; cell += kLossThreads) {
-    const int row = cell / d, c = cell % d;
-    s.unit[row * (d + 1) + c] = row < tile.samples ? t.unit[(int64_t)(tile.begin + row) * d + c] : T(0);
-    s.unit_grad[row * (d + 1) + c] = 0;
-  }
-  __syncthreads();
-  const Sample<T, D> sample(s.unit + lane * (d + 1), d);
-  const bool real = lane < tile.samples;
-  Walk<T> walk{log_sum_exp(t, s, sample, lane, warp), lowest(T(0)), 0, T(0)};
-  const uint16_t* related = t.related + (int64_t)tile.anchor * t.k_max;
-  const uint16_t* ends = t.ends + (int64_t)tile.anchor * t.k_max;
-  double decay = 1, weights = 0;
-  for (int level = 0, begin = 0; level < t.n_levels[tile.anchor] && decay > 0; level++, decay *= t.level_decay) {
-    const int end = ends[level] + 1;
-    walk_level<T, D, Sum>(t, s, sample, related, begin, end, (T)(decay / (end - begin)), real, walk);
-    weights += decay;
-    begin = end;
-  }
-  if (t.with_grad && weights > 0) spread_softmax<T, D, Sum>(t, s, sample, (T)weights, walk.lse, real);
-  for (int cell = threadIdx.x; t.with_grad && cell < tile.samples * d; cell += kLossThreads) {
-    t.unit_grad[(int64_t)(tile.begin + cell / d) * d + cell % d] = s.unit_grad[cell / d * (d + 1) + cell % d];
-  }
-  const T total = warp_sum(walk.total);
-  if (lane == 0) s.sum[warp] = total;
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    double sum = 0;
-    for (int w = 0; w < kLossWarps; w++) sum += s.sum[w];
-    t.tile_loss[blockIdx.x] = sum;
-  }
-}
-
-// One block. Sums the tiles in a fixed order.
+// The levels of one anchor, walked in chunks.
 template <class T>
-__global__ void sum_loss(LossTask<T> t) {
-  double* partial = reinterpret_cast<double*>(dynamic_shared());
+struct Levels {
+  const uint16_t* ends;
+  int count = 0;  // those whose weight is not 0
+  int end = 0;    // of the last one
+  T sum = 0;      // of their weights
+  int level = 0, begin = 0;
+  T decay = 1;    // weight of the one that begins next
+
+  __device__ Levels(const LossTask<T>& t, int anchor) : ends(t.ends + (int64_t)anchor * t.k_max) {
+    const T ratio = (T)t.level_decay;
+    for (T weight = 1; count < t.n_levels[anchor] && weight > 0; count++, weight *= ratio) sum += weight;
+    end = count > 0 ? ends[count - 1] + 1 : 0;
+  }
+};
+
+// Turns a chunk's logits into their gradient. Whole warps only.
+template <class T, int W, class Sum>
+__device__ void walk_chunk(const TileLoss<T, W, Sum>& block, int first, Levels<T>& levels,
+                           T (&logits)[kLaneSamples][kLanePatches]) {
+  Walk<T> walk(block.s, block.first_sample(), block.tile.samples, levels.sum);
+  const int last = first + kLossRows;
+  while (levels.level < levels.count && levels.begin < last) {
+    const int end = levels.ends[levels.level] + 1;
+    const T weight = levels.decay / (T)(end - levels.begin);
+    block.walk_part(first, {max(levels.begin, first), min(end, last), weight}, walk, logits);
+    if (end > last) break;  // it goes on in the next chunk
+#pragma unroll
+    for (int i = 0; i < kLaneSamples; i++) {
+      walk.running[i] = walk.top[i];
+      walk.carrier[i] = walk.top_at[i];
+    }
+    levels.level++;
+    levels.begin = end;
+    levels.decay *= (T)block.t.level_decay;
+  }
+  block.finish_chunk(first, levels.end, walk, logits);
+  const T total = warp_sum(walk.total);  // all lanes have read what store() overwrites
+  if (block.lane == 0) block.s.total[block.warp] += total;
+  if (block.lane % 8 == 0) walk.store(block.s, block.first_sample());
+}
+
+// Sums the tiles in a fixed order. One block.
+template <class T>
+__device__ void sum_loss(const LossTask<T>& t, int tiles, double* partial) {
   double sum = 0;
-  for (int i = threadIdx.x; i < t.tiles_max; i += blockDim.x) sum += t.tile_loss[i];
+  for (int i = threadIdx.x; i < tiles; i += kLossThreads) sum += fresh(t.tile_loss + i);
   sum = warp_sum(sum);
   if (threadIdx.x % kWarp == 0) partial[threadIdx.x / kWarp] = sum;
   __syncthreads();
   if (threadIdx.x > 0) return;
   sum = 0;
-  for (int w = 0; w < (int)blockDim.x / kWarp; w++) sum += partial[w];
+  for (int w = 0; w < kLossWarps; w++) sum += partial[w];
   *t.loss = *t.poisoned ? (T)NAN : (T)(sum * 0.6931471805599453 * t.weight);
 }
 
-// Grid: tiles_max. The means' gradient joins each sample's own; through the detached norm, to the input's order.
+// The tile's loss, a part a warp in shared memory; its gradient goes to unit_grad and mean_grad.
+template <class T, int W, class Sum>
+__device__ void treat_tile(const LossTask<T>& t) {
+  const TileLoss<T, W, Sum> block(t);
+  const int k = *t.k;
+  if (block.slices() == 1) block.load_units(0);
+  T logits[kLaneSamples][kLanePatches];
+  ExpSum<T> sums[kLaneSamples];
+  for (int first = (k - 1) / kLossRows * kLossRows; first >= 0; first -= kLossRows) {
+    block.logits(first, logits);
+#pragma unroll
+    for (int i = 0; i < kLaneSamples; i++) sums[i].add(logits[i], k - first - block.first_position());
+  }
+#pragma unroll
+  for (int i = 0; i < kLaneSamples; i++) {
+    const T lse = sums[i].log();
+    if (block.lane % 8 == 0) Walk<T>::begin(block.s, block.first_sample() + i, lse);
+  }
+  if (block.lane == 0) block.s.total[block.warp] = 0;
+  __syncwarp();
+  Levels<T> levels(t, block.tile.anchor);
+  const bool real = block.warp * kWarpSamples < block.tile.samples;
+  for (int first = 0; first < (t.with_grad ? k : levels.end); first += kLossRows) {
+    if (first > 0) block.logits(first, logits);
+    if (real) walk_chunk(block, first, levels, logits);
+    if (!t.with_grad) continue;
+    if (real) block.store(logits);
+    block.spread(first);
+  }
+}
+
+// Grid: tiles_max. The last block sums the loss.
+template <class T, int W, class Sum>
+__global__ void __launch_bounds__(kLossThreads, sizeof(T) == 4 ? 3 : 1) loss_tiles(LossTask<T> t) {
+  const int tiles = t.tile_start[*t.k];
+  if ((int)blockIdx.x >= tiles) {
+    if (tiles == 0 && blockIdx.x == 0 && threadIdx.x == 0) *t.loss = 0;
+    return;
+  }
+  treat_tile<T, W, Sum>(t);
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    double sum = 0;
+    for (int w = 0; w < kLossWarps; w++) sum += LossShared<T>().total[w];
+    t.tile_loss[blockIdx.x] = sum;
+  }
+  if (is_last_block(t.arrived + 1, tiles)) sum_loss(t, tiles, reinterpret_cast<double*>(dynamic_shared()));
+}
+
+// Rows of one chunk that are not kept have no gradient.
+template <class T>
+__device__ void clear_rows(const LossTask<T>& t, int chunk) {
+  const int first = chunk * kSortChunk, rows = min(kSortChunk, t.n - first);
+  for (int cell = threadIdx.x; cell < rows * t.d; cell += kLossThreads) {
+    const int64_t i = first + cell / t.d;
+    const int id = t.patch[i];
+    if (id <= 0 || id >= t.patches || t.slot[id] < 0) t.grad[i * t.d + cell % t.d] = 0;
+  }
+}
+
+// Grid: tiles_max + chunks. The means' gradient joins each sample's own; through the detached norm, to the input's order.
 template <class T, class Sum>
-__global__ void scatter_gradient(LossTask<T> t) {
+__global__ void __launch_bounds__(kLossThreads) scatter_gradient(LossTask<T> t) {
+  if ((int)blockIdx.x >= t.tiles_max) return clear_rows(t, blockIdx.x - t.tiles_max);
   if (!has_tile(t)) return;
   const LossTile tile = find_tile(t);
   const auto* mean_grad = static_cast<const typename Sum::Cell*>(t.mean_grad) + (int64_t)tile.anchor * t.d;
   const int n = t.start[tile.anchor + 1] - t.start[tile.anchor];
   const T own = (T)(0.6931471805599453 * t.weight), through_mean = (T)(t.weight / ((double)t.phi[tile.anchor] * n));
-  for (int cell = threadIdx.x; cell < tile.samples * t.d; cell += blockDim.x) {
+  const bool poisoned = *t.poisoned;
+#pragma unroll 4
+  for (int cell = threadIdx.x; cell < tile.samples * t.d; cell += kLossThreads) {
     const int64_t i = tile.begin + cell / t.d, c = cell % t.d;
     const T grad = (t.unit_grad[i * t.d + c] * own + Sum::value(mean_grad[c]) * through_mean) / t.norm[i];
-    t.grad[(int64_t)t.order[i] * t.d + c] = *t.poisoned ? (T)NAN : grad;
+    t.grad[(int64_t)t.order[i] * t.d + c] = poisoned ? (T)NAN : grad;
   }
 }
 
 template <class T, class Sum>
 void launch_tiles(const LossTask<T>& t, const Stream& stream) {
-  const int64_t bytes = LossShared<T>::bytes(t.d);
+  const auto launch = [&](auto* kernel) { stream.launch(kernel, t.tiles_max, kLossThreads, LossShared<T>::bytes(), t); };
   switch (t.d) {
-    case 4: return stream.launch(loss_tiles<T, 4, Sum>, t.tiles_max, kLossThreads, bytes, t);
-    case 8: return stream.launch(loss_tiles<T, 8, Sum>, t.tiles_max, kLossThreads, bytes, t);
-    case 16: return stream.launch(loss_tiles<T, 16, Sum>, t.tiles_max, kLossThreads, bytes, t);
-    case 24: return stream.launch(loss_tiles<T, 24, Sum>, t.tiles_max, kLossThreads, bytes, t);
-    case 32: return stream.launch(loss_tiles<T, 32, Sum>, t.tiles_max, kLossThreads, bytes, t);
-    case 64: return stream.launch(loss_tiles<T, 64, Sum>, t.tiles_max, kLossThreads, bytes, t);
-    default: return stream.launch(loss_tiles<T, 0, Sum>, t.tiles_max, kLossThreads, bytes, t);
+    case 4: return launch(loss_tiles<T, 4, Sum>);
+    case 8: return launch(loss_tiles<T, 8, Sum>);
+    case 16: return launch(loss_tiles<T, 16, Sum>);
+    case 24: return launch(loss_tiles<T, 24, Sum>);
+    default: return t.d % kSlice ? launch(loss_tiles<T, 0, Sum>) : launch(loss_tiles<T, kSlice, Sum>);
   }
 }
 
 // The whole op on one stream, for k_max > 0. The grid's sizes are bounds, so the host never waits for the device.
 template <class T, class Sum>
 void launch_loss(const LossTask<T>& t, int64_t cleared, const Stream& stream) {
-  constexpr int kPatchThreads = 128;
   stream.clear(t.histogram, cleared);
-  stream.launch(count_samples<T>, t.chunks, 256, 0, t);
-  stream.launch(select_patches<T>, 1, 1024, 33 * sizeof(int), t);
-  stream.launch(place_samples<T>, t.chunks, kWarp, 0, t);
-  stream.launch(normalise_tiles<T>, t.tiles_max, kLossThreads, kLossLanes * t.d * sizeof(T), t);
-  stream.launch(patch_means<T>, t.k_max, kPatchThreads, means_shared(kPatchThreads, t.d, sizeof(T)), t);
+  stream.launch(count_samples<T>, t.chunks, kSortChunk, (kSortChunk / kWarp + 1) * sizeof(int), t);
+  stream.launch(arrange<T>, t.chunks + t.k_max, kArrangeThreads, arrange_shared(t), t);
+  stream.launch(normalise_tiles<T>, t.tiles_max, kLossThreads, means_shared<T>(t.d), t);
   stream.launch(spread_tiles<T>, t.tiles_max, kLossThreads, kLossWarps * sizeof(T), t);
-  stream.launch(level_tables<T>, t.k_max, 256, 9 * sizeof(int), t);
   launch_tiles<T, Sum>(t, stream);
-  stream.launch(sum_loss<T>, 1, 256, 8 * sizeof(double), t);
-  if (t.with_grad) stream.launch(scatter_gradient<T, Sum>, t.tiles_max, kLossThreads, 0, t);
+  if (t.with_grad) stream.launch(scatter_gradient<T, Sum>, t.tiles_max + t.chunks, kLossThreads, 0, t);
 }
 
 #ifdef SPLATSEG_INSTANTIATE  // for compile_check.py

@@ -1,24 +1,32 @@
-// Before the loss proper: samples sorted by patch, patch means and concentrations, level tables. No host synchronisation:
-// blocks beyond the number of kept patches, which only the device knows, return.
+// Before the loss proper: samples sorted by patch, level tables, patch means and concentrations. No host synchronisation:
+// blocks beyond the number of kept patches, which only the device knows, return. What needs all blocks of a kernel, or all
+// of a patch, is done by the one that is through last, so that it needs no kernel of its own.
 #pragma once
 #include "cuda/loss_task.cuh"
 
 namespace splatseg::cuda {
 
-// Grid: chunks. Counts each chunk's samples by patch; integers, so the order of additions does not matter.
-template <class T>
-__global__ void count_samples(LossTask<T> t) {
-  const int end = min(t.n, (int)(blockIdx.x + 1) * kSortChunk);
-  for (int i = blockIdx.x * kSortChunk + threadIdx.x; i < end; i += blockDim.x) {
-    const int id = t.patch[i];
-    if (id > 0 && id < t.patches) atomicAdd(t.histogram + (int64_t)blockIdx.x * t.patches + id, 1);
-  }
+// Whether this block is the last of `blocks` to come here. Then it sees what the others wrote before, if it reads with
+// fresh(). Every thread must call, once a kernel.
+__device__ inline bool is_last_block(int* arrived, int blocks) {
+  __shared__ bool last;
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) last = atomicAdd(arrived, 1) == blocks - 1;
+  __syncthreads();
+  __threadfence();
+  return last;
 }
 
-// One block. Numbers the patches with enough samples, in order of id, and lays out their samples and tiles.
+// Not from this multiprocessor's own cache.
 template <class T>
-__global__ void __launch_bounds__(1024) select_patches(LossTask<T> t) {
-  int* scratch = reinterpret_cast<int*>(dynamic_shared());
+__device__ T fresh(const T* at) {
+  return *const_cast<const volatile T*>(at);
+}
+
+// Numbers the patches with enough samples, in order of id, and lays out their samples and tiles. One block.
+template <class T>
+__device__ void select_patches(const LossTask<T>& t, int* scratch) {
   int patches_before = 0, samples_before = 0, tiles_before = 0;
   for (int base = 0; base < t.patches; base += blockDim.x) {
     const int id = base + threadIdx.x;
@@ -28,7 +36,7 @@ __global__ void __launch_bounds__(1024) select_patches(LossTask<T> t) {
       int own[kAhead];
 #pragma unroll
       for (int a = 0; a < kAhead; a++) {
-        own[a] = chunk + a < t.chunks ? t.histogram[(int64_t)(chunk + a) * t.patches + id] : 0;
+        own[a] = chunk + a < t.chunks ? fresh(t.histogram + (int64_t)(chunk + a) * t.patches + id) : 0;
       }
 #pragma unroll
       for (int a = 0; a < kAhead; a++) {
@@ -40,7 +48,8 @@ __global__ void __launch_bounds__(1024) select_patches(LossTask<T> t) {
     int patches, samples, tiles;
     const int number = patches_before + block_exclusive_scan(kept, scratch, patches);
     const int start = samples_before + block_exclusive_scan(kept ? count : 0, scratch, samples);
-    const int tile = tiles_before + block_exclusive_scan(kept ? (count + kLossLanes - 1) / kLossLanes : 0, scratch, tiles);
+    const int own_tiles = kept ? (count + kLossSamples - 1) / kLossSamples : 0;
+    const int tile = tiles_before + block_exclusive_scan(own_tiles, scratch, tiles);
     if (id < t.patches) t.slot[id] = kept ? number : -1;
     if (kept) {
       t.id[number] = id;
@@ -58,35 +67,119 @@ __global__ void __launch_bounds__(1024) select_patches(LossTask<T> t) {
   }
 }
 
-// Grid: chunks, one warp each. Stable: samples of a patch keep their order, so that sums over them have a fixed order.
+// Grid: chunks. Counts each chunk's samples by patch; integers, so the order of additions does not matter.
 template <class T>
-__global__ void place_samples(LossTask<T> t) {
-  int* before = t.histogram + (int64_t)blockIdx.x * t.patches;
+__global__ void __launch_bounds__(kSortChunk) count_samples(LossTask<T> t) {
+  const int i = blockIdx.x * kSortChunk + threadIdx.x;
+  const int id = i < t.n ? t.patch[i] : 0;
+  if (id > 0 && id < t.patches) atomicAdd(t.histogram + (int64_t)blockIdx.x * t.patches + id, 1);
+  if (is_last_block(t.arrived, t.chunks)) select_patches(t, reinterpret_cast<int*>(dynamic_shared()));
+}
+
+// Sorts one chunk by patch, by its first warp. Stable: samples of a patch keep their order, so that sums over them have a
+// fixed order. `held` has a cell a patch for up to kHeld patches.
+template <class T>
+__device__ void place_samples(const LossTask<T>& t, int chunk, int* held) {
+  int* counts = t.histogram + (int64_t)chunk * t.patches;
+  int* next = t.patches <= kHeld ? held : counts;  // where the next sample of each patch goes
+  for (int id = threadIdx.x; id < t.patches; id += blockDim.x) {
+    const int slot = t.slot[id];
+    next[id] = slot < 0 ? -1 : t.start[slot] + counts[id];
+  }
+  __syncthreads();
+  if (threadIdx.x >= kWarp) return;
   constexpr int kSteps = kSortChunk / kWarp;
   int ids[kSteps];  // all read ahead of the first store, so that their latencies overlap
 #pragma unroll
   for (int step = 0; step < kSteps; step++) {
-    const int i = blockIdx.x * kSortChunk + step * kWarp + threadIdx.x;
+    const int i = chunk * kSortChunk + step * kWarp + threadIdx.x;
     ids[step] = i < t.n ? t.patch[i] : 0;
   }
 #pragma unroll
   for (int step = 0; step < kSteps; step++) {
-    const bool inside = ids[step] > 0 && ids[step] < t.patches;
-    if (!inside || t.slot[ids[step]] < 0) ids[step] = 0;
-  }
-#pragma unroll
-  for (int step = 0; step < kSteps; step++) {
-    const int i = blockIdx.x * kSortChunk + step * kWarp + threadIdx.x, id = ids[step];
+    const int id = ids[step] > 0 && ids[step] < t.patches ? ids[step] : 0;
     const unsigned peers = __match_any_sync(kFullWarp, id);
-    const int rank = __popc(peers & ((1u << threadIdx.x) - 1));
-    if (id > 0) t.order[t.start[t.slot[id]] + before[id] + rank] = i;
+    const int rank = __popc(peers & ((1u << threadIdx.x) - 1)), first = id > 0 ? next[id] : -1;
+    if (first >= 0) t.order[first + rank] = chunk * kSortChunk + step * kWarp + threadIdx.x;
     __syncwarp();
-    if (id > 0 && rank == 0) before[id] += __popc(peers);
+    if (first >= 0 && rank == 0) next[id] = first + __popc(peers);
     __syncwarp();
   }
 }
 
-// A tile: up to 32 samples of one kept patch. Work is dealt out by tiles and not by patches, as one patch may hold a third of
+// Votes between kept patches (eq. 1).
+template <class T>
+__device__ int votes_between(const LossTask<T>& t, int anchor, int other) {
+  const int64_t a = t.id[anchor], b = t.id[other];
+  if (t.votes) return t.votes[a * t.patches + b];
+  int sum = 0;
+  for (int w = 0; w < t.words; w++) sum += __popcll(t.membership[a * t.words + w] & t.membership[b * t.words + w]);
+  return sum;
+}
+
+// Levels of one anchor, one at a time: the largest vote below the last one, then the patches that have it, in order; in the
+// end, those without a level. Votes with the first kHeld patches are held, with others counted again. `scratch` has an entry
+// a warp, plus one.
+template <class T>
+__device__ void find_levels(const LossTask<T>& t, int anchor, int* scratch, int* held) {
+  const int k = *t.k, lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
+  uint16_t* related = t.related + (int64_t)anchor * t.k_max;
+  uint16_t* ends = t.ends + (int64_t)anchor * t.k_max;
+  for (int s = threadIdx.x; s < min(k, kHeld); s += blockDim.x) held[s] = votes_between(t, anchor, s);
+  __syncthreads();
+  const auto votes = [&](int s) { return s < kHeld ? held[s] : votes_between(t, anchor, s); };
+  int placed = 0;
+  const auto place = [&](auto&& belongs) {
+    for (int base = 0; base < k; base += blockDim.x) {
+      const int s = base + threadIdx.x;
+      const bool member = s < k && belongs(votes(s));
+      int count;
+      const int before = block_exclusive_scan(member, scratch, count);
+      if (member) related[placed + before] = (uint16_t)s;
+      placed += count;
+    }
+  };
+  int last = INT32_MAX, level = 0;
+  for (; level == 0 || t.level_decay > 0; level++) {
+    int best = 0;
+    for (int s = threadIdx.x; s < k; s += blockDim.x) {
+      const int own = votes(s);
+      if (own < last && own > best) best = own;
+    }
+    best = warp_max(best);
+    if (lane == 0) scratch[warp] = best;
+    __syncthreads();
+    for (int w = 0; w < warps; w++) best = scratch[w] > best ? scratch[w] : best;
+    __syncthreads();
+    if (best == 0) break;
+    place([best](int own) { return own == best; });
+    if (threadIdx.x == 0) ends[level] = (uint16_t)(placed - 1);  // of the last member: fits 16 bits
+    last = best;
+  }
+  place([last](int own) { return own < last; });
+  if (threadIdx.x == 0) t.n_levels[anchor] = level;
+}
+
+constexpr int kArrangeThreads = 256, kScratch = kArrangeThreads / kWarp + 1;
+
+template <class T>
+int64_t arrange_shared(const LossTask<T>& t) {
+  return (kScratch + min(kHeld, max(t.k_max, t.patches))) * (int64_t)sizeof(int);
+}
+
+// Grid: chunks + k_max. The order of the samples, and beside it each anchor's levels.
+template <class T>
+__global__ void __launch_bounds__(kArrangeThreads) arrange(LossTask<T> t) {
+  int* scratch = reinterpret_cast<int*>(dynamic_shared());
+  const int anchor = (int)blockIdx.x - t.chunks;
+  if (anchor < 0) {
+    place_samples(t, blockIdx.x, scratch + kScratch);
+  } else if (anchor < *t.k) {
+    find_levels(t, anchor, scratch, scratch + kScratch);
+  }
+}
+
+// A tile: up to 64 samples of one kept patch. Work is dealt out by tiles and not by patches, as one patch may hold a third of
 // all samples.
 struct LossTile {
   int anchor, begin, samples;
@@ -106,89 +199,90 @@ __device__ LossTile find_tile(const LossTask<T>& t) {
     const int middle = (low + high) / 2;
     (t.tile_start[middle] <= (int)blockIdx.x ? low : high) = middle;
   }
-  const int begin = t.start[low] + ((int)blockIdx.x - t.tile_start[low]) * kLossLanes;
-  return {low, begin, min(kLossLanes, t.start[low + 1] - begin)};
+  const int begin = t.start[low] + ((int)blockIdx.x - t.tile_start[low]) * kLossSamples;
+  return {low, begin, min(kLossSamples, t.start[low + 1] - begin)};
 }
 
-// Grid: tiles_max. f^ and norms of the tile's samples, and the sum of its f^. Fixed order.
+constexpr int kLossWarps = kLossThreads / kWarp, kWarpSamples = kLossSamples / kLossWarps;
+
 template <class T>
-__global__ void __launch_bounds__(kLossThreads) normalise_tiles(LossTask<T> t) {
-  if (!has_tile(t)) return;
-  T* unit = reinterpret_cast<T*>(dynamic_shared());  // (32, d)
-  const LossTile tile = find_tile(t);
-  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  for (int row = warp; row < tile.samples; row += kLossThreads / kWarp) {
-    const T* feature = t.features + (int64_t)t.order[tile.begin + row] * t.d;
-    T square = 0;
-    for (int c = lane; c < t.d; c += kWarp) square += feature[c] * feature[c];
-    const T norm = sqrt(warp_sum(square)) + T(1e-6);
-    for (int c = lane; c < t.d; c += kWarp) {
-      const T value = feature[c] / norm;
-      unit[row * t.d + c] = value;
-      t.unit[(int64_t)(tile.begin + row) * t.d + c] = value;
+int64_t means_shared(int d) {
+  return (d < kLossThreads ? max(kLossWarps, kLossThreads / d) : kLossWarps) * (int64_t)d * sizeof(T);
+}
+
+// Mean f^ of one patch: the sums of its tiles in a fixed order.
+template <class T>
+__device__ void average_tiles(const LossTask<T>& t, int k, T* partial) {
+  const int groups = t.d < kLossThreads ? kLossThreads / t.d : 1, first = t.tile_start[k], last = t.tile_start[k + 1];
+  for (int cell = threadIdx.x; cell < groups * t.d; cell += kLossThreads) {
+    T sum = 0;
+#pragma unroll 4
+    for (int tile = first + cell / t.d; tile < last; tile += groups) {
+      sum += fresh(t.tile_sum + (int64_t)tile * t.d + cell % t.d);
     }
-    if (lane == 0) t.norm[tile.begin + row] = norm;
-  }
-  __syncthreads();
-  for (int c = threadIdx.x; c < t.d; c += kLossThreads) {
-    T sum = 0;
-    for (int row = 0; row < tile.samples; row++) sum += unit[row * t.d + c];
-    t.tile_sum[(int64_t)blockIdx.x * t.d + c] = sum;
-  }
-}
-
-inline int64_t means_shared(int threads, int d, int64_t size) { return (int64_t)(d < threads ? threads / d : 1) * d * size; }
-
-// Grid: k_max. Mean f^ of one patch: the sums of its tiles in a fixed order.
-template <class T>
-__global__ void patch_means(LossTask<T> t) {
-  const int k = blockIdx.x;
-  if (k >= *t.k) return;
-  T* partial = reinterpret_cast<T*>(dynamic_shared());
-  const int groups = t.d < (int)blockDim.x ? blockDim.x / t.d : 1, first = t.tile_start[k], last = t.tile_start[k + 1];
-  for (int cell = threadIdx.x; cell < groups * t.d; cell += blockDim.x) {
-    T sum = 0;
-    for (int tile = first + cell / t.d; tile < last; tile += groups) sum += t.tile_sum[(int64_t)tile * t.d + cell % t.d];
     partial[cell] = sum;
   }
   __syncthreads();
-  for (int c = threadIdx.x; c < t.d; c += blockDim.x) {
+  for (int c = threadIdx.x; c < t.d; c += kLossThreads) {
     T sum = 0;
     for (int g = 0; g < groups; g++) sum += partial[g * t.d + c];
     t.mean[(int64_t)k * t.d + c] = sum / (T)(t.start[k + 1] - t.start[k]);
   }
 }
 
-// Grid: tiles_max. Distances of the tile's samples to the patch's mean, added up.
+// Grid: tiles_max. f^ and norms of the tile's samples, eight a warp, and the sum of its f^ in a fixed order; then the
+// patch's mean.
 template <class T>
-__global__ void __launch_bounds__(kLossThreads) spread_tiles(LossTask<T> t) {
+__global__ void __launch_bounds__(kLossThreads) normalise_tiles(LossTask<T> t) {
   if (!has_tile(t)) return;
-  T* spreads = reinterpret_cast<T*>(dynamic_shared());  // one a warp
+  T* partial = reinterpret_cast<T*>(dynamic_shared());
   const LossTile tile = find_tile(t);
-  const T* mean = t.mean + (int64_t)tile.anchor * t.d;
-  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  T spread = 0;
-  for (int row = warp; row < tile.samples; row += kLossThreads / kWarp) {
-    T square = 0;
-    for (int c = lane; c < t.d; c += kWarp) {
-      const T off = t.unit[(int64_t)(tile.begin + row) * t.d + c] - mean[c];
-      square += off * off;
-    }
-    spread += sqrt(warp_sum(square));
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, d = t.d;
+  const int samples = max(0, min(kWarpSamples, tile.samples - warp * kWarpSamples));
+  const int64_t first = tile.begin + warp * kWarpSamples;
+  const T* feature[kWarpSamples];
+  T norm[kWarpSamples];
+#pragma unroll
+  for (int i = 0; i < kWarpSamples; i++) {
+    feature[i] = t.features + (i < samples ? (int64_t)t.order[first + i] : 0) * d;
+    norm[i] = 0;
   }
-  if (lane == 0) spreads[warp] = spread;
+  for (int c = lane; c < d; c += kWarp) {
+#pragma unroll
+    for (int i = 0; i < kWarpSamples; i++) norm[i] += feature[i][c] * feature[i][c];
+  }
+#pragma unroll
+  for (int i = 0; i < kWarpSamples; i++) {
+    norm[i] = sqrt(warp_sum(norm[i])) + T(1e-6);
+    if (lane == 0 && i < samples) t.norm[first + i] = norm[i];
+  }
+  for (int c = lane; c < d; c += kWarp) {
+    T sum = 0;
+#pragma unroll
+    for (int i = 0; i < kWarpSamples; i++) {
+      const T value = feature[i][c] / norm[i];
+      if (i < samples) {
+        t.unit[(first + i) * d + c] = value;
+        sum += value;
+      }
+    }
+    partial[warp * d + c] = sum;
+  }
   __syncthreads();
-  if (threadIdx.x > 0) return;
-  spread = 0;
-  for (int w = 0; w < kLossThreads / kWarp; w++) spread += spreads[w];
-  t.tile_spread[blockIdx.x] = spread;
+  for (int c = threadIdx.x; c < d; c += kLossThreads) {
+    T sum = 0;
+    for (int w = 0; w < kLossWarps; w++) sum += partial[w * d + c];
+    t.tile_sum[(int64_t)blockIdx.x * d + c] = sum;
+  }
+  const int tiles = t.tile_start[tile.anchor + 1] - t.tile_start[tile.anchor];
+  if (is_last_block(t.arrived + 2 + tile.anchor, tiles)) average_tiles(t, tile.anchor, partial);
 }
 
 // Concentration phi of a patch (eq. 4), by one warp; scales its mean for logits in base 2.
 template <class T>
 __device__ void finish_patch(const LossTask<T>& t, int k, int lane) {
   double phi = 0;
-  for (int tile = t.tile_start[k] + lane; tile < t.tile_start[k + 1]; tile += kWarp) phi += t.tile_spread[tile];
+  for (int tile = t.tile_start[k] + lane; tile < t.tile_start[k + 1]; tile += kWarp) phi += fresh(t.tile_spread + tile);
   phi = warp_sum(phi);
   const int n = t.start[k + 1] - t.start[k];
   phi *= t.phi_scale / (n * log(n + 10.0));
@@ -199,52 +293,37 @@ __device__ void finish_patch(const LossTask<T>& t, int k, int lane) {
   for (int c = lane; c < t.d; c += kWarp) t.mean[(int64_t)k * t.d + c] *= scale;
 }
 
-// Votes between kept patches (eq. 1).
+// Grid: tiles_max. Distances of the tile's samples to the patch's mean, added up; then what else a patch needs.
 template <class T>
-__device__ int votes_between(const LossTask<T>& t, int anchor, int other) {
-  const int64_t a = t.id[anchor], b = t.id[other];
-  if (t.votes) return t.votes[a * t.patches + b];
-  int sum = 0;
-  for (int w = 0; w < t.words; w++) sum += __popcll(t.membership[a * t.words + w] & t.membership[b * t.words + w]);
-  return sum;
-}
-
-// Grid: k_max. The last of a patch's figures, then its levels, one at a time: the largest vote below the last one, then the
-// patches that have it, in order. Votes are counted again for each level instead of being stored.
-template <class T>
-__global__ void level_tables(LossTask<T> t) {
-  const int anchor = blockIdx.x, k = *t.k;
-  if (anchor >= k) return;
-  int* scratch = reinterpret_cast<int*>(dynamic_shared());
-  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
-  uint16_t* related = t.related + (int64_t)anchor * t.k_max;
-  uint16_t* ends = t.ends + (int64_t)anchor * t.k_max;
-  if (warp == 0) finish_patch(t, anchor, lane);
-  int last = INT32_MAX, placed = 0, level = 0;
-  for (;; level++) {
-    int best = 0;
-    for (int s = threadIdx.x; s < k; s += blockDim.x) {
-      const int votes = votes_between(t, anchor, s);
-      if (votes < last && votes > best) best = votes;
+__global__ void __launch_bounds__(kLossThreads) spread_tiles(LossTask<T> t) {
+  if (!has_tile(t)) return;
+  T* spreads = reinterpret_cast<T*>(dynamic_shared());  // one a warp
+  const LossTile tile = find_tile(t);
+  const T* mean = t.mean + (int64_t)tile.anchor * t.d;
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const int samples = max(0, min(kWarpSamples, tile.samples - warp * kWarpSamples));
+  const T* unit = t.unit + (int64_t)(tile.begin + (samples > 0 ? warp * kWarpSamples : 0)) * t.d;
+  T square[kWarpSamples] = {};
+  for (int c = lane; c < t.d; c += kWarp) {
+    const T center = mean[c];
+#pragma unroll
+    for (int i = 0; i < kWarpSamples; i++) {
+      const T off = i < samples ? unit[(int64_t)i * t.d + c] - center : T(0);
+      square[i] += off * off;
     }
-    best = warp_max(best);
-    if (lane == 0) scratch[warp] = best;
-    __syncthreads();
-    for (int w = 0; w < warps; w++) best = scratch[w] > best ? scratch[w] : best;
-    __syncthreads();
-    if (best == 0 || (level > 0 && t.level_decay == 0)) break;
-    for (int base = 0; base < k; base += blockDim.x) {
-      const int s = base + threadIdx.x;
-      const bool member = s < k && votes_between(t, anchor, s) == best;
-      int count;
-      const int before = block_exclusive_scan(member, scratch, count);
-      if (member) related[placed + before] = (uint16_t)s;
-      placed += count;
-    }
-    if (threadIdx.x == 0) ends[level] = (uint16_t)(placed - 1);  // of the last member: fits 16 bits
-    last = best;
   }
-  if (threadIdx.x == 0) t.n_levels[anchor] = level;
+  T spread = 0;
+#pragma unroll
+  for (int i = 0; i < kWarpSamples; i++) spread += sqrt(warp_sum(square[i]));
+  if (lane == 0) spreads[warp] = spread;
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    spread = 0;
+    for (int w = 0; w < kLossWarps; w++) spread += spreads[w];
+    t.tile_spread[blockIdx.x] = spread;
+  }
+  const int tiles = t.tile_start[tile.anchor + 1] - t.tile_start[tile.anchor];
+  if (is_last_block(t.arrived + 2 + t.k_max + tile.anchor, tiles) && warp == 0) finish_patch(t, tile.anchor, lane);
 }
 
 }  // namespace splatseg::cuda

@@ -4,11 +4,12 @@
 
 namespace splatseg::cuda {
 
-constexpr int kLossLanes = 32;         // samples of one anchor that a block treats, one a lane
-constexpr int kLossThreads = 256;      // of that block
-constexpr int kLossRows = 64;          // patches whose gradient is held at a time
-constexpr int kSortChunk = 512;        // samples that one warp places
-constexpr int kMaxPatches = 1 << 16;   // kept patches: tables hold 16-bit numbers
+constexpr int kLossSamples = 64;      // samples of one anchor that a block treats
+constexpr int kLossThreads = 256;     // of that block
+constexpr int kLossRows = 64;         // patches that it treats at a time
+constexpr int kSortChunk = 512;       // samples that one warp places
+constexpr int kMaxPatches = 1 << 16;  // kept patches: tables hold 16-bit numbers
+constexpr int kHeld = 4096;           // patches whose integers are held in shared memory; of more, in global memory
 
 template <class T>
 struct LossTask {
@@ -21,7 +22,7 @@ struct LossTask {
   const int* votes;           // (patches, patches)
   const int64_t* membership;  // (patches, words)
   T* loss;                    // () out
-  T* grad;                    // (n, d) out; rows that are not kept are left alone
+  T* grad;                    // (n, d) out; 0 in rows that are not kept
 
   // Bounds known without asking the device.
   int k_max, chunks, tiles_max;
@@ -29,6 +30,7 @@ struct LossTask {
   // Scratch; cleared first, up to `order`.
   int* histogram;     // (chunks, patches) samples of each patch; then, those in earlier chunks
   int* poisoned;      // () whether a kept feature is not finite
+  int* arrived;       // (2 + 2 k_max,) blocks that are through with: counting, the loss, each patch's sum, its spread
   void* mean_grad;    // (k_max, d) cells of the sum in use
   int* order;         // (n,) rows of kept samples, sorted by patch
   int* slot;          // (patches,) number of the kept patch, or -1
@@ -43,7 +45,7 @@ struct LossTask {
   T* phi;             // (k_max,)
   T* tile_sum;        // (tiles_max, d) sum of f^ over the samples of each tile
   T* tile_spread;     // (tiles_max,) sum of their distances to the patch's mean
-  uint16_t* related;  // (k_max, k_max) patches that share a mask with the anchor, by falling votes, then by number
+  uint16_t* related;  // (k_max, k_max) all kept patches; first those of the anchor's levels, by falling votes, then by number
   uint16_t* ends;     // (k_max, k_max) end of each level in `related`
   int* n_levels;      // (k_max,)
   double* tile_loss;  // (tiles_max,)
@@ -54,7 +56,7 @@ template <class T>
 int64_t lay_out(LossTask<T>& t, char* base, int64_t& cleared) {
   t.k_max = t.n / t.min_pixels < t.patches - 1 ? t.n / t.min_pixels : t.patches - 1;
   t.chunks = (t.n + kSortChunk - 1) / kSortChunk;
-  t.tiles_max = t.n / kLossLanes + t.k_max;
+  t.tiles_max = t.n / kLossSamples + t.k_max;
   int64_t used = 0;
   const auto take = [&](auto*& pointer, int64_t count, int64_t size) {
     pointer = reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(base + used);
@@ -63,6 +65,7 @@ int64_t lay_out(LossTask<T>& t, char* base, int64_t& cleared) {
   const int64_t n = t.n, k = t.k_max, d = t.d;
   take(t.histogram, (int64_t)t.chunks * t.patches, sizeof(int));
   take(t.poisoned, 1, sizeof(int));
+  take(t.arrived, 2 + 2 * k, sizeof(int));
   take(t.mean_grad, k * d, sizeof(unsigned long long));
   cleared = used;
   take(t.order, n, sizeof(int));

@@ -1,4 +1,6 @@
 // The CUDA kernels of the hierarchical contrastive loss, on the host emulator, behind C functions.
+#include <algorithm>
+
 #include "cuda/loss_kernels.cuh"
 
 using namespace splatseg::cuda;
@@ -10,7 +12,11 @@ template <class T>
 void run(LossTask<T> t, bool deterministic) {
   int64_t cleared = 0;
   const int64_t bytes = lay_out(t, nullptr, cleared);
-  if (t.k_max <= 0) return;
+  if (t.n == 0 || t.k_max <= 0) {  // as loss_cuda.cu
+    *t.loss = 0;
+    if (t.with_grad) std::fill(t.grad, t.grad + (int64_t)t.n * t.d, T(0));
+    return;
+  }
   std::vector<char> memory(bytes + 256, (char)0xff);
   char* base = memory.data() + 255;
   base -= reinterpret_cast<uintptr_t>(base) % 256;
