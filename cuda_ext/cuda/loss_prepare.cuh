@@ -9,11 +9,9 @@ namespace splatseg::cuda {
 // Whether this block is the last of `blocks` to come here. Then it sees what the others wrote before, if it reads with
 // fresh(). Every thread must call, once a kernel.
 __device__ inline bool is_last_block(int* arrived, int blocks) {
-  __shared__ bool last;
   __threadfence();
   __syncthreads();
-  if (threadIdx.x == 0) last = atomicAdd(arrived, 1) == blocks - 1;
-  __syncthreads();
+  const bool last = __syncthreads_or(threadIdx.x == 0 && atomicAdd(arrived, 1) == blocks - 1);
   __threadfence();
   return last;
 }

@@ -83,6 +83,7 @@ struct Block {
   std::vector<unsigned char> shared;
   std::unique_ptr<char[]> stacks;
   size_t stacks_count = 0;
+  bool any = false;  // of __syncthreads_or
 };
 
 inline Block blocks[kResidentBlocks];
@@ -380,6 +381,16 @@ EMULATOR_EXPORT void __ubsan_handle_type_mismatch_v1(void* access, void* address
 }
 
 inline void __syncthreads() { cuda_emulator::wait_for_block(); }
+inline int __syncthreads_or(int predicate) {
+  cuda_emulator::Block& block = *cuda_emulator::current->block;
+  block.any |= predicate != 0;
+  __syncthreads();
+  const bool any = block.any;
+  __syncthreads();
+  block.any = false;
+  __syncthreads();  // nobody sets it for the next call before all have cleared it
+  return any;
+}
 inline void __syncwarp(unsigned mask = 0xffffffffu) { cuda_emulator::meet(mask, 0); }
 inline void __threadfence() { cuda_emulator::may_switch(); }
 
