@@ -129,6 +129,7 @@ def steps(args: argparse.Namespace) -> dict[str, Any]:
     result["pools_s"] = time.perf_counter() - began
     stack = trainer._replayed.stack
     result["pools_mb"] = stack.contributions.nbytes / 1e6
+    result["columns_mb"] = trainer._replayed.columns.nbytes / 1e6
     result["entries_a_pixel"] = stack.contributions.ids.numel() / len(stack.contributions)
     trainer.advance(0, warm)  # the first ones capture the graph
     rest = seconds(lambda: trainer.advance(warm, args.steps), device)
@@ -179,17 +180,14 @@ def single_steps(trainer: FeatureTrainer, device: torch.device) -> dict[str, flo
 
     grad = loss()
 
-    def update() -> None:
-        optimizer._touched.fill_(0)
-        optimizer.accumulate(c, grad, rows)
-        optimizer.step_at(steps_._rates_now)
+    steps_._step.fill_(0)  # beyond the last there is nothing to move
 
     repeats = 200 if device.type == "cuda" else 3
     parts: dict[str, Callable[[], object]] = {
         "blend": lambda: ops.blend(c, features, rows),
         "loss": loss,
         "transpose": lambda: optimizer.accumulate(c, grad, rows),
-        "transpose_and_adam": update,
+        "transpose_and_adam": lambda: steps_.transpose_and_move(grad),
     }
     result = {f"{name}_us": 1e6 * seconds(run, device, repeats) for name, run in parts.items()}
     entries = float(c.counts[rows].sum())

@@ -42,6 +42,7 @@ from splatseg.ops import (
     hierarchical_contrastive_loss,
     hierarchical_contrastive_loss_and_grad,
 )
+from splatseg.ops.columns import column_bytes
 from splatseg.ops.pooled import PooledSteps, PoolStack, Schedule, can_replay
 from splatseg.progress import Progress
 from splatseg.render import render
@@ -128,7 +129,8 @@ class PoolCache:
     """Pixel pools of all views, traced at first use. Their memory stays below ``sampling.memory_mb``.
 
     Each view may take an equal share of the bound. A first pool of a few pixels tells the bytes a pixel takes in this
-    scene; the number of pixels a view is cut to fit.
+    scene; the number of pixels a view is cut to fit. ``by_gaussian``: what is bounded are the pools with their
+    :class:`~splatseg.ops.columns.PoolColumns`, which replayed steps make of them.
     """
 
     gaussians: Gaussians
@@ -136,6 +138,7 @@ class PoolCache:
     hierarchy_of: HierarchyOf
     config: SamplingConfig
     seed: int
+    by_gaussian: bool = False
     _pools: dict[int, PixelPool | None] = field(default_factory=dict)
     _pixels: int = 0
 
@@ -158,7 +161,8 @@ class PoolCache:
         if pool is None:
             return self.config.pool_pixels
         # The factor allows for views that show more Gaussians a pixel than this one.
-        per_pixel = 1.5 * pool.nbytes / len(pool.patch)
+        columns = column_bytes(pool.contributions) if self.by_gaussian else 0
+        per_pixel = 1.5 * (pool.nbytes + columns) / len(pool.patch)
         share = self.config.memory_mb * 2**20 / len(self.views)
         return max(1024, min(self.config.pool_pixels, int(share / per_pixel)))
 
@@ -236,11 +240,11 @@ class FeatureTrainer:
         self.gaussians = gaussians.detach()
         self.views = views
         self.config = config
-        self.pools = PoolCache(self.gaussians, views, hierarchy_of, config.sampling, config.seed)
         noise = torch.randn(len(gaussians), config.dim, generator=torch.Generator().manual_seed(config.seed))
         self.features = (noise * config.init_sigma).to(gaussians.device)
         self.optimizer = SparseFeatureAdam(self.features, AdamConfig(lr=config.lr, norm_weight=config.loss.norm_weight))
         self.replays = can_replay(self.features) and not config.full_render
+        self.pools = PoolCache(self.gaussians, views, hierarchy_of, config.sampling, config.seed, self.replays)
         self._replayed: PooledSteps | None = None
         self.held: Tensor | None = None
         """(n,) bool: Gaussians in an agreed segment, which ``hold_codes`` keeps; None before :meth:`start`."""
@@ -307,6 +311,7 @@ class FeatureTrainer:
         device = self.features.device
         stack = PoolStack.of(usable, torch.Generator(device).manual_seed(self.config.seed))
         self.pools.forget()
+        del pools, usable  # the steps' columns take their place in memory
         rates = [learning_rate(self.config, step) for step in range(self.config.steps)]
         schedule = Schedule(torch.tensor(views), torch.tensor(starts), rates)
         return PooledSteps(stack, self.optimizer, self.config.loss, schedule, self.config.sampling.batch_pixels)

@@ -136,6 +136,22 @@ def test_pools_keep_the_memory_bound(world: Any) -> None:
     assert 0 < trainer.pools.nbytes <= 2 * 2**20
 
 
+def test_replayed_steps_keep_the_memory_bound(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pools by pixel and by Gaussian together: the pools alone would be given more than half of the bound."""
+    gaussians = world[0]
+    views = [View(f"{i}.png", camera_at(0.1 * i, 96, 72).resized(300, 225), None) for i in range(8)]  # type: ignore[arg-type]
+    membership = torch.tensor([[0], [1]])
+
+    def hierarchy_of(view: View) -> PatchHierarchy:
+        return PatchHierarchy((render(gaussians, view.camera).alpha > 0.5).to(torch.int32), membership)
+
+    monkeypatch.setattr("splatseg.features.can_replay", lambda _: True)
+    config = small(steps=2, sampling=SamplingConfig(pool_pixels=5000, batch_pixels=512, memory_mb=4))
+    steps = FeatureTrainer(gaussians, views, hierarchy_of, config).replay()
+    assert steps.columns.nbytes > 0.5 * steps.stack.contributions.nbytes
+    assert 2 * 2**20 < steps.columns.nbytes + steps.stack.contributions.nbytes <= 4 * 2**20
+
+
 def test_hierarchy_of_another_size_is_refused(world: Any) -> None:
     gaussians, views, _, _ = world
     wrong = build_hierarchy(MaskSet.from_dense(torch.ones(1, 10, 10, dtype=torch.bool).numpy()))

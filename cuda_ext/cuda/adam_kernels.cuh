@@ -41,34 +41,65 @@ __device__ T group_sum(T x) {
   return x;
 }
 
-// V channels of a row: feature, gradient and moments.
+// V channels of a row: feature, gradient and moments. A Task has the matrices and settings of SparseAdamTask.
 template <class T, int V>
 struct AdamPack {
   Pack<T, V> f{}, g{}, m{}, q{};
 
-  __device__ void load(const SparseAdamTask<T>& t, int64_t at) {
+  template <class Task>
+  __device__ void load_state(const Task& t, int64_t at) {
     f = *reinterpret_cast<const Pack<T, V>*>(t.params + at);
-    g = *reinterpret_cast<const Pack<T, V>*>(t.grad + at);
     m = *reinterpret_cast<const Pack<T, V>*>(t.exp_avg + at);
     q = *reinterpret_cast<const Pack<T, V>*>(t.exp_avg_sq + at);
   }
-  // Moves the feature, unless the row's gradient is not finite, and clears the gradient.
-  __device__ void store(const SparseAdamTask<T>& t, const AdamScalars& s, int64_t at, bool finite, T pull) {
+  // Moves the feature and its moments along the gradient, to which `pull` times the feature is added.
+  template <class Task>
+  __device__ void move(const Task& t, const AdamScalars& s, int64_t at, T pull) {
     const T beta1 = (T)t.beta1, beta2 = (T)t.beta2, eps = (T)t.eps, rate = (T)s.step_size, scale = (T)s.v_scale;
     const T rest1 = (T)(1 - t.beta1), rest2 = (T)(1 - t.beta2);  // subtracted in T, 1 - 0.999 keeps four digits
-    if (finite) {
 #pragma unroll
-      for (int v = 0; v < V; v++) {
-        const T gradient = g.value[v] + pull * f.value[v];
-        m.value[v] = beta1 * m.value[v] + rest1 * gradient;
-        q.value[v] = beta2 * q.value[v] + rest2 * gradient * gradient;
-        f.value[v] -= rate * m.value[v] / (root_of(q.value[v]) * scale + eps);
-      }
-      *reinterpret_cast<Pack<T, V>*>(t.params + at) = f;
-      *reinterpret_cast<Pack<T, V>*>(t.exp_avg + at) = m;
-      *reinterpret_cast<Pack<T, V>*>(t.exp_avg_sq + at) = q;
+    for (int v = 0; v < V; v++) {
+      const T gradient = g.value[v] + pull * f.value[v];
+      m.value[v] = beta1 * m.value[v] + rest1 * gradient;
+      q.value[v] = beta2 * q.value[v] + rest2 * gradient * gradient;
+      f.value[v] -= rate * m.value[v] / (root_of(q.value[v]) * scale + eps);
     }
-    *reinterpret_cast<Pack<T, V>*>(t.grad + at) = Pack<T, V>{};
+    *reinterpret_cast<Pack<T, V>*>(t.params + at) = f;
+    *reinterpret_cast<Pack<T, V>*>(t.exp_avg + at) = m;
+    *reinterpret_cast<Pack<T, V>*>(t.exp_avg_sq + at) = q;
+  }
+};
+
+// What the update of a row must know of all its channels, which L lanes hold.
+template <class T, int L>
+struct RowSums {
+  T square = 0, probe = 0;  // 0 times a non-finite number is not 0
+
+  template <int V>
+  __device__ void add(const AdamPack<T, V>& pack) {
+#pragma unroll
+    for (int v = 0; v < V; v++) {
+      square += pack.f.value[v] * pack.f.value[v];
+      probe += pack.g.value[v] * T(0);
+    }
+  }
+  // Every lane of the warp must call.
+  __device__ void share() {
+    square = group_sum<L>(square);
+    probe = group_sum<L>(probe);
+  }
+  // Whether the row's gradient is finite; lane 0 of those that hold it tells of one that is not.
+  template <class Task>
+  __device__ bool finite(const Task& t, int64_t row, int sub) const {
+    if (probe == 0) return true;
+    if (sub == 0 && t.bad) atomicMin((long long*)t.bad, (long long)row);
+    return false;
+  }
+  // The norm term's gradient is this times the feature.
+  template <class Task>
+  __device__ T pull(const Task& t) const {
+    const T norm = root_of(square);
+    return t.norm_scale != 0 && norm > 0 ? (T)t.norm_scale * (1 - 1 / norm) : T(0);
   }
 };
 
@@ -76,34 +107,32 @@ struct AdamPack {
 // first pack is read whole before anything is waited for; rows of up to V L channels have no second.
 template <class T, int V, int L>
 __device__ void update_row(const SparseAdamTask<T>& t, AdamScalars s, int64_t row, bool live, int sub) {
-  T square = 0, probe = 0;  // 0 times a non-finite number is not 0
-  const auto add = [&](const AdamPack<T, V>& pack) {
-#pragma unroll
-    for (int v = 0; v < V; v++) {
-      square += pack.f.value[v] * pack.f.value[v];
-      probe += pack.g.value[v] * T(0);
-    }
+  const auto load = [&](AdamPack<T, V>& pack, int64_t c) {
+    pack.load_state(t, row * t.d + c);
+    pack.g = *reinterpret_cast<const Pack<T, V>*>(t.grad + row * t.d + c);
   };
   AdamPack<T, V> first;
-  if (live && sub * V < t.d) first.load(t, row * t.d + sub * V);
-  add(first);
+  RowSums<T, L> sums;
+  if (live && sub * V < t.d) load(first, sub * V);
+  sums.add(first);
   for (int64_t c = (sub + L) * V; live && c < t.d; c += V * L) {
     AdamPack<T, V> more;
-    more.load(t, row * t.d + c);
-    add(more);
+    load(more, c);
+    sums.add(more);
   }
-  square = group_sum<L>(square);
-  probe = group_sum<L>(probe);
+  sums.share();
   if (!live) return;
-  const bool finite = probe == 0;
-  if (!finite && sub == 0 && t.bad) atomicMin((long long*)t.bad, (long long)row);
-  const T norm = root_of(square);
-  const T pull = t.norm_scale != 0 && norm > 0 ? (T)t.norm_scale * (1 - 1 / norm) : T(0);
-  if (sub * V < t.d) first.store(t, s, row * t.d + sub * V, finite, pull);
+  const bool finite = sums.finite(t, row, sub);
+  const T pull = sums.pull(t);
+  const auto store = [&](AdamPack<T, V>& pack, int64_t c) {
+    if (finite) pack.move(t, s, row * t.d + c, pull);
+    *reinterpret_cast<Pack<T, V>*>(t.grad + row * t.d + c) = Pack<T, V>{};
+  };
+  if (sub * V < t.d) store(first, sub * V);
   for (int64_t c = (sub + L) * V; c < t.d; c += V * L) {
     AdamPack<T, V> more;
-    more.load(t, row * t.d + c);
-    more.store(t, s, row * t.d + c, finite, pull);
+    load(more, c);
+    store(more, c);
   }
 }
 

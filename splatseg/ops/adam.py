@@ -82,8 +82,19 @@ class SparseFeatureAdam:
         parts = CPU_PARTS if features.device.type == "cpu" else 1
         self._grad = features.new_zeros(parts, *features.shape)
         self._touched = features.new_zeros(parts, features.shape[0], dtype=torch.uint8)
-        self._bad = torch.full((), NO_ROW, dtype=torch.int64, device=features.device)
+        self.bad = torch.full((), NO_ROW, dtype=torch.int64, device=features.device)
+        """() int64: least row whose gradient was not finite in a replayed step since the last :meth:`check`."""
         self._movable: Tensor | None = None
+
+    @property
+    def held(self) -> Tensor | None:
+        """(n,) bool: rows that :meth:`freeze` keeps; None where all move."""
+        return None if self._movable is None else self._movable == 0
+
+    @property
+    def settings(self) -> tuple[float, float, float, float]:
+        """The last arguments of the Adam ops: both betas, eps and the weight of the norm term."""
+        return *self.config.betas, self.config.eps, self.config.norm_weight
 
     def freeze(self, rows: Tensor) -> None:
         """From now on leave ``rows`` (n,) bool as they are, and their averages; forgets the gradient so far."""
@@ -135,12 +146,11 @@ class SparseFeatureAdam:
         """
         self.steps += 1
         self._drop_frozen()
-        config = self.config
-        rate = config.lr if lr is None else lr
+        rate = self.config.lr if lr is None else lr
         state = (self.features, self.exp_avg, self.exp_avg_sq, self._grad, self._touched)
         run = torch.ops.splatseg.sparse_adam_ if has_kernel("sparse_adam_", self.features) else reference.sparse_adam_
         try:
-            run(*state, self.steps, rate, *config.betas, config.eps, config.norm_weight)
+            run(*state, self.steps, rate, *self.settings)
         except ValueError as error:
             raise SplatsegError(f"feature {str(error).splitlines()[0]} (step {self.steps})") from None
 
@@ -156,12 +166,11 @@ class SparseFeatureAdam:
         Never waits for the device; :meth:`check` tells afterwards whether a gradient was not finite.
         """
         self._drop_frozen()
-        config = self.config
-        tensors = (self.features, self.exp_avg, self.exp_avg_sq, self._grad, self._touched, rates, self._bad)
+        tensors = (self.features, self.exp_avg, self.exp_avg_sq, self._grad, self._touched, rates, self.bad)
         run = reference.sparse_adam_at_
         if has_kernel("sparse_adam_at_", self.features):
             run = torch.ops.splatseg.sparse_adam_at_
-        run(*tensors, *config.betas, config.eps, config.norm_weight)
+        run(*tensors, *self.settings)
 
     def _drop_frozen(self) -> None:
         if self._movable is not None:
@@ -169,8 +178,8 @@ class SparseFeatureAdam:
 
     def check(self) -> None:
         """Raise :class:`SplatsegError` if a gradient of :meth:`step_at` was not finite since the last call."""
-        row = int(self._bad)
-        self._bad.fill_(NO_ROW)
+        row = int(self.bad)
+        self.bad.fill_(NO_ROW)
         if row != NO_ROW:
             raise SplatsegError(f"feature gradient: expected finite values, found others in row {row}")
 

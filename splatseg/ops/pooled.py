@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -19,11 +19,13 @@ from torch import Tensor
 
 from splatseg.errors import SplatsegError
 from splatseg.ops.adam import SparseFeatureAdam
-from splatseg.ops.blend import blend
+from splatseg.ops.blend import blend, weights_beside
+from splatseg.ops.columns import PoolColumns
 from splatseg.ops.contributions import Contributions
 from splatseg.ops.extension import compiled, has_kernel
 from splatseg.ops.loss import LossConfig, hierarchical_contrastive_loss_and_grad
-from splatseg.ops.reference import pooled as reference
+from splatseg.ops.reference import columns as column_reference
+from splatseg.ops.reference import pooled as pool_reference
 
 EAGER_STEPS = 3
 """Steps made kernel by kernel before the capture, so that lazily made things exist by then."""
@@ -44,7 +46,7 @@ class Pool(Protocol):
 
 def can_replay(features: Tensor) -> bool:
     """Whether the device of ``features`` has the kernels that steps without the host need."""
-    return has_kernel("pool_batch_", features)
+    return has_kernel("pooled_transpose_adam_", features)
 
 
 @dataclass(frozen=True)
@@ -116,11 +118,15 @@ class Schedule:
 
 
 class PooledSteps:
-    """Steps over a :class:`PoolStack`: draw a batch, blend, loss, transpose, Adam over touched rows.
+    """Steps over a :class:`PoolStack`: draw a batch, blend, loss, transpose with Adam over touched rows.
+
+    The transpose reads the pools by Gaussian (:class:`~splatseg.ops.columns.PoolColumns`), which takes about as much
+    memory as the stack's contributions once more. Gaussians that the optimiser holds are in no column: nothing is
+    computed for them.
 
     Args:
         stack: pools on the device of the optimiser's features.
-        optimizer: moves its features; its ``steps`` says how many steps were made.
+        optimizer: moves its features; its ``steps`` says how many steps were made, and what it holds now is held.
         loss: constants of the loss.
         schedule: all steps of the fit.
         batch: pixels a step; views that have fewer give what they have.
@@ -130,6 +136,8 @@ class PooledSteps:
         self, stack: PoolStack, optimizer: SparseFeatureAdam, loss: LossConfig, schedule: Schedule, batch: int
     ) -> None:
         self.stack, self.optimizer, self.loss = stack, optimizer, loss
+        columns = PoolColumns.of(stack.contributions, stack.view_start, stack.shuffled, optimizer.held)
+        self.columns = replace(columns, weights=weights_beside(columns.weights, optimizer.features.dtype))
         device, steps = optimizer.features.device, len(schedule.lr)
         pairs = torch.stack([schedule.views, schedule.starts], dim=1)
         rates = [optimizer.rates(step + 1, rate) for step, rate in enumerate(schedule.lr)]
@@ -187,23 +195,31 @@ class PooledSteps:
         loss, grad = hierarchical_contrastive_loss_and_grad(
             blended, self._patch, membership=self._membership, config=self.loss
         )
-        self.optimizer.accumulate(s.contributions, grad, self._rows)
-        self.optimizer.step_at(self._rates_now)
+        self.transpose_and_move(grad)
         run_op("pool_advance_", features)(self._step, loss, self.losses)
+
+    def transpose_and_move(self, grad: Tensor) -> None:
+        """Adam on the Gaussians that the step's pixels show; ``grad`` (batch, d) is that of the blended features."""
+        optimizer = self.optimizer
+        tables = (self._step, self._schedule, self.stack.view_start, *self.columns.arguments)
+        state = (optimizer.features, optimizer.exp_avg, optimizer.exp_avg_sq, optimizer.bad)
+        run_op("pooled_transpose_adam_", grad)(*tables, grad, self._rates_now, *state, *optimizer.settings)
 
 
 def run_op(name: str, like: Tensor) -> Any:
     """The kernel of ``splatseg::name`` for the device of ``like``, or its reference."""
-    return getattr(torch.ops.splatseg if has_kernel(name, like) else reference, name)
+    if has_kernel(name, like):
+        return getattr(torch.ops.splatseg, name)
+    return getattr(column_reference if hasattr(column_reference, name) else pool_reference, name)
 
 
 def can_capture(features: Tensor) -> bool:
-    """Whether steps on this device can be captured: on CUDA, unless a fixed order of addition asks for sorting.
+    """Whether steps on this device can be captured: on CUDA.
 
-    Nor where torch's allocator is told not to cache (for compute-sanitizer): it then refuses to allocate in a capture.
+    Not where torch's allocator is told not to cache (for compute-sanitizer): it then refuses to allocate in a capture.
     """
     cached = "PYTORCH_NO_CUDA_MEMORY_CACHING" not in os.environ
-    return features.is_cuda and cached and not torch.are_deterministic_algorithms_enabled()
+    return features.is_cuda and cached
 
 
 def captured(step: Any) -> Any:
@@ -226,3 +242,4 @@ def _nothing_fake(*arguments: Any) -> None:
 if compiled():
     torch.library.register_fake("splatseg::pool_batch_", _nothing_fake)
     torch.library.register_fake("splatseg::pool_advance_", _nothing_fake)
+    torch.library.register_fake("splatseg::pooled_transpose_adam_", _nothing_fake)
