@@ -41,11 +41,11 @@ from splatseg.hierarchy import PatchHierarchy
 from splatseg.io.atomic import write_text
 from splatseg.io.colmap import load_colmap
 from splatseg.io.ply import load_gaussians
-from splatseg.ops.pooled import EAGER_STEPS, captured
+from splatseg.ops.pooled import EAGER_STEPS, PooledSteps, PoolStack, Schedule, captured
 from splatseg.pipeline import Fit, FitConfig, FitInputs
 from splatseg.render import Means2dProbe, RenderConfig, render, trace
 from splatseg.render.backends import cuda_obstacle
-from splatseg.sampling import SamplingConfig
+from splatseg.sampling import PixelPool, SamplingConfig
 from splatseg.scene import View
 from splatseg.synthetic import SceneConfig, write_scene
 
@@ -180,7 +180,7 @@ def single_steps(trainer: FeatureTrainer, device: torch.device) -> dict[str, flo
 
     grad = loss()
 
-    steps_._step.fill_(0)  # beyond the last there is nothing to move
+    steps_._step.fill_(0)  # beyond the last no Gaussian would move
 
     repeats = 200 if device.type == "cuda" else 3
     parts: dict[str, Callable[[], object]] = {
@@ -325,6 +325,19 @@ def exercise_photometric(device: torch.device) -> None:
             assert image.grad is not None and bool(torch.isfinite(image.grad).all())
 
 
+def exercise_steps(contributions: ops.Contributions, features: Tensor, patch: Tensor, membership: Tensor) -> None:
+    """Replayed steps over one pool, which has columns for blocks, warps and groups of lanes."""
+    few = torch.where(contributions.ids % 3 > 0, contributions.ids, contributions.ids % 7)
+    rows = (contributions.counts > 0).nonzero()[:, 0]
+    pool = PixelPool(replace(contributions, ids=few), rows, patch, membership)
+    stack = PoolStack.of([pool], torch.Generator(features.device).manual_seed(0))
+    schedule = Schedule(torch.zeros(3, dtype=torch.int32), torch.tensor([0, 5, len(rows) - 1]), [0.01] * 3)
+    steps_ = PooledSteps(stack, ops.SparseFeatureAdam(features), ops.LossConfig(min_pixels=2), schedule, 600)
+    assert min(steps_.columns.most) > 0
+    steps_.run(3)
+    steps_.check()
+
+
 def exercise(args: argparse.Namespace) -> None:
     """Every kernel of ours once, forward and backward, on sizes that leave warps and blocks half full."""
     device = torch.device(args.device)
@@ -345,6 +358,7 @@ def exercise(args: argparse.Namespace) -> None:
             optimizer = ops.SparseFeatureAdam(features)
             optimizer.accumulate(contributions, grad)
             optimizer.step()
+            exercise_steps(contributions, features, patch, membership)
     exercise_photometric(device)
     leaf = gaussians.means.clone().requires_grad_()
     probe = Means2dProbe.zeros(1500, device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from splatseg.ops.blend import weights_beside
 from splatseg.ops.columns import BLOCK_ENTRIES, WARP_ENTRIES, PoolColumns
 from splatseg.ops.contributions import Contributions
+from splatseg.ops.pooled import run_op
 from splatseg.ops.reference.adam import sparse_adam_at_
 from splatseg.ops.reference.blend import blend_transpose, select_rows
 from splatseg.ops.reference.pooled import pool_batch_
@@ -79,6 +81,23 @@ class Step:
         self.grad.copy_(torch.randn(self.grad.shape, generator=g))
         self.grad[3] = 0
         self.rates.copy_(torch.tensor([0.01 / (1 - 0.9 ** (at + 1)), (1 - 0.999 ** (at + 1)) ** -0.5]))
+
+    def to(self, device: torch.device) -> Step:
+        """The same on another device."""
+
+        def moved(value: Any) -> Any:
+            return value.to(device) if isinstance(value, Tensor) else value
+
+        columns = PoolColumns(**{name: moved(value) for name, value in vars(self.columns).items()})
+        rest = {name: moved(value) for name, value in vars(self).items()}
+        return Step(**{**rest, "columns": columns, "state": [moved(t) for t in self.state]})
+
+    def move(self) -> None:
+        """Make the step with the device's kernel, or the reference where it has none."""
+        run_op("pooled_transpose_adam_", self.grad)(
+            self.step, self.schedule, self.view_start, *self.columns.arguments, self.grad, self.rates, *self.state,
+            self.bad, *self.settings,
+        )  # fmt: skip
 
     def rows(self, at: int) -> Tensor:
         """(batch,) rows of the contributions that step ``at`` draws; one without entries where there are fewer."""

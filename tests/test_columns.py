@@ -9,7 +9,6 @@ from torch import Tensor
 
 from splatseg.ops.columns import BLOCK_ENTRIES, WARP_ENTRIES, PoolColumns, column_bytes
 from splatseg.ops.reference.blend import select_rows
-from splatseg.ops.reference.columns import pooled_transpose_adam_
 
 
 def triples(*values: Tensor) -> set[tuple[float, ...]]:
@@ -58,10 +57,7 @@ def test_a_step_is_the_transpose_and_adam(dtype: torch.dtype, half: bool) -> Non
             s.next(at)
             if at == 1:
                 s.grad[5, 2] = torch.nan
-        pooled_transpose_adam_(
-            one.step, one.schedule, one.view_start, *one.columns.arguments, one.grad, one.rates, *one.state, one.bad,
-            *one.settings,
-        )  # fmt: skip
+        one.move()
         other.by_rows(at, weights)
         tolerance = 1e-4 if dtype == torch.float32 else 1e-11  # sums of up to 300 products, in another order
         for a, b in zip(one.state, other.state, strict=True):
@@ -86,10 +82,7 @@ def test_held_gaussians_are_in_no_column() -> None:
     before = [t.clone() for t in none.state]
     for at in range(len(SCHEDULE)):
         none.next(at)
-        pooled_transpose_adam_(
-            none.step, none.schedule, none.view_start, *none.columns.arguments, none.grad, none.rates, *none.state,
-            none.bad, *none.settings,
-        )  # fmt: skip
+        none.move()
     assert all(torch.equal(a, b) for a, b in zip(none.state, before, strict=True))
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from columns_cases import SCHEDULE, some_columns, some_step
 from loss_cases import random_case
 from test_features import small, world  # noqa: F401  (a fixture)
 from test_geometry import SMALL, scene  # noqa: F401  (a fixture)
@@ -207,6 +208,24 @@ def test_sparse_adam_steps(device: torch.device) -> None:
     optimizers[0].accumulate_dense(grad)
     with pytest.raises(SplatsegError, match="row 17"):
         optimizers[0].step()
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("d", [3, 8, 16, 24, 32, 40])
+def test_pooled_transpose_adam(device: torch.device, d: int, half: bool) -> None:
+    """Columns for groups, warps and blocks, four steps; twice, with the same bits. A gradient that is not finite."""
+    columns = some_columns(torch.float16 if half else torch.float32)
+    one, other = (some_step(columns, d, torch.float32).to(device) for _ in "ab")
+    want = some_step(columns, d, torch.float64)
+    for at in range(len(SCHEDULE)):
+        for step in (one, other, want):
+            step.next(at)
+            step.grad[9, d - 1] = torch.nan if at == 1 else 0
+            step.move()
+    assert int(one.bad) == int(want.bad) < len(want.state[0])
+    for a, b, c in zip(one.state, other.state, want.state, strict=True):
+        assert torch.equal(a, b)
+        torch.testing.assert_close(a.cpu().double(), c, rtol=1e-4, atol=1e-4)
 
 
 def test_replayed_steps_are_single_steps(device: torch.device, world: Any) -> None:  # noqa: F811

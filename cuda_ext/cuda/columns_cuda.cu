@@ -61,7 +61,7 @@ void pooled_transpose_adam_cuda_(const Tensor& step, const Tensor& schedule, con
                         most,    grad,     rates,      params,       exp_avg, exp_avg_sq, bad};
   check_columns(c);
   if (params.numel() == 0 || ids.numel() == 0) return;
-  for (const auto* t : {&grad, &params, &exp_avg, &exp_avg_sq})
+  for (const auto* t : {&c.grad, &c.params, &c.exp_avg, &c.exp_avg_sq})
     TORCH_CHECK_VALUE(reinterpret_cast<uintptr_t>(t->const_data_ptr()) % 16 == 0,
                       "grad, params, exp_avg, exp_avg_sq: expected memory aligned to 16 bytes");
   const c10::cuda::CUDAGuard guard(params.device());
