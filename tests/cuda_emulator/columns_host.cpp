@@ -41,4 +41,3 @@ extern "C" void move_columns_any(int types, const int64_t* sizes, const void* co
   if (types == 1) run<float, Half>(sizes, in, state, bad, settings);
   if (types == 2) run<double, double>(sizes, in, state, bad, settings);
 }
-extern "C" void reverse_order(int reverse) { cuda_emulator::reverse_order = reverse != 0; }
