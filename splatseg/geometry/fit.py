@@ -26,7 +26,7 @@ from splatseg.scene import Scene, View
 CACHE_BYTES = 2 << 30  # photos kept decoded; beyond it they are read again at every use
 
 
-@dataclass
+@dataclass(eq=False)
 class PhotoCache:
     """Decoded photos, at full or half size, at most ``CACHE_BYTES`` of them."""
 

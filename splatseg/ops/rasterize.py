@@ -37,7 +37,7 @@ class RenderConfig:
     packed: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Means2dProbe:
     """Leaves whose gradients after backward are what densification needs.
 
@@ -58,7 +58,7 @@ class Means2dProbe:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Splats:
     """Gaussians in activated form, as gsplat takes them.
 
@@ -77,7 +77,7 @@ class Splats:
     sh: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rendered:
     """One view of a splat.
 

@@ -53,7 +53,7 @@ class Box:
     positive: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Query:
     """What the clicks ask for.
 
