@@ -152,14 +152,15 @@ class Session:
         mode: Mode = "replace",
         job: Job | None = None,
     ) -> Selection:
-        """Select all that is seen through a rectangle between two image positions. ``job`` reports and cancels.
+        """Select all that is seen through a rectangle between two image positions (:func:`select_box`). ``job`` reports
+        and cancels.
 
         Raises:
             SplatsegError: outside the image, or nothing but empty space inside.
         """
-        tell(job, "looking what is there", 0.0)
-        found = select_box(self._gaussians(), Box(self.workspace.camera(view), corners))
-        tell(job, "selecting", 0.8)
+        box = Box(self.workspace.camera(view), corners)
+        found = select_box(self._gaussians(), box, lambda share: tell(job, "looking what is there", 0.9 * share))
+        tell(job, "selecting", 0.9)
         if not len(found):
             raise SplatsegError("rectangle: expected something inside it, found empty space")
         if mode == "add":
