@@ -269,6 +269,16 @@ def test_export_masks_of_every_photo(known: KnownRun, session: Session) -> None:
     assert mask.shape == (32, 48) and mask[row, column] == 255 and mask[0, 0] == 0
 
 
+def test_masks_of_a_hidden_object_show_it(known: KnownRun, session: Session) -> None:
+    session.click("front", *known.splat.pixel_of(2))
+    session.keep("mug")
+    shown = export_masks(session, "shown", "mug")
+    session.show("mug", False)
+    hidden = export_masks(session, "hidden", "mug")
+    with zipfile.ZipFile(shown) as a, zipfile.ZipFile(hidden) as b:
+        assert [a.read(name) for name in a.namelist()] == [b.read(name) for name in b.namelist()]
+
+
 def test_cancelled_masks_leave_no_archive(known: KnownRun, session: Session) -> None:
     session.click("front", *known.splat.pixel_of(2))
     job = Job()
