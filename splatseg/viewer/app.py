@@ -140,11 +140,15 @@ class Viewer:
                 kept[key] = left
         self._left = kept
 
-    def run_forever(self) -> None:
+    def wait(self) -> None:
         """Serve until interrupted."""
+        while True:
+            time.sleep(3600)
+
+    def run_forever(self) -> None:
+        """Serve until interrupted, then :meth:`close`."""
         try:
-            while True:
-                time.sleep(3600)
+            self.wait()
         finally:
             self.close()
 
