@@ -172,20 +172,40 @@ def test_undo_goes_on_past_what_another_window_changed(known: KnownRun, mine: Se
     click(mine, known, 0)
     mine.keep("mine")
     other.rename("mine", "ours")
-    for _ in range(2):
-        assert mine.undo().selection == part(known, 0)
-        assert mine.notice.count("\n") == 0 and "ours" in mine.notice and "another window" in mine.notice
+    assert mine.undo().selection == part(known, 0)
+    assert mine.notice.count("\n") == 0 and "ours" in mine.notice and "another window" in mine.notice
+    for _ in range(2):  # it is said once: the object is no part of the step any more
         assert [o.name for o in mine.objects] == ["ours"]
         assert mine.undo().selection == Selection.none(len(known.workspace)) and not mine.notice
         assert not mine.can_undo
         assert mine.redo().selection == part(known, 0) and not mine.notice
         mine.redo()
-        assert [o.name for o in mine.objects] == ["ours"] and "ours" in mine.notice
-    other.undo()  # as it was when it was kept: now it is one's own again
-    mine.undo()
-    assert mine.objects == () and not mine.notice
-    mine.redo()
+        mine.undo()
+        assert [o.name for o in mine.objects] == ["ours"] and not mine.notice
+    other.undo()
     assert [o.name for o in mine.objects] == ["mine"]
+
+
+def test_redo_does_not_take_back_what_another_window_deleted(known: KnownRun, mine: Session, other: Session) -> None:
+    click(mine, known, 0)
+    mine.keep("mine")
+    mine.rename("mine", "renamed")
+    other.delete("renamed")
+    for _ in range(2):
+        while mine.can_undo:
+            mine.undo()
+        while mine.can_redo:
+            mine.redo()
+            assert mine.objects == ()
+    other.undo()
+    mine.delete("renamed")
+    mine.undo()
+    other.rename("renamed", "theirs")
+    mine.redo()
+    assert "theirs" in mine.notice
+    other.delete("theirs")
+    mine.undo()
+    assert mine.objects == ()
 
 
 def test_undo_takes_back_the_part_of_a_step_that_still_applies(known: KnownRun, mine: Session, other: Session) -> None:

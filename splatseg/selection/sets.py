@@ -181,3 +181,13 @@ class History(Generic[State]):
             self._past.append(self._state)
             self._state = self._future.pop()
         return self._state
+
+    def amend(self, old: State, new: State) -> None:
+        """Put ``new`` in the place of ``old``: the current state, or the one that was undone last."""
+        self._held.add(new)
+        self._held.remove(old)
+        if self._state is old:
+            self._state = new
+        else:
+            assert self._future[-1] is old
+            self._future[-1] = new

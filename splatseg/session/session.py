@@ -255,8 +255,8 @@ class Session:
     def undo(self) -> Step:
         """Go one step back, also in what the step did to objects or labels; at the first one nothing happens.
 
-        An object or the labels that another window has changed since stay as they are now: :attr:`notice` names them.
-        Redo is the same forward.
+        An object or the labels that another window has changed since stay as they are now, and are no part of the step
+        any more: :attr:`notice` names them. Redo is the same forward.
         """
         left = self.step
         return self._stepped("undo", left, self._history.undo(), left.change and left.change.reversed())
@@ -270,10 +270,14 @@ class Session:
     def _stepped(self, verb: str, left: Step, step: Step, change: Change | None) -> Step:
         self.notice = ""
         if step is not left and change is not None:
-            kept = self.workspace.shared.apply_standing(change)
-            if kept:
+            made, others = self.workspace.shared.apply_standing(change)
+            if others:
+                # What is another's now leaves the step: redone or undone later, it would take back theirs.
                 done = left if verb == "undo" else step
-                self.notice = f"{verb} of '{done.label}': {', '.join(kept)} left as another window has made it since"
+                amended = replace(done, change=made.reversed() if verb == "undo" else made)
+                self._history.amend(done, amended)
+                step = self.step
+                self.notice = f"{verb} of '{done.label}': {', '.join(others)} left as another window has made it since"
         self.workspace.note_step(step)
         return replace(step, selection=self.selection)
 

@@ -177,13 +177,13 @@ class SharedState:
         """Make ``change``. Errors as :meth:`edit`."""
         self.edit(lambda content: change)
 
-    def apply_standing(self, change: Change) -> tuple[str, ...]:
-        """Make the part of ``change`` that still applies; returns names of what others have changed since."""
+    def apply_standing(self, change: Change) -> tuple[Change, tuple[str, ...]]:
+        """Make the part of ``change`` that still applies; returns it, and names of what others have changed since."""
         with self.lock:
             standing, left = change.standing(self.content)
             self._put(standing)
         self._tell()
-        return left
+        return standing, left
 
     def _put(self, change: Change) -> None:
         before, self.content = self.content, change.applied(self.content)
