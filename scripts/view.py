@@ -6,22 +6,29 @@ import getpass
 import logging
 import os
 import secrets
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import _installed  # noqa: F401 (first: without splatseg it says so)
 import tyro
-from _cli import parse, run
+from _cli import fail, parse, run
 
 from splatseg.errors import SplatsegError
 from splatseg.session import Workspace
 
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+
 
 @dataclass(frozen=True)
 class Arguments:
-    """Serve the viewer of a run until Ctrl-C."""
+    """Serve the viewer of a run until Ctrl-C or SIGTERM. Without --password and --no-token only browsers that open the
+    printed address, which holds a random token, are let in."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """Run folder made by scripts/fit.py."""
@@ -29,30 +36,61 @@ class Arguments:
     """Address to listen on; 0.0.0.0 lets other machines in."""
     port: int = 8080
     """Port to listen on; 0 takes any free one."""
-    password: bool = False
-    """Ask browsers for a password: $SPLATSEG_PASSWORD, or typed in when the viewer starts."""
-    token: bool = False
-    """Let in only browsers that open the printed address, which holds a random token."""
+    password: Flag = False
+    """Ask browsers for a password instead: $SPLATSEG_PASSWORD, or typed in when the viewer starts."""
+    token: Flag = False
+    """What holds anyway: let in only browsers that open the printed address."""
+    no_token: Flag = False
+    """Let in whoever reaches the address: on this machine all its users."""
     allow_host: tuple[str, ...] = ()
-    """Further host names under which browsers reach the viewer (a proxy, a name of the local network)."""
+    """Further names, NAME or NAME:PORT, under which browsers reach the viewer (a proxy, a name of the network)."""
     draw_at_most: int = 300_000
     """Larger scenes are drawn as a sample of so many Gaussians; selection works on all."""
 
 
 def secret(arguments: Arguments) -> str | None:
-    """The password or token asked for, if any."""
-    if arguments.password and arguments.token:
-        raise SplatsegError("--password/--token: expected one of the two, found both")
-    if arguments.token:
-        return secrets.token_urlsafe(24)
-    if not arguments.password:
+    """The password, or a new token; None where no login is wanted."""
+    wanted = [name for name in ("password", "token", "no_token") if getattr(arguments, name)]
+    if len(wanted) > 1:
+        names = "/".join(f"--{name.replace('_', '-')}" for name in wanted)
+        raise SplatsegError(f"{names}: expected one of the two, found both")
+    if arguments.no_token:
         return None
+    if not arguments.password:
+        return secrets.token_urlsafe(24)
     given = os.environ.get("SPLATSEG_PASSWORD") or (getpass.getpass("viewer password: ") if sys.stdin.isatty() else "")
     if not given:
         raise SplatsegError("--password: expected one in $SPLATSEG_PASSWORD or typed in, found none")
     return given
 
 
+class Ended(BaseException):
+    """A signal asked the process to end; not an error of any code that it comes upon."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextmanager
+def ended_in_one_line() -> Iterator[None]:
+    """Within: SIGTERM (a service manager, ``kill``) and SIGHUP (the terminal is gone) end as Ctrl-C does, with what is
+    to be saved saved, and with the exit code of a process so ended. A second signal ends at once."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise Ended(number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, end)
+    try:
+        yield
+    except Ended as ending:
+        fail(f"ended by {signal.Signals(ending.number).name}", 128 + ending.number)
+
+
+@ended_in_one_line()
 def main(arguments: Arguments) -> None:
     from splatseg.viewer import ServerConfig, Viewer, ViewerConfig
     from splatseg.viewer.gate import is_loopback
@@ -64,18 +102,21 @@ def main(arguments: Arguments) -> None:
     workspace = Workspace.open(arguments.run)
     server = ServerConfig(arguments.host, arguments.port, password, arguments.allow_host)
     viewer = Viewer(workspace, ViewerConfig(server, arguments.draw_at_most))
-    if not is_loopback(arguments.host) and password is None:
-        print(
-            f"warning: {arguments.host} is open to other machines and there is no login; add --password or --token",
-            file=sys.stderr,
-        )
-    name = "localhost" if arguments.host in ("0.0.0.0", "::") else arguments.host
-    name = f"[{name}]" if ":" in name else name
-    query = f"/?token={password}" if arguments.token else "/"
-    if workspace.restored:
-        print(workspace.restored)
-    print(f"{viewer.template.statement}\nopen http://{name}:{viewer.port}{query}  (Ctrl-C stops)", flush=True)
-    viewer.run_forever()
+    try:
+        if not is_loopback(arguments.host) and password is None:
+            print(
+                f"warning: {arguments.host} is open to other machines and there is no login; leave --no-token out",
+                file=sys.stderr,
+            )
+        name = "localhost" if arguments.host in ("0.0.0.0", "::") else arguments.host
+        name = f"[{name}]" if ":" in name else name
+        query = "/" if arguments.password or arguments.no_token else f"/?token={password}"
+        if workspace.restored:
+            print(workspace.restored)
+        print(f"{viewer.template.statement}\nopen http://{name}:{viewer.port}{query}  (Ctrl-C stops)", flush=True)
+        viewer.wait()
+    finally:
+        viewer.close()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from torch import Tensor
 from splatseg.errors import SplatsegError, check_dims, check_finite
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Camera:
     """A pinhole camera in OpenCV axes (x right, y down, z forward).
 

@@ -13,7 +13,7 @@ from splatseg.errors import SplatsegError, check_dims, check_finite
 SH_C0 = 0.28209479177387814  # Y_0^0, the constant spherical harmonic
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Gaussians:
     """n Gaussians in stored form, as an INRIA PLY holds them.
 

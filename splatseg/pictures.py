@@ -21,7 +21,7 @@ MARGIN = 4
 CAPTION = 14
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PcaBasis:
     """Affine map of features to RGB: ``mean`` (d,), ``axes`` (d, 3), ``low`` and ``high`` (3,) of the shown range."""
 

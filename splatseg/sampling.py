@@ -42,7 +42,7 @@ class SamplingConfig:
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PixelPool:
     """Sampled pixels of one view.
 
@@ -68,7 +68,7 @@ class PixelPool:
         return self.contributions.nbytes + sum(t.nbytes for t in (self.rows, self.patch, self.membership))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PixelBatch:
     """``rows`` (n,) int64, ascending, of a pool and their ``patch`` (n,) int64 (compact ids of that pool)."""
 

@@ -44,7 +44,7 @@ class View:
         return torch.from_numpy(pixels)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Points:
     """Sparse points: ``xyz`` (m, 3) float32 world units, ``rgb`` (m, 3) uint8."""
 

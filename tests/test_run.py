@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 from splatseg.errors import SplatsegError
+from splatseg.io.atomic import write_together
 from splatseg.io.run import Run, atomic_write, digest
 
 ROOT = Path(__file__).parent.parent
@@ -312,3 +314,24 @@ def test_two_fits_in_one_folder_are_refused_and_a_dead_ones_lock_is_taken_over(t
         assert (run.folder / "lock").read_text() == f"{os.getpid()}\n"
     with run.lock():  # and it can be taken again
         pass
+
+
+def test_the_lock_leaves_what_a_living_process_writes(tmp_path: Path) -> None:
+    """A viewer writes sessions, exports and cached photos of a run while a fit takes the lock."""
+    run = Run.open(tmp_path / "run", {})
+    dead = 2**22 + 1  # above every process id of Linux
+    for _ in range(2):
+        with contextlib.ExitStack() as writing:
+            kept = [writing.enter_context(atomic_write(run.folder / "sessions" / "autosave.npz"))]
+            kept.append(writing.enter_context(atomic_write(run.cache / "a" / "photo.png")))
+            stage = writing.enter_context(write_together(run.exports))
+            kept.append(stage / "labels.ply")
+            kept.append(writing.enter_context(atomic_write(stage / "labels.json")))
+            gone = [folder / f".x.{dead}-0123abcd.tmp.npz" for folder in (run.exports, run.cache / "a", run.folder)]
+            for path in (*kept, *gone):
+                path.write_text("half")
+            with run.lock():
+                assert all(path.read_text() == "half" for path in kept)
+                assert not any(path.exists() for path in gone)
+        assert (run.folder / "sessions" / "autosave.npz").read_text() == "half"
+        assert sorted(p.name for p in run.exports.iterdir()) == ["labels.json", "labels.ply"]

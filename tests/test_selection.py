@@ -6,10 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_splat import PART_COSINE, TinySplat, make_gaussians, make_splat
+from tiny_splat import PART_COSINE, TinySplat, make_camera, make_gaussians, make_splat
 
+import splatseg.render as rendering
+from splatseg.camera import Camera
 from splatseg.errors import SplatsegError
 from splatseg.field import FeatureField
+from splatseg.gaussians import Gaussians
 from splatseg.selection import (
     Box,
     Click,
@@ -103,6 +106,46 @@ def test_box_selects_what_is_seen_through_it(splat: TinySplat) -> None:
     assert bool((splat.objects[mask] == 1).all())
     front = (splat.objects == 1) & (splat.gaussians.means[:, 2] == 0)
     assert torch.equal(mask & front, front)  # every Gaussian of the visible side
+
+
+def noisy_wall(n: int, seed: int) -> Gaussians:
+    """Small Gaussians of all sizes and shapes, a few deep: many are seen in a pixel or two only."""
+    generator = torch.Generator().manual_seed(seed)
+    means = torch.rand(n, 3, generator=generator) * torch.tensor([16.0, 12.0, 1.0]) - torch.tensor([8.0, 6.0, 0.0])
+    quats = torch.randn(n, 4, generator=generator)
+    log_scales = torch.empty(n, 3).uniform_(-5, -2.5, generator=generator)
+    return Gaussians(means, quats, log_scales, torch.randn(n, generator=generator), torch.zeros(n, 1, 3))
+
+
+@pytest.mark.parametrize("corners", [((0, 0), (320, 240)), ((31.5, 20.2), (250.7, 199.9)), ((300.0, 9.0), (5.0, 9.5))])
+@pytest.mark.parametrize("seed", range(2))
+def test_box_selects_all_that_is_seen_through_it(corners: tuple, seed: int) -> None:
+    """Also what is seen in one pixel, of a rectangle of more pixels than any grid or block has."""
+    gaussians = noisy_wall(6000, seed)
+    camera = Camera(torch.tensor([[120.0, 0, 160], [0, 120.0, 120], [0, 0, 1]]), make_camera().cam_from_world, 320, 240)
+    columns, rows = sorted(int(u) for u, _ in corners), sorted(int(v) for _, v in corners)
+    low, high = (columns[0], rows[0]), (min(columns[1], 319), min(rows[1], 239))
+    pixels = torch.cartesian_prod(torch.arange(low[0], high[0] + 1), torch.arange(low[1], high[1] + 1)).int()
+    centres, depths = camera.project(gaussians.means)
+    inside = ((centres >= torch.tensor(low)) & (centres <= torch.tensor(high) + 1)).all(1) & (depths > 0)
+    seen = torch.zeros(len(gaussians), dtype=torch.bool)
+    seen[rendering.trace(gaussians, camera, pixels).ids.long()] = True
+    for _ in range(2):
+        assert torch.equal(select_box(gaussians, Box(camera, corners)).mask, seen & inside)
+    assert int((seen & inside).sum()) > 10
+
+
+def test_box_reports_and_can_be_stopped(splat: TinySplat) -> None:
+    shares: list[float] = []
+    camera = splat.camera.resized(600, 300)
+    select_box(splat.gaussians, Box(camera, ((0, 0), (600, 300))), shares.append)
+    assert shares[0] == 0 and len(shares) == 9 and shares == sorted(shares) and shares[-1] < 1
+
+    def stop(share: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        select_box(splat.gaussians, Box(camera, ((0, 0), (600, 300))), stop)
 
 
 def test_box_is_clipped_and_refused_outside(splat: TinySplat) -> None:

@@ -224,19 +224,6 @@ def test_sessions_share_objects_but_not_selections(known: KnownRun, session: Ses
     assert len(session.undo().selection) and other.objects == ()
 
 
-def test_undo_of_what_another_window_changed_since_is_refused(known: KnownRun, session: Session) -> None:
-    other = Session(known.workspace)
-    click(session, known, 0)
-    session.keep("mine")
-    other.rename("mine", "ours")
-    with pytest.raises(SplatsegError, match="another window"):
-        session.undo()
-    assert session.objects[0].name == "ours"
-    other.undo()
-    session.undo()
-    assert session.objects == ()
-
-
 def give_labels(known: KnownRun) -> None:
     """The known objects and parts as the label tree: 1..3 are the objects, 4..9 their parts."""
     tree = tree_from_leaves(known.splat.parts.numpy(), [np.arange(6) // 2, np.arange(6)], 0)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
-from collections.abc import Callable
+import os
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +132,86 @@ def test_files_written_together_appear_together(tmp_path: Path) -> None:
         (stage / "labels.json").write_text("[]")
         raise SplatsegError(f"{stage / 'x.ply'}: expected room to write the file, found no space left on the disk")
     assert files(tmp_path) == {"masks": b"folder", "masks/new.png": b"new", "labels.json": b"{}"}
+
+
+def write_labels(folder: Path, text: str) -> None:
+    with write_together(folder) as stage:
+        (stage / "masks").mkdir()
+        (stage / "masks" / f"{text}.png").write_text(text)
+        for name in ("labels.json", "labels.ply"):
+            (stage / name).write_text(text)
+
+
+@pytest.mark.parametrize("call", range(6))
+def test_a_move_that_fails_leaves_what_was_there_before(
+    tmp_path: Path, call: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At whichever of the moves, and again: on f581d69 the masks of before were gone."""
+    write_labels(tmp_path, "old")
+    before = files(tmp_path)
+    for _ in range(2):
+        calls = itertools.count()
+
+        def failing(move: Callable[..., None], calls: Iterator[int] = calls) -> Callable[..., None]:
+            def moved(source: Path, target: Path) -> None:
+                if next(calls) == call:
+                    raise OSError(errno.EIO, "Input/output error", str(source), None, str(target))
+                move(source, target)
+
+            return moved
+
+        with monkeypatch.context() as patched:
+            for name in ("replace", "rename", "link"):
+                patched.setattr(os, name, failing(getattr(os, name)))
+            try:
+                write_labels(tmp_path, "new")
+            except SplatsegError as error:
+                assert str(tmp_path) in str(error) and "Input/output error" in str(error)
+                assert files(tmp_path) == before
+            else:  # links can be done without, and there are no more moves
+                assert set(files(tmp_path).values()) == {b"folder", b"new"}
+                write_labels(tmp_path, "old")
+    write_labels(tmp_path, "new")
+    assert files(tmp_path).keys() == {"masks", "masks/new.png", "labels.json", "labels.ply"}
+
+
+def killed_at(call: int, folder: Path) -> None:
+    """Write the labels to ``folder`` in a process that is killed before its ``call``-th move."""
+    child = os.fork()
+    if child == 0:
+        calls = itertools.count()
+
+        def deadly(move: Callable[..., None]) -> Callable[..., None]:
+            def moved(*paths: Path) -> None:
+                if next(calls) == call:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                move(*paths)
+
+            return moved
+
+        try:
+            for name in ("replace", "rename", "link"):
+                setattr(os, name, deadly(getattr(os, name)))
+            write_labels(folder, "new")
+        finally:
+            os._exit(1)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+
+
+@pytest.mark.parametrize("call", range(6))
+def test_a_kill_between_the_moves_leaves_all_of_the_new(tmp_path: Path, call: int) -> None:
+    """On f581d69 half of the files were new, and the masks of before or after were removed with what was left over."""
+    for _ in range(2):
+        write_labels(tmp_path, "old")
+        killed_at(call, tmp_path)
+        assert {p for p in tmp_path.iterdir() if not p.name.startswith(".")} >= {
+            tmp_path / "labels.json",
+            tmp_path / "labels.ply",
+        }
+        remove_leftovers(tmp_path)
+        found = files(tmp_path)
+        assert found.keys() == {"masks", "masks/new.png", "labels.json", "labels.ply"}
+        assert set(found.values()) == {b"folder", b"new"}
 
 
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from splatseg.clusters import tree_from_leaves
 from splatseg.errors import SplatsegError
 from splatseg.export import load_labels, save_labels
 from splatseg.field import FeatureField
+from splatseg.gaussians import Gaussians
 from splatseg.io.ply import load_gaussians
 from splatseg.selection import Selection
 from splatseg.session import Cancelled, Change, Job, Session, Workspace, file_stem
@@ -269,6 +271,16 @@ def test_export_masks_of_every_photo(known: KnownRun, session: Session) -> None:
     assert mask.shape == (32, 48) and mask[row, column] == 255 and mask[0, 0] == 0
 
 
+def test_masks_of_a_hidden_object_show_it(known: KnownRun, session: Session) -> None:
+    session.click("front", *known.splat.pixel_of(2))
+    session.keep("mug")
+    shown = export_masks(session, "shown", "mug")
+    session.show("mug", False)
+    hidden = export_masks(session, "hidden", "mug")
+    with zipfile.ZipFile(shown) as a, zipfile.ZipFile(hidden) as b:
+        assert [a.read(name) for name in a.namelist()] == [b.read(name) for name in b.namelist()]
+
+
 def test_cancelled_masks_leave_no_archive(known: KnownRun, session: Session) -> None:
     session.click("front", *known.splat.pixel_of(2))
     job = Job()
@@ -323,6 +335,34 @@ def test_level_of_detail_draws_a_subset_and_selects_on_all(known: KnownRun, sess
     painter = Painter(session, ids)
     assert session.click("front", *known.splat.pixel_of(2)) == part(known, 2)
     assert painter.paint(Look()).shape == (100,)
+
+
+def test_level_of_detail_keeps_what_covers_much(known: KnownRun) -> None:
+    """On f581d69 the area did not count: half of the largest were left out where a third is drawn."""
+    n, limit = 30_000, 10_000
+    generator = torch.Generator().manual_seed(1)
+    size = 1.2 * torch.randn(n, 1, generator=generator) - 4  # log of the standard deviation
+    gaussians = Gaussians(
+        torch.randn(n, 3, generator=generator),
+        torch.randn(n, 4, generator=generator),
+        size + 0.3 * torch.randn(n, 3, generator=generator),
+        torch.randn(n, generator=generator),
+        torch.zeros(n, 1, 3),
+    )
+    field = FeatureField(torch.ones(n, 2), gaussians.fingerprint())
+    space = Workspace(known.workspace.run, gaussians, field)
+    kept = torch.zeros(n, dtype=torch.bool)
+    kept[level_of_detail(space, limit)] = True
+    area = gaussians.opacities * gaussians.scales.topk(2, dim=1).values.prod(1)
+    largest_first = area.argsort(descending=True)
+    tenths = [float(kept[part].float().mean()) for part in largest_first.chunk(10)]
+    assert tenths[0] > 0.98 and tenths == sorted(tenths, reverse=True) and tenths[-1] > 0.001
+    assert float(area[kept].sum() / area.sum()) > 0.9
+    needles = torch.arange(n) < 1000  # long, and cover nothing
+    thin = torch.cat([size + 4, size - 20, size - 20], dim=1)
+    mixed = replace(gaussians, log_scales=torch.where(needles[:, None], thin, gaussians.log_scales))
+    space = Workspace(known.workspace.run, mixed, FeatureField(torch.ones(n, 2), mixed.fingerprint()))
+    assert int(needles[level_of_detail(space, limit)].sum()) < 20
 
 
 def test_image_of_the_view_shows_the_highlight(known: KnownRun, session: Session) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -194,6 +197,30 @@ def refusal(*arguments: str) -> str:
     return lines[0]
 
 
+@pytest.mark.parametrize("asked", [(), ("--token",)])
+def test_a_local_viewer_lets_in_who_has_its_address(known: KnownRun, asked: tuple[str, ...]) -> None:
+    """On f581d69 every user of the machine was let in."""
+    process = view(str(known.workspace.run.folder), "--port", "0", *asked)
+    try:
+        assert process.stdout is not None
+        while (
+            found := re.search(r"http://127\.0\.0\.1:(\d+)/\?token=(\S{20,})", line := process.stdout.readline())
+        ) is None:
+            assert line, process.communicate()[1]
+        port, token = int(found[1]), found[2]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as page:
+            assert b"password" in page.read() and page.status == 200  # the login, not viser's page
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/?token=guess")
+        with urllib.request.build_opener(urllib.request.HTTPCookieProcessor()).open(
+            f"http://127.0.0.1:{port}/?token={token}"
+        ) as page:
+            assert len(page.read()) > 3000
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=120)
+
+
 def test_bad_starts_are_one_line_and_exit_code_2(known: KnownRun) -> None:
     folder = str(known.workspace.run.folder)
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -201,12 +228,16 @@ def test_bad_starts_are_one_line_and_exit_code_2(known: KnownRun) -> None:
         assert f"{port} is already in use" in refusal(folder, "--port", str(port))
     assert "run folder" in refusal(folder + "-not")
     assert "one of the two" in refusal(folder, "--password", "--token")
+    assert "one of the two" in refusal(folder, "--password", "--no-token")
     assert "SPLATSEG_PASSWORD" in refusal(folder, "--password")
+    assert "--allow-host" in refusal(folder, "--port", "0", "--allow-host", "https://viewer.lab/")
 
 
 @pytest.mark.parametrize("guarded", [False, True])
 def test_a_host_open_to_others_warns_that_there_is_no_login(known: KnownRun, guarded: bool) -> None:
-    process = view(str(known.workspace.run.folder), "--host", "0.0.0.0", "--port", "0", *(["--token"] * guarded))
+    process = view(
+        str(known.workspace.run.folder), "--host", "0.0.0.0", "--port", "0", *([] if guarded else ["--no-token"])
+    )
     try:
         assert process.stdout is not None and process.stderr is not None
         line = ""

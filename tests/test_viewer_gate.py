@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
+import re
 import socket
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -110,6 +113,77 @@ def test_an_open_server_knows_addresses_and_allowed_names_only() -> None:
         ("x.y", False),
     ):
         assert (gate.decide("/", {"Host": host}).status is None) is served
+
+
+class RewritingProxy:
+    """A reverse proxy that asks the server under the server's own address, as nginx does unless told otherwise."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listening.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                browser, _ = self._listening.accept()
+                threading.Thread(target=self._connect, args=(browser,), daemon=True).start()
+
+    def _connect(self, browser: socket.socket) -> None:
+        with contextlib.suppress(OSError), browser, socket.create_connection(("127.0.0.1", self._target)) as server:
+            head = b""
+            while b"\r\n\r\n" not in head:
+                head += browser.recv(4096)
+            server.sendall(re.sub(rb"(?i)\r\nhost: [^\r]*", b"\r\nHost: 127.0.0.1:%d" % self._target, head))
+            threading.Thread(target=self._copy, args=(browser, server), daemon=True).start()
+            self._copy(server, browser)
+
+    @staticmethod
+    def _copy(source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+
+    def close(self) -> None:
+        self._listening.close()
+
+
+@pytest.mark.parametrize(
+    ("allowed", "origin", "let_in"),
+    [
+        (("viewer.lab",), "https://viewer.lab", True),
+        (("viewer.lab",), "http://viewer.lab", True),
+        (("other.lab", "Viewer.Lab:8443"), "https://viewer.lab:8443", True),
+        ((), "https://viewer.lab", False),
+        (("viewer.lab",), "https://viewer.lab:8443", False),  # another service of that machine
+        (("viewer.lab:8443",), "https://viewer.lab", False),
+        (("viewer.lab",), "https://evil.example", False),
+        (("viewer.lab",), "https://viewer.lab.evil.example", False),
+        (("viewer.lab",), "https://viewer.lab@evil.example", False),
+        (("viewer.lab",), "null", False),
+    ],
+)
+def test_a_proxy_that_rewrites_the_host(allowed: tuple[str, ...], origin: str, let_in: bool) -> None:
+    """On f581d69 the websocket was refused whatever was allowed: its Origin is not the Host that the proxy asks for."""
+    server = open_server(ServerConfig(port=0, password=PASSWORD, allowed_hosts=allowed))
+    proxy = RewritingProxy(server.get_port())
+    try:
+        for _ in range(2):
+            answer = get(proxy.port, "/?token=open%20sesame%20%C3%BC", Host="viewer.lab")
+            assert answer.status == 303
+            cookie = answer.headers["Set-Cookie"].split(";")[0]
+            assert connects(proxy.port, origin, Cookie=cookie) is let_in
+            assert not connects(proxy.port, origin)  # the login is asked for all the same
+    finally:
+        proxy.close()
+        server.stop()
+
+
+@pytest.mark.parametrize("bad", ["", "http://viewer.lab", "viewer.lab/x", "a b", "viewer.lab:x", "me@viewer.lab"])
+def test_allowed_hosts_are_names(bad: str) -> None:
+    with pytest.raises(SplatsegError, match=r"^--allow-host: expected NAME or NAME:PORT, found "):
+        open_server(ServerConfig(port=0, allowed_hosts=(bad,)))
 
 
 @pytest.mark.parametrize(

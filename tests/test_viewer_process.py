@@ -33,25 +33,29 @@ class Server:
         self.process = subprocess.Popen(
             [sys.executable, str(ROOT / "scripts" / "view.py"), str(folder), "--port", "0"],
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
             text=True,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
         assert self.process.stdout is not None
         self.said = ""
-        while (found := re.search(r"http://[^:]+:(\d+)/", self.said)) is None:
+        while (found := re.search(r"http://[^:]+:(\d+)/\?token=(\S+)", self.said)) is None:
             line = self.process.stdout.readline()
             assert line, f"the viewer ended with {self.process.wait()}: {self.said}"
             self.said += line
-        self.port = int(found[1])
+        self.port, self.token = int(found[1]), found[2]
+
+    def window(self, known: KnownRun) -> HeadlessWindow:
+        return HeadlessWindow(self.port, known.splat.camera, token=self.token)
 
     def kill(self) -> None:
         """End it as the kernel does: without a chance to write anything."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
+        for stream in (self.process.stdout, self.process.stderr):
+            assert stream is not None
+            stream.close()
 
 
 @pytest.fixture
@@ -108,7 +112,7 @@ def wait_for_writing(folder: Path) -> None:
 def live_and_die(known: KnownRun, server: Server, before: int, moment: Callable[[HeadlessWindow], object]) -> None:
     """Keep three more things through ``server``, which has taken up ``before`` of them, and kill it at ``moment``."""
     assert (f"restored {before} object" in server.said) is (before > 0)
-    window = HeadlessWindow(server.port, known.splat.camera)
+    window = server.window(known)
     wait_for("the objects of before", lambda: len(window.objects()) == before)
     wait_for("the selection of before", lambda: before == 0 or window.selected > 0)
     keep_parts(window, known, before, before + 3)
@@ -145,11 +149,31 @@ def test_the_server_process_survives_kill_9_at_any_moment(known: KnownRun, serve
     assert saved >= 3
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_end_saves_and_ends_in_one_line(
+    known: KnownRun, serve: Callable[[], Server], number: signal.Signals
+) -> None:
+    """On f581d69 the process was gone without a word, and with it what was not saved yet."""
+    for before in range(2):
+        server = serve()
+        window = server.window(known)
+        keep_parts(window, known, before, before + 1)
+        server.process.send_signal(number)
+        _, error = server.process.communicate(timeout=PATIENCE)
+        assert server.process.returncode == 128 + number
+        said = [
+            line for line in error.splitlines() if not line.startswith("the photos of the run")
+        ]  # said at the start
+        assert said == [f"error: ended by {number.name}"]
+        assert saved_things(known) == before + 1
+        window.close()
+
+
 @pytest.mark.slow
 def test_windows_of_one_server(known: KnownRun, serve: Callable[[], Server]) -> None:
     """Two windows: a mode of its own for each, objects for both; a file handed out is the file in the run."""
     server = serve()
-    first, second = (HeadlessWindow(server.port, known.splat.camera) for _ in range(2))
+    first, second = (server.window(known) for _ in range(2))
     first.put("Click does", "add (Shift)")
     for number in (0, 4):
         first.click(*known.splat.pixel_of(number))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +17,9 @@ from viser_client import PATIENCE, HeadlessWindow, wait_for
 
 from splatseg import export
 from splatseg.io import ply
-from splatseg.session import exports, session
-from splatseg.viewer import ServerConfig, Viewer, ViewerConfig
+from splatseg.session import Job, exports, session
+from splatseg.viewer import ServerConfig, Viewer, ViewerConfig, app
+from splatseg.viewer import desk as desk_module
 
 # What each button waits in while it works, and what it would write.
 SLOW: dict[str, tuple[Any, str, str]] = {
@@ -114,3 +116,63 @@ def test_a_slow_click_shows_a_bar_and_is_cancelled(
     assert window.selected == before
     window.click(*known.splat.pixel_of(4), "shift")
     wait_for("both parts", lambda: window.selected > before)
+
+
+def test_one_job_starts_however_often_it_is_asked_for(
+    viewer: Viewer, window: HeadlessWindow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """viser calls from several threads: on f581d69 two that came at once both started."""
+    (desk,) = viewer.desks.values()
+    together, started, go_on = threading.Barrier(2), [], threading.Event()
+
+    class SlowJob(Job):
+        def __init__(self) -> None:
+            with contextlib.suppress(threading.BrokenBarrierError):
+                together.wait(0.5)  # both threads come to here, if they can
+            super().__init__()
+
+    def work(job: Job) -> None:
+        started.append(job)
+        go_on.wait(PATIENCE)
+
+    monkeypatch.setattr(desk_module, "Job", SlowJob)
+    for number in (1, 2):
+        together.reset()
+        go_on.clear()
+        threads = [threading.Thread(target=desk.start_job, args=("thing", work)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE)
+        wait_for("a word on two at once", lambda: "one thing at a time" in window.status)
+        assert len(started) == number
+        go_on.set()
+        wait_for("the end of the job", lambda: desk.job is None)
+        desk.panels.message("")
+        wait_for("the word to go", lambda: "one thing" not in window.status)
+
+
+def test_sessions_of_closed_windows_are_bounded_by_bytes(
+    known: KnownRun, viewer: Viewer, window: HeadlessWindow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session closed first is forgotten, those closed last come back."""
+    (desk,) = viewer.desks.values()
+    monkeypatch.setattr(app, "KEPT_BYTES", int(2.5 * desk.session.nbytes))
+    stores = []
+    for number in (0, 4, 3):
+        opened = HeadlessWindow(viewer.port, known.splat.camera, {})
+        opened.click(*known.splat.pixel_of(number))
+        wait_for("the click", lambda opened=opened: opened.selected > 0)
+        opened.press("Hide selection")
+        wait_for("the hidden object", lambda opened=opened: opened.selected == 0)
+        opened.press("Undo")
+        wait_for("the undo", lambda opened=opened: opened.selected > 0)
+        stores.append(opened.storage)
+        opened.close()
+        wait_for("the end of the window", lambda: len(viewer.desks) == 1)
+        assert sum(left.session.nbytes for left in viewer._left.values()) <= app.KEPT_BYTES
+    assert set(viewer._left) == {storage[app.SESSION_KEY] for storage in stores[1:]}
+    for storage, selected in ((stores[2], 72), (stores[0], 0)):
+        opened = HeadlessWindow(viewer.port, known.splat.camera, storage)
+        wait_for("its selection", lambda opened=opened, selected=selected: opened.selected == selected)
+        opened.close()

@@ -6,6 +6,7 @@ a camera of its own, and collects the files that are handed out.
 
 from __future__ import annotations
 
+import http.client
 import re
 import threading
 from collections.abc import Callable
@@ -31,10 +32,24 @@ def wait_for(what: str, condition: Callable[[], Any], patience: float = PATIENCE
     return waiting.wait_for(what, condition, patience)
 
 
-class HeadlessWindow:
-    """A window on the viewer at ``port`` that looks through ``camera``."""
+def cookie_for(port: int, token: str) -> str:
+    """The cookie that the viewer gives to a browser which opens its address with ``token``."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    try:
+        connection.request("GET", f"/?token={token}")
+        answer = connection.getresponse()
+        assert answer.status == 303, answer.read()
+        return answer.headers["Set-Cookie"].split(";")[0]
+    finally:
+        connection.close()
 
-    def __init__(self, port: int, camera: Camera, storage: dict[str, str] | None = None) -> None:
+
+class HeadlessWindow:
+    """A window on the viewer at ``port`` that looks through ``camera``; with the ``token`` of its address, if any."""
+
+    def __init__(
+        self, port: int, camera: Camera, storage: dict[str, str] | None = None, token: str | None = None
+    ) -> None:
         self.camera = camera
         self.storage = {} if storage is None else storage
         self.widgets: dict[str, dict[str, Any]] = {}
@@ -46,6 +61,7 @@ class HeadlessWindow:
         self._socket = websockets.sync.client.connect(
             f"ws://127.0.0.1:{port}",
             subprotocols=[f"viser-v{viser.__version__}"],  # type: ignore[list-item]
+            additional_headers={} if token is None else {"Cookie": cookie_for(port, token)},
             max_size=None,
             compression=None,
             proxy=None,

@@ -19,7 +19,7 @@ from splatseg.ops.extension import build_info
 COLUMNS = {"iou1": "IoU1", "iou2": "IoU2", "mean": "mean", "proposed_mean": "at proposed levels"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Summary:
     """A row on one scene (``BOTH`` stands for the average over scenes).
 

@@ -181,7 +181,7 @@ class Report:
         return self.averages()["mean"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ScoredQuery:
     """A query with its (h, w) pixel scores, its two (h, w) bool masks, and its query feature (d,)."""
 

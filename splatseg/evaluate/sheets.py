@@ -25,7 +25,7 @@ CAPTION_HEIGHT = 18
 GAP = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cell:
     """One picture (h, w, 3) uint8 of a sheet and the line under it."""
 

@@ -10,6 +10,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from pathlib import Path
 
 from splatseg.errors import SplatsegError
@@ -18,6 +19,8 @@ _FULL = {errno.ENOSPC: "no space left on the disk", errno.EDQUOT: "disk quota us
 _FULL_BELOW = 64 * 1024  # bytes; a disk with less than this free after a failed write is taken to be full
 
 _TEMPORARY = re.compile(r"\..*\.(\d+)-[0-9a-f]{8}\.tmp(\..*)?")  # the names given below; the number is the writer
+
+_ASIDE, _WHOLE = ".aside", ".whole"  # in the hidden folder of write_together: what was there before; all is written
 
 
 def _temporary(target: Path) -> Path:
@@ -90,6 +93,12 @@ def _concerns(error: OSError, temporary: Path, target: Path) -> bool:
     return bool(named & places)
 
 
+def _below(error: OSError, stage: Path) -> bool:
+    """Whether ``error`` is about a move into or out of ``stage``."""
+    named = (error.filename, error.filename2)
+    return any(isinstance(name, str | Path) and stage in Path(name).parents for name in named)
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write ``text`` (UTF-8) to ``path`` by :func:`atomic_write`."""
     with atomic_write(path) as temporary:
@@ -100,8 +109,9 @@ def write_text(path: str | Path, text: str) -> None:
 def write_together(folder: str | Path) -> Iterator[Path]:
     """Yield a hidden folder in ``folder``; on success all that was written to it is moved to ``folder``.
 
-    For files that belong together: on any exception none of them is there, and what was there before stays as it was.
-    A folder takes the place of the one of its name, with everything in that one.
+    For files that belong together: on any exception, also of a move, none of them is there, and what was there before
+    stays as it was. A folder takes the place of the one of its name, with everything in that one. Where the process is
+    killed between the moves, :func:`remove_leftovers` makes the rest of them.
 
     Raises:
         SplatsegError: the disk is full, or the folder cannot be written to.
@@ -111,34 +121,100 @@ def write_together(folder: str | Path) -> Iterator[Path]:
     try:
         stage.mkdir(parents=True)
         yield stage
-        for entry in sorted(stage.iterdir()):
-            if (target / entry.name).is_dir():
-                (target / entry.name).rename(_temporary(stage / entry.name))
-            os.replace(entry, target / entry.name)
+        _move_all(stage, target)
         _sync_folder(target)
     except SplatsegError as error:
         if str(stage) not in str(error):
             raise
         raise SplatsegError(str(error).replace(str(stage), str(target))) from error
     except OSError as error:
-        if not _concerns(error, stage, target):
+        if not (_concerns(error, stage, target) or _below(error, stage)):
             raise
         raise SplatsegError(f"{target}: expected a place to write to, found: {error.strerror}") from error
     finally:
         shutil.rmtree(stage, ignore_errors=True)
 
 
+def _move_all(stage: Path, target: Path) -> None:
+    """Move what is in ``stage`` to ``target``: all of it, or on an exception nothing."""
+    aside, moved = stage / _ASIDE, []
+    entries = _staged(stage)
+    aside.mkdir()
+    (stage / _WHOLE).touch()
+    _sync_folder(stage)
+    try:
+        for entry in entries:
+            moved.append(entry.name)
+            _put_aside(target / entry.name, aside / entry.name)
+            os.replace(entry, target / entry.name)
+    except BaseException:
+        (stage / _WHOLE).unlink(missing_ok=True)  # a kill from here on is not to make the moves after all
+        for name in reversed(moved):
+            _put_back(target / name, stage / name, aside / name)
+        raise
+
+
+def _staged(stage: Path) -> list[Path]:
+    return sorted(entry for entry in stage.iterdir() if entry.name not in (_ASIDE, _WHOLE))
+
+
+def _put_aside(path: Path, aside: Path) -> None:
+    """Keep what is at ``path`` at ``aside``; a file stays at ``path`` as well, so that readers always find one."""
+    if path.is_file() and not path.is_symlink():
+        with suppress(OSError):  # a file system without links
+            os.link(path, aside)
+            return
+    if os.path.lexists(path):
+        path.rename(aside)
+
+
+def _put_back(path: Path, new: Path, aside: Path) -> None:
+    """Undo the move of ``new`` to ``path``, of which ``aside`` is what was there before, as far as it came."""
+    with suppress(OSError):
+        if not os.path.lexists(new):
+            path.rename(new)
+        if os.path.lexists(aside):
+            os.replace(aside, path)
+
+
 def remove_leftovers(folder: str | Path) -> None:
-    """Remove from ``folder`` what processes that are no longer alive were writing when they were killed."""
+    """Remove from ``folder`` what processes that are no longer alive were writing when they were killed.
+
+    Files that belong together and were whole by then are moved to their places instead.
+    """
     with suppress(OSError):
         for entry in Path(folder).iterdir():
             match = _TEMPORARY.fullmatch(entry.name)
             if match is None or _alive(int(match[1])):
                 continue
             if entry.is_dir():
+                if (entry / _WHOLE).exists():
+                    with suppress(OSError):
+                        _finish(entry, Path(folder))
                 shutil.rmtree(entry, ignore_errors=True)
             else:
                 entry.unlink(missing_ok=True)
+
+
+def _finish(stage: Path, target: Path) -> None:
+    """Make the moves that a killed :func:`_move_all` had not come to."""
+    for entry in _staged(stage):
+        if (target / entry.name).is_dir():
+            (target / entry.name).rename(_temporary(stage / _ASIDE / entry.name))
+        os.replace(entry, target / entry.name)
+    _sync_folder(target)
+
+
+def remove_leftovers_below(folder: str | Path) -> None:
+    """:func:`remove_leftovers` of ``folder`` and all folders in it, and of temporary files that do not say whose they
+    are; only for who holds the whole folder."""
+    for where, folders, names in os.walk(folder):
+        remove_leftovers(where)
+        folders[:] = [name for name in folders if not _TEMPORARY.fullmatch(name)]  # a living process writes there
+        for name in names:
+            if fnmatch(name, ".*.tmp*") and not _TEMPORARY.fullmatch(name):
+                with suppress(OSError):
+                    (Path(where) / name).unlink(missing_ok=True)
 
 
 def _alive(process: int) -> bool:

@@ -36,7 +36,7 @@ _MODEL_IDS = {int(member.value): member for member in pycolmap.CameraModelId.__m
 _MODEL_NAMES = {name: member for name, member in pycolmap.CameraModelId.__members__.items() if name != "INVALID"}
 
 
-@dataclass
+@dataclass(eq=False)
 class _Model:
     """What has been read so far, to check references between files."""
 

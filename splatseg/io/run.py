@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from splatseg.errors import SplatsegError
-from splatseg.io.atomic import atomic_write, write_text
+from splatseg.io.atomic import atomic_write, remove_leftovers_below, write_text
 
 _IDENTITY = "scene.json"
 _STAGE = re.compile(r"[A-Za-z0-9_.-]+")
@@ -284,7 +284,8 @@ class Run:
         """Hold the run against other processes for the length of the block.
 
         The kernel's lock on the file ``lock`` counts, not the file, so one left behind by a killed process is free.
-        Temporary files that such a process left are removed.
+        Temporary files that such a process left are removed; those of living processes (a viewer writes to the run
+        meanwhile) stay.
 
         Raises:
             SplatsegError: another process holds it; the message names its id.
@@ -305,9 +306,7 @@ class Run:
                 ) from None
             os.ftruncate(handle, 0)
             os.write(handle, f"{os.getpid()}\n".encode())
-            for leftover in self.folder.rglob(".*.tmp*"):
-                if leftover.is_file():
-                    leftover.unlink(missing_ok=True)
+            remove_leftovers_below(self.folder)
             yield
         finally:
             os.close(handle)

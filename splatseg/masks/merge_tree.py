@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RegionGraph:
     """n regions that tile an image and the borders between them.
 
@@ -41,7 +41,7 @@ class MergeWeights(NamedTuple):
     size: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MergeTree:
     """Nodes 0..n-1 are the regions, node n + i the i-th merge, the last one the whole image.
 

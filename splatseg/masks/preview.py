@@ -54,7 +54,7 @@ def patch_overlay(image: Pixels, patch_ids: Tensor, strength: float = 0.65) -> P
     return ((1 - strength) * image + strength * colors[ids]).round().astype(np.uint8)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PixelLevels:
     """What a click on one pixel selects, level by level.
 

@@ -71,7 +71,7 @@ class ScoredMasks(MaskSet):
         ]
 
 
-@dataclass
+@dataclass(eq=False)
 class _Candidates:
     """Masks so far: run lengths at image size, and one row each of the arrays. Boxes are x0 y0 x1 y1, last pixel
     included."""

@@ -12,7 +12,7 @@ from splatseg.errors import SplatsegError, check_dims
 WEIGHT_TYPES = (torch.float16, torch.float32, torch.float64)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Contributions:
     """Blending weights of m pixels in CSR form, one row a pixel. Constants: no gradient flows into them.
 

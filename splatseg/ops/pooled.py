@@ -49,7 +49,7 @@ def can_replay(features: Tensor) -> bool:
     return has_kernel("pooled_transpose_adam_", features)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PoolStack:
     """Pools of all views end to end.
 
@@ -108,7 +108,7 @@ def joined(parts: Sequence[Contributions]) -> Contributions:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Schedule:
     """What each step of a fit does: ``views`` and ``starts`` (steps,) int32 and the learning rate ``lr`` of each."""
 

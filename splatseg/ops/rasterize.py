@@ -40,7 +40,7 @@ class RenderConfig:
     check_finite: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Means2dProbe:
     """Leaves whose gradients after backward are what densification needs.
 
@@ -61,7 +61,7 @@ class Means2dProbe:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Splats:
     """Gaussians in activated form, as gsplat takes them.
 
@@ -80,7 +80,7 @@ class Splats:
     sh: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rendered:
     """One view of a splat.
 

@@ -18,7 +18,7 @@ from splatseg.ops.trace import check_pixels
 __all__ = ["TILE", "TileLists", "trace_tiles"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TileLists:
     """Projected Gaussians and, for every 16x16 tile, those that may touch it, front to back.
 

@@ -6,7 +6,7 @@ normalised: one traced pixel, no image is drawn.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,11 +17,11 @@ from splatseg.errors import SplatsegError
 from splatseg.field import FeatureField, unit_features
 from splatseg.gaussians import Gaussians
 from splatseg.ops import blend
-from splatseg.selection.picking import trace_few
+from splatseg.selection.picking import seen_in, trace_few
 from splatseg.selection.sets import Selection
 
 EMPTY_ALPHA = 0.1  # a pixel whose blending weights sum to less shows empty space
-BOX_GRID = 32  # a rectangle is sampled on at most BOX_GRID x BOX_GRID pixels
+BOX_GRID = 32  # the features in a rectangle are looked up on at most BOX_GRID x BOX_GRID of its pixels
 BOX_QUERIES = 8  # ... and summed up by at most so many features
 BOX_SAME = 0.95  # cosine above which two pixels of a rectangle count as the same thing
 BOX_FRINGE = 0.02  # features that fewer of the sampled pixels look like are borders, not things
@@ -53,7 +53,7 @@ class Box:
     positive: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Query:
     """What the clicks ask for.
 
@@ -116,22 +116,26 @@ def trace_features(gaussians: Gaussians, field: FeatureField, camera: Camera, pi
     return features, alpha
 
 
-def select_box(gaussians: Gaussians, box: Box) -> Selection:
-    """The Gaussians seen through a rectangle: traced on a grid of its pixels, kept where their centre is inside too.
+def select_box(gaussians: Gaussians, box: Box, report: Callable[[float], None] | None = None) -> Selection:
+    """The Gaussians seen through a rectangle: their weight counts in one of its pixels (``render.trace``'s
+    ``min_weight``) and their centre lies in one, too. All its pixels are traced.
+
+    Args:
+        report: called with the share of pixels traced; it may raise to stop.
 
     Raises:
         SplatsegError: the rectangle lies outside the image.
     """
-    pixels = box_pixels(box).to(gaussians.device)
-    ids = trace_few(gaussians, box.camera, pixels).ids.long().unique()
-    centres, depths = box.camera.project(gaussians.means[ids])
-    low, high = pixels.min(0).values, pixels.max(0).values + 1
+    (left, right), (top, bottom) = box_spans(box)
+    ids = seen_in(gaussians, box.camera, (left, top, right, bottom), report)
+    centres, depths = box.camera.to(gaussians.device).project(gaussians.means[ids])
+    low, high = centres.new_tensor([left, top]), centres.new_tensor([right, bottom])
     inside = ((centres >= low) & (centres <= high)).all(1) & (depths > 0)
     return Selection.of(ids[inside], len(gaussians))
 
 
-def box_pixels(box: Box) -> Tensor:
-    """(m, 2) int32 [column, row] of a grid over the rectangle, its border pixels included.
+def box_spans(box: Box) -> tuple[tuple[int, int], tuple[int, int]]:
+    """First and one past the last column, and the same of the rows, of the pixels that the rectangle touches.
 
     Raises:
         SplatsegError: the rectangle lies outside the image.
@@ -148,8 +152,18 @@ def box_pixels(box: Box) -> Tensor:
                 f"rectangle: expected it inside the {box.camera.width}x{box.camera.height} image, "
                 f"found ({u0:g}, {v0:g}) to ({u1:g}, {v1:g})"
             )
-        spans.append(torch.linspace(first, last, min(last - first + 1, BOX_GRID)).round().int())
-    return torch.cartesian_prod(*spans)
+        spans.append((first, last + 1))
+    return spans[0], spans[1]
+
+
+def box_pixels(box: Box) -> Tensor:
+    """(m, 2) int32 [column, row] of a grid over the rectangle, its border pixels included: what is looked up there.
+
+    Raises:
+        SplatsegError: the rectangle lies outside the image.
+    """
+    axes = [torch.linspace(a, b - 1, min(b - a, BOX_GRID)).round().int() for a, b in box_spans(box)]
+    return torch.cartesian_prod(*axes)
 
 
 def representatives(unit: Tensor) -> Tensor:

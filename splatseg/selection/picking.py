@@ -7,6 +7,8 @@ alone. The result is the same: left out is only what the rasterizer would give n
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -20,6 +22,7 @@ REACH = 3.34
 EPS2D = 0.3  # RenderConfig.eps2d, pixels^2, added to both variances
 CLAMP = 0.15  # of width / fx: how far past the image's edge the projection's Jacobian is evaluated (gsplat)
 SLACK = 1.0  # pixels, for rounding
+BLOCK = (256, 128)  # columns and rows traced at once: some 32,000 pixels, whose lists take tens of megabytes
 
 
 def trace_few(gaussians: Gaussians, camera: Camera, pixels: Tensor) -> Contributions:
@@ -28,6 +31,34 @@ def trace_few(gaussians: Gaussians, camera: Camera, pixels: Tensor) -> Contribut
     found = rendering.trace(gaussians.select(near), camera, pixels)
     ids = near[found.ids.long()].to(torch.int32)
     return Contributions(found.pixels, found.order, found.offsets, ids, found.weights)
+
+
+def seen_in(
+    gaussians: Gaussians,
+    camera: Camera,
+    window: tuple[int, int, int, int],
+    report: Callable[[float], None] | None = None,
+) -> Tensor:
+    """(k,) int64 ids, ascending, of the Gaussians that ``render.trace`` lists in any pixel of a window.
+
+    Args:
+        window: first column and row, and one past the last column and row. All its pixels are traced, block by block.
+        report: called with the share of blocks done; it may raise to stop.
+    """
+    left, top, right, bottom = window
+    corners = torch.tensor([[left, top], [right - 1, bottom - 1]], dtype=torch.int32, device=gaussians.device)
+    near = reachable(gaussians, camera, corners)
+    few = gaussians.select(near)
+    seen = torch.zeros(len(near), dtype=torch.bool, device=gaussians.device)
+    blocks = [(u, v) for v in range(top, bottom, BLOCK[1]) for u in range(left, right, BLOCK[0])]
+    for number, (u, v) in enumerate(blocks):
+        if report is not None:
+            report(number / len(blocks))
+        columns = torch.arange(u, min(u + BLOCK[0], right), dtype=torch.int32)
+        rows = torch.arange(v, min(v + BLOCK[1], bottom), dtype=torch.int32)
+        pixels = torch.cartesian_prod(columns, rows).to(gaussians.device)
+        seen[trace_few(few, camera, pixels).ids.long()] = True
+    return near[seen]
 
 
 def reachable(gaussians: Gaussians, camera: Camera, pixels: Tensor) -> Tensor:

@@ -65,18 +65,28 @@ class Look:
             raise SplatsegError(f"display: expected one of {', '.join(DISPLAY_MODES)}, found {self.mode!r}")
 
 
+def showable(session: Session, look: Look) -> Look:
+    """``look``, or photo colours in place of a heat map where nothing is clicked: what a window shows and exports."""
+    return replace(look, mode="photo") if look.mode == "scores" and session.active is None else look
+
+
 def level_of_detail(workspace: Workspace, limit: int) -> Tensor:
     """Ascending ids of at most ``limit`` Gaussians to draw, the same each time.
 
-    A weighted sample without replacement (Efraimidis and Spirakis, 2006): the chance rises with the root of the surface
-    a Gaussian covers, so that large ones are nearly all kept and small ones thinned evenly.
+    A weighted sample without replacement (Efraimidis and Spirakis, 2006), by what a Gaussian covers: its opacity times
+    the area of its two longest axes. Large ones are nearly all kept, small ones thinned evenly among themselves.
+    (:attr:`Workspace.weights` are for level proposals and leave the area out.)
     """
     n = len(workspace)
     if n <= limit:
         return torch.arange(n)
+    gaussians = workspace.gaussians
+    longest = gaussians.log_scales.double().topk(2, dim=1).values.sum(1)
+    log_weights = (longest + gaussians.opacities.double().clamp_min(1e-12).log()).cpu()
     generator = torch.Generator().manual_seed(0)
-    uniform = torch.rand(n, generator=generator).clamp_min(1e-12)
-    keys = uniform.log() / workspace.weights.cpu().sqrt().clamp_min(1e-12)
+    uniform = torch.rand(n, generator=generator, dtype=torch.float64).clamp(1e-12, 1 - 1e-12)
+    # The same order as log(uniform) / weight, in logarithms: weights span many orders of magnitude.
+    keys = log_weights - (-uniform.log()).log()
     return keys.topk(limit).indices.sort().values
 
 

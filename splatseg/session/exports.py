@@ -14,12 +14,14 @@ from splatseg.camera import Camera
 from splatseg.clusters import LabelNode, LabelTree
 from splatseg.errors import SplatsegError
 from splatseg.export import save_labels, save_masks, save_selection, save_without
+from splatseg.gaussians import Gaussians
 from splatseg.io.atomic import atomic_write, write_together
 from splatseg.render import render
 from splatseg.selection import Selection
 from splatseg.session.display import Look, painted
 from splatseg.session.jobs import Job, tell
 from splatseg.session.session import Session
+from splatseg.session.workspace import without
 
 
 def export_selection(
@@ -39,15 +41,14 @@ def export_selection(
 def export_without(
     session: Session, name: str = "scene_without_selection", what: int | str | None = None, job: Job | None = None
 ) -> Path:
-    """The scene without the selection (or the object ``what``) and without all that is hidden, as a plain INRIA PLY.
+    """What is shown of the scene without the selection (or the object ``what``), as a plain INRIA PLY.
 
     Raises:
         SplatsegError: nothing would be left out, or nothing left, or the file cannot be written.
         Cancelled: ``job`` was cancelled; the file is as it was before.
     """
     path = session.workspace.export_path(name, ".ply")
-    hidden = session.workspace.hidden()
-    out = session.selection if what is None else _chosen(session, what)
+    hidden, out = session.hidden(), _chosen(session, what)
     if hidden is not None:
         out = Selection(out.mask | hidden)
     if not len(out):
@@ -105,7 +106,7 @@ def export_masks(
     if not len(chosen):
         raise SplatsegError("masks: expected something selected, found nothing")
     path = session.workspace.export_path(f"{name}_masks", ".zip")
-    gaussians = session.workspace.visible_gaussians(session.isolated)
+    gaussians = _shown_with(session, chosen)
     with write_together(path.parent) as stage:
         folder = stage / path.stem
         with torch.no_grad():
@@ -158,19 +159,28 @@ def objects_tree(session: Session) -> LabelTree:
     Raises:
         SplatsegError: there are none.
     """
-    if not session.objects:
+    objects = session.objects  # once: another window may change them meanwhile
+    if not objects:
         raise SplatsegError("labels: expected at least one kept object, found none")
     labels = np.zeros((len(session.workspace), 1), np.int32)
-    for entry in session.objects:
+    for entry in objects:
         labels[entry.ids.numpy(), 0] = entry.id
-    counts = np.bincount(labels[:, 0], minlength=max(o.id for o in session.objects) + 1)
-    nodes = tuple(LabelNode(o.id, 0, 0, int(counts[o.id]), o.name, o.color) for o in session.objects)
+    counts = np.bincount(labels[:, 0], minlength=max(o.id for o in objects) + 1)
+    nodes = tuple(LabelNode(o.id, 0, 0, int(counts[o.id]), o.name, o.color) for o in objects)
     return LabelTree(labels, nodes)
 
 
 def _report(job: Job | None, start: float = 0.0, span: float = 1.0) -> Callable[[str, float], None] | None:
     """What tells ``job`` about a part of the work that begins at ``start`` and is ``span`` of the whole."""
     return None if job is None else lambda step, share: job.report(step, start + span * share)
+
+
+def _shown_with(session: Session, chosen: Selection) -> Gaussians:
+    """The splat as the session shows it, and ``chosen`` (an object may be exported while it is hidden)."""
+    space, hidden = session.workspace, session.hidden()
+    if hidden is None or not bool((hidden & chosen.mask.cpu()).any()):
+        return space.visible_gaussians(session.isolated)
+    return without(space.gaussians, hidden & ~chosen.mask.cpu())
 
 
 def _chosen(session: Session, what: int | str | None) -> Selection:

@@ -18,6 +18,7 @@ from splatseg.gaussians import Gaussians
 from splatseg.selection import Selection
 from splatseg.selection.clicks import EMPTY_ALPHA
 from splatseg.selection.picking import trace_few
+from splatseg.session.shared import Content
 
 Report = Callable[[str, float], None]
 ROUNDS = 30  # of 2-means, at most; it settles in a few
@@ -26,6 +27,17 @@ ROUNDS = 30  # of 2-means, at most; it settles in a few
 def object_color(key: int) -> tuple[int, int, int]:
     """The colour an object gets if none is chosen: successive ids far apart in hue."""
     return hue_color(key)
+
+
+def divided(content: Content) -> LabelTree:
+    """The label tree of ``content``.
+
+    Raises:
+        SplatsegError: the scene is not divided yet.
+    """
+    if content.tree is None:
+        raise SplatsegError("labels: expected the scene divided into labels, found none; discretise it first")
+    return content.tree
 
 
 def label_at(gaussians: Gaussians, column: NDArray[np.int32], camera: Camera, u: float, v: float) -> int:

@@ -19,12 +19,14 @@ from splatseg.selection import Box, Click, History, PointClick, Selection, make_
 from splatseg.selection.clicks import click_features
 from splatseg.session import labels, store
 from splatseg.session.jobs import Job, locked, tell
-from splatseg.session.shared import Change, Color, SceneObject, check_color, clean_name
-from splatseg.session.state import Mode, Pick, Step, combine_sets, gather, take_out
+from splatseg.session.shared import Change, Color, Content, SceneObject, check_color, clean_name
+from splatseg.session.state import Mode, Pick, Step, combine_sets, gather, parts_of, take_out
 from splatseg.session.workspace import Workspace
 
-UNDO_BYTES = 400_000_000  # scores and masks of one person's undo steps, at most about so much
+UNDO_BYTES = 400_000_000  # scores, masks and labels of one person's undo steps, at most so much (UNDO_STEPS steps)
+UNDO_STEPS = 500
 Where = str | View | Camera
+Edit = Callable[[Content], Change]
 
 
 class Session:
@@ -37,17 +39,20 @@ class Session:
     Args:
         run: a run folder, or a workspace that is open already.
         level: which proposed level a click shows first; 0 is the smallest part.
+
+    Attributes:
+        notice: what the last undo or redo left as another window has made it, as a line for people; else empty.
     """
 
     def __init__(self, run: str | Path | Run | Workspace, level: int = 0) -> None:
         self.workspace = run if isinstance(run, Workspace) else Workspace.open(run)
         self.first_level = level
-        self.isolated: int | None = None
+        self.notice = ""
+        self._alone: tuple[int, int] | None = None  # the object shown alone, and its deletions at that time
         self._lock = threading.RLock()
-        n = len(self.workspace)
-        nothing = Selection.none(n)
-        limit = min(max(UNDO_BYTES // (6 * n), 20), 500)
-        self._history = History(Step("start", nothing, (), nothing), limit)
+        nothing = Selection.none(len(self.workspace))
+        self._history = History(Step("start", nothing, (), nothing), UNDO_STEPS, UNDO_BYTES, parts_of)
+        self._seen: tuple[Step, object, Selection] | None = None
 
     # What is there ---------------------------------------------------------------------------------------------------
 
@@ -58,7 +63,25 @@ class Session:
 
     @property
     def selection(self) -> Selection:
-        return self.step.selection
+        """What is selected of what is visible now: hiding takes out, also by another window, showing brings back."""
+        seen, step, key = self._seen, self.step, (self.workspace.shared.version, self.isolated)
+        if seen is None or seen[0] is not step or seen[1] != key:
+            now = gather(step.label, step.fixed, step.picks, self.hidden())
+            self._seen = seen = (step, key, now.selection)
+        return seen[2]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the undo history holds, the current state included."""
+        return self._history.nbytes
+
+    @property
+    def isolated(self) -> int | None:
+        """The object shown alone in this session; that ends for good when the object is deleted, also elsewhere."""
+        alone = self._alone
+        if alone is not None and alone[1] != self.workspace.shared.deletions(alone[0]):
+            self._alone = alone = None
+        return None if alone is None else alone[0]
 
     @property
     def active(self) -> Pick | None:
@@ -93,13 +116,23 @@ class Session:
     def _gaussians(self) -> Gaussians:
         return self.workspace.visible_gaussians(self.isolated)
 
-    def _do(self, label: str, fixed: Selection, picks: Sequence[Pick] = (), change: Change | None = None) -> Selection:
-        if change is not None:
-            self.workspace.shared.apply(change)
+    def _do(self, label: str, fixed: Selection, picks: Sequence[Pick] = (), edit: Edit | None = None) -> Step:
+        """The next step. ``edit`` computes what it does to shared objects and labels, from what they are then."""
+        change = None if edit is None else self.workspace.shared.edit(edit)
         step = replace(gather(label, fixed, picks, self.hidden()), change=change)
         self._history.do(step)
+        self.notice = ""
         self.workspace.note_step(step)
-        return step.selection
+        return step
+
+    def _select(self, label: str, fixed: Selection, picks: Sequence[Pick] = ()) -> Selection:
+        return self._do(label, fixed, picks).selection
+
+    def _share(self, label: str, edit: Edit) -> Change:
+        """A step that changes shared objects and leaves the selection."""
+        change = self._do(label, self.step.fixed, self.step.picks, edit).change
+        assert change is not None
+        return change
 
     # Pointing --------------------------------------------------------------------------------------------------------
 
@@ -122,7 +155,7 @@ class Session:
         space, step = self.workspace, self.step
         tell(job, "looking what is there", 0.0)
         if mode == "subtract":
-            if not len(step.selection):
+            if not len(self.selection):
                 raise SplatsegError("subtract: expected something selected to subtract from, found nothing")
             return self._subtract(click_features(self._gaussians(), space.field, click), job)
         query = make_query(self._gaussians(), space.field, [click])
@@ -132,17 +165,17 @@ class Session:
         pick = Pick.of(space.field, space.weights, query, level)
         tell(job, "selecting", 0.8)
         if mode == "replace":
-            return self._do("click", Selection.none(len(space)), (pick,))
+            return self._select("click", Selection.none(len(space)), (pick,))
         if mode == "add":
-            return self._do("add", step.fixed, (*step.picks, pick))
-        return self._do(mode, combine_sets(step.selection, pick.selection(), mode))
+            return self._select("add", step.fixed, (*step.picks, pick))
+        return self._select(mode, combine_sets(self.selection, pick.selection(), mode))
 
     def _subtract(self, negative: Tensor, job: Job | None) -> Selection:
         tell(job, "scoring again", 0.3)
         space = self.workspace
         fixed, picks = take_out(self.step, space.field, space.weights, negative, self.first_level)
         tell(job, "selecting", 0.8)
-        return self._do("subtract", fixed, picks)
+        return self._select("subtract", fixed, picks)
 
     @locked
     def rectangle(
@@ -152,19 +185,20 @@ class Session:
         mode: Mode = "replace",
         job: Job | None = None,
     ) -> Selection:
-        """Select all that is seen through a rectangle between two image positions. ``job`` reports and cancels.
+        """Select all that is seen through a rectangle between two image positions (:func:`select_box`). ``job`` reports
+        and cancels.
 
         Raises:
             SplatsegError: outside the image, or nothing but empty space inside.
         """
-        tell(job, "looking what is there", 0.0)
-        found = select_box(self._gaussians(), Box(self.workspace.camera(view), corners))
-        tell(job, "selecting", 0.8)
+        box = Box(self.workspace.camera(view), corners)
+        found = select_box(self._gaussians(), box, lambda share: tell(job, "looking what is there", 0.9 * share))
+        tell(job, "selecting", 0.9)
         if not len(found):
             raise SplatsegError("rectangle: expected something inside it, found empty space")
         if mode == "add":
-            return self._do("add rectangle", self.step.fixed | found, self.step.picks)
-        return self._do("rectangle", combine_sets(self.selection, found, mode))
+            return self._select("add rectangle", self.step.fixed | found, self.step.picks)
+        return self._select("rectangle", combine_sets(self.selection, found, mode))
 
     @locked
     def pick_label(self, view: Where, u: float, v: float, mode: Mode = "replace") -> Selection:
@@ -173,9 +207,10 @@ class Session:
         Raises:
             SplatsegError: the scene is not divided yet, outside the image, or empty space.
         """
-        tree = self._tree()
-        label = labels.label_at(self._gaussians(), tree.labels[:, self.label_level], self.workspace.camera(view), u, v)
-        return self._do(f"label {tree.node(label).name}", combine_sets(self.selection, tree.selection(label), mode))
+        content = self.workspace.shared.content
+        tree = labels.divided(content)
+        label = labels.label_at(self._gaussians(), tree.labels[:, content.level], self.workspace.camera(view), u, v)
+        return self._select(f"label {tree.node(label).name}", combine_sets(self.selection, tree.selection(label), mode))
 
     # Refining --------------------------------------------------------------------------------------------------------
 
@@ -196,7 +231,7 @@ class Session:
         picks = (*step.picks[:-1], change(step.active))
         if step.label == label and step.change is None and self.can_undo:
             self._history.undo()  # one drag of a slider is one step of undo
-        return self._do(label, step.fixed, picks)
+        return self._select(label, step.fixed, picks)
 
     # Sets ------------------------------------------------------------------------------------------------------------
 
@@ -205,44 +240,46 @@ class Session:
         """Combine the selection with another one, or with a kept object by id or name."""
         if not isinstance(other, Selection):
             other = self.workspace.shared.content.find(other).selection(len(self.workspace))
-        return self._do(mode, combine_sets(self.selection, other, mode))
+        return self._select(mode, combine_sets(self.selection, other, mode))
 
     @locked
     def invert(self) -> Selection:
         """Select what is visible and not selected."""
-        return self._do("invert", ~self.selection)
+        return self._select("invert", ~self.selection)
 
     @locked
     def clear(self) -> Selection:
-        return self._do("clear", Selection.none(len(self.workspace)))
+        return self._select("clear", Selection.none(len(self.workspace)))
 
     @locked
     def undo(self) -> Step:
-        """Take the last step back, also what it did to objects or labels; at the first one nothing happens.
+        """Go one step back, also in what the step did to objects or labels; at the first one nothing happens.
 
-        Raises:
-            SplatsegError: another window has changed those objects since.
+        An object or the labels that another window has changed since stay as they are now, and are no part of the step
+        any more: :attr:`notice` names them. Redo is the same forward.
         """
-        if self.step.change is not None:
-            self.workspace.shared.apply(self.step.change.reversed())
-        return self._stepped(self._history.undo())
+        left = self.step
+        return self._stepped("undo", left, self._history.undo(), left.change and left.change.reversed())
 
     @locked
     def redo(self) -> Step:
-        """Do the last undone step again. Errors as :meth:`undo`."""
-        before = self.step
-        step = self._history.redo()
-        if step is not before and step.change is not None:
-            try:
-                self.workspace.shared.apply(step.change)
-            except SplatsegError:
-                self._history.undo()
-                raise
-        return self._stepped(step)
+        """Do the last undone step again; at the newest one nothing happens. Otherwise as :meth:`undo`."""
+        left, step = self.step, self._history.redo()
+        return self._stepped("redo", left, step, step.change)
 
-    def _stepped(self, step: Step) -> Step:
+    def _stepped(self, verb: str, left: Step, step: Step, change: Change | None) -> Step:
+        self.notice = ""
+        if step is not left and change is not None:
+            made, others = self.workspace.shared.apply_standing(change)
+            if others:
+                # What is another's now leaves the step: redone or undone later, it would take back theirs.
+                done = left if verb == "undo" else step
+                amended = replace(done, change=made.reversed() if verb == "undo" else made)
+                self._history.amend(done, amended)
+                step = self.step
+                self.notice = f"{verb} of '{done.label}': {', '.join(others)} left as another window has made it since"
         self.workspace.note_step(step)
-        return step
+        return replace(step, selection=self.selection)
 
     # Objects ---------------------------------------------------------------------------------------------------------
 
@@ -253,25 +290,41 @@ class Session:
         Raises:
             SplatsegError: nothing is selected, no name, or a bad colour.
         """
-        if not len(self.selection):
+        cleaned = clean_name(name)
+        return self._keep(f"keep {cleaned}", lambda content: cleaned, color, visible)
+
+    @locked
+    def hide_selection(self) -> SceneObject:
+        """Take the selection out of sight, as a hidden object; :meth:`show` brings it back."""
+
+        def free(content: Content) -> str:
+            taken = {entry.name for entry in content.objects.values()}
+            return next(f"hidden {i}" for i in range(1, len(taken) + 2) if f"hidden {i}" not in taken)
+
+        return self._keep("hide", free, None, False)
+
+    def _keep(self, label: str, name: Callable[[Content], str], color: Color | None, visible: bool) -> SceneObject:
+        chosen = self.selection
+        if not len(chosen):
             raise SplatsegError("keep: expected something selected, found nothing")
         key = self.workspace.shared.new_id()
         paint = labels.object_color(key) if color is None else check_color(color)
-        entry = SceneObject(key, clean_name(name), paint, self.selection.ids.int(), visible)
-        self._do(f"keep {entry.name}", self.step.fixed, self.step.picks, Change({key: None}, {key: entry}))
+
+        def edit(content: Content) -> Change:
+            return Change({key: None}, {key: SceneObject(key, name(content), paint, chosen.ids.int(), visible)})
+
+        entry = self._share(label, edit).after[key]
+        assert entry is not None
         return entry
 
-    def hide_selection(self) -> SceneObject:
-        """Take the selection out of sight, as a hidden object; :meth:`show` brings it back."""
-        taken = {entry.name for entry in self.objects}
-        name = next(f"hidden {i}" for i in range(1, len(taken) + 2) if f"hidden {i}" not in taken)
-        return self.keep(name, visible=False)
-
     def _replace_object(self, key: int | str, label: str, **fields: object) -> SceneObject:
-        old = self.workspace.shared.content.find(key)
-        new = replace(old, **fields)  # type: ignore[arg-type]
-        self._do(label, self.step.fixed, self.step.picks, Change({old.id: old}, {old.id: new}))
-        return new
+        def edit(content: Content) -> Change:
+            old = content.find(key)
+            return Change({old.id: old}, {old.id: replace(old, **fields)})  # type: ignore[arg-type]
+
+        (entry,) = self._share(label, edit).after.values()
+        assert entry is not None
+        return entry
 
     @locked
     def rename(self, key: int | str, name: str) -> SceneObject:
@@ -289,46 +342,87 @@ class Session:
     @locked
     def delete(self, key: int | str) -> None:
         """Forget an object; its Gaussians stay in the scene."""
-        old = self.workspace.shared.content.find(key)
-        self._do(f"delete {old.name}", self.step.fixed, self.step.picks, Change({old.id: old}, {old.id: None}))
+
+        def edit(content: Content) -> Change:
+            old = content.find(key)
+            return Change({old.id: old}, {old.id: None})
+
+        self._share("delete", edit)
 
     @locked
     def isolate(self, key: int | str | None) -> None:
-        """Show this object alone, in this session only; None shows all again."""
-        self.isolated = None if key is None else self.workspace.shared.content.find(key).id
+        """Show this object alone, in this session only, until it is deleted; None shows all again."""
+        shared = self.workspace.shared
+        with shared.lock:
+            found = None if key is None else shared.content.find(key).id
+            self._alone = None if found is None else (found, shared.deletions(found))
 
     # Labels ----------------------------------------------------------------------------------------------------------
 
     def _tree(self) -> LabelTree:
-        if self.tree is None:
-            raise SplatsegError("labels: expected the scene divided into labels, found none; discretise it first")
-        return self.tree
+        return labels.divided(self.workspace.shared.content)
 
     def discretise(self, config: ClusterConfig | None = None, job: Job | None = None) -> LabelTree:
-        """Divide the whole scene into nested labels. Seconds to a minute: ``job`` reports and cancels."""
-        space = self.workspace
+        """Divide the whole scene into nested labels. Seconds to a minute: ``job`` reports and cancels.
+
+        Raises:
+            SplatsegError: another window has edited the labels meanwhile, which this would take back.
+        """
+        space, base = self.workspace, self.tree
         tree = discretise(space.gaussians, space.field, config, None if job is None else job.report)
-        self._relabel("discretise", tree, tree.default_level)
+        if not self._relabel("discretise", base, tree):
+            raise SplatsegError(
+                "labels: expected them unchanged while the scene was being divided, found them changed in another "
+                "window; divide again to replace them"
+            )
         return tree
 
     @locked
-    def _relabel(self, label: str, tree: LabelTree, level: int, selection: Selection | None = None) -> None:
-        content = self.workspace.shared.content
-        change = Change(trees=((content.tree, content.level), (tree, level)))
-        fixed, picks = (self.step.fixed, self.step.picks) if selection is None else (selection, ())
-        self._do(label, fixed, picks, change)
+    def _relabel(self, label: str, base: LabelTree | None, tree: LabelTree, chosen: tuple[int, ...] = ()) -> bool:
+        """Put ``tree`` in the place of ``base`` and select the first of ``chosen``, if any; False, and nothing is done,
+        if another tree is there by now. A tree without a choice is a new one, shown at its own level."""
+        shared = self.workspace.shared
+        with shared.lock:
+            if shared.content.tree is not base:
+                return False
+            level = shared.content.level if chosen else tree.default_level
+            change = Change(trees=((base, shared.content.level), (tree, level)))
+            fixed, picks = (tree.selection(chosen[0]), ()) if chosen else (self.step.fixed, self.step.picks)
+            self._do(label, fixed, picks, lambda content: change)
+        return True
 
+    def _edit_labels(
+        self, label: str, edit: Callable[[LabelTree], tuple[LabelTree, tuple[int, ...]]]
+    ) -> tuple[int, ...]:
+        """Put in place of the label tree what ``edit`` makes of it, and select the first of the labels it returns.
+
+        An edit may take seconds, so it is computed beside the lock; if the tree is another one by then, the edit is
+        computed again from that one. Neither window takes the other's edit back.
+        """
+        while True:
+            base = self._tree()
+            tree, parts = edit(base)
+            if self._relabel(label, base, tree, parts):
+                return parts
+
+    @locked
     def set_label_level(self, level: int) -> None:
         """Show another level of the label tree, 0 coarsest."""
-        tree = self._tree()
-        if not 0 <= level < tree.levels:
-            raise SplatsegError(f"level: expected 0..{tree.levels - 1}, found {level}")
-        self._relabel("label level", tree, level)
+
+        def edit(content: Content) -> Change:
+            tree = labels.divided(content)
+            if not 0 <= level < tree.levels:
+                raise SplatsegError(f"level: expected 0..{tree.levels - 1}, found {level}")
+            return Change(trees=((tree, content.level), (tree, level)))
+
+        self._share("label level", edit)
 
     def selected_labels(self) -> tuple[int, ...]:
         """The labels of the shown level that are selected as a whole."""
-        tree = self._tree()
-        return labels.covered(tree.labels[:, self.label_level], self.selection)
+        return self._selected(self._tree())
+
+    def _selected(self, tree: LabelTree) -> tuple[int, ...]:
+        return labels.covered(tree.labels[:, min(self.label_level, tree.levels - 1)], self.selection)
 
     def merge_labels(self, chosen: Sequence[int] | None = None) -> int:
         """Make one label of several (the selected ones if not given); returns its id.
@@ -336,14 +430,16 @@ class Session:
         Raises:
             SplatsegError: fewer than two, or labels that are parts of different things.
         """
-        chosen = self.selected_labels() if chosen is None else tuple(chosen)
-        if len(chosen) < 2:
-            raise SplatsegError(f"merge: expected two labels selected as a whole, found {len(chosen)}")
-        tree = self._tree()
-        for other in chosen[1:]:
-            tree = tree.merge(chosen[0], other)
-        self._relabel("merge", tree, self.label_level, tree.selection(chosen[0]))
-        return chosen[0]
+
+        def edit(tree: LabelTree) -> tuple[LabelTree, tuple[int, ...]]:
+            wanted = self._selected(tree) if chosen is None else tuple(chosen)
+            if len(wanted) < 2:
+                raise SplatsegError(f"merge: expected two labels selected as a whole, found {len(wanted)}")
+            for other in wanted[1:]:
+                tree = tree.merge(wanted[0], other)
+            return tree, wanted[:1]
+
+        return self._edit_labels("merge", edit)[0]
 
     def split_label(self, label: int | None = None, job: Job | None = None) -> tuple[int, ...]:
         """Divide a label (the selected one if not given): into its parts if the tree has some, else in two by feature,
@@ -352,13 +448,15 @@ class Session:
         Raises:
             SplatsegError: not exactly one label, or one that cannot be divided.
         """
-        chosen = self.selected_labels() if label is None else (label,)
-        if len(chosen) != 1:
-            raise SplatsegError(f"split: expected one label selected as a whole, found {len(chosen)}")
         report = None if job is None else job.report
-        tree, parts = labels.split(self._tree(), chosen[0], self.workspace.field.unit, report)
-        self._relabel("split", tree, self.label_level, tree.selection(parts[0]))
-        return parts
+
+        def edit(tree: LabelTree) -> tuple[LabelTree, tuple[int, ...]]:
+            wanted = self._selected(tree) if label is None else (label,)
+            if len(wanted) != 1:
+                raise SplatsegError(f"split: expected one label selected as a whole, found {len(wanted)}")
+            return labels.split(tree, wanted[0], self.workspace.field.unit, report)
+
+        return self._edit_labels("split", edit)
 
     # Files -----------------------------------------------------------------------------------------------------------
 
@@ -381,7 +479,7 @@ class Session:
         saved = store.load(self.workspace.session_path(name), self.workspace)
         nothing = Selection.none(len(self.workspace))
         step = saved.step or Step("", nothing, (), nothing)
-        self._do(f"reopen {name}", step.fixed, step.picks, saved.change(self.workspace.shared.content))
+        self._do(f"reopen {name}", step.fixed, step.picks, saved.change)
 
     @locked
     def resume(self, step: Step) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -71,7 +72,11 @@ class Content:
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """Replacement of some objects (None: absent) and, where ``trees`` is given, of the label tree and its level."""
+    """Replacement of some objects (None: absent) and, where ``trees`` is given, of the label tree and its level.
+
+    What is the same before and after is not part of the change: ``trees`` of one tree changes the level alone, of one
+    level the tree alone.
+    """
 
     before: Mapping[int, SceneObject | None] = field(default_factory=dict)
     after: Mapping[int, SceneObject | None] = field(default_factory=dict)
@@ -79,6 +84,42 @@ class Change:
 
     def reversed(self) -> Change:
         return Change(self.after, self.before, None if self.trees is None else (self.trees[1], self.trees[0]))
+
+    def standing(self, content: Content) -> tuple[Change, tuple[str, ...]]:
+        """The part of the change whose ``before`` is what ``content`` holds, and names of what the rest is about."""
+        keys = [key for key, old in self.before.items() if content.objects.get(key) is old]
+        left = [self._name(key, content) for key in self.before if key not in keys]
+        trees = self.trees
+        if trees is not None and not self._labels_stand(content):
+            trees = None
+            left.append("the labels")
+        return Change({k: self.before[k] for k in keys}, {k: self.after[k] for k in keys}, trees), tuple(left)
+
+    def applied(self, content: Content) -> Content:
+        """``content`` with the change made, all of which must stand."""
+        objects = {k: o for k, o in content.objects.items() if k not in self.before}
+        objects.update({k: o for k, o in self.after.items() if o is not None})
+        tree, level = content.tree, content.level
+        if self.trees is not None:
+            (old, old_level), (new, new_level) = self.trees
+            tree = tree if old is new else new
+            if content.level == old_level:  # else it is another window's, and stays as far as the tree has it
+                level = new_level
+            level = min(level, 0 if tree is None else tree.levels - 1)
+        return Content(MappingProxyType(dict(sorted(objects.items()))), tree, level)
+
+    def _labels_stand(self, content: Content) -> bool:
+        assert self.trees is not None
+        (old, old_level), (new, new_level) = self.trees
+        if old is not new:
+            return content.tree is old
+        if content.tree is None or old_level == new_level:
+            return old_level == new_level
+        return content.level == old_level and new_level < content.tree.levels
+
+    def _name(self, key: int, content: Content) -> str:
+        entry = content.objects.get(key) or self.before.get(key) or self.after.get(key)
+        return f"object {key}" if entry is None else entry.name
 
 
 class SharedState:
@@ -89,12 +130,17 @@ class SharedState:
         self.content = Content()
         self.version = 0
         self._next_id = 1
+        self._deletions: Counter[int] = Counter()
         self._listeners: list[Callable[[], None]] = []
 
     def new_id(self) -> int:
         with self.lock:
             self._next_id += 1
             return self._next_id - 1
+
+    def deletions(self, key: int) -> int:
+        """How often the object ``key`` went away: who refers to it by id learns that another has come in its place."""
+        return self._deletions[key]
 
     def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Call ``listener`` after every change, in the thread that made it. Returns what stops that."""
@@ -108,30 +154,44 @@ class SharedState:
 
         return stop
 
-    def apply(self, change: Change) -> None:
-        """Make ``change``.
+    def edit(self, make: Callable[[Content], Change]) -> Change:
+        """Make the change that ``make`` computes from the current content; nobody else changes it in between.
+
+        ``make`` must be quick; what it raises is passed on and changes nothing.
 
         Raises:
-            SplatsegError: what it replaces is no longer there (another window changed it); nothing is changed then.
+            SplatsegError: the change replaces what is not there (any more); nothing is changed then.
         """
         with self.lock:
-            content = self.content
-            for key, old in change.before.items():
-                if content.objects.get(key) is not old:
-                    name = old.name if old else f"object {key}"
-                    raise SplatsegError(
-                        f"{name}: expected it unchanged since that step, found it changed in another window"
-                    )
-            if change.trees is not None and content.tree is not change.trees[0][0]:
+            change = make(self.content)
+            left = change.standing(self.content)[1]
+            if left:
                 raise SplatsegError(
-                    "labels: expected them unchanged since that step, found them changed in another window"
+                    f"{left[0]}: expected it unchanged since that step, found it changed in another window"
                 )
-            objects = {k: o for k, o in content.objects.items() if k not in change.before}
-            objects.update({k: o for k, o in change.after.items() if o is not None})
-            tree, level = (content.tree, content.level) if change.trees is None else change.trees[1]
-            self.content = Content(MappingProxyType(dict(sorted(objects.items()))), tree, level)
-            self._next_id = max([self._next_id, *(k + 1 for k in objects)])
-            self.version += 1
+            self._put(change)
+        self._tell()
+        return change
+
+    def apply(self, change: Change) -> None:
+        """Make ``change``. Errors as :meth:`edit`."""
+        self.edit(lambda content: change)
+
+    def apply_standing(self, change: Change) -> tuple[Change, tuple[str, ...]]:
+        """Make the part of ``change`` that still applies; returns it, and names of what others have changed since."""
+        with self.lock:
+            standing, left = change.standing(self.content)
+            self._put(standing)
+        self._tell()
+        return standing, left
+
+    def _put(self, change: Change) -> None:
+        before, self.content = self.content, change.applied(self.content)
+        self._deletions.update(before.objects.keys() - self.content.objects.keys())
+        self._next_id = max([self._next_id, *(k + 1 for k in self.content.objects)])
+        self.version += 1
+
+    def _tell(self) -> None:
         for listener in list(self._listeners):
             listener()
 

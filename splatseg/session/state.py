@@ -6,7 +6,7 @@ clicked, each with its own scores, proposed levels and threshold. The last pick 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Literal
@@ -20,6 +20,7 @@ from splatseg.selection import Level, Query, Scores, Selection, check_threshold,
 from splatseg.session.shared import Change
 
 Mode = Literal["replace", "add", "subtract", "intersect"]
+NODE_BYTES = 500  # of a label's node with its name, about
 MODES: tuple[Mode, ...] = ("replace", "add", "subtract", "intersect")
 
 
@@ -95,6 +96,21 @@ class Step:
     def active(self) -> Pick | None:
         """The pick that the sliders move."""
         return self.picks[-1] if self.picks else None
+
+
+def parts_of(step: Step) -> Iterator[tuple[object, int]]:
+    """The arrays that ``step`` holds and their bytes, for a bounded history; what steps share is the same object."""
+    tensors = [step.fixed.mask, step.selection.mask]
+    for pick in step.picks:
+        tensors += [pick.scores.values, pick.query.positive, pick.query.negative]
+    change = step.change or Change()
+    tensors += [entry.ids for entry in (*change.before.values(), *change.after.values()) if entry is not None]
+    for tensor in tensors:
+        yield tensor, tensor.numel() * tensor.element_size()
+    for tree, _ in change.trees or ():
+        if tree is not None:
+            yield tree.labels, tree.labels.nbytes
+            yield tree.nodes, NODE_BYTES * len(tree.nodes)
 
 
 def gather(label: str, fixed: Selection, picks: Sequence[Pick], hidden: Tensor | None) -> Step:

@@ -139,10 +139,7 @@ class Workspace:
             kept = self._visible.get(isolated)
             if kept is None or kept[0] != version:
                 hidden = self.hidden(isolated)
-                shown = self.gaussians
-                if hidden is not None:
-                    hidden = hidden.to(shown.device)
-                    shown = replace(shown, opacity_logits=shown.opacity_logits.masked_fill(hidden, HIDDEN_LOGIT))
+                shown = self.gaussians if hidden is None else without(self.gaussians, hidden)
                 self._visible = {k: v for k, v in self._visible.items() if v[0] == version}
                 self._visible[isolated] = kept = (version, shown)
             return kept[1]
@@ -251,6 +248,12 @@ class Workspace:
         self._lock_handle = handle
         for folder in (self.sessions_folder, self.run.exports):  # what a killed viewer was writing
             remove_leftovers(folder)
+
+
+def without(gaussians: Gaussians, hidden: Tensor) -> Gaussians:
+    """``gaussians`` with those of ``hidden`` (n,) bool made transparent; ids stay."""
+    logits = gaussians.opacity_logits.masked_fill(hidden.to(gaussians.device), HIDDEN_LOGIT)
+    return replace(gaussians, opacity_logits=logits)
 
 
 def load_scene(run: Run) -> Scene | None:

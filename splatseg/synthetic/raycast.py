@@ -19,7 +19,7 @@ _NEAR = 1e-3  # world units
 _SUBPIXELS = ((0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Frame:
     """What a camera sees: ``color`` (h, w, 3) uint8, ``leaf`` (h, w) uint16 node ids, ``depth`` (h, w) float32 z."""
 
@@ -104,7 +104,7 @@ def _bounds(solid: Solid, K: Vector, cam_from_world: Vector, size: tuple[int, in
     return slice(max(v0, 0), max(min(v1, height), 0)), slice(max(u0, 0), max(min(u1, width), 0))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Hits:
     """Per pixel: z-depth, index of the solid, or ``len(solids) + face`` of the room."""
 

@@ -17,6 +17,7 @@ from splatseg.viewer.splats import SplatTemplate
 
 SESSION_KEY = "splatseg-session"  # in the browser's local storage: finds the session again after a lost connection
 KEPT_SECONDS = 3600.0
+KEPT_BYTES = 1_000_000_000  # of the sessions of closed windows together; those closed first are forgotten beyond it
 STORAGE_SECONDS = 10.0  # a busy browser answers late
 OVERTAKEN_SECONDS = 1.0  # a new connection may be noticed before the end of the one it replaces
 
@@ -108,8 +109,7 @@ class Viewer:
         while known in self._keys.values() and time.monotonic() < deadline:
             time.sleep(0.02)  # if it is a second window of the same browser, its key stays
         with self._lock:
-            now = time.monotonic()
-            self._left = {key: left for key, left in self._left.items() if now - left.since < KEPT_SECONDS}
+            self._forget()
             left = self._left.pop(known, None) if known else None
         if left is not None and known:
             return left.session, known, "back where the connection was lost"
@@ -128,13 +128,27 @@ class Viewer:
             if desk is None or key is None:
                 return
             self._left[key] = Left(desk.session, time.monotonic())
+            self._forget()
         desk.close()
 
-    def run_forever(self) -> None:
+    def _forget(self) -> None:
+        """Let go of sessions whose windows were closed too long ago, and of the oldest beyond ``KEPT_BYTES``."""
+        now, total, kept = time.monotonic(), 0, {}
+        for key, left in sorted(self._left.items(), key=lambda item: -item[1].since):
+            total += left.session.nbytes
+            if now - left.since < KEPT_SECONDS and total <= KEPT_BYTES:
+                kept[key] = left
+        self._left = kept
+
+    def wait(self) -> None:
         """Serve until interrupted."""
+        while True:
+            time.sleep(3600)
+
+    def run_forever(self) -> None:
+        """Serve until interrupted, then :meth:`close`."""
         try:
-            while True:
-                time.sleep(3600)
+            self.wait()
         finally:
             self.close()
 

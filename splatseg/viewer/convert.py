@@ -17,7 +17,7 @@ from splatseg.scene import Scene
 MAX_HALF = 60_000.0  # the renderer holds covariances in float16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pose:
     """Where a browser's camera is to be: position, the point it turns around, up, vertical field of view (radians)."""
 

@@ -15,7 +15,7 @@ from splatseg.camera import Camera
 from splatseg.errors import SplatsegError
 from splatseg.scene import View
 from splatseg.session import Cancelled, Job, Mode, Session
-from splatseg.session.display import Look, Painter, overlay
+from splatseg.session.display import Look, Painter, overlay, showable
 from splatseg.viewer.convert import Pose, browser_camera, turn_distance, view_pose
 from splatseg.viewer.mailbox import Mailbox
 from splatseg.viewer.panels import Panels
@@ -55,6 +55,7 @@ class Desk:
         self.session = session
         self.template = template
         self.choices = Choices()
+        self._starting = threading.Lock()
         self.job: Job | None = None  # what runs beside the mailbox
         self.doing: Job | None = None  # what the mailbox does
         self.last_click_ms = 0.0
@@ -120,15 +121,19 @@ class Desk:
 
     def start_job(self, title: str, work: Callable[[Job], object]) -> None:
         """Run ``work`` beside the mailbox, with a progress bar and a cancel button; one job at a time."""
-        if self.job is not None:
+        with self._starting:  # viser calls from several threads
+            job = None if self.job is not None else Job()
+            self.job = self.job or job
+        if job is None:
             self.complain("one thing at a time: wait for what is running, or cancel it")
             return
-        job = self.job = Job()
 
         def body() -> None:
-            self._attempt(lambda: work(job))
-            self.job = None
-            self.post(self.refresh)
+            try:
+                self._attempt(lambda: work(job))
+            finally:
+                self.job = None
+                self.post(self.refresh)
 
         threading.Thread(target=body, name="splatseg-job", daemon=True).start()
         threading.Thread(target=self._watch, args=(title, job), name="splatseg-progress", daemon=True).start()
@@ -166,10 +171,13 @@ class Desk:
         self.panels.sync()
         self.show_photo()
 
+    @property
+    def look(self) -> Look:
+        """What the window shows now: the chosen look as far as there is something to show."""
+        return showable(self.session, self.choices.look)
+
     def paint(self) -> None:
-        look = self.choices.look
-        if look.mode == "scores" and self.session.active is None:
-            look = Look("photo", look.dim, look.highlight)
+        look = self.look
         camera = self.camera() if look.mode == "depth" else None
         self._nodes.show(self._painter.paint(look, camera))
         self.client.flush()

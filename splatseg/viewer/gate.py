@@ -3,7 +3,8 @@
 viser itself serves its page and its websocket to whoever connects, from whatever web page. A page the user happens to
 have open elsewhere could therefore drive a viewer on localhost. The gate refuses that: the ``Host`` must be a name of
 this machine (a rebound DNS name is not), and an ``Origin``, which browsers always send with a websocket, must be the
-page that this server itself served. With a password nothing is served but the login form until the cookie is set.
+page that this server itself served: the ``Host`` asked for, or, behind a proxy that puts its own address into ``Host``,
+a name the server was told about. With a password nothing is served but the login form until the cookie is set.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from splatseg.errors import SplatsegError
 
 FAILED_LOGIN_SECONDS = (
     1.0  # logins are checked one after the other, so this bounds guesses a second for everyone together
@@ -65,6 +68,14 @@ def _split_host(value: str) -> tuple[str, int | None]:
         return "", None
 
 
+def _check_allowed(value: str) -> tuple[str, int | None]:
+    """Name and port of ``name`` or ``name:port``."""
+    name, port = _split_host(value)
+    if not name or any(c in value for c in "/@?# "):
+        raise SplatsegError(f"--allow-host: expected NAME or NAME:PORT, found {value!r}")
+    return name, port
+
+
 class Gate:
     """Decides on requests to a server bound to ``host``.
 
@@ -72,7 +83,11 @@ class Gate:
         host: what the server is bound to.
         port: its port; names the cookie, since browsers do not keep cookies of two ports apart.
         password: asked for when given.
-        allowed_hosts: further host names under which the server is reached (a reverse proxy, a name of the LAN).
+        allowed_hosts: further names, ``name`` or ``name:port``, under which browsers reach the server (a reverse proxy,
+            a name of the LAN). Without a port an ``Origin`` of that name has its scheme's own.
+
+    Raises:
+        SplatsegError: an allowed host that is no name, or has a scheme or a path.
     """
 
     def __init__(self, host: str, port: int, password: str | None = None, allowed_hosts: tuple[str, ...] = ()) -> None:
@@ -80,7 +95,8 @@ class Gate:
         self.password = password
         self.cookie_name = f"splatseg-{port}"
         self._session = secrets.token_urlsafe(32)
-        names = {"localhost", host, *allowed_hosts}
+        self._allowed = frozenset(_check_allowed(value) for value in allowed_hosts)
+        names = {"localhost", host, *(name for name, _ in self._allowed)}
         if not self.local:
             names |= {socket.gethostname(), socket.getfqdn(), f"{socket.gethostname()}.local"}
         self.names = {name.lower() for name in names}
@@ -103,7 +119,10 @@ class Gate:
         default = 443 if parts.scheme == "https" else 80
         origin_name, origin_port = _split_host(parts.netloc)
         host_name, host_port = _split_host(host)
-        return bool(origin_name) and (origin_name, origin_port or default) == (host_name, host_port or default)
+        if not origin_name or "@" in parts.netloc:
+            return False
+        page = (origin_name, origin_port or default)
+        return page == (host_name, host_port or default) or page in {(n, p or default) for n, p in self._allowed}
 
     def decide(self, path: str, headers: Mapping[str, str]) -> Verdict:
         """Verdict on a GET of ``path`` (with its query). ``headers`` must look names up without regard to case."""
@@ -114,7 +133,9 @@ class Gate:
             )
         origin = headers.get("Origin")
         if origin is not None and not self._same_origin(origin, host):
-            return Verdict(http.HTTPStatus.FORBIDDEN, f"Origin {origin!r} may not use this server.\n")
+            return Verdict(
+                http.HTTPStatus.FORBIDDEN, f"Origin {origin!r} may not use this server (see --allow-host).\n"
+            )
         if self.password is None or self._has_cookie(headers.get("Cookie", "")):
             return ALLOW
         return self._login(path, headers)

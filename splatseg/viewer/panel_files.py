@@ -30,9 +30,7 @@ class FilesPanel:
             "Masks in all photos (ZIP)": lambda job: export_masks(session, self._name.value, job=job),
             "All labels (PLY + sidecar)": lambda job: export_labels(session, "labels", "labels", job),
             "Objects as labels (PLY + sidecar)": lambda job: export_labels(session, "objects", "objects", job),
-            "Image of this view (PNG)": lambda job: export_image(
-                session, desk.camera(), "view", desk.choices.look, job
-            ),
+            "Image of this view (PNG)": lambda job: export_image(session, desk.camera(), "view", desk.look, job),
         }
         for label, export in exports.items():
             button = gui.add_button(label)

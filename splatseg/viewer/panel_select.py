@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,12 @@ class SelectPanel:
 
     def _add_history(self) -> None:
         desk, session = self._desk, self._desk.session
-        row = {"Undo": session.undo, "Redo": session.redo, "Clear": session.clear, "Invert": session.invert}
+        row: dict[str, Callable[[], object]] = {
+            "Undo": partial(self._step, session.undo),
+            "Redo": partial(self._step, session.redo),
+            "Clear": session.clear,
+            "Invert": session.invert,
+        }
         buttons = self._gui.add_button_group("Steps", tuple(row))
         buttons.on_click(lambda event: desk.act(row[event.target.value]))
         for label, hotkey, modifier in (
@@ -59,6 +65,11 @@ class SelectPanel:
         ):
             command = self._gui.add_command(f"{label} selection step", hotkey=hotkey, modifier=modifier)
             command.on_trigger(lambda _, label=label: desk.act(row[label]))
+
+    def _step(self, step: Callable[[], object]) -> None:
+        step()
+        if self._desk.session.notice:
+            self._desk.complain(self._desk.session.notice)
 
     def _add_keeping(self) -> None:
         desk = self._desk

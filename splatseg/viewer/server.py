@@ -36,7 +36,7 @@ class ServerConfig:
         host: name or address to bind; other machines reach the viewer only if it is not a loopback one.
         port: 0 lets the system choose.
         password: None for no login.
-        allowed_hosts: further host names under which browsers reach the server.
+        allowed_hosts: further names, ``name`` or ``name:port``, under which browsers reach the server.
     """
 
     host: str = "127.0.0.1"
@@ -122,7 +122,11 @@ def open_server(config: ServerConfig) -> viser.ViserServer:
     """
     sock = bind(config.host, config.port)
     port = sock.getsockname()[1]
-    gate = Gate(config.host, port, config.password, config.allowed_hosts)
+    try:
+        gate = Gate(config.host, port, config.password, config.allowed_hosts)
+    except SplatsegError:
+        sock.close()
+        raise
     # viser prints a banner of its own, which would name an address without the token.
     with _gated(sock, gate) as used, contextlib.redirect_stdout(io.StringIO()):
         server = viser.ViserServer(host=config.host, port=port, verbose=False)

@@ -41,13 +41,18 @@ def start(driver: Any, path: str) -> Any:
     return driver.chromium.launch(executable_path=path, args=FLAGS, timeout=PATIENCE * 1000)
 
 
-def open_page(browser: Any, port: int, size: tuple[int, int], script: str = CALM) -> Any:
+def address(port: int, token: str | None = None) -> str:
+    """What a person opens; ``token`` is the password of a viewer that has one, as every ``scripts/view.py`` has."""
+    return f"http://127.0.0.1:{port}/" + ("" if token is None else f"?token={token}")
+
+
+def open_page(browser: Any, port: int, size: tuple[int, int], script: str = CALM, token: str | None = None) -> Any:
     """A page of ``size`` on the viewer at ``port``, when its widgets are there; ``script`` runs in it first."""
     page = browser.new_context(accept_downloads=True).new_page()
     page.add_init_script(script)
     page.set_viewport_size({"width": size[0], "height": size[1]})
     page.set_default_timeout(PATIENCE * 1000)
-    page.goto(f"http://127.0.0.1:{port}/")
+    page.goto(address(port, token))
     page.get_by_text("Keep as object").wait_for()
     return page
 
