@@ -31,26 +31,32 @@ class PhotoCache:
     """Decoded photos, at full or half size, at most ``CACHE_BYTES`` of them."""
 
     views: Sequence[View]
-    _images: dict[tuple[int, bool], Tensor] = field(default_factory=dict)
+    _photos: dict[tuple[int, bool], tuple[Tensor, Tensor | None]] = field(default_factory=dict)
     _bytes: int = 0
 
-    def get(self, index: int, half: bool) -> tuple[Tensor, Camera]:
-        """Image (h, w, 3) uint8 of a view and the camera that matches it."""
+    def get(self, index: int, half: bool) -> tuple[Tensor, Tensor | None, Camera]:
+        """Image (h, w, 3) uint8 of a view, (h, w) bool of what is fitted to (None: all), the camera that matches."""
         camera = self.views[index].camera
-        image = self._images.get((index, half))
-        if image is None:
-            image = self.views[index].image()
+        photo = self._photos.get((index, half))
+        if photo is None:
+            image, fitted = self.views[index].photo()
             if half:
-                image = halved(image)
-            if self._bytes + image.numel() <= CACHE_BYTES:
-                self._images[index, half] = image
-                self._bytes += image.numel()
-        return image, camera.resized(image.shape[1], image.shape[0]) if half else camera
+                image, fitted = halved(image), None if fitted is None else halved_mask(fitted)
+            photo = image, fitted
+            if self._bytes + _bytes(photo) <= CACHE_BYTES:
+                self._photos[index, half] = photo
+                self._bytes += _bytes(photo)
+        height, width = photo[0].shape[:2]
+        return *photo, camera.resized(width, height) if half else camera
 
     def forget(self, half: bool) -> None:
         """Drop the images of one size."""
-        for key in [key for key in self._images if key[1] == half]:
-            self._bytes -= self._images.pop(key).numel()
+        for key in [key for key in self._photos if key[1] == half]:
+            self._bytes -= _bytes(self._photos.pop(key))
+
+
+def _bytes(photo: tuple[Tensor, Tensor | None]) -> int:
+    return sum(part.numel() for part in photo if part is not None)
 
 
 def halved(image: Tensor) -> Tensor:
@@ -60,15 +66,40 @@ def halved(image: Tensor) -> Tensor:
     return torch.nn.functional.interpolate(planes, size=size, mode="area")[0].permute(1, 2, 0).round().to(torch.uint8)
 
 
+def halved_mask(mask: Tensor) -> Tensor:
+    """(h, w) bool -> (h // 2, w // 2) bool at the size of :func:`halved`: where all averaged pixels are True."""
+    return halved((mask.to(torch.uint8) * 255)[..., None])[..., 0] == 255
+
+
+def masked_target(image: Tensor, fitted: Tensor | None, rendered: Tensor) -> Tensor:
+    """What the loss compares ``rendered`` (h, w, 3) with: the photo, or where ``fitted`` is False the render itself.
+
+    A pixel left out then has no difference and no gradient in L1. In SSIM's windows of 11 pixels its value stands on
+    both sides alike: what the photo shows there is never trained towards, and beyond 10 pixels from what counts there is
+    no gradient at all.
+    """
+    if fitted is None:
+        return image
+    return torch.where(fitted[..., None], image.to(rendered.dtype) / 255, rendered.detach())
+
+
 def psnr(gaussians: Gaussians, views: Sequence[View]) -> float:
-    """Mean peak signal-to-noise ratio over ``views``, dB, of the clamped render against the photo."""
+    """Mean peak signal-to-noise ratio over ``views``, dB, of the clamped render against the photo.
+
+    Of each view the pixels that count (:meth:`View.photo`); views without any are left out, nan where none is left.
+    """
     values = []
     with torch.no_grad():
         for view in views:
-            target = view.image().to(gaussians.device).float() / 255
+            image, fitted = view.photo()
+            target = image.to(gaussians.device).float() / 255
             color = render(gaussians, view.camera.to(gaussians.device)).color.clamp(0, 1)
-            values.append(-10 * torch.log10((color - target).square().mean().clamp_min(1e-10)))
-    return float(torch.stack(values).mean())
+            squares = (color - target).square()
+            if fitted is not None:
+                squares = squares[fitted.to(squares.device)]
+            if squares.numel():
+                values.append(-10 * torch.log10(squares.mean().clamp_min(1e-10)))
+    return float(torch.stack(values).mean()) if values else float("nan")
 
 
 def fit_geometry(
@@ -125,12 +156,13 @@ def train_step(state: FitState, photos: PhotoCache, step: int, device: torch.dev
     half = step < config.coarse_fraction * config.steps
     if step == int(config.coarse_fraction * config.steps):
         photos.forget(half=True)
-    image, camera = photos.get(index, half)
+    image, fitted, camera = photos.get(index, half)
     degree = min(int(step / max(config.sh_degree_every * config.steps, 1)), config.sh_degree)
     probe = Means2dProbe.zeros(len(state.params["means"]), device)
     settings = RenderConfig(sh_degree=degree, packed=config.packed)
     rendered = render(state.gaussians(config.sh_degree), camera.to(device), config=settings, probe=probe)
-    loss = photometric_loss(rendered.color, image.to(device), config.ssim_weight) + state.regularisation()
+    target = masked_target(image.to(device), None if fitted is None else fitted.to(device), rendered.color)
+    loss = photometric_loss(rendered.color, target, config.ssim_weight) + state.regularisation()
     loss.backward()
     state.optimise(step, (rendered.radii > 0).all(dim=1))
     state.densify(step, probe, rendered.radii, (camera.width, camera.height))
