@@ -75,8 +75,8 @@ def masked_target(image: Tensor, fitted: Tensor | None, rendered: Tensor) -> Ten
     """What the loss compares ``rendered`` (h, w, 3) with: the photo, or where ``fitted`` is False the render itself.
 
     A pixel left out then has no difference and no gradient in L1. In SSIM's windows of 11 pixels its value stands on
-    both sides alike: what the photo shows there is never trained towards, and beyond 10 pixels from what counts there is
-    no gradient at all.
+    both sides alike: what the photo shows there is never trained towards, and beyond 10 pixels from what counts there
+    is no gradient at all.
     """
     if fitted is None:
         return image

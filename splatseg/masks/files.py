@@ -138,7 +138,7 @@ def _like_the_photo(masks: MaskSet, view: View) -> MaskSet:
     seen = pixels[..., 0] >= 0
     if not len(masks):
         return MaskSet.empty(view.camera.height, view.camera.width)
-    return MaskSet.from_dense(masks.dense(number)[rows, columns] & seen for number in range(len(masks)))
+    return MaskSet.from_dense(np.asarray(masks.dense(number))[rows, columns] & seen for number in range(len(masks)))
 
 
 def _what_is(path: Path) -> str:
