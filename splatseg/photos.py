@@ -31,6 +31,7 @@ RAW = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2")  # sensor
 RUN_IDENTITY = "scene.json"  # of a run folder, whose pictures are ours
 OPAQUE = 128  # alpha from which a pixel belongs to the photo
 _BROKEN = (OSError, UnidentifiedImageError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+_COLMAP_WRITES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 # Formats that Pillow opens and that hold no photographs, or no pixels without a further program.
 _NO_PHOTOS = {"BUFR", "CUR", "EPS", "FLI", "GRIB", "HDF5", "ICNS", "ICO", "IPTC", "MPEG", "WMF", "XBM", "XPM"}
 
@@ -120,7 +121,8 @@ def read_photo(path: Path, view: str) -> Photo:
 def is_plain(path: Path, view: str) -> bool:
     """Whether COLMAP's own reader gives the pixels of :func:`read_photo`: 8 bits, opaque, of a common format."""
     with _opened(path, view) as file:
-        plain = file.format in ("JPEG", "MPO", "PNG", "BMP", "TIFF") and file.mode in ("L", "RGB")
+        named = path.suffix.lower() in _COLMAP_WRITES  # by its suffix COLMAP chooses the format it writes
+        plain = named and file.format in ("JPEG", "MPO", "PNG", "BMP", "TIFF") and file.mode in ("L", "RGB")
         return plain and not file.has_transparency_data
 
 

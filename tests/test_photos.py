@@ -129,6 +129,9 @@ def test_sfm_gets_what_colmap_cannot_read_as_we_read_it(tmp_path: Path) -> None:
     assert there == {"a.webp.png": "a.webp", "b.png": "b.png", "c.png.png": "c.png"}
     for name, expected in (("a.webp.png", RGB), ("b.png", RGB), ("c.png.png", 0 * RGB)):
         assert (pycolmap.Bitmap.read(str(folder / name), True).to_array() == expected).all()
+    Image.fromarray(RGB).save(tmp_path / "in/a.webp.png")
+    _, there = _for_colmap(tmp_path / "in", ["a.webp", "a.webp.png"], tmp_path / "photos")
+    assert there == {"a.webp.png": "a.webp", "a.webp_.png": "a.webp.png"}
     assert _for_colmap(tmp_path / "in", ["b.png"], tmp_path / "photos") == (tmp_path / "in", {"b.png": "b.png"})
 
 
@@ -167,6 +170,14 @@ def masked_scene(folder: Path, model: str = "PINHOLE") -> NDArray[np.bool_]:
     for number, name in enumerate(["v0.png.png", "v1.png", "v2.png.png"]):  # COLMAP's names, nerfstudio's, 1 for 255
         Image.fromarray(kept.astype(np.uint8) * (1 if number == 2 else 255)).save(folder / "masks/sub" / name)
     return kept
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".jp2", ".gif"])
+def test_formats_that_colmap_cannot_read_are_undistorted(tmp_path: Path, suffix: str) -> None:
+    make_scene(tmp_path / "scene", "OPENCV", suffix=suffix)
+    views = load_colmap(tmp_path / "scene", cache=tmp_path / "cache").views
+    assert [view.name for view in views] == [f"sub/v{i}{suffix}" for i in range(4)]
+    assert all(view.image().float().std() > 10 for view in views)
 
 
 def test_masks_of_the_capture_are_found_said_and_kept_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

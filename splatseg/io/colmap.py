@@ -6,6 +6,7 @@ photos of the wanted size, and, where a camera is not a pinhole, undistort those
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -35,18 +36,19 @@ from splatseg.io.colmap_model import (
     read_model,
     write_cameras_and_images,
 )
-from splatseg.io.colmap_process import run_job
+from splatseg.io.colmap_process import photos_for_colmap, run_job
 from splatseg.io.names import check_distinct, run_path, safe_name
 from splatseg.io.run import digest
 from splatseg.io.sfm import run_sfm
 from splatseg.io.transforms import TRANSFORMS, read_transforms
-from splatseg.photos import find_photos, has_alpha, is_plain, photo_size, read_photo
+from splatseg.photos import find_photos, has_alpha, photo_size, read_photo
 from splatseg.scene import PhotoSource, Points, Scene, View
 
 __all__ = ["find_model", "load_colmap", "run_sfm"]
 
 _MODEL_PARENTS = ("sparse", "colmap/sparse")
 _JPEG_QUALITY = 97  # of undistorted photos; resized ones are stored without loss
+_NAMES = "names.json"  # of an undistorted folder: image name -> name there
 _NAMED = 3  # photos that a line names before it says how many more
 log = logging.getLogger(__name__)
 
@@ -263,27 +265,6 @@ def _camera_sizes(model: Model, photos: _Photos) -> dict[int, tuple[int, int]]:
     return done
 
 
-def _lay_out(photos: _Photos, folder: Path) -> dict[str, str]:
-    """Every photo in ``folder`` in a form that COLMAP reads, under names that stay inside: links to those it reads as
-    we do, PNGs of all others. Returns image name -> name there."""
-    names = {}
-    plain = {name: is_plain(path, name) for name, path in photos.paths.items()}
-    for name, path in photos.paths.items():
-        # The writer chooses its format by the suffix, so the file's own suffix is what counts.
-        suffix = ".png" if not plain[name] else "" if Path(name).suffix == path.suffix else path.suffix
-        names[name] = f"{safe_name(name)}{suffix}"
-        (folder / names[name]).parent.mkdir(parents=True, exist_ok=True)
-        if plain[name]:
-            (folder / names[name]).symlink_to(path.resolve())
-
-    def convert(name: str) -> None:
-        if not plain[name]:
-            Image.fromarray(read_photo(photos.paths[name], name).pixels).save(folder / names[name])
-
-    _parallel(convert, list(names))
-    return names
-
-
 def _undistort(model: Model, photos: _Photos, cache: Path) -> tuple[Model, _Photos]:
     """Undistort ``photos`` to pinhole cameras in a folder of ``cache``; returns the model and photos of that.
 
@@ -300,32 +281,22 @@ def _undistort(model: Model, photos: _Photos, cache: Path) -> tuple[Model, _Phot
     final = cache / f"undistorted-{digest(identity, stats=photos.paths.values())}"
     if not final.is_dir():
         _make_undistorted(model, photos, sizes, final)
-    names = {safe: name for name, safe in _names_in(final, photos).items()}
+    names = {there: name for name, there in json.loads((final / _NAMES).read_text(encoding="utf-8")).items()}
     undistorted = read_model(final / "sparse")
     images = tuple(replace(image, name=names[image.name]) for image in undistorted.images if image.name in names)
     result = replace(model, cameras=undistorted.cameras, images=tuple(sorted(images, key=lambda image: image.name)))
-    return result, _undistorted_photos(result, final / "images", {name: safe for safe, name in names.items()})
+    return result, _undistorted_photos(result, final / "images", {name: there for there, name in names.items()})
 
 
 def _used(model: Model) -> dict[int, ModelCamera]:
     return {number: model.cameras[number] for number in sorted({image.camera_id for image in model.images})}
 
 
-def _names_in(final: Path, photos: _Photos) -> dict[str, str]:
-    """Image name -> name in an undistorted folder, as :func:`_lay_out` chose it."""
-    candidates = {name: (safe_name(name), f"{safe_name(name)}.png") for name in photos.paths}
-    suffixed = {name: f"{safe_name(name)}{path.suffix}" for name, path in photos.paths.items()}
-    return {
-        name: next(n for n in (*candidates[name], suffixed[name]) if (final / "images" / n).is_file())
-        for name in photos.paths
-    }
-
-
 def _make_undistorted(model: Model, photos: _Photos, sizes: dict[int, tuple[int, int]], final: Path) -> None:
     work = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         work.mkdir(parents=True)
-        names = _lay_out(photos, work / "photos")
+        names = photos_for_colmap(photos.paths, work / "photos")
         images = {names[image.name]: image for image in model.images}
         write_cameras_and_images(work / "model", _used(model), images)
         run_job(
@@ -340,6 +311,7 @@ def _make_undistorted(model: Model, photos: _Photos, sizes: dict[int, tuple[int,
         )
         _parallel(lambda name: _check_written(work / "out" / "images" / names[name], photos, name), list(names))
         shutil.rmtree(work / "out" / "stereo", ignore_errors=True)
+        (work / "out" / _NAMES).write_text(json.dumps(names), encoding="utf-8")
         with suppress(FileExistsError):
             os.replace(work / "out", final)
     except OSError as error:

@@ -1,4 +1,5 @@
-"""The other end of :mod:`splatseg.io.colmap_worker`: start it, hand it a job, take its answer."""
+"""The other end of :mod:`splatseg.io.colmap_worker`: start it, hand it a job, take its answer; and photos in the form
+that it reads."""
 
 from __future__ import annotations
 
@@ -7,10 +8,15 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from splatseg.errors import SplatsegError
+from splatseg.io.names import safe_name
+from splatseg.photos import is_plain, read_photo
 
 _WORKER = Path(__file__).with_name("colmap_worker.py")
 
@@ -47,6 +53,35 @@ def run_job(do: str, where: Path, **job: Any) -> dict[str, Any]:
     if "error" in answer:
         raise SplatsegError(f"{where}: expected COLMAP to {do} the photos, found: {answer['error']}")
     return answer
+
+
+def photos_for_colmap(photos: dict[str, Path], folder: Path) -> dict[str, str]:
+    """Every photo in ``folder`` in a form that COLMAP reads, under names that stay inside: links to those that it reads
+    as we do, PNGs of the others (WebP, 16 bits, alpha). Returns image name -> name there."""
+    plain = {name: is_plain(path, name) for name, path in photos.items()}
+    there: dict[str, str] = {}
+    taken: set[str] = set()
+    for name, path in photos.items():
+        suffix = ".png" if not plain[name] else "" if Path(name).suffix == path.suffix else path.suffix
+        safe = f"{safe_name(name)}{suffix}"
+        while safe.casefold() in taken:  # "a.webp" beside "a.webp.png"
+            safe = f"{Path(safe).with_suffix('').as_posix()}_{Path(safe).suffix}"
+        taken.add(safe.casefold())
+        there[name] = safe
+        (folder / safe).parent.mkdir(parents=True, exist_ok=True)
+        if plain[name]:
+            (folder / safe).symlink_to(path.resolve())
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        others = [name for name in photos if not plain[name]]
+        list(pool.map(lambda name: _convert(photos[name], name, folder / there[name]), others))
+    return there
+
+
+def _convert(photo: Path, name: str, path: Path) -> None:
+    pixels = read_photo(photo, name).pixels
+    with Image.open(photo) as file:  # what the camera wrote about its lens is COLMAP's first guess of the focal length
+        exif = file.getexif()
+    Image.fromarray(pixels).save(path, exif=exif)
 
 
 def _ending(code: int) -> str:

@@ -7,15 +7,12 @@ import os
 import shutil
 from pathlib import Path
 
-from PIL import Image
-
 from splatseg.errors import SplatsegError
 from splatseg.io.atomic import write_text
-from splatseg.io.colmap_model import read_model, write_names
-from splatseg.io.colmap_process import run_job
-from splatseg.io.names import safe_name
+from splatseg.io.colmap_model import write_names
+from splatseg.io.colmap_process import photos_for_colmap, run_job
 from splatseg.io.run import digest
-from splatseg.photos import find_photos, is_plain, photo_size, read_photo
+from splatseg.photos import find_photos, is_plain, photo_size
 
 _EXHAUSTIVE = 150  # photos; matching all pairs grows with the square, so longer captures are taken for a video
 _OVERLAP = 20  # neighbours (and their doublings) that a photo of a long capture is matched with
@@ -72,27 +69,13 @@ def _link_images(images: Path, link: Path) -> None:
 def _for_colmap(images: Path, names: list[str], folder: Path) -> tuple[Path, dict[str, str]]:
     """Where COLMAP finds the photos, and the name there -> our name of each.
 
-    Photos that it reads as we do are taken where they are; where one is not (a WebP, 16 bits, alpha), all are laid out
-    in ``folder``: links to those, PNGs of the others.
+    Photos that it reads as we do are taken where they are; where one is not, all are laid out in ``folder``.
     """
-    plain = {name: is_plain(images / name, name) for name in names}
     shutil.rmtree(folder, ignore_errors=True)
-    if all(plain.values()):
+    if all(is_plain(images / name, name) for name in names):
         return images, {name: name for name in names}
-    there = {}
-    for name in names:
-        safe = safe_name(name) if plain[name] else f"{safe_name(name)}.png"
-        path = folder / safe
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if plain[name]:
-            path.symlink_to((images / name).resolve())
-        else:
-            # What the camera wrote about its lens is COLMAP's first guess of the focal length.
-            with Image.open(images / name) as file:
-                exif = file.getexif()
-            Image.fromarray(read_photo(images / name, name).pixels).save(path, exif=exif)
-        there[safe] = name
-    return folder, there
+    there = photos_for_colmap({name: images / name for name in names}, folder)
+    return folder, {safe: name for name, safe in there.items()}
 
 
 def run_sfm(images: str | Path, out: str | Path) -> Path:
@@ -100,8 +83,7 @@ def run_sfm(images: str | Path, out: str | Path) -> Path:
 
     Features and matches are kept in ``out/database.db``, where pycolmap takes up what is already there, so a killed run
     goes on; the model is written under another name and renamed. A second call with the same photos returns at once.
-    One SIMPLE_RADIAL camera is fitted when all photos have one size, otherwise one per photo. Photos that could not be
-    registered are counted in a line.
+    One SIMPLE_RADIAL camera is fitted when all photos have one size, otherwise one per photo.
 
     Args:
         images: folder of photos, searched recursively but for run folders: every format of :mod:`splatseg.photos`.
@@ -161,11 +143,6 @@ def _reconstruct(images: Path, names: list[str], single: bool, out: Path) -> Non
         os.replace(work / "best", out / "sparse" / "0")
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    registered = {image.name for image in read_model(out / "sparse" / "0").images}
-    left = [name for name in names if name not in registered]
-    if left:
-        others = sorted(answer["models"], reverse=True)[1:]
-        parts = f"; further models of {', '.join(map(str, others))} photos left out" if others else ""
-        log.warning(
-            "%s: %d of %d photos could not be registered (%s)%s", images, len(left), len(names), _listed(left), parts
-        )
+    others = sorted(answer["models"], reverse=True)[1:]
+    if others:  # photos that no model registers are counted where the scene is loaded
+        log.warning("%s: further models of %s photos are left out", images, ", ".join(map(str, others)))
