@@ -8,17 +8,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from script_runner import run_script
 from test_colmap import make_scene
 
+from splatseg.camera import Camera
 from splatseg.errors import SplatsegError
 from splatseg.hierarchy import HierarchyFolder, build_hierarchy
 from splatseg.io import load_colmap
 from splatseg.io.names import by_stem, check_distinct, run_path, safe_name
+from splatseg.io.run import Run
+from splatseg.io.sfm import _photos as photos_of_sfm
 from splatseg.masks import MaskSet
+from splatseg.masks.files import FileMasks
+from splatseg.scene import View
 
 HOSTILE = [
     "/abs/photo.png",
@@ -170,6 +176,9 @@ def test_a_fit_of_hostile_names_writes_inside_its_run_alone(tmp_path: Path) -> N
     before, run = hashes(tmp_path, tmp_path / "run"), tmp_path / "run"
     tiny = ["--preset", "fast", "--quiet", "--config.geometry.steps=2", "--config.features.steps=2"]
     assert run_script("fit.py", tmp_path / "scene", "--out", run, *tiny, "--config.hold-out-every", "0") == 0
+    assert run_script("export.py", run, "--again", "--quiet") == 0
+    # What is clicked may be nothing after two steps (exit code 2): where files go is what counts here.
+    assert run_script("segment.py", run, "--view", new[0], "--pixel", "30", "20", "--quiet") in (0, 2)
     assert hashes(tmp_path, run) == before
     assert len(list((run / "hierarchy").rglob("*.npz"))) == 4
 
@@ -186,6 +195,20 @@ def test_absolute_names_of_a_distorted_camera_leave_the_photos_alone(tmp_path: P
     assert hashes(tmp_path, tmp_path / "cache") == before
 
 
+@pytest.mark.parametrize("name", ["x" * 300 + ".png", "/" + "d/" * 3000 + "v.png", "a/" * 300 + "v.png"])
+def test_names_too_long_for_any_file_are_one_line(tmp_path: Path, name: str) -> None:
+    scene = make_scene(tmp_path / "scene", views=2)
+    scene.images[1].name = name
+    scene.write_binary(str(tmp_path / "scene/sparse/0"))
+    for downscale in (1, 2):
+        (tmp_path / "scene/images_2").mkdir(exist_ok=True)
+        with pytest.raises(SplatsegError, match="image of view") as caught:
+            load_colmap(tmp_path / "scene", downscale, tmp_path / "cache")
+        assert "\n" not in str(caught.value)
+    (tmp_path / "masks").mkdir()
+    assert FileMasks(tmp_path / "masks").find(View(name, Camera(torch.eye(3), torch.eye(4), 2, 2), tmp_path)) is None
+
+
 @pytest.mark.parametrize("name", [r"D:\shots\{}.png", "/home/other/shots/{}.png"])
 def test_paths_of_another_machine_find_their_photos_here(tmp_path: Path, name: str) -> None:
     scene = make_scene(tmp_path / "scene")
@@ -195,6 +218,17 @@ def test_paths_of_another_machine_find_their_photos_here(tmp_path: Path, name: s
     scene.write_binary(str(tmp_path / "scene/sparse/0"))
     views = load_colmap(tmp_path / "scene").views
     assert [view.image_path.name for view in views] == ["0.png", "1.png", "2.png", "3.png"]
+
+
+def test_sfm_finds_the_same_photos_beside_its_own_run_twice(tmp_path: Path) -> None:
+    for number in range(3):
+        Image.new("RGB", (20, 30)).save(tmp_path / f"{number}.png")
+    run = Run.open(tmp_path / "runs/it", {"scene": str(tmp_path), "downscale": 1})
+    for _ in range(2):
+        assert photos_of_sfm(tmp_path, run.sfm) == ["0.png", "1.png", "2.png"]
+        for ours in ("contact_sheet.png", "cache/undistorted-0/images/0.png", "masks/preview/0.png.masks.png"):
+            (run.folder / ours).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(tmp_path / "0.png", run.folder / ours)
 
 
 def test_masks_of_a_photo_folder_that_holds_the_run_are_the_same_twice(

@@ -37,7 +37,7 @@ from splatseg.io.colmap_model import (
     write_cameras_and_images,
 )
 from splatseg.io.colmap_process import photos_for_colmap, run_job
-from splatseg.io.names import check_distinct, run_path, safe_name
+from splatseg.io.names import check_distinct, is_file, run_path
 from splatseg.io.run import digest
 from splatseg.io.sfm import run_sfm
 from splatseg.io.transforms import TRANSFORMS, read_transforms
@@ -142,7 +142,7 @@ def _image_root(folder: Path, model_folder: Path, first: str) -> Path:
     """The folder that image names are relative to: ``images`` beside or above the model, or the scene folder itself."""
     candidates = [folder / "images", folder, model_folder.parent / "images", model_folder.parent.parent / "images"]
     for candidate in candidates:
-        if (candidate / first).is_file():
+        if is_file(candidate / first):
             return candidate
     return next((candidate for candidate in (*candidates[:1], *candidates[2:]) if candidate.is_dir()), candidates[0])
 
@@ -150,11 +150,11 @@ def _image_root(folder: Path, model_folder: Path, first: str) -> Path:
 def _photo_path(root: Path, name: str) -> Path:
     """The photo called ``name``: there, else, for a path of another machine, the longest end of it in ``root``."""
     path = root / name
-    if path.is_file():
+    if is_file(path):
         return path
     parts = [part for part in re.split(r"[/\\]", name) if part not in ("", ".", "..")]
     ends = (root.joinpath(*parts[start:]) for start in range(len(parts)))
-    return next((end for end in ends if end.is_file()), path)
+    return next((end for end in ends if is_file(end)), path)
 
 
 def _full_size_photos(model: Model, root: Path) -> _Photos:
@@ -207,7 +207,7 @@ def _existing_downscaled(model: Model, root: Path, downscale: int) -> _Photos | 
         if Path(image.name).is_absolute():
             return None
         path = folder / image.name
-        if not path.is_file():
+        if not is_file(path):
             found = by_stem.get(Path(image.name).with_suffix("").as_posix())
             if found is None:
                 return None
@@ -383,7 +383,7 @@ def load_colmap(
         raise SplatsegError(f"downscale: expected a whole number of at least 1, found {downscale}")
     cache = Path(cache) if cache is not None else _default_cache()
     model_folder, poses = _poses(folder, model)
-    check_distinct([safe_name(image.name) for image in poses.images], cache)
+    check_distinct([image.name for image in poses.images], cache)
     root = Path(images) if images is not None else _image_root(folder, model_folder, poses.images[0].name)
     if not root.is_dir():
         raise SplatsegError(

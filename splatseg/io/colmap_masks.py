@@ -13,6 +13,7 @@ from PIL import Image
 from splatseg.errors import SplatsegError
 from splatseg.io.atomic import atomic_write
 from splatseg.io.colmap_model import PINHOLES, Model, ModelCamera
+from splatseg.io.names import is_file
 from splatseg.photos import read_mask, read_photo
 from splatseg.scene import PhotoSource, View
 
@@ -39,13 +40,13 @@ def capture_masks(root: Path, model: Model, downscale: int, no_masks: Path | Non
     found: dict[str, Path] = {}
     for image in model.images:
         if image.mask is not None:
-            if not image.mask.is_file():
+            if not is_file(image.mask):
                 raise SplatsegError(f"{image.mask}: expected the mask of view '{image.name}', found no such file")
             found[image.name] = image.mask
             continue
         names = _mask_names(image.name)
         paths = (folder / name for folder in folders for name in names)
-        if (path := next((path for path in paths if path.is_file()), None)) is not None:
+        if (path := next((path for path in paths if is_file(path)), None)) is not None:
             found[image.name] = path
     if found:
         where = next(iter(found.values())).parent

@@ -9,6 +9,7 @@ share a path, since no plain name has that form.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -51,6 +52,11 @@ def run_path(folder: str | Path, name: str, suffix: str = "") -> Path:
         SplatsegError: see :func:`safe_name`.
     """
     return Path(folder) / f"{safe_name(name)}{suffix}"
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file: no file has a name that is too long, where ``Path.is_file`` raises."""
+    return os.path.isfile(path)
 
 
 def by_stem(folder: str | Path, names: Iterable[str], suffix: str) -> dict[str, Path]:

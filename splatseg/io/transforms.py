@@ -20,6 +20,7 @@ from scipy.spatial.transform import Rotation
 
 from splatseg.errors import SplatsegError
 from splatseg.io.colmap_model import Model, ModelCamera, ModelImage, checked_camera
+from splatseg.io.names import is_file
 from splatseg.photos import photo_size, photo_suffixes
 
 TRANSFORMS = "transforms.json"
@@ -77,9 +78,9 @@ def _files(path: Path, frames: list[dict[str, Any]]) -> list[str]:
         if not isinstance(name, str) or not name.strip() or "\0" in name:
             raise SplatsegError(f"{path}: frames[{number}].file_path: expected the name of a photo, found {name!r}")
         name = PurePosixPath(name.replace("\\", "/")).as_posix()
-        if not (path.parent / name).is_file() and PurePosixPath(name).suffix.lower() not in photo_suffixes():
+        if not is_file(path.parent / name) and PurePosixPath(name).suffix.lower() not in photo_suffixes():
             endings = (".png", ".jpg", ".jpeg", ".webp")
-            name += next((ending for ending in endings if (path.parent / f"{name}{ending}").is_file()), "")
+            name += next((ending for ending in endings if is_file(path.parent / f"{name}{ending}")), "")
         names.append(name)
     return names
 
@@ -153,7 +154,7 @@ def _points(path: Path, named: Any, images: list[ModelImage]) -> tuple[NDArray[n
         xyz = random_points(np.stack([np.linalg.inv(image.cam_from_world()) for image in images]))
         log.warning("%s: names no points; starting from %d random ones in the bounds of the cameras", path, len(xyz))
         return xyz, np.full(xyz.shape, 128, np.uint8)
-    if not isinstance(named, str) or not (path.parent / named).is_file():
+    if not isinstance(named, str) or not is_file(path.parent / named):
         raise SplatsegError(f"{path}: ply_file_path: expected a file of points, found no {named!r}")
     return _read_points(path.parent / named)
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +28,7 @@ from PIL import Image, UnidentifiedImageError
 
 from splatseg.errors import SplatsegError
 from splatseg.io.colmap_masks import source_pixels
-from splatseg.io.names import safe_name
+from splatseg.io.names import is_file, safe_name
 from splatseg.masks import rle
 from splatseg.masks.mask_set import MaskSet
 from splatseg.scene import View
@@ -96,9 +97,9 @@ class FileMasks:
         for stem in dict.fromkeys((*whole, name.stem, name.name)):
             if stem in ("", ".", ".."):
                 continue
-            found = [path for path in (self.folder / f"{stem}{suffix}" for suffix in _READERS) if path.is_file()]
+            found = [path for path in (self.folder / f"{stem}{suffix}" for suffix in _READERS) if is_file(path)]
             folder = self.folder / stem
-            if folder.is_dir() and ((folder / "metadata.csv").is_file() or any(folder.glob("*.png"))):
+            if os.path.isdir(folder) and ((folder / "metadata.csv").is_file() or any(folder.glob("*.png"))):
                 found.append(folder)
             if len(found) > 1:
                 names = ", ".join(path.name for path in found)
