@@ -62,13 +62,14 @@ def photo_suffixes() -> frozenset[str]:
 def find_photos(folder: Path, without: Sequence[Path] = ()) -> FoundPhotos:
     """The photos in ``folder`` and below: not in hidden folders, in run folders (ours, whatever their name is) or in
     the folders ``without``."""
-    left_out = {path.resolve() for path in without}
+    left_out = {folder.resolve(), *(path.resolve() for path in without)}
     suffixes = photo_suffixes()
     names: list[str] = []
     raw: list[str] = []
     for parent, folders, files in os.walk(folder, followlinks=True):
         here = Path(parent)
-        folders[:] = [f for f in folders if f[:1] != "." and not _is_ours(here / f, folder, left_out)]
+        folders[:] = [f for f in sorted(folders) if f[:1] != "." and not _is_ours(here / f, folder, left_out)]
+        left_out |= {(here / f).resolve() for f in folders}  # a link that leads there again is no second folder
         for file in files:
             suffix = os.path.splitext(file)[1].lower()
             if file[:1] != "." and (suffix in suffixes or suffix in RAW) and (here / file).is_file():
@@ -77,7 +78,7 @@ def find_photos(folder: Path, without: Sequence[Path] = ()) -> FoundPhotos:
 
 
 def _is_ours(folder: Path, top: Path, left_out: set[Path]) -> bool:
-    """Whether photos are not looked for in ``folder``: a run, one of ``left_out``, or a link to what is above it."""
+    """Whether photos are not looked for in ``folder``: a run, one of ``left_out``, or a link to what is above ``top``."""
     resolved = folder.resolve()
     above = folder.is_symlink() and top.resolve().is_relative_to(resolved)
     return resolved in left_out or above or _is_run(folder)

@@ -99,6 +99,8 @@ def test_every_format_is_found_outside_runs_hidden_folders_and_links_upwards(tmp
     (tmp_path / "out/scene.json").write_text('{"scene": "x", "downscale": 1}')
     (tmp_path / "out/contact_sheet.png").write_bytes(b"")
     (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "sub/loop").symlink_to(tmp_path / "sub")
+    (tmp_path / "up").symlink_to(tmp_path.parent)
     found = find_photos(tmp_path)
     assert found.names == ("a.webp", "b.TIFF", "d.heic", "sub/c.jp2") and found.raw == ("e.nef",)
     assert {".jpg", ".png", ".webp", ".tif", ".bmp", ".heic", ".jp2"} <= photo_suffixes()
