@@ -68,8 +68,11 @@ def find_photos(folder: Path, without: Sequence[Path] = ()) -> FoundPhotos:
     raw: list[str] = []
     for parent, folders, files in os.walk(folder, followlinks=True):
         here = Path(parent)
-        folders[:] = [f for f in sorted(folders) if f[:1] != "." and not _is_ours(here / f, folder, left_out)]
-        left_out |= {(here / f).resolve() for f in folders}  # a link that leads there again is no second folder
+        listed, folders[:] = sorted(folders), []
+        for name in listed:
+            if name[:1] != "." and not _is_ours(here / name, folder, left_out):
+                folders.append(name)
+                left_out.add((here / name).resolve())  # a link that leads there again is no second folder
         for file in files:
             suffix = os.path.splitext(file)[1].lower()
             if file[:1] != "." and (suffix in suffixes or suffix in RAW) and (here / file).is_file():
@@ -78,7 +81,7 @@ def find_photos(folder: Path, without: Sequence[Path] = ()) -> FoundPhotos:
 
 
 def _is_ours(folder: Path, top: Path, left_out: set[Path]) -> bool:
-    """Whether photos are not looked for in ``folder``: a run, one of ``left_out``, or a link to what is above ``top``."""
+    """Whether no photos are looked for in ``folder``: a run, one of ``left_out``, or a link to what is above ``top``."""
     resolved = folder.resolve()
     above = folder.is_symlink() and top.resolve().is_relative_to(resolved)
     return resolved in left_out or above or _is_run(folder)
