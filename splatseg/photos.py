@@ -81,7 +81,7 @@ def find_photos(folder: Path, without: Sequence[Path] = ()) -> FoundPhotos:
 
 
 def _is_ours(folder: Path, top: Path, left_out: set[Path]) -> bool:
-    """Whether no photos are looked for in ``folder``: a run, one of ``left_out``, or a link to what is above ``top``."""
+    """Whether ``folder`` is left out: a run, one of ``left_out``, or a link to what is above ``top``."""
     resolved = folder.resolve()
     above = folder.is_symlink() and top.resolve().is_relative_to(resolved)
     return resolved in left_out or above or _is_run(folder)
