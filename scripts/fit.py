@@ -1,8 +1,9 @@
 """Fit a segmentable splat to a COLMAP capture: ``python scripts/fit.py SCENE [--out RUN] [--preset
 fast|default|quality]``.
 
-SCENE holds ``images/`` and ``sparse/0`` (binary or text, any camera model that pycolmap knows), or photos alone with
-``--sfm``. Every setting of the preset can be changed, e.g. ``--config.geometry.steps 4000 --config.features.dim 8``.
+SCENE holds ``images/`` and ``sparse/0`` (binary or text, any camera model that pycolmap knows), a ``transforms.json``
+of nerfstudio or instant-ngp, or photos alone with ``--sfm``. Every setting of the preset can be changed, e.g.
+``--config.geometry.steps 4000 --config.features.dim 8``.
 A killed fit goes on where it was when the same command is given again.
 """
 
@@ -17,6 +18,7 @@ import _installed  # noqa: F401 (first: without splatseg it says so)
 import tyro
 from _cli import parse, run
 
+from splatseg.io.colmap import find_model
 from splatseg.pipeline import Fit, FitConfig, FitInputs
 
 Preset = Literal["fast", "default", "quality"]
@@ -38,6 +40,8 @@ class Arguments:
     """Use this splat (PLY from INRIA's code, gsplat or nerfstudio) instead of fitting one."""
     sfm: bool = False
     """Find the poses with pycolmap first."""
+    model: str | None = None
+    """Of several models in SCENE/sparse the one in this folder; without it the one with most photos."""
     downscale: int | None = None
     """Use the photos at 1/downscale of their size (same as --config.downscale)."""
     full_render: bool = False
@@ -64,7 +68,9 @@ def main() -> None:
     known = FitConfig.preset(preset if preset in ("fast", "quality") else "default")
     arguments = parse(Arguments, default=Arguments(scene=tyro.MISSING, config=known), description=__doc__)
     out = arguments.out or Path("runs") / arguments.scene.resolve().name
-    inputs = FitInputs(arguments.scene, out, arguments.masks, arguments.splat, arguments.sfm, arguments.device)
+    # The model's folder is a scene of its own: whoever opens the run finds the same poses.
+    scene = arguments.scene if arguments.model is None else find_model(arguments.scene, arguments.model)
+    inputs = FitInputs(scene, out, arguments.masks, arguments.splat, arguments.sfm, arguments.device)
     config = arguments.config
     if arguments.downscale is not None:
         config = replace(config, downscale=arguments.downscale)

@@ -19,11 +19,12 @@ import _installed  # noqa: F401 (first: without splatseg it says so)
 import torch
 import tyro
 from _cli import parse, run
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from splatseg.camera import Camera
 from splatseg.errors import SplatsegError
 from splatseg.hierarchy import HierarchyConfig, build_hierarchy
+from splatseg.io.colmap import find_model, has_model, load_colmap
 from splatseg.io.run import Run
 from splatseg.masks import MaskSource, mask_source
 from splatseg.masks.cache import MaskCache
@@ -32,10 +33,9 @@ from splatseg.masks.preview import Pixels, hierarchy_preview
 from splatseg.masks.run_masks import MaskJob, first_rank_first, process_share, run_masks
 from splatseg.masks.sam import SamConfig, SamMasks
 from splatseg.masks.watershed import WatershedConfig
+from splatseg.photos import find_photos, photo_size, photo_suffixes
 from splatseg.progress import Progress
 from splatseg.scene import View
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,8 @@ class Options:
     """sam, watershed, or a folder of masks (COCO JSON, amg.py folders, label maps)."""
     images: Path | None = None
     """Take all images of this folder instead of the scene's registered photos."""
+    model: str | None = None
+    """Of several models in SCENE/sparse the one in this folder, as in scripts/fit.py."""
     downscale: int = 1
     """Use photos this many times smaller, as in scripts/fit.py."""
     preset: Literal["fast", "default", "fine"] = "default"
@@ -72,7 +74,9 @@ def main(options: Options) -> None:
     with process_share() as share:
         device_of_rank(share.rank)
         with first_rank_first(share):
-            run_folder = Run.open(options.out, {"scene": str(options.scene.resolve()), "downscale": options.downscale})
+            run_folder = Run.open(
+                options.out, {"scene": str(scene_folder(options).resolve()), "downscale": options.downscale}
+            )
             views = load_views(options)
             source = source_of(options, views, quiet=options.quiet or share.rank != 0)
             cache = MaskCache(run_folder.masks, source)
@@ -83,6 +87,7 @@ def main(options: Options) -> None:
             options.coco,
             run_folder.log,
             options.quiet,
+            tuple(view.name for view in views),
         )
         summary = run_masks(views, job, share)
     if share.rank == 0 and not options.quiet:
@@ -92,12 +97,16 @@ def main(options: Options) -> None:
         )
 
 
+def scene_folder(options: Options) -> Path:
+    """The scene, or of its models the one that ``--model`` names: a scene of its own."""
+    return options.scene if options.model is None else find_model(options.scene, options.model)
+
+
 def load_views(options: Options) -> Sequence[View]:
     """The views of the scene, or one for each image of a folder."""
     if options.images is None and not is_image_folder(options.scene):
-        from splatseg.io.colmap import load_colmap
-
-        return load_colmap(options.scene, options.downscale, Run(options.out).cache).views
+        no_masks = None if options.source in ("watershed", "sam") else Path(options.source)
+        return load_colmap(scene_folder(options), options.downscale, Run(options.out).cache, no_masks=no_masks).views
     folder = options.images or options.scene
     if options.downscale != 1:
         raise SplatsegError(f"downscale: expected 1 with a folder of images, found {options.downscale}")
@@ -105,28 +114,22 @@ def load_views(options: Options) -> Sequence[View]:
         raise SplatsegError(
             f"{folder}: expected a folder of images, found {'a file' if folder.exists() else 'nothing'}"
         )
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-    if not paths:
-        raise SplatsegError(f"{folder}: expected images ({', '.join(IMAGE_SUFFIXES)}), found none")
-    return [view_of_image(path, path.relative_to(folder).as_posix()) for path in paths]
+    names = find_photos(folder, without=[options.out, folder / "masks"]).names
+    if not names:
+        raise SplatsegError(f"{folder}: expected images (.jpg, .png, ...), found none")
+    return [view_of_image(folder / name, name) for name in names]
 
 
 def is_image_folder(folder: Path) -> bool:
-    """A folder that holds images itself and no COLMAP model."""
-    if not folder.is_dir() or any(
-        (folder / f"{name}.bin").is_file() for name in ("cameras", "sparse/0/cameras", "sparse/cameras")
-    ):
+    """A folder that holds images itself and no poses."""
+    if not folder.is_dir() or has_model(folder):
         return False
-    return any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.iterdir())
+    return any(path.suffix.lower() in photo_suffixes() for path in folder.iterdir())
 
 
 def view_of_image(path: Path, name: str) -> View:
     """A view without a pose: masks need the image and its size only."""
-    try:
-        with Image.open(path) as file:
-            width, height = file.size
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-        raise SplatsegError(f"{path}: unreadable image ({error})") from None
+    width, height = photo_size(path, name)
     return View(name, Camera(torch.eye(3), torch.eye(4), width, height), path)
 
 

@@ -2,6 +2,10 @@
 
 from typing import Any
 
+from splatseg.import_order import load_libz
+
+load_libz()  # before any room is imported: see there
+
 __all__ = ["Session"]
 
 

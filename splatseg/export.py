@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from splatseg.clusters import LabelNode, LabelTree
 from splatseg.errors import SplatsegError
 from splatseg.gaussians import Gaussians
 from splatseg.io.atomic import atomic_write, write_text
+from splatseg.io.names import by_stem
 from splatseg.io.ply import load_extra, save_gaussians
 from splatseg.scene import View
 from splatseg.selection import Selection, project_selection
@@ -177,17 +178,9 @@ def save_without(path: Path | str, gaussians: Gaussians, selection: Selection, r
 def mask_paths(folder: Path | str, views: Iterable[View]) -> dict[str, Path]:
     """View name -> PNG in ``folder``: the view's name with the suffix replaced, or added where two would collide.
 
-    Raises:
-        SplatsegError: a view's name leads out of the folder.
+    Names that are no plain paths (absolute, with ``..``) stay inside, too: :mod:`splatseg.io.names`.
     """
-    names = [view.name for view in views]
-    stems = [str(PurePosixPath(name).with_suffix("")) for name in names]
-    paths = {}
-    for name, stem in zip(names, stems, strict=True):
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise SplatsegError(f"view '{name}': expected a name inside the folder of masks")
-        paths[name] = Path(folder) / ((name if stems.count(stem) > 1 else stem) + ".png")
-    return paths
+    return by_stem(folder, [view.name for view in views], ".png")
 
 
 def save_masks(

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from splatseg.errors import SplatsegError, check_dims
 from splatseg.io.atomic import atomic_write
+from splatseg.io.names import run_path
 from splatseg.masks.mask_set import MaskSet
 from splatseg.ops.patches import patch_votes, patches
 
@@ -169,14 +170,15 @@ class HierarchyFolder(Mapping[str, PatchHierarchy]):
     """The hierarchies of a run, one file a view, read when asked for and not kept.
 
     Args:
-        folder: where they are; view ``a/b.jpg`` is in ``a/b.jpg.npz``.
+        folder: where they are; view ``a/b.jpg`` is in ``a/b.jpg.npz`` (:func:`splatseg.io.names.run_path`). Iteration
+            gives the names as they are in the files: of a view whose name is no plain path, what it was mapped to.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
     def path(self, view_name: str) -> Path:
-        return self.folder / f"{view_name}.npz"
+        return run_path(self.folder, view_name, ".npz")
 
     def __getitem__(self, view_name: str) -> PatchHierarchy:
         if view_name not in self:

@@ -137,7 +137,7 @@ class Fit:
             return self._given_splat(self.inputs.splat, held_out)
         key = digest(
             {"geometry": self._plain(self.config.geometry), "views": [v.name for v in train]},
-            stats=[v.image_path for v in train],
+            stats=[path for v in train for path in v.files],
         )
         if self.run.is_done("geometry", key):
             return load_gaussians(self.run.geometry)
@@ -255,7 +255,8 @@ class Fit:
         if self.inputs.sfm:
             images = folder / "images" if (folder / "images").is_dir() else folder
             folder = run_sfm(images, self.run.sfm)
-        return load_colmap(folder, self.config.downscale, self.run.cache)
+        no_masks = None if self.inputs.masks in ("watershed", "sam") else Path(self.inputs.masks)
+        return load_colmap(folder, self.config.downscale, self.run.cache, no_masks=no_masks)
 
     def _split(self, scene: Scene) -> tuple[Sequence[View], Sequence[View]]:
         if (self.inputs.scene / "test_cameras.json").is_file() and self.config.downscale == 1:

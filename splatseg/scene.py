@@ -5,43 +5,72 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from splatseg.camera import Camera
 from splatseg.errors import SplatsegError, check_dims, check_finite
+from splatseg.photos import read_mask, read_photo
+
+
+@dataclass(frozen=True)
+class PhotoSource:
+    """The photo as it was taken, before it was resized and undistorted: its size, and COLMAP's camera of it."""
+
+    width: int
+    height: int
+    model: str
+    params: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class View:
-    """One posed image. ``name`` is the COLMAP image name (posix, may contain folders) and is unique in a scene."""
+    """One posed image. ``name`` is the COLMAP image name (posix, may contain folders) and is unique in a scene.
+
+    ``mask_path`` is an image of the camera's size whose pixels of value 0 are no part of the scene (people who walk
+    by): the geometry loss leaves them out. ``source`` is set where the photo was resized or undistorted.
+    """
 
     name: str
     camera: Camera
     image_path: Path
+    mask_path: Path | None = None
+    source: PhotoSource | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that the view's pixels come from."""
+        return (self.image_path,) if self.mask_path is None else (self.image_path, self.mask_path)
 
     def image(self) -> Tensor:
-        """(height, width, 3) uint8 RGB.
+        """(height, width, 3) uint8 RGB; black where the photo is transparent (:mod:`splatseg.photos`).
 
         Raises:
             SplatsegError: the file is missing, unreadable, or of another size than the camera.
         """
-        try:
-            with Image.open(self.image_path) as file:
-                pixels = np.array(file.convert("RGB"))
-        except FileNotFoundError:
-            raise SplatsegError(f"{self.image_path}: image of view '{self.name}' not found") from None
-        except (OSError, UnidentifiedImageError, SyntaxError) as error:
-            raise SplatsegError(f"{self.image_path}: unreadable image of view '{self.name}' ({error})") from None
+        return self.photo()[0]
+
+    def photo(self) -> tuple[Tensor, Tensor | None]:
+        """:meth:`image`, and (height, width) bool of the pixels that the splat is fitted to, None for all of them.
+
+        Raises:
+            SplatsegError: as :meth:`image`; the same for the mask.
+        """
+        photo = read_photo(self.image_path, self.name)
+        self._check_size(self.image_path, photo.pixels.shape)
+        fitted = photo.shown
+        if self.mask_path is not None:
+            mask = read_mask(self.mask_path)
+            self._check_size(self.mask_path, mask.shape)
+            fitted = mask if fitted is None else mask & fitted
+        return torch.from_numpy(photo.pixels), None if fitted is None else torch.from_numpy(fitted)
+
+    def _check_size(self, path: Path, shape: tuple[int, ...]) -> None:
         expected = (self.camera.height, self.camera.width)
-        if pixels.shape[:2] != expected:
+        if shape[:2] != expected:
             raise SplatsegError(
-                f"{self.image_path}: expected {expected[1]}x{expected[0]} pixels as its camera says, "
-                f"found {pixels.shape[1]}x{pixels.shape[0]}"
+                f"{path}: expected {expected[1]}x{expected[0]} pixels as its camera says, found {shape[1]}x{shape[0]}"
             )
-        return torch.from_numpy(pixels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,8 +121,8 @@ class Scene:
         return 1.1 * float((centres - centres.mean(0)).norm(dim=1).max())
 
     def split(self, every: int) -> tuple[tuple[View, ...], tuple[View, ...]]:
-        """(training views, held-out views): every ``every``-th view is held out, none if ``every`` is 0."""
-        if every <= 0:
+        """(training views, held-out views): every ``every``-th view is held out, none if that is 0 or there is one."""
+        if every <= 0 or len(self.views) == 1:
             return self.views, ()
         train = tuple(v for i, v in enumerate(self.views) if i % every != 0)
         held_out = tuple(v for i, v in enumerate(self.views) if i % every == 0)

@@ -158,7 +158,8 @@ def test_photos_are_the_same_wherever_they_are_kept(
     asked = [(index, half) for half in (True, False) for index in [*range(8), *range(8)]]
     with PhotoCache(scene.views, device) as photos:
         for number, (index, half) in enumerate(asked):
-            image, camera = photos.get(index, half)
+            image, fitted, camera = photos.get(index, half)
+            assert fitted is None
             if number + 1 < len(asked) and number % 5:  # now and then unannounced, once announced wrongly
                 photos.ahead(*asked[number + 1 if number != 7 else number])
             expected = halved(scene.views[index].image()) if half else scene.views[index].image()
@@ -174,7 +175,7 @@ def test_photos_are_the_same_wherever_they_are_kept(
 
 def test_a_kept_photo_is_not_read_again(scene: Scene, ahead: bool) -> None:
     with PhotoCache(scene.views) as photos:
-        first, _ = photos.get(3, True)
+        first = photos.get(3, True)[0]
         scene.views[3].image_path.unlink()
         photos.ahead(3, True)
         assert torch.equal(photos.get(3, True)[0], first)

@@ -23,15 +23,35 @@ from splatseg.render import Means2dProbe, RenderConfig, render
 from splatseg.scene import Scene, View
 
 
+def masked_target(image: Tensor, fitted: Tensor | None, rendered: Tensor) -> Tensor:
+    """What the loss compares ``rendered`` (h, w, 3) with: the photo, or where ``fitted`` is False the render itself.
+
+    A pixel left out then has no difference and no gradient in L1. In SSIM's windows of 11 pixels its value stands on
+    both sides alike: what the photo shows there is never trained towards, and beyond 10 pixels from what counts there
+    is no gradient at all.
+    """
+    if fitted is None:
+        return image
+    return torch.where(fitted[..., None], image.to(rendered.dtype) / 255, rendered.detach())
+
+
 def psnr(gaussians: Gaussians, views: Sequence[View]) -> float:
-    """Mean peak signal-to-noise ratio over ``views``, dB, of the clamped render against the photo."""
+    """Mean peak signal-to-noise ratio over ``views``, dB, of the clamped render against the photo.
+
+    Of each view the pixels that count (:meth:`View.photo`); views without any are left out, nan where none is left.
+    """
     values = []
     with torch.no_grad():
         for view in views:
-            target = view.image().to(gaussians.device).float() / 255
+            image, fitted = view.photo()
+            target = image.to(gaussians.device).float() / 255
             color = render(gaussians, view.camera.to(gaussians.device)).color.clamp(0, 1)
-            values.append(-10 * torch.log10((color - target).square().mean().clamp_min(1e-10)))
-    return float(torch.stack(values).mean())
+            squares = (color - target).square()
+            if fitted is not None:
+                squares = squares[fitted.to(squares.device)]
+            if squares.numel():
+                values.append(-10 * torch.log10(squares.mean().clamp_min(1e-10)))
+    return float(torch.stack(values).mean()) if values else float("nan")
 
 
 def fit_geometry(
@@ -89,14 +109,15 @@ def train_step(state: FitState, photos: PhotoCache, step: int) -> Tensor:
     config = state.config
     if step == int(config.coarse_fraction * config.steps):
         photos.forget(half=True)
-    image, camera = photos.get(*photo_of_step(step, len(photos.views), config))
+    image, fitted, camera = photos.get(*photo_of_step(step, len(photos.views), config))
     if step + 1 < config.steps:
         photos.ahead(*photo_of_step(step + 1, len(photos.views), config))
     degree = min(int(step / max(config.sh_degree_every * config.steps, 1)), config.sh_degree)
     probe = Means2dProbe.zeros(len(state.params["means"]), photos.device, config.absgrad)
     settings = RenderConfig(sh_degree=degree, packed=config.packed, check_finite=False)
     rendered = render(state.gaussians(config.sh_degree), camera, config=settings, probe=probe)
-    loss = photometric_loss(rendered.color, image, config.ssim_weight) + state.regularisation()
+    target = masked_target(image, fitted, rendered.color)
+    loss = photometric_loss(rendered.color, target, config.ssim_weight) + state.regularisation()
     loss.backward()
     state.optimise(step, (rendered.radii > 0).all(dim=1))
     state.densify(step, probe, rendered.radii, (camera.width, camera.height))

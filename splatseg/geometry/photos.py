@@ -37,23 +37,25 @@ class PhotoCache:
         self._reader = ThreadPoolExecutor(1, "photos") if uploads_beside(self.device) else None
         self._begun: tuple[Key, Future[tuple[Tensor, Upload]]] | None = None
 
-    def get(self, index: int, half: bool) -> tuple[Tensor, Camera]:
-        """Image (h, w, 3) uint8 of a view and the camera that matches it, on the device.
+    def get(self, index: int, half: bool) -> tuple[Tensor, Tensor | None, Camera]:
+        """Image (h, w, 3) uint8 of a view, (h, w) bool of what is fitted to (None: all), and the camera that matches.
+
+        All on the device.
 
         Raises:
             SplatsegError: the photo cannot be read.
         """
         key = (index, half)
-        image = self._on_device.get(key)
-        if image is None:
+        packed = self._on_device.get(key)
+        if packed is None:
             decoded, upload = self._finished(key) or self._load(key, self._on_host.get(key))
-            image = upload.get()
-            self._keep(key, decoded, image)
+            packed = upload.get()
+            self._keep(key, decoded, packed)
         if key not in self._cameras:
             camera = self.views[index].camera
-            sized = camera.resized(image.shape[1], image.shape[0]) if half else camera
+            sized = camera.resized(packed.shape[1], packed.shape[0]) if half else camera
             self._cameras[key] = sized.to(self.device)
-        return image, self._cameras[key]
+        return *unpacked(packed), self._cameras[key]
 
     def ahead(self, index: int, half: bool) -> None:
         """Begin to read and upload what the next :meth:`get` will ask for; what fails there is raised by that."""
@@ -93,7 +95,7 @@ class PhotoCache:
         """The photo on the host, read unless it is ``decoded``, and on its way to the device. Touches no table: it may
         run in the thread."""
         if decoded is None:
-            decoded = self.views[key[0]].image()
+            decoded = packed(*self.views[key[0]].photo())
             if key[1]:
                 decoded = halved(decoded)
         return decoded, begin_upload(decoded, self.device)
@@ -109,8 +111,20 @@ class PhotoCache:
             self._host_room -= decoded.nbytes
 
 
+def packed(image: Tensor, fitted: Tensor | None) -> Tensor:
+    """(h, w, 3) uint8 where all of a photo is fitted to, else (h, w, 4): 255 there, 0 elsewhere in the last channel."""
+    if fitted is None:
+        return image
+    return torch.cat([image, (fitted.to(torch.uint8) * 255)[..., None]], dim=-1)
+
+
+def unpacked(photo: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Image and mask of :func:`packed`, also after :func:`halved`, when pixels count that did so as a whole."""
+    return (photo, None) if photo.shape[-1] == 3 else (photo[..., :3], photo[..., 3] == 255)
+
+
 def halved(image: Tensor) -> Tensor:
-    """(h, w, 3) uint8 -> (h // 2, w // 2, 3) uint8 by area averaging."""
+    """(h, w, c) uint8 -> (h // 2, w // 2, c) uint8 by area averaging."""
     size = (max(image.shape[0] // 2, 1), max(image.shape[1] // 2, 1))
     planes = image.permute(2, 0, 1)[None].float()
     return torch.nn.functional.interpolate(planes, size=size, mode="area")[0].permute(1, 2, 0).round().to(torch.uint8)

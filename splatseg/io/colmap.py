@@ -1,38 +1,56 @@
-"""COLMAP scenes: finding the model and the photos, checking both, undistorting and resizing into a cache.
+"""Captures: finding the model and the photos, checking both, undistorting and resizing into a cache.
 
-The order is: check the model files, read them with pycolmap, pick or make the photos of the wanted size, and, where a
-camera is not a pinhole, undistort those.
+The order is: read the model (COLMAP's, or a ``transforms.json``), find its photos and their masks, pick or make the
+photos of the wanted size, and, where a camera is not a pinhole, undistort those. pycolmap works in its own process.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pycolmap
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from splatseg.camera import Camera
 from splatseg.errors import SplatsegError
 from splatseg.io.atomic import atomic_write
-from splatseg.io.colmap_check import check_model
+from splatseg.io.colmap_masks import capture_masks, fitted_pixels, write_mask
+from splatseg.io.colmap_model import (
+    PINHOLES,
+    Model,
+    ModelCamera,
+    ModelImage,
+    count_images,
+    holds_model,
+    read_model,
+    write_cameras_and_images,
+)
+from splatseg.io.colmap_process import photos_for_colmap, run_job
+from splatseg.io.names import check_distinct, is_file, run_path
 from splatseg.io.run import digest
 from splatseg.io.sfm import run_sfm
-from splatseg.scene import Points, Scene, View
+from splatseg.io.transforms import TRANSFORMS, read_transforms
+from splatseg.photos import find_photos, has_alpha, photo_size, read_photo
+from splatseg.scene import PhotoSource, Points, Scene, View
 
 __all__ = ["find_model", "load_colmap", "run_sfm"]
 
-_PINHOLE = ("SIMPLE_PINHOLE", "PINHOLE")
-_MODEL_FOLDERS = ("sparse/0", "sparse", "colmap/sparse/0", ".")
+_MODEL_PARENTS = ("sparse", "colmap/sparse")
 _JPEG_QUALITY = 97  # of undistorted photos; resized ones are stored without loss
+_NAMES = "names.json"  # of an undistorted folder: image name -> name there
+_NAMED = 3  # photos that a line names before it says how many more
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,90 +61,138 @@ class _Photos:
     paths: dict[str, Path]
     sizes: dict[str, tuple[int, int]]
 
-    def has_names(self) -> bool:
-        """Whether every photo is at ``root / name``, as pycolmap expects."""
-        return all(path == self.root / name for name, path in self.paths.items())
 
+def find_model(folder: Path, model: str | None = None) -> Path:
+    """The folder of the COLMAP model of a scene: of ``sparse/N``, ``sparse``, ``colmap/sparse/N`` and the folder itself
+    the first that holds any, and of several ``N`` the one with most registered photos, said in a line.
 
-def find_model(folder: Path) -> Path:
-    """The folder of the COLMAP model of a scene: ``sparse/0``, ``sparse``, ``colmap/sparse/0`` or the folder itself.
+    Args:
+        model: take ``sparse/<model>`` (or ``colmap/sparse/<model>``).
 
     Raises:
         SplatsegError: the scene folder or a model in it does not exist.
     """
     if not folder.is_dir():
         raise SplatsegError(f"{folder}: expected a scene folder, found {'a file' if folder.exists() else 'nothing'}")
-    for name in _MODEL_FOLDERS:
-        for suffix in (".bin", ".txt"):
-            if any((folder / name / f"{stem}{suffix}").is_file() for stem in ("cameras", "images", "points3D")):
-                return folder / name if name != "." else folder
+    for parent in _MODEL_PARENTS:
+        numbered = _models_in(folder / parent)
+        if model is not None:
+            if chosen := [path for path in numbered if path.name == model]:
+                return chosen[0]
+        elif len(numbered) > 1:
+            return _largest(folder, numbered)
+        elif numbered:
+            return numbered[0]
+        elif holds_model(folder / parent):
+            return folder / parent
+    if model is not None:
+        found = ", ".join(path.name for parent in _MODEL_PARENTS for path in _models_in(folder / parent)) or "none"
+        raise SplatsegError(f"{folder / 'sparse'}: model: expected one of those there, '{model}' is not; found {found}")
+    if holds_model(folder):
+        return folder
     raise SplatsegError(
         f"{folder}: expected a COLMAP model (cameras, images, points3D as .bin or .txt) in sparse/0, sparse or the "
-        "folder itself, found none"
+        f"folder itself, or {TRANSFORMS}, found none"
     )
 
 
-def _read_model(folder: Path) -> pycolmap.Reconstruction:
-    """The checked model, with at least one registered image and finite poses."""
-    check_model(folder)
-    level = pycolmap.logging.minloglevel
-    pycolmap.logging.minloglevel = pycolmap.logging.FATAL.value  # its complaints become the one-line error
+def _models_in(parent: Path) -> list[Path]:
+    """The folders below ``parent`` that hold a model, by number, then by name."""
+    if not parent.is_dir():
+        return []
+    found = [path for path in parent.iterdir() if path.is_dir() and path.name[:1] != "." and holds_model(path)]
+    return sorted(found, key=lambda path: (not path.name.isdecimal(), len(path.name), path.name))
+
+
+def _largest(folder: Path, models: list[Path]) -> Path:
+    counts = {path: count_images(path) for path in models}
+    best = max(models, key=lambda path: counts[path])  # of equal ones the first
+    listed = ", ".join(f"{path.relative_to(folder).as_posix()} ({counts[path]} photos)" for path in models)
+    log.warning(
+        "%s: found %d models, %s; taking %s (--model chooses)", folder, len(models), listed, best.relative_to(folder)
+    )
+    return best
+
+
+def has_model(folder: Path) -> bool:
+    """Whether ``folder`` is a capture with poses: COLMAP's or a ``transforms.json``."""
+    places = [folder / parent for parent in _MODEL_PARENTS]
+    return (
+        (folder / TRANSFORMS).is_file()
+        or any(holds_model(place) for place in (folder, *places))
+        or any(_models_in(place) for place in places)
+    )
+
+
+def _poses(folder: Path, model: str | None) -> tuple[Path, Model]:
+    """The model of a capture and where it is: COLMAP's where there is one, else ``transforms.json``."""
     try:
-        model = pycolmap.Reconstruction(str(folder))
-    except (RuntimeError, ValueError, IndexError, KeyError, TypeError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise SplatsegError(f"{folder}: expected a COLMAP model pycolmap can read, found: {reason}") from None
-    finally:
-        pycolmap.logging.minloglevel = level
-    if not any(image.has_pose for image in model.images.values()):
-        raise SplatsegError(f"{folder}: images: expected at least one registered view, found none")
-    for image in model.images.values():
-        if image.has_pose and not np.isfinite(image.cam_from_world().matrix()).all():
-            raise SplatsegError(f"{folder}: image {image.name}: pose: expected finite values, found others")
-    return model
+        found = find_model(folder, model)
+    except SplatsegError:
+        if model is None and (folder / TRANSFORMS).is_file():
+            return folder, read_transforms(folder / TRANSFORMS)
+        raise
+    return found, read_model(found)
 
 
-def _registered(model: pycolmap.Reconstruction) -> list[pycolmap.Image]:
-    """The images that have a pose, by name."""
-    return sorted((image for image in model.images.values() if image.has_pose), key=lambda image: image.name)
-
-
-def _image_size(path: Path, name: str) -> tuple[int, int]:
-    """(width, height) from the header of a photo."""
-    try:
-        with Image.open(path) as file:
-            return file.size
-    except FileNotFoundError:
-        raise SplatsegError(f"{path}: image of view '{name}' not found") from None
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-        raise SplatsegError(f"{path}: unreadable image of view '{name}' ({error})") from None
+# Photos ----------------------------------------------------------------------------------------------------------
 
 
 def _image_root(folder: Path, model_folder: Path, first: str) -> Path:
     """The folder that image names are relative to: ``images`` beside or above the model, or the scene folder itself."""
     candidates = [folder / "images", folder, model_folder.parent / "images", model_folder.parent.parent / "images"]
     for candidate in candidates:
-        if (candidate / first).is_file():
+        if is_file(candidate / first):
             return candidate
     return next((candidate for candidate in (*candidates[:1], *candidates[2:]) if candidate.is_dir()), candidates[0])
 
 
-def _full_size_photos(model: pycolmap.Reconstruction, root: Path) -> _Photos:
+def _photo_path(root: Path, name: str) -> Path:
+    """The photo called ``name``: there, else, for a path of another machine, the longest end of it in ``root``."""
+    path = root / name
+    if is_file(path):
+        return path
+    parts = [part for part in re.split(r"[/\\]", name) if part not in ("", ".", "..")]
+    ends = (root.joinpath(*parts[start:]) for start in range(len(parts)))
+    return next((end for end in ends if is_file(end)), path)
+
+
+def _full_size_photos(model: Model, root: Path) -> _Photos:
     """The photos as the model names them, each of the size of its camera."""
     paths, sizes = {}, {}
-    for image in _registered(model):
-        path = root / image.name
-        size = _image_size(path, image.name)
+    taken: dict[Path, str] = {}
+    for image in model.images:
+        path = _photo_path(root, image.name)
+        size = photo_size(path, image.name)
         camera = model.cameras[image.camera_id]
         if size != (camera.width, camera.height):
             raise SplatsegError(
                 f"{path}: expected {camera.width}x{camera.height} pixels as its camera says, found {size[0]}x{size[1]}"
             )
+        if taken.setdefault(path, image.name) != image.name:
+            raise SplatsegError(f"{path}: expected the photo of one view, found '{taken[path]}' and '{image.name}'")
         paths[image.name], sizes[image.name] = path, size
     return _Photos(root, paths, sizes)
 
 
-def _existing_downscaled(model: pycolmap.Reconstruction, root: Path, downscale: int) -> _Photos | None:
+def _say_unregistered(photos: _Photos) -> None:
+    """A line that counts the photos beside the registered ones that the model does not know."""
+    known = {path.resolve() for path in photos.paths.values()}
+    folders = {path.parent for path in known}
+    root = photos.root.resolve()
+    found = find_photos(root)
+    left = [name for name in found.names if (root / name).parent in folders and (root / name) not in known]
+    if left:
+        log.warning(
+            "%s: %d of %d photos are not registered in the model and not used (%s)",
+            photos.root,
+            len(left),
+            len(left) + len(known),
+            ", ".join(left[:_NAMED]) + (", ..." if len(left) > _NAMED else ""),
+        )
+
+
+def _existing_downscaled(model: Model, root: Path, downscale: int) -> _Photos | None:
     """The photos of ``images_<downscale>``, by name or by stem with another suffix; None where one is not there.
 
     Raises:
@@ -137,14 +203,16 @@ def _existing_downscaled(model: pycolmap.Reconstruction, root: Path, downscale: 
         return None
     by_stem = {p.relative_to(folder).with_suffix("").as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
     paths, sizes = {}, {}
-    for image in _registered(model):
+    for image in model.images:
+        if Path(image.name).is_absolute():
+            return None
         path = folder / image.name
-        if not path.is_file():
+        if not is_file(path):
             found = by_stem.get(Path(image.name).with_suffix("").as_posix())
             if found is None:
                 return None
             path = found
-        size = _image_size(path, image.name)
+        size = photo_size(path, image.name)
         camera = model.cameras[image.camera_id]
         wanted = camera.width / downscale, camera.height / downscale
         if abs(size[0] - wanted[0]) > 1 or abs(size[1] - wanted[1]) > 1:
@@ -163,35 +231,30 @@ def _parallel(function: Callable[[str], None], names: list[str]) -> None:
             pass
 
 
-def _decode(path: Path, name: str) -> Image.Image:
-    try:
-        with Image.open(path) as file:
-            return file.convert("RGB")
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-        raise SplatsegError(f"{path}: unreadable image of view '{name}' ({error})") from None
-
-
 def _resize(photos: _Photos, downscale: int, cache: Path) -> _Photos:
     """Photos shrunk by ``downscale`` into ``cache``; those already there are kept."""
-    key = digest([str(photos.root.resolve()), downscale], stats=photos.paths.values())
+    key = digest([str(photos.root.resolve()), downscale, "rgb"], stats=photos.paths.values())
     root = cache / f"images_{downscale}-{key}"
     sizes = {n: (max(1, round(w / downscale)), max(1, round(h / downscale))) for n, (w, h) in photos.sizes.items()}
-    paths = {name: root / f"{name}.png" for name in photos.paths}
+    paths = {name: run_path(root, name, ".png") for name in photos.paths}
 
     def shrink(name: str) -> None:
         if not paths[name].is_file():
-            small = _decode(photos.paths[name], name).resize(sizes[name], Image.Resampling.LANCZOS)
+            pixels = Image.fromarray(read_photo(photos.paths[name], name).pixels)
             with atomic_write(paths[name]) as temporary:
-                small.save(temporary)
+                pixels.resize(sizes[name], Image.Resampling.LANCZOS).save(temporary)
 
     _parallel(shrink, list(paths))
     return _Photos(root, paths, sizes)
 
 
-def _rescale(model: pycolmap.Reconstruction, photos: _Photos) -> None:
-    """Give every camera of ``model`` the size of its photos; all photos of one camera must share it."""
+# Undistortion ----------------------------------------------------------------------------------------------------
+
+
+def _camera_sizes(model: Model, photos: _Photos) -> dict[int, tuple[int, int]]:
+    """The size of the photos of each camera; all photos of one camera must share it."""
     done: dict[int, tuple[int, int]] = {}
-    for image in _registered(model):
+    for image in model.images:
         size = photos.sizes[image.name]
         if done.setdefault(image.camera_id, size) != size:
             other = done[image.camera_id]
@@ -199,98 +262,117 @@ def _rescale(model: pycolmap.Reconstruction, photos: _Photos) -> None:
                 f"{photos.paths[image.name]}: expected {other[0]}x{other[1]} pixels as other photos of camera "
                 f"{image.camera_id}, found {size[0]}x{size[1]}"
             )
-    for camera_id, (width, height) in done.items():
-        camera = model.cameras[camera_id]
-        if (camera.width, camera.height) != (width, height):
-            camera.rescale(width, height)
+    return done
 
 
-def _link_by_name(photos: _Photos, folder: Path) -> Path:
-    """A folder where every photo is found by its image name, as pycolmap needs: links to where they are."""
-    if photos.has_names():
-        return photos.root
-    for name, path in photos.paths.items():
-        link = folder / name
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(path.resolve())
-    return folder
-
-
-def _undistort(model_folder: Path, model: pycolmap.Reconstruction, photos: _Photos, cache: Path) -> Path:
-    """Undistort ``photos`` to pinhole cameras; returns the folder with ``images`` and ``sparse`` inside ``cache``.
+def _undistort(model: Model, photos: _Photos, cache: Path) -> tuple[Model, _Photos]:
+    """Undistort ``photos`` to pinhole cameras in a folder of ``cache``; returns the model and photos of that.
 
     The work is done in a folder of another name, checked, and renamed: what is found under the final name is whole.
     """
-    files = sorted(p for p in model_folder.iterdir() if p.suffix in (".bin", ".txt"))
-    key = digest([str(photos.root.resolve()), "undistorted", _JPEG_QUALITY], files, photos.paths.values())
-    final = cache / f"undistorted-{key}"
-    if final.is_dir():
-        return final
-    work = cache / f".undistorted-{key}.{uuid.uuid4().hex[:8]}.tmp"
-    level = pycolmap.logging.minloglevel
+    sizes = _camera_sizes(model, photos)
+    identity = [
+        str(photos.root.resolve()),
+        "undistorted in a process",
+        _JPEG_QUALITY,
+        {str(number): [camera.model, *camera.params, *sizes[number]] for number, camera in _used(model).items()},
+        [[image.name, image.camera_id, image.qvec, image.tvec] for image in model.images],
+    ]
+    final = cache / f"undistorted-{digest(identity, stats=photos.paths.values())}"
+    if not final.is_dir():
+        _make_undistorted(model, photos, sizes, final)
+    names = {there: name for name, there in json.loads((final / _NAMES).read_text(encoding="utf-8")).items()}
+    undistorted = read_model(final / "sparse")
+    images = tuple(replace(image, name=names[image.name]) for image in undistorted.images if image.name in names)
+    result = replace(model, cameras=undistorted.cameras, images=tuple(sorted(images, key=lambda image: image.name)))
+    return result, _undistorted_photos(result, final / "images", {name: there for there, name in names.items()})
+
+
+def _used(model: Model) -> dict[int, ModelCamera]:
+    return {number: model.cameras[number] for number in sorted({image.camera_id for image in model.images})}
+
+
+def _make_undistorted(model: Model, photos: _Photos, sizes: dict[int, tuple[int, int]], final: Path) -> None:
+    work = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        (work / "model").mkdir(parents=True)
-        _rescale(model, photos)
-        model.write_binary(str(work / "model"))
-        root = _link_by_name(photos, work / "links")
-        pycolmap.logging.minloglevel = pycolmap.logging.FATAL.value
-        pycolmap.undistort_images(
-            str(work / "out"), str(work / "model"), str(root), list(photos.paths), jpeg_quality=_JPEG_QUALITY
+        work.mkdir(parents=True)
+        names = photos_for_colmap(photos.paths, work / "photos")
+        images = {names[image.name]: image for image in model.images}
+        write_cameras_and_images(work / "model", _used(model), images)
+        run_job(
+            "undistort",
+            final,
+            model=str(work / "model"),
+            images=str(work / "photos"),
+            out=str(work / "out"),
+            names=list(images),
+            sizes=sizes,
+            jpeg_quality=_JPEG_QUALITY,
         )
-        _parallel(lambda name: _decode(work / "out" / "images" / name, name).close(), list(photos.paths))
+        _parallel(lambda name: _check_written(work / "out" / "images" / names[name], photos, name), list(names))
         shutil.rmtree(work / "out" / "stereo", ignore_errors=True)
-        cache.mkdir(parents=True, exist_ok=True)
+        (work / "out" / _NAMES).write_text(json.dumps(names), encoding="utf-8")
         with suppress(FileExistsError):
             os.replace(work / "out", final)
-    except (RuntimeError, ValueError, OSError) as error:
-        if isinstance(error, SplatsegError):
-            raise
-        reason = str(error).strip().split("\n")[0]
-        raise SplatsegError(f"{final}: expected undistorted photos, found: {reason}") from None
+    except OSError as error:
+        raise SplatsegError(f"{final}: expected undistorted photos, found: {error.strerror or error}") from None
     finally:
-        pycolmap.logging.minloglevel = level
         shutil.rmtree(work, ignore_errors=True)
-    return final
+
+
+def _check_written(path: Path, photos: _Photos, name: str) -> None:
+    """COLMAP leaves out what it cannot read: say which photo that was."""
+    read_photo(path if path.is_file() else photos.paths[name], name)
+    if not path.is_file():
+        raise SplatsegError(f"{photos.paths[name]}: expected a photo that COLMAP can undistort, found none written")
+
+
+def _undistorted_photos(model: Model, root: Path, names: dict[str, str]) -> _Photos:
+    paths = {image.name: root / names[image.name] for image in model.images}
+    return _Photos(root, paths, {name: photo_size(path, name) for name, path in paths.items()})
+
+
+# The whole -------------------------------------------------------------------------------------------------------
 
 
 def _default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "splatseg"
 
 
-def _scene(model: pycolmap.Reconstruction, photos: _Photos) -> Scene:
-    views = []
-    for image in _registered(model):
-        source = model.cameras[image.camera_id]
-        cam_from_world = np.eye(4)
-        cam_from_world[:3] = image.cam_from_world().matrix()
-        camera = Camera(
-            torch.tensor(source.calibration_matrix(), dtype=torch.float32),
-            torch.tensor(cam_from_world, dtype=torch.float32),
-            source.width,
-            source.height,
-        )
-        views.append(View(image.name, camera.resized(*photos.sizes[image.name]), photos.paths[image.name]))
-    points = model.points3D
-    order = sorted(points)
-    xyz = np.array([points[i].xyz for i in order], np.float32).reshape(-1, 3)
-    rgb = np.array([points[i].color for i in order], np.uint8).reshape(-1, 3)
-    return Scene(tuple(views), Points(torch.from_numpy(xyz), torch.from_numpy(rgb)))
+def _view(image: ModelImage, camera: ModelCamera, photos: _Photos) -> View:
+    pinhole = Camera(
+        torch.tensor(camera.calibration_matrix(), dtype=torch.float32),
+        torch.tensor(image.cam_from_world(), dtype=torch.float32),
+        camera.width,
+        camera.height,
+    )
+    return View(image.name, pinhole.resized(*photos.sizes[image.name]), photos.paths[image.name])
 
 
 def load_colmap(
-    folder: str | Path, downscale: int = 1, cache: str | Path | None = None, images: str | Path | None = None
+    folder: str | Path,
+    downscale: int = 1,
+    cache: str | Path | None = None,
+    images: str | Path | None = None,
+    model: str | None = None,
+    no_masks: Path | None = None,
 ) -> Scene:
-    """Load a COLMAP capture: registered views by name, pinhole cameras of the true image size, and sparse points.
+    """Load a capture: registered views by name, pinhole cameras of the true image size, and sparse points.
 
     Photos are checked by their headers: each must be there, readable and of the size of its camera. With ``downscale``
     above 1 the folder ``images_<downscale>`` is used where it exists, otherwise photos are shrunk into ``cache``. Where
-    a camera is not PINHOLE or SIMPLE_PINHOLE, everything is then undistorted into ``cache``.
+    a camera is not PINHOLE or SIMPLE_PINHOLE, everything is then undistorted into ``cache``. ``masks`` beside the
+    photos (``masks/NAME.png`` as COLMAP, ``masks/STEM.png`` as nerfstudio has them) say what the geometry leaves out,
+    and so does the alpha of a photo.
 
     Args:
-        folder: scene folder with the model in ``sparse/0``, ``sparse`` or itself (binary or text).
+        folder: scene folder with the model in ``sparse/N``, ``sparse`` or itself (binary or text), or with a
+            ``transforms.json``.
         downscale: whole factor by which the photos are shrunk, 1 or more.
         cache: where resized and undistorted photos are kept; ``$XDG_CACHE_HOME/splatseg`` if not given.
         images: folder of the photos, ``images`` beside the model if not given.
+        model: of several models the one called so, see :func:`find_model`.
+        no_masks: a folder that is none of masks of the capture, though it is called so (what ``--masks`` names).
 
     Raises:
         SplatsegError: a folder or file that is missing, a truncated or inconsistent model, no registered view,
@@ -300,20 +382,58 @@ def load_colmap(
     if downscale < 1:
         raise SplatsegError(f"downscale: expected a whole number of at least 1, found {downscale}")
     cache = Path(cache) if cache is not None else _default_cache()
-    model_folder = find_model(folder)
-    model = _read_model(model_folder)
-    root = Path(images) if images is not None else _image_root(folder, model_folder, _registered(model)[0].name)
+    model_folder, poses = _poses(folder, model)
+    check_distinct([image.name for image in poses.images], cache)
+    root = Path(images) if images is not None else _image_root(folder, model_folder, poses.images[0].name)
     if not root.is_dir():
         raise SplatsegError(
             f"{root}: expected the folder of the photos, found {'a file' if root.exists() else 'nothing'}"
         )
-    photos = _existing_downscaled(model, root, downscale) if downscale > 1 else None
+    photos = _existing_downscaled(poses, root, downscale) if downscale > 1 else None
     if photos is None:
-        photos = _full_size_photos(model, root)
+        photos = _full_size_photos(poses, root)
+        _say_unregistered(photos)
+        given = photos
         if downscale > 1:
             photos = _resize(photos, downscale, cache)
-    if any(model.cameras[image.camera_id].model.name not in _PINHOLE for image in _registered(model)):
-        undistorted = _undistort(model_folder, model, photos, cache)
-        model = _read_model(undistorted / "sparse")
-        photos = _full_size_photos(model, undistorted / "images")
-    return _scene(model, photos)
+    else:
+        given = photos
+    straight = poses
+    if any(camera.model not in PINHOLES for camera in _used(poses).values()):
+        straight, photos = _undistort(poses, photos, cache)
+    views = [_view(image, straight.cameras[image.camera_id], photos) for image in straight.images]
+    views = _with_sources(views, poses)
+    views = _with_masks(views, given, capture_masks(root, poses, downscale, no_masks), cache)
+    points = Points(torch.from_numpy(poses.xyz.astype(np.float32)), torch.from_numpy(poses.rgb))
+    return Scene(tuple(views), points)
+
+
+def _with_sources(views: list[View], model: Model) -> list[View]:
+    """The views; those whose pixels are not those of the photo as it was taken, with its size and camera."""
+    cameras = {image.name: model.cameras[image.camera_id] for image in model.images}
+    done = []
+    for view in views:
+        taken = cameras[view.name]
+        same = taken.model in PINHOLES and (taken.width, taken.height) == (view.camera.width, view.camera.height)
+        source = None if same else PhotoSource(taken.width, taken.height, taken.model, taken.params)
+        done.append(replace(view, source=source))
+    return done
+
+
+def _with_masks(views: list[View], given: _Photos, masks: dict[str, Path], cache: Path) -> list[View]:
+    """The views with the masks of the capture; those made of other photos with the alpha that these had, too."""
+    done = []
+    for view in views:
+        mask, photo = masks.get(view.name), given.paths[view.name]
+        if view.source is None:
+            done.append(replace(view, mask_path=mask))
+        elif mask is None and (photo == view.image_path or not has_alpha(photo, view.name)):
+            done.append(view)
+        else:
+            identity = [view.name, asdict(view.source), view.camera.K.tolist(), view.camera.width, view.camera.height]
+            key = digest(identity, stats=[path for path in (mask, photo) if path is not None])
+            path = run_path(cache / f"masks-{key}", view.name, ".png")
+            if not path.is_file():
+                write_mask(path, fitted_pixels(view, photo, mask))
+            done.append(replace(view, mask_path=path))
+    return done

@@ -2,59 +2,58 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
-import sqlite3
 from pathlib import Path
-
-import pycolmap
-from PIL import Image, UnidentifiedImageError
 
 from splatseg.errors import SplatsegError
 from splatseg.io.atomic import write_text
+from splatseg.io.colmap_model import write_names
+from splatseg.io.colmap_process import photos_for_colmap, run_job
 from splatseg.io.run import digest
+from splatseg.photos import find_photos, is_plain, photo_size
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 _EXHAUSTIVE = 150  # photos; matching all pairs grows with the square, so longer captures are taken for a video
 _OVERLAP = 20  # neighbours (and their doublings) that a photo of a long capture is matched with
+_NAMED = 3  # photos that a line names before it says how many more
+log = logging.getLogger(__name__)
 
 
-def _photos(images: Path) -> list[str]:
-    """Names of the photos under ``images``, checked to be readable."""
+def _photos(images: Path, out: Path) -> list[str]:
+    """Names of the photos under ``images``, outside of run folders, of masks beside them and of ``out``."""
     if not images.is_dir():
         raise SplatsegError(
             f"{images}: expected a folder of photos, found {'a file' if images.exists() else 'nothing'}"
         )
-    names = sorted(p.relative_to(images).as_posix() for p in images.rglob("*") if p.suffix.lower() in _SUFFIXES)
-    if len(names) < 2:
-        raise SplatsegError(f"{images}: expected at least 2 photos ({', '.join(_SUFFIXES)}), found {len(names)}")
-    return names
+    found = find_photos(images, without=[out, images / "masks"])
+    if found.raw:
+        log.warning(
+            "%s: %d raw photos skipped (%s); develop them to JPEG or PNG to use them",
+            images,
+            len(found.raw),
+            _listed(found.raw),
+        )
+    if len(found.names) < 2:
+        raise SplatsegError(f"{images}: expected at least 2 photos (.jpg, .png, ...), found {len(found.names)}")
+    return list(found.names)
 
 
-def _one_size(images: Path, names: list[str]) -> bool:
-    """Whether all photos share one size, and so, it is assumed, one lens."""
+def _listed(names: tuple[str, ...] | list[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+
+
+def _sizes(images: Path, names: list[str]) -> set[tuple[int, int]]:
+    """All sizes that occur, every photo checked to be readable."""
     sizes = set()
     for name in names:
         try:
-            with Image.open(images / name) as file:
-                sizes.add(file.size)
-        except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-            raise SplatsegError(f"{images / name}: expected a readable photo, found: {error}") from None
-    return len(sizes) == 1
-
-
-def _matched(database: Path) -> int:
-    """Number of image pairs with verified matches."""
-    with sqlite3.connect(database) as connection:
-        return int(connection.execute("SELECT COUNT(*) FROM two_view_geometries WHERE rows > 0").fetchone()[0])
-
-
-def _match(database: Path, count: int) -> None:
-    if count <= _EXHAUSTIVE:
-        pycolmap.match_exhaustive(str(database), device=pycolmap.Device.cpu)
-    else:
-        pairing = pycolmap.SequentialPairingOptions(overlap=_OVERLAP)
-        pycolmap.match_sequential(str(database), pairing_options=pairing, device=pycolmap.Device.cpu)
+            sizes.add(photo_size(images / name, name))
+        except SplatsegError as error:
+            if "unreadable" not in str(error):  # the plugin that is missing says it best itself
+                raise
+            raise SplatsegError(f"{images / name}: expected a readable photo, found: {error.__context__}") from None
+    return sizes
 
 
 def _link_images(images: Path, link: Path) -> None:
@@ -67,6 +66,18 @@ def _link_images(images: Path, link: Path) -> None:
     link.symlink_to(images.resolve(), target_is_directory=True)
 
 
+def _for_colmap(images: Path, names: list[str], folder: Path) -> tuple[Path, dict[str, str]]:
+    """Where COLMAP finds the photos, and the name there -> our name of each.
+
+    Photos that it reads as we do are taken where they are; where one is not, all are laid out in ``folder``.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    if all(is_plain(images / name, name) for name in names):
+        return images, {name: name for name in names}
+    there = photos_for_colmap({name: images / name for name in names}, folder)
+    return folder, {safe: name for name, safe in there.items()}
+
+
 def run_sfm(images: str | Path, out: str | Path) -> Path:
     """Find camera poses and sparse points of the photos in ``images``.
 
@@ -75,7 +86,7 @@ def run_sfm(images: str | Path, out: str | Path) -> Path:
     One SIMPLE_RADIAL camera is fitted when all photos have one size, otherwise one per photo.
 
     Args:
-        images: folder of photos, searched recursively.
+        images: folder of photos, searched recursively but for run folders: every format of :mod:`splatseg.photos`.
         out: workspace, made where it does not exist.
 
     Returns:
@@ -86,8 +97,8 @@ def run_sfm(images: str | Path, out: str | Path) -> Path:
         SplatsegError: fewer than two photos, an unreadable one, or photos that could not be registered.
     """
     images, out = Path(images), Path(out)
-    names = _photos(images)
-    single = _one_size(images, names)
+    names = _photos(images, out)
+    single = len(_sizes(images, names)) == 1  # and so, it is assumed, one lens
     key = digest([str(images.resolve()), names], stats=[images / name for name in names])
     stamp, model, database = out / "sfm.digest", out / "sparse" / "0", out / "database.db"
     try:
@@ -100,41 +111,38 @@ def run_sfm(images: str | Path, out: str | Path) -> Path:
         write_text(stamp, key)
         _link_images(images, out / "images")
         _reconstruct(images, names, single, out)
-    except (RuntimeError, ValueError, OSError, sqlite3.Error) as error:
-        if isinstance(error, SplatsegError):
-            raise
-        reason = str(error).strip().split("\n")[0]
-        raise SplatsegError(f"{out}: expected SfM to finish, found: {reason}") from None
+    except OSError as error:
+        raise SplatsegError(f"{out}: expected SfM to finish, found: {error.strerror or error}") from None
     return out
 
 
 def _reconstruct(images: Path, names: list[str], single: bool, out: Path) -> None:
     """Extract, match and map into ``out``."""
-    database, work = out / "database.db", out / ".mapping.tmp"
-    mode = pycolmap.CameraMode.SINGLE if single else pycolmap.CameraMode.PER_IMAGE
-    level = pycolmap.logging.minloglevel
-    pycolmap.logging.minloglevel = pycolmap.logging.ERROR.value
+    work = out / ".mapping.tmp"
+    folder, there = _for_colmap(images, names, out / "photos")
+    answer = run_job(
+        "reconstruct",
+        images,
+        database=str(out / "database.db"),
+        images=str(folder),
+        names=list(there),
+        single=single,
+        overlap=0 if len(names) <= _EXHAUSTIVE else _OVERLAP,
+        work=str(work),
+    )
     try:
-        pycolmap.extract_features(str(database), str(images), names, camera_mode=mode, device=pycolmap.Device.cpu)
-        _match(database, len(names))
-        if _matched(database) == 0:
+        if answer["matched"] == 0:
             raise SplatsegError(f"{images}: expected photos that overlap, found no pair with matching features")
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
-        options = pycolmap.IncrementalPipelineOptions(min_model_size=min(10, max(2, len(names) // 2)))
-        models = pycolmap.incremental_mapping(str(database), str(images), str(work), options)
+        if not answer["models"]:
+            raise SplatsegError(
+                f"{images}: expected photos that can be registered, found no model among {len(names)} photos"
+            )
+        write_names(work / "best", there)
+        (out / "sparse").mkdir(exist_ok=True)
+        shutil.rmtree(out / "sparse" / "0", ignore_errors=True)
+        os.replace(work / "best", out / "sparse" / "0")
     finally:
-        pycolmap.logging.minloglevel = level
-    if not models:
         shutil.rmtree(work, ignore_errors=True)
-        raise SplatsegError(
-            f"{images}: expected photos that can be registered, found no model among {len(names)} photos"
-        )
-    best = max(models.values(), key=lambda model: (model.num_reg_images(), model.num_points3D()))
-    whole = work / "best"
-    whole.mkdir()
-    best.write_binary(str(whole))
-    (out / "sparse").mkdir(exist_ok=True)
-    shutil.rmtree(out / "sparse" / "0", ignore_errors=True)
-    os.replace(whole, out / "sparse" / "0")
-    shutil.rmtree(work, ignore_errors=True)
+    others = sorted(answer["models"], reverse=True)[1:]
+    if others:  # photos that no model registers are counted where the scene is loaded
+        log.warning("%s: further models of %s photos are left out", images, ", ".join(map(str, others)))

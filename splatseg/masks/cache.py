@@ -12,6 +12,7 @@ import numpy as np
 
 from splatseg.errors import SplatsegError
 from splatseg.io.atomic import atomic_write
+from splatseg.io.names import run_path
 from splatseg.io.run import digest
 from splatseg.masks import MaskSource
 from splatseg.masks.mask_set import MaskSet
@@ -22,7 +23,8 @@ _FORMAT = 1
 
 
 class MaskCache:
-    """The masks that ``source`` gives, kept in ``folder``; view ``a/b.jpg`` is in ``a/b.jpg.npz``.
+    """The masks that ``source`` gives, kept in ``folder``; view ``a/b.jpg`` is in ``a/b.jpg.npz``
+    (:func:`splatseg.io.names.run_path`).
 
     A file holds the digest of the photo (its contents: a copied or touched photo is the same), the source's name and
     its settings; with another digest, or damaged, it counts as absent.
@@ -34,7 +36,7 @@ class MaskCache:
         self._settings = {"format": _FORMAT, "source": source.name, "settings": source.settings()}
 
     def path(self, view: View) -> Path:
-        return self.folder / f"{view.name}.npz"
+        return run_path(self.folder, view.name, ".npz")
 
     def masks(self, view: View) -> MaskSet:
         """The masks of ``view``, from the file or else from the source, which are then stored.

@@ -15,6 +15,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from splatseg.errors import SplatsegError
+from splatseg.io.colmap_masks import source_pixels
+from splatseg.io.names import is_file, safe_name
 from splatseg.masks import rle
 from splatseg.masks.mask_set import MaskSet
 from splatseg.scene import View
@@ -89,10 +92,14 @@ class FileMasks:
             SplatsegError: more than one.
         """
         name = PurePosixPath(view.name)
-        for stem in dict.fromkeys((str(name.with_suffix("")), str(name), name.stem, name.name)):
-            found = [path for path in (self.folder / f"{stem}{suffix}" for suffix in _READERS) if path.is_file()]
+        # A name that is no plain path must not lead out of the folder, where the photos themselves are.
+        whole = (str(name.with_suffix("")), str(name)) if safe_name(view.name) == view.name else ()
+        for stem in dict.fromkeys((*whole, name.stem, name.name)):
+            if stem in ("", ".", ".."):
+                continue
+            found = [path for path in (self.folder / f"{stem}{suffix}" for suffix in _READERS) if is_file(path)]
             folder = self.folder / stem
-            if folder.is_dir() and ((folder / "metadata.csv").is_file() or any(folder.glob("*.png"))):
+            if os.path.isdir(folder) and ((folder / "metadata.csv").is_file() or any(folder.glob("*.png"))):
                 found.append(folder)
             if len(found) > 1:
                 names = ", ".join(path.name for path in found)
@@ -113,12 +120,26 @@ class FileMasks:
         masks = _read_folder(path) if path.is_dir() else _READERS[path.suffix](path)
         if masks is None:
             return MaskSet.empty(view.camera.height, view.camera.width)
-        if (masks.height, masks.width) != (view.camera.height, view.camera.width):
-            raise SplatsegError(
-                f"{path}: expected masks of {view.camera.width}x{view.camera.height} pixels like view '{view.name}', "
-                f"found {masks.width}x{masks.height}"
-            )
-        return masks
+        if (masks.height, masks.width) == (view.camera.height, view.camera.width):
+            return masks
+        taken = view.source
+        if taken is not None and (masks.height, masks.width) == (taken.height, taken.width):
+            return _like_the_photo(masks, view)
+        raise SplatsegError(
+            f"{path}: expected masks of {view.camera.width}x{view.camera.height} pixels like view '{view.name}'"
+            + ("" if taken is None else f", or of {taken.width}x{taken.height} like the photo it was made from")
+            + f", found {masks.width}x{masks.height}"
+        )
+
+
+def _like_the_photo(masks: MaskSet, view: View) -> MaskSet:
+    """Masks of the photo as it was taken, resized and undistorted as the photo was, nearest pixel; empty ones stay."""
+    pixels = source_pixels(view, (masks.width, masks.height))
+    rows, columns = pixels[..., 1].clip(0), pixels[..., 0].clip(0)
+    seen = pixels[..., 0] >= 0
+    if not len(masks):
+        return MaskSet.empty(view.camera.height, view.camera.width)
+    return MaskSet.from_dense(np.asarray(masks.dense(number))[rows, columns] & seen for number in range(len(masks)))
 
 
 def _what_is(path: Path) -> str:

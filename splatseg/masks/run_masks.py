@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 
 import torch.distributed as dist
@@ -17,6 +18,7 @@ from PIL import Image
 
 from splatseg.errors import SplatsegError
 from splatseg.io.atomic import atomic_write, write_text
+from splatseg.io.names import by_stem, run_path
 from splatseg.masks.cache import MaskCache
 from splatseg.masks.mask_set import MaskSet
 from splatseg.masks.preview import Pixels, mask_overlay
@@ -47,6 +49,7 @@ class MaskJob:
         coco: folder for COCO run-length JSON, as ``amg.py --convert-to-rle`` writes it; None: none is written.
         log: called with a record of each view.
         quiet: no progress on stderr.
+        names: of all views, so that no two write one COCO file.
     """
 
     cache: MaskCache
@@ -55,17 +58,25 @@ class MaskJob:
     coco: Path | None = None
     log: Callable[[dict[str, object]], None] = lambda record: None
     quiet: bool = False
+    names: tuple[str, ...] = ()
 
     def overlay_path(self, view: View) -> Path | None:
-        return None if self.preview is None else self.preview / f"{view.name}.masks.png"
+        return None if self.preview is None else run_path(self.preview, view.name, ".masks.png")
 
     def hierarchy_path(self, view: View) -> Path | None:
         if self.preview is None or self.hierarchy_picture is None:
             return None
-        return self.preview / f"{view.name}.hierarchy.png"
+        return run_path(self.preview, view.name, ".hierarchy.png")
 
     def coco_path(self, view: View) -> Path | None:
-        return None if self.coco is None else self.coco / f"{Path(view.name).with_suffix('').as_posix()}.json"
+        """``NAME.json`` as ``amg.py`` calls it; ``NAME.jpg.json`` where two views share a stem."""
+        if self.coco is None:
+            return None
+        return self._coco_paths.get(view.name) or by_stem(self.coco, [view.name], ".json")[view.name]
+
+    @cached_property
+    def _coco_paths(self) -> dict[str, Path]:
+        return {} if self.coco is None else by_stem(self.coco, self.names, ".json")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 ROOM_SHARE = 0.25  # of the device's free memory that images may be kept in
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Upload:
     """A copy of a tensor on a device, complete when ``done`` (a CUDA event; None: it is) says so."""
 

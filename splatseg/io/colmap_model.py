@@ -1,8 +1,9 @@
-"""Checks of COLMAP model files before pycolmap reads them.
+"""Reading COLMAP model files, binary and text, as people have them, with a line for whatever is broken.
 
-pycolmap trusts the counts inside a file: a truncated or damaged one can make it allocate without bound or crash the
-process. Walking the records here first (a second for a million points) turns that into one line naming file and field.
-The binary layouts are those of COLMAP's ``src/colmap/scene/reconstruction_io_binary.cc``.
+The records are walked here, by our own code: COLMAP's reader trusts the counts in a file (a truncated or damaged one
+can make it allocate without bound or crash the process), ends a name at its first space and loses the last view of an
+``images.txt`` without a final blank line. A million points take a second. Bytes after the last record are ignored, as
+COLMAP ignores them. The binary layouts are those of COLMAP's ``src/colmap/scene/reconstruction_io_binary.cc``.
 """
 
 from __future__ import annotations
@@ -15,11 +16,32 @@ from struct import Struct
 from typing import Any
 
 import numpy as np
-import pycolmap
 from numpy.typing import NDArray
 
 from splatseg.errors import SplatsegError
 
+# Number in a file, intrinsic parameters, and how many of the first of them are focal lengths; COLMAP's
+# src/colmap/sensor/models.h.
+CAMERA_MODELS = {
+    "SIMPLE_PINHOLE": (0, 3, 1),
+    "PINHOLE": (1, 4, 2),
+    "SIMPLE_RADIAL": (2, 4, 1),
+    "RADIAL": (3, 5, 1),
+    "OPENCV": (4, 8, 2),
+    "OPENCV_FISHEYE": (5, 8, 2),
+    "FULL_OPENCV": (6, 12, 2),
+    "FOV": (7, 5, 2),
+    "SIMPLE_RADIAL_FISHEYE": (8, 4, 1),
+    "RADIAL_FISHEYE": (9, 5, 1),
+    "THIN_PRISM_FISHEYE": (10, 12, 2),
+    "RAD_TAN_THIN_PRISM_FISHEYE": (11, 16, 2),
+    "SIMPLE_DIVISION": (12, 4, 1),
+    "DIVISION": (13, 5, 2),
+    "SIMPLE_FISHEYE": (14, 3, 1),
+    "FISHEYE": (15, 4, 2),
+    "EUCM": (16, 6, 2),
+}
+PINHOLES = ("SIMPLE_PINHOLE", "PINHOLE")
 _COUNT = Struct("<Q")
 _CAMERA = Struct("<IiQQ")  # id, model, width, height
 _IMAGE = Struct("<I7dI")  # id, qvec (wxyz), tvec, camera id
@@ -32,15 +54,66 @@ _POINT2D = np.dtype([("xy", "<f8", 2), ("id", "<i8")])
 _TRACK = np.dtype([("image", "<u4"), ("index", "<u4")])
 _NO_POINT = -1
 _MAX_SIDE = 1_000_000  # pixels; a larger width or height is a damaged file
-_MODEL_IDS = {int(member.value): member for member in pycolmap.CameraModelId.__members__.values()}
-_MODEL_NAMES = {name: member for name, member in pycolmap.CameraModelId.__members__.items() if name != "INVALID"}
+_MODEL_NAMES = {number: name for name, (number, _, _) in CAMERA_MODELS.items()}
+
+
+@dataclass(frozen=True)
+class ModelCamera:
+    """A camera as COLMAP has it: ``model`` is one of :data:`CAMERA_MODELS`, ``params`` its parameters in pixels."""
+
+    model: str
+    width: int
+    height: int
+    params: tuple[float, ...]
+
+    def calibration_matrix(self) -> NDArray[np.float64]:
+        """(3, 3) K of the focal lengths and the principal point; the whole truth for a pinhole camera alone."""
+        focal = CAMERA_MODELS[self.model][2]
+        fx, fy = self.params[0], self.params[focal - 1]
+        cx, cy = self.params[focal : focal + 2]
+        return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
+
+
+@dataclass(frozen=True, eq=False)
+class ModelImage:
+    """A registered image: ``qvec`` (w, x, y, z) and ``tvec`` of ``x_cam = R x_world + t``; ``mask`` a file or None."""
+
+    name: str
+    camera_id: int
+    qvec: tuple[float, ...]
+    tvec: tuple[float, ...]
+    mask: Path | None = None
+
+    def cam_from_world(self) -> NDArray[np.float64]:
+        """(4, 4)."""
+        w, x, y, z = np.array(self.qvec) / np.linalg.norm(self.qvec)
+        pose = np.eye(4)
+        pose[:3, :3] = [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ]
+        pose[:3, 3] = self.tvec
+        return pose
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """Cameras by id, registered images by name, sparse points: ``xyz`` (m, 3) float64, ``rgb`` (m, 3) uint8."""
+
+    cameras: dict[int, ModelCamera]
+    images: tuple[ModelImage, ...]
+    xyz: NDArray[np.float64]
+    rgb: NDArray[np.uint8]
 
 
 @dataclass(eq=False)
 class _Model:
     """What has been read so far, to check references between files."""
 
-    cameras: set[int] = field(default_factory=set)
+    cameras: dict[int, ModelCamera] = field(default_factory=dict)
+    images: list[ModelImage] = field(default_factory=list)
+    points: dict[int, tuple[tuple[float, ...], tuple[int, ...]]] = field(default_factory=dict)  # id -> xyz, rgb
     points2d: dict[int, int] = field(default_factory=dict)  # image id -> number of 2D points
     names: dict[str, int] = field(default_factory=dict)
     observed: list[NDArray[np.int64]] = field(default_factory=list)  # ids of 3D points that images refer to
@@ -59,33 +132,30 @@ def _check_pose(where: str, pose: tuple[float, ...] | list[float]) -> None:
         raise SplatsegError(f"{where}: qvec: expected a quaternion, found all zeros")
 
 
-def parameter_count(model: Any) -> int:
-    """Number of intrinsic parameters of a ``pycolmap.CameraModelId``."""
-    return len(pycolmap.Camera.create_from_model_id(1, model, 1.0, 2, 2).params)
-
-
-def _check_camera(where: str, model: Any, size: tuple[int, int], params: tuple[float, ...] | list[float]) -> None:
+def checked_camera(where: str, kind: str, size: tuple[int, int], params: list[float]) -> ModelCamera:
+    """The camera; raises :class:`SplatsegError` where its size, parameters or focal lengths cannot be right."""
     if not (0 < size[0] <= _MAX_SIDE and 0 < size[1] <= _MAX_SIDE):
         raise SplatsegError(f"{where}: size: expected 1..{_MAX_SIDE} pixels a side, found {size[0]}x{size[1]}")
-    if len(params) != parameter_count(model):
-        raise SplatsegError(
-            f"{where}: params: expected {parameter_count(model)} of a {model.name} camera, found {len(params)}"
-        )
+    _, count, focal = CAMERA_MODELS[kind]
+    if len(params) != count:
+        raise SplatsegError(f"{where}: params: expected {count} of a {kind} camera, found {len(params)}")
     _finite(where, "params", params)
-    camera = pycolmap.Camera(model=model, width=size[0], height=size[1], params=list(params))
-    for index in camera.focal_length_idxs():
-        if params[index] <= 0:
-            raise SplatsegError(f"{where}: params: expected a positive focal length, found {params[index]:g}")
+    for value in params[:focal]:
+        if value <= 0:
+            raise SplatsegError(f"{where}: params: expected a positive focal length, found {value:g}")
+    return ModelCamera(kind, size[0], size[1], tuple(params))
 
 
-def _add_image(model: _Model, where: str, image_id: int, name: str, camera_id: int, ids: NDArray[np.int64]) -> None:
-    if camera_id not in model.cameras:
-        raise SplatsegError(f"{where}: camera_id: expected one of cameras.*, found {camera_id}")
-    if not name:
+def _add_image(model: _Model, where: str, image_id: int, image: ModelImage, ids: NDArray[np.int64]) -> None:
+    _check_pose(where, [*image.qvec, *image.tvec])
+    if image.camera_id not in model.cameras:
+        raise SplatsegError(f"{where}: camera_id: expected one of cameras.*, found {image.camera_id}")
+    if not image.name.strip():
         raise SplatsegError(f"{where}: name: expected an image name, found an empty one")
-    if image_id in model.points2d or name in model.names:
-        raise SplatsegError(f"{where}: expected unique image ids and names, found '{name}' (id {image_id}) twice")
-    model.names[name] = image_id
+    if image_id in model.points2d or image.name in model.names:
+        raise SplatsegError(f"{where}: expected unique image ids and names, found '{image.name}' (id {image_id}) twice")
+    model.names[image.name] = image_id
+    model.images.append(image)
     model.points2d[image_id] = len(ids)
     model.observed.append(np.unique(ids))
 
@@ -100,9 +170,9 @@ def _check_track(model: _Model, where: str, images: NDArray[np.uint32], indices:
             )
 
 
-def _check_observed(model: _Model, path: Path, points: set[int]) -> None:
+def _check_observed(model: _Model, path: Path) -> None:
     for image_id, ids in zip(model.points2d, model.observed, strict=True):
-        missing = [i for i in ids.tolist() if i != _NO_POINT and i not in points]
+        missing = [i for i in ids.tolist() if i != _NO_POINT and i not in model.points]
         if missing:
             raise SplatsegError(
                 f"{path}: expected 3D point {missing[0]} that image id {image_id} refers to, found none"
@@ -159,23 +229,17 @@ class _Reader:
         except UnicodeDecodeError:
             raise SplatsegError(f"{self.path}: {name}: expected UTF-8 text, found {raw[:20]!r}") from None
 
-    def finish(self) -> None:
-        if self.offset != len(self.data):
-            raise SplatsegError(f"{self.path}: expected {self.offset} bytes by its counts, found {len(self.data)}")
-
 
 def _binary_cameras(path: Path, model: _Model) -> None:
     reader = _Reader(path)
     for _ in range(reader.count("number of cameras", _CAMERA.size)):
         camera_id, number, width, height = reader.take(_CAMERA, "camera")
         where = f"{path}: camera {camera_id}"
-        kind = _MODEL_IDS.get(number)
-        if kind is None or kind.name == "INVALID":
+        kind = _MODEL_NAMES.get(number)
+        if kind is None:
             raise SplatsegError(f"{where}: model: expected a camera model COLMAP knows, found number {number}")
-        params = reader.array(np.dtype("<f8"), parameter_count(kind), f"camera {camera_id} params")
-        _check_camera(where, kind, (width, height), params.tolist())
-        model.cameras.add(camera_id)
-    reader.finish()
+        params = reader.array(np.dtype("<f8"), CAMERA_MODELS[kind][1], f"camera {camera_id} params")
+        model.cameras[camera_id] = checked_camera(where, kind, (width, height), params.tolist())
 
 
 def _binary_images(path: Path, model: _Model) -> None:
@@ -185,26 +249,22 @@ def _binary_images(path: Path, model: _Model) -> None:
         name = reader.text(f"image {image_id} name")
         number = reader.count(f"image {image_id} ({name}) 2D points", _POINT2D.itemsize)
         points = reader.array(_POINT2D, number, f"image {image_id} 2D points")
-        where = f"{path}: image {image_id} ({name})"
-        _check_pose(where, pose)
-        _add_image(model, where, image_id, name, camera_id, points["id"])
-    reader.finish()
+        image = ModelImage(name, camera_id, tuple(pose[:4]), tuple(pose[4:]))
+        _add_image(model, f"{path}: image {image_id} ({name})", image_id, image, points["id"])
 
 
 def _binary_points(path: Path, model: _Model) -> None:
     reader = _Reader(path)
-    seen: set[int] = set()
     for _ in range(reader.count("number of points", _POINT.size)):
-        point_id, x, y, z, _r, _g, _b, _error, length = reader.take(_POINT, "point")
+        point_id, x, y, z, r, g, b, _error, length = reader.take(_POINT, "point")
         track = reader.array(_TRACK, length, f"point {point_id} track")
         if not (math.isfinite(x) and math.isfinite(y) and math.isfinite(z)):
             raise SplatsegError(f"{path}: point {point_id}: xyz: expected finite values, found ({x}, {y}, {z})")
-        if point_id in seen:
+        if point_id in model.points:
             raise SplatsegError(f"{path}: expected unique point ids, found {point_id} twice")
-        seen.add(point_id)
+        model.points[point_id] = (x, y, z), (r, g, b)
         _check_track(model, f"{path}: point {point_id}", track["image"], track["index"])
-    reader.finish()
-    _check_observed(model, path, seen)
+    _check_observed(model, path)
 
 
 def _binary_rigs(path: Path, model: _Model) -> set[int]:
@@ -220,7 +280,6 @@ def _binary_rigs(path: Path, model: _Model) -> set[int]:
                 raise SplatsegError(f"{where}: sensor: expected cameras of cameras.bin, found id {sensor_id}")
             if index and reader.take(Struct("<B"), f"rig {rig_id} has_pose")[0]:
                 _check_pose(where, reader.take(Struct("<7d"), f"rig {rig_id} pose"))
-    reader.finish()
     return rigs
 
 
@@ -239,7 +298,6 @@ def _binary_frames(path: Path, model: _Model, rigs: set[int]) -> None:
                     f"{where}: data: expected an image of images.bin and its camera, found image {data_id}, "
                     f"camera {sensor_id}"
                 )
-    reader.finish()
 
 
 # Text ----------------------------------------------------------------------------------------------------------
@@ -247,7 +305,8 @@ def _binary_frames(path: Path, model: _Model, rigs: set[int]) -> None:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        # Line ends alone: str.splitlines would also end lines at characters that a name may hold.
+        return [line.rstrip("\r") for line in path.read_text(encoding="utf-8-sig").split("\n")]
     except UnicodeDecodeError:
         raise SplatsegError(f"{path}: expected UTF-8 text, found other bytes") from None
     except OSError as error:
@@ -283,11 +342,10 @@ def _need(where: str, tokens: list[str], fields: str) -> None:
 def _text_cameras(path: Path, model: _Model) -> None:
     for where, tokens in _records(path):
         _need(where, tokens, "CAMERA_ID MODEL WIDTH HEIGHT PARAMS")
-        if tokens[1] not in _MODEL_NAMES:
+        if tokens[1] not in CAMERA_MODELS:
             raise SplatsegError(f"{where}: MODEL: expected a camera model COLMAP knows, found {tokens[1]}")
         camera_id, width, height = _integers(where, [tokens[0], *tokens[2:4]])
-        _check_camera(where, _MODEL_NAMES[tokens[1]], (width, height), _numbers(where, tokens[4:]))
-        model.cameras.add(camera_id)
+        model.cameras[camera_id] = checked_camera(where, tokens[1], (width, height), _numbers(where, tokens[4:]))
 
 
 def _text_images(path: Path, model: _Model) -> None:
@@ -301,22 +359,43 @@ def _text_images(path: Path, model: _Model) -> None:
         tokens = line.split(maxsplit=9)
         _need(where, tokens, "IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME")
         image_id, camera_id = _integers(where, [tokens[0], tokens[8]])
-        _check_pose(where, _numbers(where, tokens[1:8]))
-        # The line after a pose always holds its 2D points, even when there are none and it is blank.
+        pose = _numbers(where, tokens[1:8])
+        # The line after a pose holds its 2D points, even when there are none and it is blank. Some tools leave blank
+        # lines out, at the end of the file or everywhere: the next pose is none of points.
         points = lines[index].split() if index < len(lines) else []
-        index += 1
+        if _is_pose(points):
+            points = []
+        else:
+            index += 1
         if len(points) % 3:
             raise SplatsegError(f"{path}: line {index}: expected triples X Y POINT3D_ID, found {len(points)} entries")
         ids = np.array(_integers(f"{path}: line {index}", points[2::3]), np.int64)
-        _add_image(model, where, image_id, tokens[9], camera_id, ids)
+        _add_image(model, where, image_id, ModelImage(tokens[9], camera_id, tuple(pose[:4]), tuple(pose[4:])), ids)
+
+
+def _is_pose(tokens: list[str]) -> bool:
+    """Whether a line is one of an image and not of 2D points: its tenth entry, the name, is no number."""
+    if len(tokens) < 10:
+        return False
+    try:
+        [float(token) for token in tokens[:9]]
+    except ValueError:
+        return False
+    try:
+        float(tokens[9])
+    except ValueError:
+        return True
+    return False
 
 
 def _text_points(path: Path, model: _Model) -> None:
-    seen = set()
     for where, tokens in _records(path):
         _need(where, tokens, "POINT3D_ID X Y Z R G B ERROR")
-        _finite(where, "xyz", _numbers(where, tokens[1:4]))
-        _numbers(where, tokens[4:8])
+        xyz = _numbers(where, tokens[1:4])
+        _finite(where, "xyz", xyz)
+        rgb = _integers(where, tokens[4:7])
+        if any(not 0 <= value <= 255 for value in rgb):
+            raise SplatsegError(f"{where}: rgb: expected 0..255, found {min(rgb)}..{max(rgb)}")
         track = _integers(where, tokens[8:])
         if len(track) % 2:
             raise SplatsegError(f"{where}: track: expected pairs IMAGE_ID POINT2D_IDX, found {len(track)} entries")
@@ -324,19 +403,53 @@ def _text_points(path: Path, model: _Model) -> None:
             raise SplatsegError(f"{where}: track: expected ids of 32 bits, found {min(track)}..{max(track)}")
         pairs = np.array(track, np.uint32).reshape(-1, 2)
         _check_track(model, where, pairs[:, 0], pairs[:, 1])
-        seen.add(_integers(where, tokens[:1])[0])
-    _check_observed(model, path, seen)
+        model.points[_integers(where, tokens[:1])[0]] = tuple(xyz), tuple(rgb)
+    _check_observed(model, path)
 
 
 # The whole -----------------------------------------------------------------------------------------------------
 
 
-def check_model(folder: Path) -> None:
-    """Check the COLMAP model in ``folder``, binary where ``cameras.bin`` is there and else text.
+def holds_model(folder: Path) -> bool:
+    """Whether any file of a COLMAP model is in ``folder``."""
+    stems = ("cameras", "images", "points3D")
+    return any((folder / f"{stem}{suffix}").is_file() for stem in stems for suffix in (".bin", ".txt"))
+
+
+def read_model(folder: Path) -> Model:
+    """The COLMAP model in ``folder``, binary where ``cameras.bin`` is there and else text.
 
     Raises:
-        SplatsegError: a missing, truncated or inconsistent file, or non-finite poses, intrinsics or points.
+        SplatsegError: a missing, truncated or inconsistent file, no registered view, or non-finite poses, intrinsics or
+            points.
     """
+    model = _walk(folder)
+    if not model.images:
+        raise SplatsegError(f"{folder}: images: expected at least one registered view, found none")
+    order = sorted(model.points)
+    return Model(
+        model.cameras,
+        tuple(sorted(model.images, key=lambda image: image.name)),
+        np.array([model.points[i][0] for i in order], np.float64).reshape(-1, 3),
+        np.array([model.points[i][1] for i in order], np.uint8).reshape(-1, 3),
+    )
+
+
+def count_images(folder: Path) -> int:
+    """Number of registered images of the model in ``folder``; 0 where its files cannot be read."""
+    model = _Model()
+    binary = (folder / "cameras.bin").is_file()
+    try:
+        if binary:
+            return int(_Reader(folder / "images.bin").count("number of images", _IMAGE.size + 1 + _COUNT.size))
+        _text_cameras(folder / "cameras.txt", model)
+        _text_images(folder / "images.txt", model)
+    except SplatsegError:
+        return 0
+    return len(model.images)
+
+
+def _walk(folder: Path) -> _Model:
     binary = (folder / "cameras.bin").is_file()
     suffix = ".bin" if binary else ".txt"
     cameras, images, points = (folder / f"{stem}{suffix}" for stem in ("cameras", "images", "points3D"))
@@ -348,7 +461,7 @@ def check_model(folder: Path) -> None:
         _text_cameras(cameras, model)
         _text_images(images, model)
         _text_points(points, model)
-        return
+        return model
     _binary_cameras(cameras, model)
     _binary_images(images, model)
     _binary_points(points, model)
@@ -356,3 +469,37 @@ def check_model(folder: Path) -> None:
     known = _binary_rigs(rigs, model) if rigs.is_file() else set()
     if frames.is_file():
         _binary_frames(frames, model, known)
+    return model
+
+
+def write_cameras_and_images(folder: Path, cameras: dict[int, ModelCamera], images: dict[str, ModelImage]) -> None:
+    """A binary model without points in ``folder``, its images under the given names: what the undistorter needs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    data = _COUNT.pack(len(cameras))
+    for camera_id, camera in cameras.items():
+        data += _CAMERA.pack(camera_id, CAMERA_MODELS[camera.model][0], camera.width, camera.height)
+        data += np.array(camera.params, "<f8").tobytes()
+    (folder / "cameras.bin").write_bytes(data)
+    records = [
+        _IMAGE.pack(number, *image.qvec, *image.tvec, image.camera_id) + name.encode() + b"\0" + _COUNT.pack(0)
+        for number, (name, image) in enumerate(images.items(), start=1)
+    ]
+    (folder / "images.bin").write_bytes(_COUNT.pack(len(records)) + b"".join(records))
+    (folder / "points3D.bin").write_bytes(_COUNT.pack(0))
+
+
+def write_names(folder: Path, names: dict[str, str]) -> None:
+    """Give the images of the binary model in ``folder`` other names: old -> new; those not listed keep theirs."""
+    path = folder / "images.bin"
+    reader = _Reader(path)
+    parts = [reader.data[: _COUNT.size]]
+    for _ in range(reader.count("number of images", _IMAGE.size + 1 + _COUNT.size)):
+        start = reader.offset
+        reader.take(_IMAGE, "image")
+        parts.append(reader.data[start : reader.offset])
+        name = reader.text("name")
+        parts.append(names.get(name, name).encode() + b"\0")
+        start = reader.offset
+        reader.array(_POINT2D, reader.count("2D points", _POINT2D.itemsize), "2D points")
+        parts.append(reader.data[start : reader.offset])
+    path.write_bytes(b"".join(parts))

@@ -1,0 +1,56 @@
+"""libz before pycolmap, whoever imports what first: each order in a fresh interpreter."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PNG = """
+import io
+from PIL import Image
+buffer = io.BytesIO()
+Image.effect_noise((300, 300), 50).save(buffer, "PNG")
+Image.open(io.BytesIO(buffer.getvalue())).load()
+print("png", flush=True)
+"""
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "from splatseg.io.colmap import load_colmap; import pycolmap",
+        "import zlib, pycolmap, splatseg",
+    ],
+)
+def test_pngs_are_read_and_written_after(imports: str) -> None:
+    done = python(imports + PNG)
+    assert (done.returncode, done.stdout) == (0, "png\n"), done.stderr[-500:]
+
+
+def test_pycolmap_first_of_all_is_said_in_one_line_and_not_by_an_abort() -> None:
+    """It cannot be mended (libz is bound); where pycolmap and libz get on, it is nothing."""
+    done = python("import pycolmap, splatseg" + PNG)
+    assert done.returncode in (0, 1)
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1]
+        assert "expected 'import splatseg' (or 'import zlib') before 'import pycolmap'" in last
+    else:
+        assert done.stdout == "png\n"
+
+
+@pytest.mark.parametrize("module", ["splatseg.pipeline"])
+def test_pycolmap_is_in_no_process_that_does_not_need_it(module: str) -> None:
+    done = python(f"import sys, {module}; print('pycolmap' in sys.modules)")
+    assert done.stdout == "False\n", done.stderr[-500:]
