@@ -40,6 +40,7 @@ from splatseg.masks import MaskSource, mask_source
 from splatseg.masks.cache import MaskCache
 from splatseg.masks.preview import hierarchy_preview
 from splatseg.masks.sam_config import SamConfig
+from splatseg.masks.stored import StoredMasks, stored_masks
 from splatseg.masks.watershed import WatershedConfig
 from splatseg.pictures import contact_sheet
 from splatseg.progress import Progress
@@ -81,8 +82,8 @@ class FitInputs:
 
     scene: Path
     out: Path
-    masks: str = "watershed"
-    """``watershed``, ``sam``, or a folder of masks."""
+    masks: str | None = None
+    """``watershed``, ``sam``, or a folder of masks; None: the masks that the run holds, else ``watershed``."""
     splat: Path | None = None
     """An existing splat (PLY) instead of fitting the geometry."""
     sfm: bool = False
@@ -114,10 +115,29 @@ class Fit:
         if not inputs.scene.is_dir():
             raise SplatsegError(f"{inputs.scene}: expected a folder with a COLMAP capture, found none")
         # Before the run folder is made, so that a wrong name leaves nothing behind.
-        if inputs.masks not in ("watershed", "sam") and not Path(inputs.masks).is_dir():
+        if inputs.masks not in (None, "watershed", "sam") and not Path(inputs.masks).is_dir():
             raise SplatsegError(f"masks: expected 'watershed', 'sam' or a folder of masks, found '{inputs.masks}'")
         self.run = Run.open(inputs.out, {"scene": str(inputs.scene.resolve()), "downscale": config.downscale})
         self.figures: dict[str, Any] = {}
+        self.masks = inputs.masks or "watershed"
+        self._stored: StoredMasks | None = None
+        if inputs.masks is None and config.watershed == WatershedConfig():
+            self._take_stored_masks()
+
+    def _take_stored_masks(self) -> None:
+        """The newest masks that the run holds, if it holds any, and a line that says so."""
+        found = stored_masks(self.run.masks)
+        if not found:
+            return
+        self.masks, self._stored = found[0].spec, found[0]
+        if found[0].name == "files" and Path(self.masks).is_dir():
+            self._stored = None  # the folder itself, as it is now
+        log.warning(
+            "masks: none named, taking those of '%s' in %s%s; --masks watershed makes others beside them",
+            self.masks,
+            found[0].folder,
+            "" if len(found) == 1 else f", the newest of {len(found)}",
+        )
 
     def execute(self) -> dict[str, Any]:
         """All stages; returns the figures that ``metrics.json`` holds.
@@ -192,7 +212,7 @@ class Fit:
     def hierarchies(self, train: Sequence[View]) -> HierarchyFolder:
         """Masks and patch hierarchy of every training view; one image a process in memory at a time."""
         folder = HierarchyFolder(self.run.hierarchy)
-        source = mask_source(self.inputs.masks, train, self._mask_config())
+        source = self._stored or mask_source(self.masks, train, self._mask_config())
         stage = Stage.of(
             "hierarchy",
             photos=photos_digest(train),
@@ -209,6 +229,8 @@ class Fit:
 
     def _build_hierarchies(self, train: Sequence[View], source: MaskSource, folder: HierarchyFolder) -> None:
         cache = MaskCache(self.run.masks, source)
+        if source is not self._stored:
+            cache.describe(self.masks if self.masks in ("watershed", "sam") else Path(self.masks).resolve())
         masks_found = 0
         with (
             closing(cache.all_masks(train)) as found,
@@ -219,7 +241,7 @@ class Fit:
                 build_hierarchy(masks, self.config.hierarchy).save(folder.path(view.name))
                 progress.advance(masks=str(len(masks)))
         if masks_found == 0:
-            raise SplatsegError(f"masks '{self.inputs.masks}': expected masks in at least one view, found none")
+            raise SplatsegError(f"masks '{self.masks}': expected masks in at least one view, found none")
         self._note(masks_per_view=round(masks_found / len(train), 1))
 
     def features(self, gaussians: Gaussians, train: Sequence[View], hierarchies: HierarchyFolder) -> FeatureField:
@@ -312,7 +334,7 @@ class Fit:
         if self.inputs.sfm:
             images = folder / "images" if (folder / "images").is_dir() else folder
             folder = run_sfm(images, self.run.sfm)
-        no_masks = None if self.inputs.masks in ("watershed", "sam") else Path(self.inputs.masks)
+        no_masks = None if self.masks in ("watershed", "sam") else Path(self.masks)
         return load_colmap(folder, self.config.downscale, self.run.cache, no_masks=no_masks)
 
     def _split(self, scene: Scene) -> tuple[Sequence[View], Sequence[View]]:
@@ -322,14 +344,15 @@ class Fit:
 
     def _mask_config(self) -> WatershedConfig | SamConfig | None:
         """Settings of the chosen source; a folder of masks has none."""
-        if self.inputs.masks == "watershed":
+        if self.masks == "watershed":
             return self.config.watershed
-        return self.config.sam if self.inputs.masks == "sam" else None
+        return self.config.sam if self.masks == "sam" else None
 
     def _masks_digest(self, source: MaskSource) -> str:
         """Of the source and its settings; of a folder of masks the contents, wherever it lies."""
-        folder = Path(self.inputs.masks)
-        return digest([source.name, folder_digest(folder) if source.name == "files" else source.settings()])
+        folder = Path(self.masks)
+        by_contents = source.name == "files" and folder.is_dir()
+        return digest([source.name, folder_digest(folder) if by_contents else source.settings()])
 
     # Bookkeeping -----------------------------------------------------------------------------------------------------
 
@@ -379,9 +402,8 @@ class Fit:
     def _settings(self) -> dict[str, Any]:
         inputs = {
             "scene": str(self.inputs.scene.resolve()),
-            "masks": self.inputs.masks
-            if self.inputs.masks in ("watershed", "sam")
-            else str(Path(self.inputs.masks).resolve()),
+            "masks": self.masks if self.masks in ("watershed", "sam") else str(Path(self.masks).resolve()),
+            "masks_in": None if self._stored is None else str(self._stored.folder.resolve()),
             "splat": None if self.inputs.splat is None else str(self.inputs.splat.resolve()),
             "sfm": self.inputs.sfm,
         }

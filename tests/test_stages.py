@@ -12,11 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from script_runner import run_script
 
+from splatseg.clusters import ClusterConfig
 from splatseg.features import FeatureConfig
 from splatseg.geometry import GeometryConfig
+from splatseg.hierarchy import HierarchyFolder
+from splatseg.masks import MaskSet
+from splatseg.masks.sam import SamMasks
 from splatseg.pipeline import Fit, FitConfig, FitInputs
 from splatseg.sampling import SamplingConfig
+from splatseg.scene import View
 from splatseg.stages import VERSIONS
 from splatseg.synthetic import SceneConfig, write_scene
 
@@ -183,6 +189,113 @@ def test_names_given_to_labels_are_kept(room: Path) -> None:
     assert path.read_bytes() == named
     fit(room, replace(TINY, clusters=replace(TINY.clusters, seed=TINY.clusters.seed + 1)))
     assert path.read_bytes() != named
+
+
+# Masks ---------------------------------------------------------------------------------------------------------------
+
+
+def halves(self: SamMasks, view: View) -> MaskSet:
+    dense = np.zeros((2, view.camera.height, view.camera.width), bool)
+    dense[0, : view.camera.height // 2] = dense[1, :, : view.camera.width // 2] = True
+    return MaskSet.from_dense(dense)
+
+
+def masks_of(run: Path, name: str) -> dict[str, tuple[bytes, int]]:
+    """Contents and times of the masks of source ``name``."""
+    found = (run / "masks").glob(f"{name}-*/**/*.npz")
+    return {str(path.relative_to(run)): (path.read_bytes(), path.stat().st_mtime_ns) for path in found}
+
+
+def test_masks_made_ahead_are_taken_and_never_overwritten(
+    capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In f581d69 the fit's default, watershed, went over the masks of ``masks.py --source sam``. Later neither the
+    weights nor the settings are needed."""
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(SamMasks, "settings", lambda self: {**self.config.result_settings(), "weights": "0123"})
+        patch.setattr(SamMasks, "masks", halves)
+        assert run_script("masks.py", capture, "--out", run, "--preset", "fast", "--quiet") == 0
+    made = masks_of(run, "sam")
+    assert len(made) == 4
+    monkeypatch.setenv("SPLATSEG_OFFLINE", "1")
+    monkeypatch.setenv("SPLATSEG_CACHE", str(tmp_path / "cache"))
+    for _ in range(2):
+        Fit(FitInputs(capture, run), TINY, quiet=True).execute()
+        assert [line for line in caplog.messages if "taking those of 'sam'" in line and "sam-" in line]
+        caplog.clear()
+        assert (
+            HierarchyFolder(run / "hierarchy")["train_001.jpg"].membership.shape[0] == 4
+        )  # one half, the other, both, none
+        assert masks_of(run, "sam") == made and not masks_of(run, "watershed")
+        Fit(FitInputs(capture, run, "watershed"), TINY, quiet=True).execute()
+        assert "hierarchy: masks changed, made anew" in caplog.messages
+        caplog.clear()
+        assert masks_of(run, "sam") == made and len(masks_of(run, "watershed")) == 4
+        shutil.rmtree(next((run / "masks").glob("watershed-*")))
+
+
+def test_of_masks_made_ahead_the_newest_are_taken(
+    capture: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Views that a killed ``masks.py`` left come from the same source and settings."""
+    run = tmp_path / "run"
+    arguments = ["masks.py", capture, "--out", run, "--source", "watershed", "--quiet", "--watershed.min-area"]
+    for area in (20, 30, 20):
+        assert run_script(*arguments, area) == 0
+    newest = max((run / "masks").iterdir(), key=lambda folder: (folder / "source.json").stat().st_mtime_ns)
+    assert len(list((run / "masks").iterdir())) == 2
+    assert json.loads((newest / "source.json").read_text())["settings"]["min_area"] == 20
+    before = (newest / "train_002.jpg.npz").read_bytes()
+    (newest / "train_002.jpg.npz").unlink()
+    Fit(FitInputs(capture, run), TINY, quiet=True).execute()
+    assert f"in {newest}, the newest of 2" in caplog.text
+    assert (newest / "train_002.jpg.npz").read_bytes() == before
+    assert len(list((run / "masks").iterdir())) == 2
+
+
+def test_masks_that_an_older_version_left_are_read(capture: Path, tmp_path: Path) -> None:
+    """They lay in ``masks`` itself; hours of work are not done again."""
+    run = tmp_path / "run"
+    arguments = ["masks.py", capture, "--out", run, "--source", "watershed"]
+    assert run_script(*arguments, "--quiet") == 0
+    (folder,) = (run / "masks").iterdir()
+    for path in folder.glob("*.npz"):
+        path.rename(run / "masks" / path.name)
+    shutil.rmtree(folder)
+    old = {path: path.read_bytes() for path in (run / "masks").glob("*.npz")}
+    assert run_script(*arguments, "--quiet") == 0
+    assert not masks_of(run, "watershed") and len(old) == 4
+    assert all(path.read_bytes() == content for path, content in old.items())
+
+
+@pytest.mark.parametrize(("given", "points"), [([], 16), (["--sam.points-per-side", 32], 32)])
+def test_an_explicit_option_beats_the_preset(
+    capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: list[object], points: int
+) -> None:
+    """32 is the default, too: in f581d69 ``--preset fast`` then gave 16."""
+    monkeypatch.setattr(SamMasks, "settings", lambda self: {**self.config.result_settings(), "weights": "0123"})
+    monkeypatch.setattr(SamMasks, "masks", halves)
+    for order in ([*given, "--preset", "fast"], ["--preset=fine", "--preset=fast", *given]):
+        out = tmp_path / f"run{len(order)}"
+        assert run_script("masks.py", capture, "--out", out, "--quiet", *order) == 0
+        (about,) = (out / "masks").glob("*/source.json")
+        settings = json.loads(about.read_text())["settings"]
+        assert settings["points_per_side"] == points and settings["crop_n_layers"] == 0
+
+
+def test_an_explicit_setting_of_the_clusters_makes_labels_anew(room: Path) -> None:
+    """Also one that equals the default, where the labels that are there were made with another."""
+    assert run_script("export.py", room / "run", "--clusters.min-gaussians", 3000, "--quiet") == 0
+    other = (room / "run/labels.json").read_bytes()
+    assert run_script("export.py", room / "run", "--quiet") == 0
+    assert (room / "run/labels.json").read_bytes() == other
+    default = ClusterConfig().min_gaussians
+    assert run_script("export.py", room / "run", "--clusters.min-gaussians", default, "--quiet") == 0
+    assert (room / "run/labels.json").read_bytes() != other
+
+
+# A kill --------------------------------------------------------------------------------------------------------------
 
 
 def test_a_kill_while_a_result_is_written_leaves_none_of_other_inputs(
