@@ -53,8 +53,8 @@ def parse(arguments: type[T], **options: Any) -> T:
 
 
 def last_given(option: str) -> str | None:
-    """The value of ``option`` on the command line, before it is parsed: a preset is chosen first, and the rest parsed with
-    its values as the defaults, so that an explicit option wins even where it equals the default of defaults."""
+    """The value of ``option`` on the command line, before it is parsed: a preset is chosen first, and the rest parsed
+    with its values as the defaults, so that an explicit option wins even where it equals the default of defaults."""
     found = None
     for word, after in zip(sys.argv[1:], [*sys.argv[2:], None], strict=True):
         if word == option:

@@ -33,9 +33,9 @@ from splatseg.geometry import GeometryConfig, fit_geometry, psnr
 from splatseg.hierarchy import HierarchyConfig, HierarchyFolder, build_hierarchy
 from splatseg.hooks import FitHooks
 from splatseg.io.atomic import write_text
-from splatseg.io.colmap import load_colmap, run_sfm
 from splatseg.io.ply import load_gaussians, save_gaussians
 from splatseg.io.run import Run, digest
+from splatseg.io.run_scene import load_run_scene
 from splatseg.masks import MaskSource, mask_source
 from splatseg.masks.cache import MaskCache
 from splatseg.masks.preview import hierarchy_preview
@@ -148,7 +148,7 @@ class Fit:
         with self.run.lock():
             write_text(self.run.config, yaml.safe_dump(self._settings(), sort_keys=False))
             self._load_figures()
-            scene = self._scene()
+            scene = load_run_scene(self.run, find_poses=True)
             train, held_out = self._split(scene)
             gaussians = self.geometry(scene, train, held_out)
             hierarchies = self.hierarchies(train)
@@ -328,14 +328,6 @@ class Fit:
         self._finish(stage, [self.run.contact_sheet])
 
     # Inputs ----------------------------------------------------------------------------------------------------------
-
-    def _scene(self) -> Scene:
-        folder = self.inputs.scene
-        if self.inputs.sfm:
-            images = folder / "images" if (folder / "images").is_dir() else folder
-            folder = run_sfm(images, self.run.sfm)
-        no_masks = None if self.masks in ("watershed", "sam") else Path(self.masks)
-        return load_colmap(folder, self.config.downscale, self.run.cache, no_masks=no_masks)
 
     def _split(self, scene: Scene) -> tuple[Sequence[View], Sequence[View]]:
         if (self.inputs.scene / "test_cameras.json").is_file() and self.config.downscale == 1:

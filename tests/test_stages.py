@@ -11,18 +11,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from script_runner import run_script
 
 from splatseg.clusters import ClusterConfig
+from splatseg.errors import SplatsegError
 from splatseg.features import FeatureConfig
 from splatseg.geometry import GeometryConfig
 from splatseg.hierarchy import HierarchyFolder
+from splatseg.io.colmap import load_colmap
+from splatseg.io.run import Run
+from splatseg.io.run_scene import load_run_scene
 from splatseg.masks import MaskSet
 from splatseg.masks.sam import SamMasks
 from splatseg.pipeline import Fit, FitConfig, FitInputs
 from splatseg.sampling import SamplingConfig
 from splatseg.scene import View
+from splatseg.session import Workspace
 from splatseg.stages import VERSIONS
 from splatseg.synthetic import SceneConfig, write_scene
 
@@ -293,6 +299,64 @@ def test_an_explicit_setting_of_the_clusters_makes_labels_anew(room: Path) -> No
     default = ClusterConfig().min_gaussians
     assert run_script("export.py", room / "run", "--clusters.min-gaussians", default, "--quiet") == 0
     assert (room / "run/labels.json").read_bytes() != other
+
+
+# The scene of a run --------------------------------------------------------------------------------------------------
+
+
+def found_poses(room: Path) -> None:
+    """As if SfM of the photos had found the poses, elsewhere than the model that the capture has."""
+    shutil.copytree(room / "scene/sparse", room / "run/sfm/sparse")
+    move_cameras(room / "run/sfm")
+    config = room / "run/config.yaml"
+    config.write_text(config.read_text().replace("sfm: false", "sfm: true"))
+
+
+def move_cameras(scene: Path) -> None:
+    lines = (path := scene / "sparse/0/images.txt").read_text().splitlines()
+    for number, line in enumerate(lines):
+        if line.endswith(".jpg"):
+            fields = line.split(" ")
+            lines[number] = " ".join([*fields[:5], str(float(fields[5]) + 3), *fields[6:]])
+    path.write_text("\n".join(lines) + "\n")
+
+
+def test_poses_found_by_sfm_are_those_that_the_viewer_and_scripts_see(room: Path) -> None:
+    """The capture has a model, too: in f581d69 the viewer took that one."""
+    found_poses(room)
+    run = Run.existing(room / "run")
+    theirs = load_colmap(room / "scene").views[0].camera.cam_from_world
+    for _ in range(2):
+        workspace = Workspace.open(room / "run")
+        assert workspace.scene is not None
+        ours = workspace.scene.views[0].camera.cam_from_world
+        assert torch.equal(ours, load_run_scene(run).views[0].camera.cam_from_world)
+        assert not torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("sfm", [False, True])
+def test_a_moved_capture_can_be_pointed_to(room: Path, sfm: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    if sfm:
+        found_poses(room)
+    run = Run.existing(room / "run")
+    before = load_run_scene(run).views
+    (room / "scene").rename(room / "moved")
+    click = ["segment.py", run.folder, "--view", "train_000", "--pixel", 30, 20, "--threshold", -1, "--quiet"]
+    for _ in range(2):
+        assert run_script(*click) == 2
+        assert "was it moved? --scene says where it is now" in capsys.readouterr().err
+        run_script(*click, "--scene", room / "moved")  # whether a splat of four steps is hit there is no matter
+        assert "expected the capture" not in capsys.readouterr().err
+        after = load_run_scene(run, room / "moved").views
+        assert [view.name for view in after] == [view.name for view in before]
+        for one, other in zip(after, before, strict=True):
+            assert torch.equal(one.camera.cam_from_world, other.camera.cam_from_world)
+            assert one.image_path.is_relative_to(room / "moved") and one.image().shape == (48, 64, 3)
+        workspace = Workspace.open(run.folder, room / "moved")
+        assert workspace.scene is not None and len(workspace.scene.views) == 4
+    assert Workspace.open(run.folder).scene is None
+    with pytest.raises(SplatsegError, match="nowhere: expected the capture of"):
+        Workspace.open(run.folder, room / "nowhere")
 
 
 # A kill --------------------------------------------------------------------------------------------------------------
