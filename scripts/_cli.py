@@ -52,6 +52,23 @@ def parse(arguments: type[T], **options: Any) -> T:
     return parsed
 
 
+def last_given(option: str) -> str | None:
+    """The value of ``option`` on the command line, before it is parsed: a preset is chosen first, and the rest parsed
+    with its values as the defaults, so that an explicit option wins even where it equals the default of defaults."""
+    found = None
+    for word, after in zip(sys.argv[1:], [*sys.argv[2:], None], strict=True):
+        if word == option:
+            found = after
+        elif word.startswith(f"{option}="):
+            found = word.partition("=")[2]
+    return found
+
+
+def is_given(prefix: str) -> bool:
+    """Whether any option of the command line begins with ``prefix``, such as ``--clusters.``."""
+    return any(word.startswith(prefix) for word in sys.argv[1:])
+
+
 @contextmanager
 def _wide_frames() -> Iterator[None]:
     """Complaints unwrapped: tyro's frames are as wide as $COLUMNS. Help texts, for people to read, are left alone."""

@@ -20,7 +20,7 @@ import _installed  # noqa: F401 (first: without splatseg it says so)
 import tyro
 from _cli import parse
 from _cli import run as run_script
-from _run import load_field, load_scene
+from _run import load_field
 
 from splatseg.evaluate.ceiling import evaluate_ceiling
 from splatseg.evaluate.datasets import load_lerf_mask, load_mvseg, load_nvos, load_replica
@@ -43,6 +43,7 @@ from splatseg.gaussians import Gaussians
 from splatseg.io.atomic import write_text
 from splatseg.io.colmap import load_colmap
 from splatseg.io.run import Run
+from splatseg.io.run_scene import load_run_scene
 from splatseg.progress import Progress
 
 Protocol = Literal["hierarchical", "nvos", "mvseg", "replica", "lerf"]
@@ -63,6 +64,8 @@ class Arguments:
     """hierarchical: also measure what the geometry allows (labels from the truth)."""
     sheets: bool = True
     """hierarchical: write contact sheets."""
+    scene: Path | None = None
+    """Where the capture of the run lies now, if it was moved after the fit."""
     quiet: bool = False
     """No progress on stderr."""
 
@@ -100,7 +103,7 @@ def by_reference(
     arguments: Arguments, run: Run, gaussians: Gaussians, field: FeatureField
 ) -> tuple[str, dict[str, Any]]:
     """Table and JSON of protocols (b)-(e)."""
-    views = load_scene(run).views
+    views = load_run_scene(run, arguments.scene).views
     gt = arguments.gt
     if arguments.protocol == "nvos":
         tasks = load_nvos(gt.parent, gt.name, views)

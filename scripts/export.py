@@ -14,7 +14,7 @@ from typing import Annotated
 
 import _installed  # noqa: F401 (first: without splatseg it says so)
 import tyro
-from _cli import parse
+from _cli import is_given, parse
 from _cli import run as run_script
 from _run import load_field
 
@@ -64,7 +64,7 @@ def main() -> None:
     if out.suffix.lower() != ".ply":
         raise SplatsegError(f"--out: expected a name that ends in .ply, found {out}")
     gaussians, features = load_field(run)
-    reuse = run.labels_json.is_file() and not arguments.again and arguments.clusters == ClusterConfig()
+    reuse = run.labels_json.is_file() and not arguments.again and not is_given("--clusters.")
     if reuse:
         tree = load_labels(run.labels, gaussians)
     else:

@@ -9,14 +9,13 @@ A killed fit goes on where it was when the same command is given again.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import _installed  # noqa: F401 (first: without splatseg it says so)
 import tyro
-from _cli import parse, run
+from _cli import last_given, parse, run
 
 from splatseg.io.colmap import find_model
 from splatseg.pipeline import Fit, FitConfig, FitInputs
@@ -34,8 +33,9 @@ class Arguments:
     """Run folder; runs/<scene name> if not given."""
     preset: Preset = "default"
     """Starting point of all settings below."""
-    masks: str = "watershed"
-    """watershed (needs no weights), sam, or a folder of masks (amg.py output or one label map a view)."""
+    masks: str | None = None
+    """watershed (needs no weights), sam, or a folder of masks (amg.py output or one label map a view); not given: those
+    that the run holds (scripts/masks.py), else watershed."""
     splat: Path | None = None
     """Use this splat (PLY from INRIA's code, gsplat or nerfstudio) instead of fitting one."""
     sfm: bool = False
@@ -53,19 +53,9 @@ class Arguments:
     config: FitConfig = field(default_factory=FitConfig)
 
 
-def chosen_preset(argv: list[str]) -> str:
-    """The preset named on the command line, before the rest is parsed with its values as defaults."""
-    for i, word in enumerate(argv):
-        if word == "--preset" and i + 1 < len(argv):
-            return argv[i + 1]
-        if word.startswith("--preset="):
-            return word.partition("=")[2]
-    return "default"
-
-
 def main() -> None:
-    preset = chosen_preset(sys.argv[1:])
-    known = FitConfig.preset(preset if preset in ("fast", "quality") else "default")
+    preset = last_given("--preset")
+    known = FitConfig.preset(preset if preset in get_args(Preset) else "default")
     arguments = parse(Arguments, default=Arguments(scene=tyro.MISSING, config=known), description=__doc__)
     out = arguments.out or Path("runs") / arguments.scene.resolve().name
     # The model's folder is a scene of its own: whoever opens the run finds the same poses.

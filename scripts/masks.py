@@ -3,22 +3,23 @@
     python scripts/masks.py SCENE --source sam --out RUN
     torchrun --nproc-per-node 4 scripts/masks.py SCENE --source sam --out RUN     (a share for each process)
 
-SCENE is a COLMAP scene or a folder of images. Masks go to RUN/masks, where scripts/fit.py finds them; a killed run
-goes on where it stopped. ``--preview`` draws them, ``--coco DIR`` writes them as segment-anything's amg.py does.
+SCENE is a COLMAP scene or a folder of images. Masks go to a folder in RUN/masks for each source and settings, where
+scripts/fit.py finds them; a killed run goes on where it stopped. ``--preview`` draws them, ``--coco DIR`` writes them
+as segment-anything's amg.py does.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, get_args
 
 import _installed  # noqa: F401 (first: without splatseg it says so)
 import torch
 import tyro
-from _cli import parse, run
+from _cli import last_given, parse, run
 from PIL import Image
 
 from splatseg.camera import Camera
@@ -32,6 +33,7 @@ from splatseg.masks.mask_set import MaskSet
 from splatseg.masks.preview import Pixels, hierarchy_preview
 from splatseg.masks.run_masks import MaskJob, first_rank_first, process_share, run_masks
 from splatseg.masks.sam import SamConfig, SamMasks
+from splatseg.masks.sam_config import Preset
 from splatseg.masks.watershed import WatershedConfig
 from splatseg.photos import find_photos, photo_size, photo_suffixes
 from splatseg.progress import Progress
@@ -54,14 +56,14 @@ class Options:
     """Of several models in SCENE/sparse the one in this folder, as in scripts/fit.py."""
     downscale: int = 1
     """Use photos this many times smaller, as in scripts/fit.py."""
-    preset: Literal["fast", "default", "fine"] = "default"
+    preset: Preset = "default"
     """16x16 points, 32x32 points, 32x32 points and a layer of crops; --sam.* overrides."""
     sam_checkpoint: Path | None = None
     """Weights; without it the official ones, from $SPLATSEG_CACHE (default ~/.cache/splatseg) or downloaded there."""
     sam: SamConfig = field(default_factory=SamConfig)
     watershed: WatershedConfig = field(default_factory=WatershedConfig)
     preview: bool = False
-    """Draw masks and patch hierarchy of every view to OUT/masks/preview."""
+    """Draw masks and patch hierarchy of every view to the folder preview beside the masks."""
     pixel: tuple[int, int] | None = None
     """Column and row whose levels the hierarchy preview shows; by default a telling one of each view."""
     coco: Path | None = None
@@ -80,9 +82,11 @@ def main(options: Options) -> None:
             views = load_views(options)
             source = source_of(options, views, quiet=options.quiet or share.rank != 0)
             cache = MaskCache(run_folder.masks, source)
+            source_name = options.source if options.source in ("watershed", "sam") else Path(options.source).resolve()
+            cache.describe(source_name, ahead=True)
         job = MaskJob(
             cache,
-            run_folder.masks / "preview" if options.preview else None,
+            cache.folder / "preview" if options.preview else None,
             lambda image, masks: picture_of_hierarchy(image, masks, options.pixel),
             options.coco,
             run_folder.log,
@@ -93,7 +97,7 @@ def main(options: Options) -> None:
     if share.rank == 0 and not options.quiet:
         print(
             f"{len(views)} views: {summary.made} made, {summary.kept} already there; {summary.masks} masks in "
-            f"{summary.seconds:.1f} s -> {run_folder.masks}"
+            f"{summary.seconds:.1f} s -> {cache.folder}"
         )
 
 
@@ -147,13 +151,16 @@ def source_of(options: Options, views: Sequence[View], quiet: bool) -> MaskSourc
 
 
 def sam_config(options: Options) -> SamConfig:
-    """The preset, with every ``--sam.*`` that differs from the defaults on top."""
-    default = SamConfig()
-    given = {f.name: getattr(options.sam, f.name) for f in fields(SamConfig)}
-    changes: dict[str, Any] = {name: value for name, value in given.items() if value != getattr(default, name)}
-    if options.sam_checkpoint is not None:
-        changes["checkpoint"] = options.sam_checkpoint
-    return SamConfig.preset(options.preset, **changes)
+    """The preset's values with what was given on the command line, as :func:`options_of` parsed it."""
+    return options.sam if options.sam_checkpoint is None else replace(options.sam, checkpoint=options.sam_checkpoint)
+
+
+def options_of() -> Options:
+    """The command line, with the values of its preset as the defaults: whatever is given explicitly holds."""
+    preset = last_given("--preset")
+    known = SamConfig.preset(preset) if preset in get_args(Preset) else SamConfig()  # type: ignore[arg-type]
+    default = Options(scene=tyro.MISSING, out=tyro.MISSING, sam=known)
+    return parse(Options, default=default, description=__doc__)
 
 
 def picture_of_hierarchy(image: Pixels, masks: MaskSet, pixel: tuple[int, int] | None) -> Image.Image:
@@ -181,4 +188,4 @@ class DownloadBar:
 
 if __name__ == "__main__":
     sys.argv[0] = "scripts/masks.py"
-    run(lambda: main(parse(Options, description=__doc__)))
+    run(lambda: main(options_of()))

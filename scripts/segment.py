@@ -15,13 +15,14 @@ import _installed  # noqa: F401 (first: without splatseg it says so)
 import tyro
 from _cli import parse
 from _cli import run as run_script
-from _run import load_field, load_scene
+from _run import load_field
 
 from splatseg.errors import SplatsegError
 from splatseg.export import save_masks, save_selection
 from splatseg.field import FeatureField
 from splatseg.gaussians import Gaussians
 from splatseg.io.run import Run
+from splatseg.io.run_scene import load_run_scene
 from splatseg.progress import Progress
 from splatseg.scene import Scene, View
 from splatseg.selection import (
@@ -58,6 +59,8 @@ class Arguments:
     """Which proposed level, from part to group."""
     out: Path | None = None
     """PLY to write; RUN/exports/selection.ply if not given. Masks go to a folder of the same name."""
+    scene: Path | None = None
+    """Where the capture lies now, if it was moved after the fit."""
     quiet: bool = False
     """No progress on stderr."""
 
@@ -95,7 +98,7 @@ def main() -> None:
     if out.suffix.lower() != ".ply":
         raise SplatsegError(f"--out: expected a name that ends in .ply, found {out}")
     gaussians, features = load_field(run)
-    scene = load_scene(run)
+    scene = load_run_scene(run, arguments.scene)
     found, levels = click_scores(arguments, gaussians, features, scene.view(arguments.view))
     threshold = chosen_threshold(arguments, levels)
     selection = found.above(threshold)

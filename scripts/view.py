@@ -32,6 +32,8 @@ class Arguments:
 
     run: Annotated[Path, tyro.conf.Positional]
     """Run folder made by scripts/fit.py."""
+    scene: Path | None = None
+    """Where the capture lies now, if it was moved after the fit."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 lets other machines in."""
     port: int = 8080
@@ -99,7 +101,7 @@ def main(arguments: Arguments) -> None:
         raise SplatsegError(f"--draw-at-most: expected at least 1, found {arguments.draw_at_most}")
     logging.basicConfig(format="%(message)s")
     password = secret(arguments)
-    workspace = Workspace.open(arguments.run)
+    workspace = Workspace.open(arguments.run, arguments.scene)
     server = ServerConfig(arguments.host, arguments.port, password, arguments.allow_host)
     viewer = Viewer(workspace, ViewerConfig(server, arguments.draw_at_most))
     try:

@@ -1,19 +1,19 @@
 """The main job: a capture becomes a segmentable splat, stage by stage, each cached and resumable.
 
 Stages, in order: ``geometry`` (photos -> Gaussians, or a splat that is given), ``hierarchy`` (masks -> patches, a
-view at a
-time), ``features`` (hierarchies -> field), ``labels`` (whole-scene label tree), ``sheet`` (the contact sheet). A
-stage whose inputs and settings are unchanged is not run again.
+view at a time), ``features`` (hierarchies -> field), ``labels`` (whole-scene label tree), ``sheet`` (the contact
+sheet). A stage of which no input has changed (:mod:`splatseg.stages`) is not run again.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import resource
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from PIL import Image
 from splatseg.clusters import ClusterConfig, LabelTree, discretise
 from splatseg.errors import SplatsegError
 from splatseg.evaluate.hierarchical import load_test_views
-from splatseg.export import save_labels
+from splatseg.export import load_labels, save_labels
 from splatseg.features import FeatureConfig, fit_features
 from splatseg.field import FeatureField
 from splatseg.gaussians import Gaussians
@@ -33,18 +33,22 @@ from splatseg.geometry import GeometryConfig, fit_geometry, psnr
 from splatseg.hierarchy import HierarchyConfig, HierarchyFolder, build_hierarchy
 from splatseg.hooks import FitHooks
 from splatseg.io.atomic import write_text
-from splatseg.io.colmap import load_colmap, run_sfm
 from splatseg.io.ply import load_gaussians, save_gaussians
 from splatseg.io.run import Run, digest
+from splatseg.io.run_scene import load_run_scene
 from splatseg.masks import MaskSource, mask_source
 from splatseg.masks.cache import MaskCache
 from splatseg.masks.preview import hierarchy_preview
 from splatseg.masks.sam_config import SamConfig
+from splatseg.masks.stored import StoredMasks, stored_masks
 from splatseg.masks.watershed import WatershedConfig
 from splatseg.pictures import contact_sheet
 from splatseg.progress import Progress
 from splatseg.render import choose_device
 from splatseg.scene import Scene, View
+from splatseg.stages import Stage, cameras_digests, folder_digest, photos_digest, tensors_digest
+
+log = logging.getLogger(__name__)
 
 SHEET_VIEWS = 4
 SHEET_HIERARCHIES = 2
@@ -78,8 +82,8 @@ class FitInputs:
 
     scene: Path
     out: Path
-    masks: str = "watershed"
-    """``watershed``, ``sam``, or a folder of masks."""
+    masks: str | None = None
+    """``watershed``, ``sam``, or a folder of masks; None: the masks that the run holds, else ``watershed``."""
     splat: Path | None = None
     """An existing splat (PLY) instead of fitting the geometry."""
     sfm: bool = False
@@ -94,6 +98,12 @@ def spread(views: Sequence[View], count: int) -> list[View]:
     return [views[round(i)] for i in torch.linspace(0, len(views) - 1, min(count, len(views))).tolist()]
 
 
+def _preview(view: View, hierarchies: HierarchyFolder) -> Image.Image:
+    """Patches of ``view``, and the levels of one clicked pixel."""
+    hierarchy = hierarchies[view.name]
+    return hierarchy_preview(view.image().numpy(), hierarchy.patch_ids, hierarchy.membership)
+
+
 class Fit:
     """One run of the main job. :meth:`execute` does all stages; each may be called on its own, in order."""
 
@@ -105,10 +115,29 @@ class Fit:
         if not inputs.scene.is_dir():
             raise SplatsegError(f"{inputs.scene}: expected a folder with a COLMAP capture, found none")
         # Before the run folder is made, so that a wrong name leaves nothing behind.
-        if inputs.masks not in ("watershed", "sam") and not Path(inputs.masks).is_dir():
+        if inputs.masks not in (None, "watershed", "sam") and not Path(inputs.masks).is_dir():
             raise SplatsegError(f"masks: expected 'watershed', 'sam' or a folder of masks, found '{inputs.masks}'")
         self.run = Run.open(inputs.out, {"scene": str(inputs.scene.resolve()), "downscale": config.downscale})
         self.figures: dict[str, Any] = {}
+        self.masks = inputs.masks or "watershed"
+        self._stored: StoredMasks | None = None
+        if inputs.masks is None and config.watershed == WatershedConfig():
+            self._take_stored_masks()
+
+    def _take_stored_masks(self) -> None:
+        """The newest masks that the run holds, if it holds any, and a line that says so."""
+        found = stored_masks(self.run.masks)
+        if not found:
+            return
+        self.masks, self._stored = found[0].spec, found[0]
+        if found[0].name == "files" and Path(self.masks).is_dir():
+            self._stored = None  # the folder itself, as it is now
+        log.warning(
+            "masks: none named, taking those of '%s' in %s%s; --masks watershed makes others beside them",
+            self.masks,
+            found[0].folder,
+            "" if len(found) == 1 else f", the newest of {len(found)}",
+        )
 
     def execute(self) -> dict[str, Any]:
         """All stages; returns the figures that ``metrics.json`` holds.
@@ -119,13 +148,13 @@ class Fit:
         with self.run.lock():
             write_text(self.run.config, yaml.safe_dump(self._settings(), sort_keys=False))
             self._load_figures()
-            scene = self._scene()
+            scene = load_run_scene(self.run, find_poses=True)
             train, held_out = self._split(scene)
             gaussians = self.geometry(scene, train, held_out)
             hierarchies = self.hierarchies(train)
             field = self.features(gaussians, train, hierarchies)
             tree = self.labels(gaussians, field)
-            self.sheet(gaussians, field, tree, held_out or train, self._previews(train, hierarchies))
+            self.sheet(gaussians, field, tree, held_out or train, hierarchies, train)
             self._note(peak_memory_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
         return self.figures
 
@@ -135,52 +164,73 @@ class Fit:
         """Fit, or take, the splat."""
         if self.inputs.splat is not None:
             return self._given_splat(self.inputs.splat, held_out)
-        key = digest(
-            {"geometry": self._plain(self.config.geometry), "views": [v.name for v in train]},
-            stats=[path for v in train for path in v.files],
+        stage = Stage.of(
+            "geometry",
+            photos=photos_digest(train, masks=True),
+            **cameras_digests(train),
+            points=tensors_digest([scene.points.xyz, scene.points.rgb]),
+            settings=self._plain(self.config.geometry),
         )
-        if self.run.is_done("geometry", key):
-            return load_gaussians(self.run.geometry)
-        hooks = self._hooks("geometry", key)
-        gaussians = fit_geometry(Scene(tuple(train), scene.points), self.config.geometry, held_out, self.device, hooks)
-        save_gaussians(self.run.geometry, gaussians)
-        if held_out:
-            self._note(psnr_held_out=round(psnr(gaussians.to(self.device), held_out), 3))
-        self._note(gaussians=len(gaussians))
-        self._finish("geometry", key, [self.run.geometry])
+        if self._is_done(stage):
+            gaussians = load_gaussians(self.run.geometry)
+        else:
+            hooks = self._hooks(stage)
+            gaussians = fit_geometry(
+                Scene(tuple(train), scene.points), self.config.geometry, held_out, self.device, hooks
+            )
+            self._save_splat(stage, gaussians)
+        self._measure(gaussians, held_out)
         return gaussians
 
     def _given_splat(self, path: Path, held_out: Sequence[View]) -> Gaussians:
-        key = digest({"splat": str(path)}, files=[path])
         gaussians = load_gaussians(path)
-        if not self.run.is_done("geometry", key):
-            save_gaussians(self.run.geometry, gaussians)
-            if held_out:
-                self._note(psnr_held_out=round(psnr(gaussians.to(self.device), held_out), 3))
-            self._note(gaussians=len(gaussians))
-            self._finish("geometry", key, [self.run.geometry])
+        stage = Stage.of("geometry", splat=gaussians.fingerprint())
+        if not self._is_done(stage):
+            self._save_splat(stage, gaussians)
+        self._measure(gaussians, held_out)
         return gaussians
+
+    def _save_splat(self, stage: Stage, gaussians: Gaussians) -> None:
+        self.run.unmark(stage.name)
+        save_gaussians(self.run.geometry, gaussians)
+        self._note(gaussians=len(gaussians))
+        self._finish(stage, [self.run.geometry])
+
+    def _measure(self, gaussians: Gaussians, held_out: Sequence[View]) -> None:
+        """PSNR on the held-out views, a stage of its own: other photos there are no reason to fit anew."""
+        if not held_out:
+            self.figures.pop("psnr_held_out", None)
+            return
+        cameras = cameras_digests(held_out)
+        stage = Stage.of(
+            "psnr", geometry=gaussians.fingerprint(), photos=photos_digest(held_out, masks=True), **cameras
+        )
+        if not self.run.is_done(stage.name, stage.key):
+            self._note(psnr_held_out=round(psnr(gaussians.to(self.device), held_out), 3))
+            self._finish(stage, [])
 
     def hierarchies(self, train: Sequence[View]) -> HierarchyFolder:
         """Masks and patch hierarchy of every training view; one image a process in memory at a time."""
         folder = HierarchyFolder(self.run.hierarchy)
-        source = mask_source(self.inputs.masks, train, self._mask_config())
-        settings = {"hierarchy": self._plain(self.config.hierarchy), "source": source.name, "masks": source.settings()}
-        key = digest(
-            {**settings, "views": [v.name for v in train]},
-            files=self._mask_files(),
-            stats=[v.image_path for v in train],
+        source = self._stored or mask_source(self.masks, train, self._mask_config())
+        stage = Stage.of(
+            "hierarchy",
+            photos=photos_digest(train),
+            masks=self._masks_digest(source),
+            settings=self._plain(self.config.hierarchy),
         )
-        paths = [folder.path(view.name) for view in train]
-        if self.run.is_done("hierarchy", key):
+        if self._is_done(stage):
             return folder
+        self.run.unmark(stage.name)
         with self._timed("masks"):
             self._build_hierarchies(train, source, folder)
-        self._finish("hierarchy", key, paths)
+        self._finish(stage, [folder.path(view.name) for view in train])
         return folder
 
     def _build_hierarchies(self, train: Sequence[View], source: MaskSource, folder: HierarchyFolder) -> None:
         cache = MaskCache(self.run.masks, source)
+        if source is not self._stored:
+            cache.describe(self.masks if self.masks in ("watershed", "sam") else Path(self.masks).resolve())
         masks_found = 0
         with (
             closing(cache.all_masks(train)) as found,
@@ -191,34 +241,52 @@ class Fit:
                 build_hierarchy(masks, self.config.hierarchy).save(folder.path(view.name))
                 progress.advance(masks=str(len(masks)))
         if masks_found == 0:
-            raise SplatsegError(f"masks '{self.inputs.masks}': expected masks in at least one view, found none")
+            raise SplatsegError(f"masks '{self.masks}': expected masks in at least one view, found none")
         self._note(masks_per_view=round(masks_found / len(train), 1))
 
     def features(self, gaussians: Gaussians, train: Sequence[View], hierarchies: HierarchyFolder) -> FeatureField:
         """Fit the feature field."""
-        key = digest(
-            {"features": self._plain(self.config.features), "gaussians": gaussians.fingerprint()},
-            files=[hierarchies.path(view.name) for view in train],
+        stage = Stage.of(
+            "features",
+            geometry=gaussians.fingerprint(),
+            hierarchy=digest(files=[hierarchies.path(view.name) for view in train]),
+            **cameras_digests(train),
+            settings=self._plain(self.config.features),
         )
-        if self.run.is_done("features", key):
+        if self._is_done(stage):
             return FeatureField.load(self.run.features, gaussians)
         field = fit_features(
             gaussians.to(self.device),
             train,
             lambda view: hierarchies[view.name],
             self.config.features,
-            self._hooks("features", key),
+            self._hooks(stage),
         )
+        self.run.unmark(stage.name)
         field.save(self.run.features)
-        self._finish("features", key, [self.run.features])
+        self._finish(stage, [self.run.features])
         return field
 
     def labels(self, gaussians: Gaussians, field: FeatureField) -> LabelTree:
-        """Split the whole scene into labelled objects at several levels and write them."""
+        """Split the whole scene into labelled objects at several levels and write them.
+
+        Labels of the same features and settings are kept, with the names that a person gave them meanwhile.
+        """
+        stage = Stage.of(
+            "labels",
+            geometry=gaussians.fingerprint(),
+            features=tensors_digest([field.features]),
+            settings=self._plain(self.config.clusters),
+        )
+        if self._is_done(stage):
+            with suppress(SplatsegError):
+                return load_labels(self.run.labels, gaussians)
+        self.run.unmark(stage.name)
         with self._timed("labels"):
             tree = discretise(gaussians.to(self.device), field, self.config.clusters)
             save_labels(self.run.labels, gaussians, tree)
         self._note(labels_per_level=[len(tree.at_level(level)) for level in range(tree.levels)])
+        self._finish(stage, [])  # no sizes: the files may be edited, and are read to see whether they still hold
         return tree
 
     def sheet(
@@ -227,36 +295,39 @@ class Fit:
         field: FeatureField,
         tree: LabelTree,
         views: Sequence[View],
-        below: Sequence[Image.Image] = (),
+        hierarchies: HierarchyFolder,
+        train: Sequence[View],
     ) -> None:
-        """The contact sheet: photo, render, feature PCA, labels of up to four views; ``below`` it the rest."""
+        """The contact sheet: photo, render, feature PCA, labels of up to four of ``views``; below it two of ``train``
+        with their hierarchies."""
+        shown, below = spread(views, SHEET_VIEWS), spread(train, SHEET_HIERARCHIES)
+        stage = Stage.of(
+            "sheet",
+            geometry=gaussians.fingerprint(),
+            features=tensors_digest([field.features]),
+            labels=[
+                tensors_digest([torch.from_numpy(tree.labels)]),
+                [dataclasses.asdict(node) for node in tree.nodes],
+                tree.default_level,
+            ],
+            hierarchy=digest(files=[hierarchies.path(view.name) for view in below]),
+            photos=photos_digest([*shown, *below]),
+            **cameras_digests(shown),
+        )
+        if self._is_done(stage):
+            return
         contact_sheet(
             self.run.contact_sheet,
             gaussians.to(self.device),
             field.unit.to(self.device),
             torch.from_numpy(tree.labels[:, tree.default_level].astype("int64")).to(self.device),
             tree.palette(),
-            spread(views, SHEET_VIEWS),
-            below,
+            shown,
+            [_preview(view, hierarchies) for view in below],
         )
-
-    def _previews(self, train: Sequence[View], hierarchies: HierarchyFolder) -> list[Image.Image]:
-        """Patches, and the levels of one clicked pixel, of two training views."""
-        previews = []
-        for view in spread(train, SHEET_HIERARCHIES):
-            hierarchy = hierarchies[view.name]
-            previews.append(hierarchy_preview(view.image().numpy(), hierarchy.patch_ids, hierarchy.membership))
-        return previews
+        self._finish(stage, [self.run.contact_sheet])
 
     # Inputs ----------------------------------------------------------------------------------------------------------
-
-    def _scene(self) -> Scene:
-        folder = self.inputs.scene
-        if self.inputs.sfm:
-            images = folder / "images" if (folder / "images").is_dir() else folder
-            folder = run_sfm(images, self.run.sfm)
-        no_masks = None if self.inputs.masks in ("watershed", "sam") else Path(self.inputs.masks)
-        return load_colmap(folder, self.config.downscale, self.run.cache, no_masks=no_masks)
 
     def _split(self, scene: Scene) -> tuple[Sequence[View], Sequence[View]]:
         if (self.inputs.scene / "test_cameras.json").is_file() and self.config.downscale == 1:
@@ -265,33 +336,43 @@ class Fit:
 
     def _mask_config(self) -> WatershedConfig | SamConfig | None:
         """Settings of the chosen source; a folder of masks has none."""
-        if self.inputs.masks == "watershed":
+        if self.masks == "watershed":
             return self.config.watershed
-        return self.config.sam if self.inputs.masks == "sam" else None
+        return self.config.sam if self.masks == "sam" else None
 
-    def _mask_files(self) -> list[Path]:
-        folder = Path(self.inputs.masks)
-        return sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else []
+    def _masks_digest(self, source: MaskSource) -> str:
+        """Of the source and its settings; of a folder of masks the contents, wherever it lies."""
+        folder = Path(self.masks)
+        by_contents = source.name == "files" and folder.is_dir()
+        return digest([source.name, folder_digest(folder) if by_contents else source.settings()])
 
     # Bookkeeping -----------------------------------------------------------------------------------------------------
 
-    def _hooks(self, stage: str, key: str) -> FitHooks:
+    def _is_done(self, stage: Stage) -> bool:
+        """Whether the result of ``stage`` is there; where one of other inputs is, a line says which have changed."""
+        if self.run.is_done(stage.name, stage.key):
+            return True
+        if self.run.was_done(stage.name) and (line := stage.line(self.run.made_from(stage.name))):
+            log.warning(line)
+        return False
+
+    def _hooks(self, stage: Stage) -> FitHooks:
         def load() -> dict[str, Any] | None:
-            saved = self.run.load_checkpoint(stage)
-            return saved["state"] if saved and saved.get("digest") == key else None
+            saved = self.run.load_checkpoint(stage.name)
+            return saved["state"] if saved and saved.get("digest") == stage.key else None
 
         def save(state: dict[str, Any]) -> None:
-            self.run.save_checkpoint(stage, {"digest": key, "state": state})
+            self.run.save_checkpoint(stage.name, {"digest": stage.key, "state": state})
 
-        def log(figures: dict[str, Any]) -> None:
+        def log_figures(figures: dict[str, Any]) -> None:
             self.run.log(figures)
-            self._note(**{f"{stage}_seconds": round(figures["seconds"], 1)})  # counts what went before a kill too
+            self._note(**{f"{stage.name}_seconds": round(figures["seconds"], 1)})  # with what went before a kill
 
-        return FitHooks(load_checkpoint=load, save_checkpoint=save, log=log, quiet=self.quiet)
+        return FitHooks(load_checkpoint=load, save_checkpoint=save, log=log_figures, quiet=self.quiet)
 
-    def _finish(self, stage: str, key: str, outputs: Sequence[Path]) -> None:
-        self.run.mark_done(stage, key, outputs)
-        self.run.checkpoint_path(stage).unlink(missing_ok=True)
+    def _finish(self, stage: Stage, outputs: Sequence[Path]) -> None:
+        self.run.mark_done(stage.name, stage.key, outputs, stage.inputs)
+        self.run.checkpoint_path(stage.name).unlink(missing_ok=True)
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
@@ -313,9 +394,8 @@ class Fit:
     def _settings(self) -> dict[str, Any]:
         inputs = {
             "scene": str(self.inputs.scene.resolve()),
-            "masks": self.inputs.masks
-            if self.inputs.masks in ("watershed", "sam")
-            else str(Path(self.inputs.masks).resolve()),
+            "masks": self.masks if self.masks in ("watershed", "sam") else str(Path(self.masks).resolve()),
+            "masks_in": None if self._stored is None else str(self._stored.folder.resolve()),
             "splat": None if self.inputs.splat is None else str(self.inputs.splat.resolve()),
             "sfm": self.inputs.sfm,
         }

@@ -145,11 +145,11 @@ def test_a_stopped_run_goes_on_where_it_was(views: list[View], tmp_path: Path) -
     cache = MaskCache(tmp_path / "masks", WatershedMasks(SMALL))
     with closing(cache.all_masks(views)) as each:
         first = [next(each).to_coco() for _ in range(3)]
-    stored = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "masks").iterdir()}
+    stored = {path.name: path.stat().st_mtime_ns for path in cache.folder.iterdir()}
     assert sorted(stored) == ["0.png.npz", "1.png.npz", "2.png.npz"]
     summary = run_masks(views, MaskJob(cache, coco=tmp_path / "coco", quiet=True))
     assert (summary.made, summary.kept) == (3, 3) and len(list((tmp_path / "coco").iterdir())) == 6
-    assert all((tmp_path / "masks" / name).stat().st_mtime_ns == when for name, when in stored.items())
+    assert all((cache.folder / name).stat().st_mtime_ns == when for name, when in stored.items())
     again = [masks.to_coco() for masks in cache.all_masks(views)]
     assert again[:3] == first and again == [WatershedMasks(SMALL).masks(view).to_coco() for view in views]
 

@@ -42,9 +42,15 @@ def masks_script(photos: Path, *arguments: object) -> int:
     return run_script("masks.py", photos, "--out", photos.parent / "run", "--source", "watershed", *arguments)
 
 
+def made(run: Path) -> Path:
+    """The one folder of masks of the run."""
+    (folder,) = (run / "masks").iterdir()
+    return folder
+
+
 def times(folder: Path) -> dict[str, int]:
-    """Time of change of each mask file."""
-    return {p.relative_to(folder).as_posix(): p.stat().st_mtime_ns for p in folder.rglob("*.npz")}
+    """Time of change of each mask file of the one source."""
+    return {p.relative_to(folder).as_posix().partition("/")[2]: p.stat().st_mtime_ns for p in folder.rglob("*.npz")}
 
 
 def test_all_outputs_and_resume(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,8 +63,8 @@ def test_all_outputs_and_resume(photos: Path, capsys: pytest.CaptureFixture[str]
     first = times(run / "masks")
     assert sorted(first) == ["a.png.npz", "b.png.npz", "c.jpg.npz", "d.png.npz", "more/e.png.npz"]
     for name in ("a.png", "more/e.png"):
-        assert Image.open(run / f"masks/preview/{name}.masks.png").size == (64, 48)
-        assert Image.open(run / f"masks/preview/{name}.hierarchy.png").height > 48
+        assert Image.open(made(run) / f"preview/{name}.masks.png").size == (64, 48)
+        assert Image.open(made(run) / f"preview/{name}.hierarchy.png").height > 48
     records = json.loads((coco / "more/e.json").read_text())
     assert (MaskSet.from_coco(records).areas == [record["area"] for record in records]).all()
 
@@ -66,8 +72,8 @@ def test_all_outputs_and_resume(photos: Path, capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr() == ("", "")
     assert times(run / "masks") == first
 
-    (run / "masks/b.png.npz").unlink()
-    (run / "masks/c.jpg.npz").write_bytes((run / "masks/c.jpg.npz").read_bytes()[:100])  # cut off by a crash
+    (made(run) / "b.png.npz").unlink()
+    (made(run) / "c.jpg.npz").write_bytes((made(run) / "c.jpg.npz").read_bytes()[:100])  # cut off by a crash
     Image.fromarray(photo(48, 64, seed=9)).save(photos / "d.png")  # another photo under the same name
     assert masks_script(photos) == 0
     assert "5 views: 3 made, 2 already there" in capsys.readouterr().out
@@ -81,7 +87,7 @@ def test_written_coco_is_a_source_again(photos: Path) -> None:
     assert masks_script(photos, "--coco", coco, "--quiet") == 0
     assert run_script("masks.py", photos, "--out", again, "--source", coco, "--quiet") == 0
     for name in ("a.png.npz", "more/e.png.npz"):
-        with np.load(photos.parent / "run/masks" / name) as first, np.load(again / "masks" / name) as second:
+        with np.load(made(photos.parent / "run") / name) as first, np.load(made(again) / name) as second:
             assert len(first["lengths"]) > 0
             for key in ("size", "lengths", "counts"):
                 assert (first[key] == second[key]).all()
@@ -93,13 +99,16 @@ def test_pictures_alone_use_the_stored_masks(photos: Path, capsys: pytest.Captur
     assert masks_script(photos, "--preview", "--pixel", 10, 20) == 0
     assert "5 views: 0 made, 5 already there" in capsys.readouterr().out
     assert times(photos.parent / "run/masks") == before
-    assert len(list((photos.parent / "run/masks/preview").rglob("*.hierarchy.png"))) == 5
+    assert len(list((made(photos.parent / "run") / "preview").rglob("*.hierarchy.png"))) == 5
 
 
 def test_other_settings_make_other_masks(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert masks_script(photos) == 0
     assert masks_script(photos, "--watershed.min-area", 20) == 0
     assert capsys.readouterr().out.count("5 made") == 2
+    for arguments in ([], ["--watershed.min-area", 20]):  # side by side: neither overwrote the other
+        assert masks_script(photos, *arguments) == 0
+    assert capsys.readouterr().out.count("0 made, 5 already there") == 2
 
 
 def torchrun(photos: Path, out: Path) -> subprocess.CompletedProcess[str]:

@@ -167,7 +167,7 @@ def test_masks_and_previews_are_written_inside_the_run_alone(
         assert run_script("masks.py", around / "scene", *arguments) == 0
     assert hashes(around, run) == before
     assert len([path for path in (run / "masks").rglob("*.npz")]) == len(new)
-    assert len(list((run / "masks/preview").rglob("*.masks.png"))) == len(new)
+    assert len(list((run / "masks").rglob("preview/**/*.masks.png"))) == len(new)
 
 
 def test_a_fit_of_hostile_names_writes_inside_its_run_alone(tmp_path: Path) -> None:

@@ -207,16 +207,39 @@ class Run:
         except (OSError, ValueError, KeyError, AttributeError, TypeError):
             return False
 
-    def mark_done(self, stage: str, digest: str, outputs: Iterable[str | Path] = ()) -> None:
-        """Record that ``stage`` is finished, once its ``outputs`` (files of the run) have their final names."""
+    def made_from(self, stage: str) -> dict[str, str] | None:
+        """The digest of each input of the finished ``stage``; None where they were not recorded."""
+        try:
+            found = json.loads(self._stamp(stage).read_text(encoding="utf-8"))["inputs"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return {str(name): str(value) for name, value in found.items()} if isinstance(found, dict) else None
+
+    def was_done(self, stage: str) -> bool:
+        """Whether ``stage`` was finished at all, from whatever inputs."""
+        return self._stamp(stage).is_file()
+
+    def mark_done(
+        self, stage: str, digest: str, outputs: Iterable[str | Path] = (), inputs: Mapping[str, str] | None = None
+    ) -> None:
+        """Record that ``stage`` is finished, once its ``outputs`` (files of the run) have their final names.
+
+        ``inputs``: the digest of each thing it was made from, for :meth:`made_from`.
+        """
         sizes = {}
         for path in map(Path, outputs):
             try:
                 sizes[str(path.relative_to(self.folder))] = path.stat().st_size
             except (OSError, ValueError):
                 raise SplatsegError(f"{path}: expected an output of stage {stage} in {self.folder}") from None
-        stamp = {"digest": digest, "outputs": sizes, "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        stamp: dict[str, Any] = {"digest": digest, "outputs": sizes, "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        if inputs is not None:
+            stamp["inputs"] = dict(inputs)
         write_text(self._stamp(stage), json.dumps(stamp, indent=1) + "\n")
+
+    def unmark(self, stage: str) -> None:
+        """Forget that ``stage`` was done, before its outputs are replaced: after a kill they are of no known inputs."""
+        self._stamp(stage).unlink(missing_ok=True)
 
     def clear(self, stage: str) -> None:
         """Forget that ``stage`` was done and drop its checkpoint."""

@@ -1,17 +1,20 @@
-"""Masks on disk: one compressed file a view, made anew where the photo, the source or its settings changed."""
+"""Masks on disk: a folder for each source and settings, in it one compressed file a view, made anew where the photo
+changed."""
 
 from __future__ import annotations
 
+import json
 import zipfile
 import zlib
 from collections.abc import Generator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from splatseg.errors import SplatsegError
-from splatseg.io.atomic import atomic_write
+from splatseg.io.atomic import atomic_write, write_text
 from splatseg.io.names import run_path
 from splatseg.io.run import digest
 from splatseg.masks import MaskSource
@@ -19,21 +22,43 @@ from splatseg.masks.mask_set import MaskSet
 from splatseg.masks.workers import find_masks
 from splatseg.scene import View
 
+ABOUT = "source.json"
 _FORMAT = 1
 
 
 class MaskCache:
-    """The masks that ``source`` gives, kept in ``folder``; view ``a/b.jpg`` is in ``a/b.jpg.npz``
-    (:func:`splatseg.io.names.run_path`).
+    """The masks that ``source`` gives, kept in ``root/NAME-DIGEST`` of the source and its settings, beside those of
+    others; view ``a/b.jpg`` is in ``a/b.jpg.npz`` (:func:`splatseg.io.names.run_path`).
 
     A file holds the digest of the photo (its contents: a copied or touched photo is the same), the source's name and
-    its settings; with another digest, or damaged, it counts as absent.
+    its settings; with another digest, or damaged, it counts as absent. Files that an older version left in ``root``
+    itself are read, and never written.
     """
 
-    def __init__(self, folder: str | Path, source: MaskSource) -> None:
-        self.folder = Path(folder)
+    def __init__(self, root: str | Path, source: MaskSource) -> None:
+        self.root = Path(root)
         self.source = source
         self._settings = {"format": _FORMAT, "source": source.name, "settings": source.settings()}
+        self.folder = self.root / f"{source.name}-{digest(self._settings)}"
+
+    def describe(self, spec: str | Path, ahead: bool = False) -> None:
+        """Write beside the masks what makes them, for :class:`splatseg.masks.stored.StoredMasks`.
+
+        Args:
+            spec: the source as :func:`splatseg.masks.mask_source` takes it.
+            ahead: they are made for a later fit. Once said it holds.
+        """
+        config = getattr(self.source, "config", None)
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            ahead = ahead or bool(json.loads((self.folder / ABOUT).read_text(encoding="utf-8"))["ahead"])
+        about = {
+            "spec": str(spec),
+            "name": self.source.name,
+            "settings": self.source.settings(),
+            "config": None if config is None else asdict(config),
+            "ahead": ahead,
+        }
+        write_text(self.folder / ABOUT, json.dumps(about, indent=1, default=str) + "\n")
 
     def path(self, view: View) -> Path:
         return run_path(self.folder, view.name, ".npz")
@@ -65,8 +90,12 @@ class MaskCache:
 
     def load(self, view: View) -> MaskSet | None:
         """The stored masks of ``view``; None where there are none that still hold."""
+        found = self._read(self.path(view), view)
+        return found if found is not None else self._read(run_path(self.root, view.name, ".npz"), view)
+
+    def _read(self, path: Path, view: View) -> MaskSet | None:
         try:
-            with np.load(self.path(view), allow_pickle=False) as file:
+            with np.load(path, allow_pickle=False) as file:
                 if str(file["key"]) != self._key(view):
                     return None
                 lengths, counts = file["lengths"], file["counts"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import logging
 import os
@@ -63,18 +62,19 @@ class Workspace:
         self._lock_handle: int | None = None
 
     @classmethod
-    def open(cls, folder: str | Path | Run) -> Workspace:
-        """Open a run folder made by ``scripts/fit.py``.
+    def open(cls, folder: str | Path | Run, scene: Path | None = None) -> Workspace:
+        """Open a run folder made by ``scripts/fit.py``; ``scene``: where its capture lies now, if it was moved.
 
         Raises:
-            SplatsegError: not a run, or its splat or features are missing, damaged or of another splat.
+            SplatsegError: not a run, or its splat or features are missing, damaged or of another splat; or there is no
+                capture of it in ``scene``.
         """
         run = folder if isinstance(folder, Run) else Run.existing(folder)
         for path in (run.geometry, run.features):
             if not path.is_file():
                 raise SplatsegError(f"{path}: expected the result of scripts/fit.py, found none (is the fit finished?)")
         gaussians = load_gaussians(run.geometry)
-        workspace = cls(run, gaussians, FeatureField.load(run.features, gaussians), load_scene(run))
+        workspace = cls(run, gaussians, FeatureField.load(run.features, gaussians), load_scene(run, scene))
         workspace.adopt_labels()
         return workspace
 
@@ -256,18 +256,18 @@ def without(gaussians: Gaussians, hidden: Tensor) -> Gaussians:
     return replace(gaussians, opacity_logits=logits)
 
 
-def load_scene(run: Run) -> Scene | None:
-    """The photos a run was fitted to; None, with a warning, where they cannot be read any more."""
-    from splatseg.io.colmap import load_colmap  # pycolmap takes a second to import
+def load_scene(run: Run, scene: Path | None = None) -> Scene | None:
+    """The photos a run was fitted to; None, with a warning, where they cannot be read any more.
 
-    settings = run.scene_settings()
-    candidates = [Path(str(settings.get("scene", ""))), *sorted(p.parent.parent for p in run.sfm.glob("**/sparse/0"))]
-    reasons = []
-    for folder in candidates:
-        with contextlib.suppress(OSError):
-            try:
-                return load_colmap(folder, int(settings.get("downscale", 1)), run.cache)
-            except SplatsegError as error:
-                reasons.append(str(error))
-    log.warning("the photos of the run are not at hand: %s", "; ".join(reasons) or "no scene in scene.json")
-    return None
+    Raises:
+        SplatsegError: they are not in ``scene``, which a person named.
+    """
+    from splatseg.io.run_scene import load_run_scene  # pycolmap takes a second to import
+
+    try:
+        return load_run_scene(run, scene)
+    except (SplatsegError, OSError) as error:
+        if scene is not None:
+            raise
+        log.warning("the photos of the run are not at hand: %s", error)
+        return None
