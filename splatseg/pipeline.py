@@ -30,6 +30,7 @@ from splatseg.features import FeatureConfig, fit_features
 from splatseg.field import FeatureField
 from splatseg.gaussians import Gaussians
 from splatseg.geometry import GeometryConfig, fit_geometry, psnr
+from splatseg.given import check_agreement, given_splat
 from splatseg.hierarchy import HierarchyConfig, HierarchyFolder, build_hierarchy
 from splatseg.hooks import FitHooks
 from splatseg.io.atomic import write_text
@@ -87,6 +88,8 @@ class FitInputs:
     device: str = "auto"
     """``auto`` (CUDA where a GPU and the kernels for it are there), ``cpu`` or ``cuda``; no part of the settings, so
     that a fit may go on elsewhere."""
+    splat_transform: Path | None = None
+    """How ``splat`` lies in the capture's frame: nerfstudio's ``dataparser_transforms.json`` or 4x4 numbers."""
 
 
 def spread(views: Sequence[View], count: int) -> list[View]:
@@ -134,7 +137,7 @@ class Fit:
     def geometry(self, scene: Scene, train: Sequence[View], held_out: Sequence[View]) -> Gaussians:
         """Fit, or take, the splat."""
         if self.inputs.splat is not None:
-            return self._given_splat(self.inputs.splat, held_out)
+            return self._given_splat(self.inputs.splat, scene, held_out)
         key = digest(
             {"geometry": self._plain(self.config.geometry), "views": [v.name for v in train]},
             stats=[path for v in train for path in v.files],
@@ -142,7 +145,9 @@ class Fit:
         if self.run.is_done("geometry", key):
             return load_gaussians(self.run.geometry)
         hooks = self._hooks("geometry", key)
-        gaussians = fit_geometry(Scene(tuple(train), scene.points), self.config.geometry, held_out, self.device, hooks)
+        gaussians = fit_geometry(
+            dataclasses.replace(scene, views=tuple(train)), self.config.geometry, held_out, self.device, hooks
+        )
         save_gaussians(self.run.geometry, gaussians)
         if held_out:
             self._note(psnr_held_out=round(psnr(gaussians.to(self.device), held_out), 3))
@@ -150,10 +155,15 @@ class Fit:
         self._finish("geometry", key, [self.run.geometry])
         return gaussians
 
-    def _given_splat(self, path: Path, held_out: Sequence[View]) -> Gaussians:
-        key = digest({"splat": str(path)}, files=[path])
-        gaussians = load_gaussians(path)
+    def _given_splat(self, path: Path, scene: Scene, held_out: Sequence[View]) -> Gaussians:
+        transform = self.inputs.splat_transform
+        key = digest(
+            {"splat": str(path), "offset": scene.offset}, files=[path, *([] if transform is None else [transform])]
+        )
+        gaussians = given_splat(path, transform, scene, self.inputs.scene)
         if not self.run.is_done("geometry", key):
+            found = check_agreement(path, gaussians.to(self.device), scene, spread(scene.views, SHEET_VIEWS))
+            self._note(splat_psnr=round(found.psnr, 3), splat_points=round(found.points, 3))
             save_gaussians(self.run.geometry, gaussians)
             if held_out:
                 self._note(psnr_held_out=round(psnr(gaussians.to(self.device), held_out), 3))
@@ -260,7 +270,7 @@ class Fit:
 
     def _split(self, scene: Scene) -> tuple[Sequence[View], Sequence[View]]:
         if (self.inputs.scene / "test_cameras.json").is_file() and self.config.downscale == 1:
-            return scene.views, load_test_views(self.inputs.scene)
+            return scene.views, load_test_views(self.inputs.scene, scene)
         return scene.split(self.config.hold_out_every)
 
     def _mask_config(self) -> WatershedConfig | SamConfig | None:
@@ -317,6 +327,9 @@ class Fit:
             if self.inputs.masks in ("watershed", "sam")
             else str(Path(self.inputs.masks).resolve()),
             "splat": None if self.inputs.splat is None else str(self.inputs.splat.resolve()),
+            "splat_transform": None
+            if self.inputs.splat_transform is None
+            else str(self.inputs.splat_transform.resolve()),
             "sfm": self.inputs.sfm,
         }
         return {**inputs, **self._plain(self.config)}
