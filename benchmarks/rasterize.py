@@ -121,7 +121,7 @@ class ScalarLoop:
 
 def op_arguments(splats: Splats, camera: Camera, features: Tensor | None) -> tuple[Any, ...]:
     config = RenderConfig()
-    numbers = (camera.width, camera.height, 3, config.eps2d, config.near, config.far)
+    numbers = (camera.width, camera.height, 3, config.eps2d, *config.depths(camera))
     return (*vars(splats).values(), features, None, None, camera.K, camera.cam_from_world, torch.zeros(3), *numbers)
 
 

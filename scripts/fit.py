@@ -17,6 +17,7 @@ import _installed  # noqa: F401 (first: without splatseg it says so)
 import tyro
 from _cli import last_given, parse, run
 
+from splatseg.errors import SplatsegError
 from splatseg.io.colmap import find_model
 from splatseg.pipeline import Fit, FitConfig, FitInputs
 
@@ -38,6 +39,9 @@ class Arguments:
     that the run holds (scripts/masks.py), else watershed."""
     splat: Path | None = None
     """Use this splat (PLY from INRIA's code, gsplat or nerfstudio) instead of fitting one."""
+    splat_transform: Path | None = None
+    """Where that splat lies in another frame: nerfstudio's dataparser_transforms.json, or 4x4 numbers (JSON or text)
+    that take its positions to the capture's."""
     sfm: bool = False
     """Find the poses with pycolmap first."""
     model: str | None = None
@@ -60,7 +64,11 @@ def main() -> None:
     out = arguments.out or Path("runs") / arguments.scene.resolve().name
     # The model's folder is a scene of its own: whoever opens the run finds the same poses.
     scene = arguments.scene if arguments.model is None else find_model(arguments.scene, arguments.model)
-    inputs = FitInputs(scene, out, arguments.masks, arguments.splat, arguments.sfm, arguments.device)
+    if arguments.splat_transform is not None and arguments.splat is None:
+        raise SplatsegError("--splat-transform: expected --splat beside it, found none")
+    inputs = FitInputs(
+        scene, out, arguments.masks, arguments.splat, arguments.sfm, arguments.device, arguments.splat_transform
+    )
     config = arguments.config
     if arguments.downscale is not None:
         config = replace(config, downscale=arguments.downscale)

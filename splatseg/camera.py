@@ -19,12 +19,14 @@ class Camera:
         cam_from_world: (4, 4) float32 rigid transform, ``x_cam = cam_from_world @ x_world``.
         width: image columns.
         height: image rows.
+        near: least z-depth that is drawn, world units; of a capture's cameras a share of its size.
     """
 
     K: Tensor
     cam_from_world: Tensor
     width: int
     height: int
+    near: float = 0.01
 
     def __post_init__(self) -> None:
         check_dims("camera.K", self.K, (3, 3))

@@ -57,8 +57,14 @@ def save_labels(
         with atomic_write(written[-1]) as partial, open(partial, "wb") as file:
             np.savez_compressed(file, **columns)  # type: ignore[arg-type]
     save_gaussians(path, gaussians, {} if sidecar else columns, report)
-    write_text(written[1], json.dumps(tree_to_json(tree, gaussians.fingerprint()), indent=1) + "\n")
+    write_text(written[1], json.dumps(_described(tree, gaussians), indent=1) + "\n")
     return written
+
+
+def _described(tree: LabelTree, gaussians: Gaussians) -> dict[str, object]:
+    """The tree as JSON holds it; with the ``offset`` of a splat in a local frame (add it to positions)."""
+    described = tree_to_json(tree, gaussians.fingerprint())
+    return {**described, "offset": list(gaussians.offset)} if any(gaussians.offset) else described
 
 
 def check_tree(gaussians: Gaussians, tree: LabelTree) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +25,8 @@ class Gaussians:
         log_scales: (n, 3) float32, natural log of the standard deviations in world units.
         opacity_logits: (n,) float32.
         sh: (n, k, 3) float32 spherical-harmonic coefficients, k = (degree + 1)^2, colour = max(SH + 0.5, 0).
+        offset: where the origin of ``means`` lies in the capture's frame, world units, float64: not zero where float32
+            cannot hold positions there. ``means`` and cameras of one run share it.
     """
 
     means: Tensor
@@ -30,6 +34,7 @@ class Gaussians:
     log_scales: Tensor
     opacity_logits: Tensor
     sh: Tensor
+    offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def __post_init__(self) -> None:
         sizes = check_dims("means", self.means, ("n", 3))
@@ -68,17 +73,21 @@ class Gaussians:
 
     def tensors(self) -> dict[str, Tensor]:
         """Field name -> tensor, in declaration order."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "offset"}
 
     def to(self, device: torch.device | str) -> Gaussians:
-        return Gaussians(**{name: t.to(device) for name, t in self.tensors().items()})
+        return self._each(lambda tensor: tensor.to(device))
 
     def detach(self) -> Gaussians:
-        return Gaussians(**{name: t.detach() for name, t in self.tensors().items()})
+        return self._each(Tensor.detach)
 
-    def select(self, index: Tensor) -> Gaussians:
-        """The Gaussians at ``index``: (m,) integer ids or an (n,) boolean mask."""
-        return Gaussians(**{name: t[index] for name, t in self.tensors().items()})
+    def select(self, index: Tensor | slice) -> Gaussians:
+        """The Gaussians at ``index``: (m,) integer ids, an (n,) boolean mask or a slice."""
+        return self._each(lambda tensor: tensor[index])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Gaussians:
+        changed: dict[str, Any] = {name: change(tensor) for name, tensor in self.tensors().items()}
+        return replace(self, **changed)
 
     def check_finite(self) -> None:
         """Raise :class:`SplatsegError` naming the field and entry of the first non-finite value."""

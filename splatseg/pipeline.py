@@ -30,6 +30,7 @@ from splatseg.features import FeatureConfig, fit_features
 from splatseg.field import FeatureField
 from splatseg.gaussians import Gaussians
 from splatseg.geometry import GeometryConfig, fit_geometry, psnr
+from splatseg.given import check_agreement, given_splat
 from splatseg.hierarchy import HierarchyConfig, HierarchyFolder, build_hierarchy
 from splatseg.hooks import FitHooks
 from splatseg.io.atomic import write_text
@@ -91,6 +92,8 @@ class FitInputs:
     device: str = "auto"
     """``auto`` (CUDA where a GPU and the kernels for it are there), ``cpu`` or ``cuda``; no part of the settings, so
     that a fit may go on elsewhere."""
+    splat_transform: Path | None = None
+    """How ``splat`` lies in the capture's frame: nerfstudio's ``dataparser_transforms.json`` or 4x4 numbers."""
 
 
 def spread(views: Sequence[View], count: int) -> list[View]:
@@ -163,12 +166,13 @@ class Fit:
     def geometry(self, scene: Scene, train: Sequence[View], held_out: Sequence[View]) -> Gaussians:
         """Fit, or take, the splat."""
         if self.inputs.splat is not None:
-            return self._given_splat(self.inputs.splat, held_out)
+            return self._given_splat(self.inputs.splat, scene, held_out)
         stage = Stage.of(
             "geometry",
             photos=photos_digest(train, masks=True),
             **cameras_digests(train),
             points=tensors_digest([scene.points.xyz, scene.points.rgb]),
+            offset=list(scene.offset),
             settings=self._plain(self.config.geometry),
         )
         if self._is_done(stage):
@@ -176,16 +180,19 @@ class Fit:
         else:
             hooks = self._hooks(stage)
             gaussians = fit_geometry(
-                Scene(tuple(train), scene.points), self.config.geometry, held_out, self.device, hooks
+                dataclasses.replace(scene, views=tuple(train)), self.config.geometry, held_out, self.device, hooks
             )
             self._save_splat(stage, gaussians)
         self._measure(gaussians, held_out)
         return gaussians
 
-    def _given_splat(self, path: Path, held_out: Sequence[View]) -> Gaussians:
-        gaussians = load_gaussians(path)
-        stage = Stage.of("geometry", splat=gaussians.fingerprint())
+    def _given_splat(self, path: Path, scene: Scene, held_out: Sequence[View]) -> Gaussians:
+        """The splat of ``path`` in the frame of the scene, compared with the photos before anything is made from it."""
+        gaussians = given_splat(path, self.inputs.splat_transform, scene, self.inputs.scene)
+        stage = Stage.of("geometry", splat=gaussians.fingerprint(), offset=list(scene.offset))
         if not self._is_done(stage):
+            found = check_agreement(path, gaussians.to(self.device), scene, spread(scene.views, SHEET_VIEWS))
+            self._note(splat_psnr=round(found.psnr, 3), splat_points=round(found.points, 3))
             self._save_splat(stage, gaussians)
         self._measure(gaussians, held_out)
         return gaussians
@@ -331,7 +338,7 @@ class Fit:
 
     def _split(self, scene: Scene) -> tuple[Sequence[View], Sequence[View]]:
         if (self.inputs.scene / "test_cameras.json").is_file() and self.config.downscale == 1:
-            return scene.views, load_test_views(self.inputs.scene)
+            return scene.views, load_test_views(self.inputs.scene, scene)
         return scene.split(self.config.hold_out_every)
 
     def _mask_config(self) -> WatershedConfig | SamConfig | None:
@@ -397,6 +404,9 @@ class Fit:
             "masks": self.masks if self.masks in ("watershed", "sam") else str(Path(self.masks).resolve()),
             "masks_in": None if self._stored is None else str(self._stored.folder.resolve()),
             "splat": None if self.inputs.splat is None else str(self.inputs.splat.resolve()),
+            "splat_transform": None
+            if self.inputs.splat_transform is None
+            else str(self.inputs.splat_transform.resolve()),
             "sfm": self.inputs.sfm,
         }
         return {**inputs, **self._plain(self.config)}

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from splatseg.camera import Camera
@@ -86,12 +88,28 @@ class Points:
         check_finite("points.xyz", self.xyz)
 
 
+SAME_PLACE = 1e-6  # cameras nearer together than this share of their points' distance give no size
+
+
+def frame_size(centres: NDArray[np.float64], points: NDArray[np.float64]) -> float:
+    """:attr:`Scene.extent` of camera positions (m, 3) and points (n, 3); 1 where neither says anything."""
+    middle = centres.mean(0)
+    spread = 1.1 * float(np.linalg.norm(centres - middle, axis=1).max())
+    reach = float(np.median(np.linalg.norm(points - middle, axis=1))) if len(points) else 0.0
+    return spread if spread > SAME_PLACE * reach else reach or 1.0
+
+
 @dataclass(frozen=True)
 class Scene:
-    """Registered views, sorted by name, and sparse points."""
+    """Registered views, sorted by name, and sparse points.
+
+    ``offset`` is where the origin of cameras and points lies in the capture's frame, world units, float64: not zero
+    where float32 cannot hold positions there.
+    """
 
     views: tuple[View, ...]
     points: Points
+    offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def __post_init__(self) -> None:
         names = [view.name for view in self.views]
@@ -116,9 +134,10 @@ class Scene:
 
     @property
     def extent(self) -> float:
-        """1.1 x the largest distance of a camera from the mean camera position, world units (3DGS' scene scale)."""
-        centres = torch.stack([view.camera.position for view in self.views])
-        return 1.1 * float((centres - centres.mean(0)).norm(dim=1).max())
+        """1.1 x the largest distance of a camera from the mean camera position, world units (3DGS' scene scale); where
+        all cameras are at one place, the median distance of the points from it. Positive."""
+        centres = torch.stack([view.camera.position for view in self.views]).double()
+        return frame_size(centres.numpy(), self.points.xyz.double().numpy())
 
     def split(self, every: int) -> tuple[tuple[View, ...], tuple[View, ...]]:
         """(training views, held-out views): every ``every``-th view is held out, none if that is 0 or there is one."""

@@ -60,7 +60,7 @@ def call(
     background = torch.tensor(config.background, dtype=splats.means.dtype)
     leaves = (None, None) if probe is None else (probe.means2d, probe.absgrad)
     tensors = [getattr(splats, f.name) for f in fields(splats)]
-    numbers = (camera.width, camera.height, degree, config.eps2d, config.near, config.far)
+    numbers = (camera.width, camera.height, degree, config.eps2d, *config.depths(camera))
     return (*tensors, features, *leaves, camera.K, camera.cam_from_world, background, *numbers)
 
 

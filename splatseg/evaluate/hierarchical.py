@@ -30,7 +30,7 @@ from splatseg.errors import SplatsegError
 from splatseg.evaluate.metrics import best_threshold, iou
 from splatseg.field import FeatureField, unit_features
 from splatseg.gaussians import Gaussians
-from splatseg.scene import View
+from splatseg.scene import Scene, View
 from splatseg.selection.clicks import EMPTY_ALPHA, Query
 from splatseg.selection.levels import propose_levels, surface_weights
 from splatseg.selection.scores import score_features, scores
@@ -115,7 +115,7 @@ def load_hierarchical(folder: Path | str) -> HierarchicalScene:
     tree = _read_json(folder / "gt" / "tree.json")
     queries = _read_json(folder / "queries.json")
     try:
-        views = {Path(view.name).stem: view for view in _test_views(folder, cameras)}
+        views = {Path(view.name).stem: view for view in _test_views(folder, cameras, None)}
         nodes = {
             n["id"]: Node(n["id"], n["name"], n["parent"], n["depth"], bool(n.get("stuff", False)))
             for n in tree["nodes"]
@@ -251,8 +251,8 @@ def _result(field: FeatureField, scored: ScoredQuery, weights: Tensor | None) ->
     return QueryResult(scored.query, first.iou, second.iou, first.threshold, second.threshold, *proposed)
 
 
-def load_test_views(folder: Path | str) -> tuple[View, ...]:
-    """The held-out views of ``test_cameras.json``, in file order.
+def load_test_views(folder: Path | str, scene: Scene | None = None) -> tuple[View, ...]:
+    """The held-out views of ``test_cameras.json``, in file order; in the frame of ``scene``, where that is given.
 
     Raises:
         SplatsegError: the file is missing, not JSON, or lacks a field.
@@ -260,23 +260,27 @@ def load_test_views(folder: Path | str) -> tuple[View, ...]:
     folder = Path(folder)
     cameras = _read_json(folder / "test_cameras.json")
     try:
-        return tuple(_test_views(folder, cameras))
+        return tuple(_test_views(folder, cameras, scene))
     except (KeyError, TypeError, ValueError) as error:
         raise SplatsegError(
             f"{folder / 'test_cameras.json'}: expected camera fields, found a fault at {error}"
         ) from None
 
 
-def _test_views(folder: Path, cameras: dict[str, Any]) -> Iterator[View]:
+def _test_views(folder: Path, cameras: dict[str, Any], scene: Scene | None) -> Iterator[View]:
     if cameras["model"] != "PINHOLE":
         raise SplatsegError(f"{folder / 'test_cameras.json'}: model: expected PINHOLE, found {cameras['model']}")
     fx, fy, cx, cy = cameras["params"]
     intrinsics = torch.tensor([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=torch.float32)
     for image in cameras["images"]:
-        cam_from_world = torch.eye(4)
-        cam_from_world[:3, :3] = torch.tensor(image["R"])
-        cam_from_world[:3, 3] = torch.tensor(image["t"])
-        camera = Camera(intrinsics, cam_from_world, cameras["width"], cameras["height"])
+        pose = torch.eye(4, dtype=torch.float64)
+        pose[:3, :3] = torch.tensor(image["R"], dtype=torch.float64)
+        pose[:3, 3] = torch.tensor(image["t"], dtype=torch.float64)
+        near = Camera.near
+        if scene is not None:
+            pose[:3, 3] += pose[:3, :3] @ torch.tensor(scene.offset, dtype=torch.float64)
+            near = scene.views[0].camera.near
+        camera = Camera(intrinsics, pose.float(), cameras["width"], cameras["height"], near)
         yield View(image["name"], camera, folder / "test_images" / image["name"])
 
 

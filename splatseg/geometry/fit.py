@@ -12,6 +12,7 @@ from torch import Tensor
 from splatseg.errors import SplatsegError
 from splatseg.gaussians import Gaussians
 from splatseg.geometry.config import GeometryConfig
+from splatseg.geometry.frame import FitFrame
 from splatseg.geometry.init import gaussians_from_points
 from splatseg.geometry.photos import PhotoCache
 from splatseg.geometry.state import FitState, trimmed
@@ -61,7 +62,7 @@ def fit_geometry(
     device: torch.device | str = "cpu",
     hooks: FitHooks | None = None,
 ) -> Gaussians:
-    """Fit a splat to the photos of ``scene`` (3DGS, Kerbl et al. 2023, section 5).
+    """Fit a splat to the photos of ``scene`` (3DGS, Kerbl et al. 2023, section 5), in a frame of its own (FitFrame).
 
     Args:
         scene: training views and the sparse points to start from.
@@ -78,8 +79,13 @@ def fit_geometry(
     """
     hooks = hooks or FitHooks()
     torch.manual_seed(config.seed)
-    state = FitState(gaussians_from_points(scene.points, config).to(device), scene.extent, config)
+    frame = FitFrame.of(scene)
+    offset = scene.offset
+    scene, held_out = frame.scene(scene), frame.views(held_out)
+    state = FitState(gaussians_from_points(scene.points, config).to(device), 1.0, config)
     saved = hooks.load_checkpoint()
+    if saved and saved.get("frame") != frame.numbers():
+        saved = None
     first = state.restore(saved) if saved else 0
     before = float(saved["seconds"]) if saved else 0.0
     started = last_saved = time.monotonic()
@@ -99,9 +105,9 @@ def fit_geometry(
                 hooks.log(figures)
                 progress.advance(0, psnr=f"{figures['psnr']:.2f}")
             if time.monotonic() - last_saved > hooks.checkpoint_seconds:
-                hooks.save_checkpoint({**state.checkpoint(done), "seconds": seconds})
+                hooks.save_checkpoint({**state.checkpoint(done), "seconds": seconds, "frame": frame.numbers()})
                 last_saved = time.monotonic()
-    return trimmed(state.gaussians(config.sh_degree)).to("cpu")
+    return frame.back(trimmed(state.gaussians(config.sh_degree)), offset)
 
 
 def train_step(state: FitState, photos: PhotoCache, step: int) -> Tensor:

@@ -226,6 +226,6 @@ def moved(state: dict[str, Any], device: torch.device) -> dict[str, Any]:
 
 def trimmed(gaussians: Gaussians) -> Gaussians:
     """Detached copies with unit quaternions, the form that is saved."""
-    tensors = {name: t.detach().clone() for name, t in gaussians.tensors().items()}
+    tensors: dict[str, Any] = {name: t.detach().clone() for name, t in gaussians.tensors().items()}
     tensors["quats"] = torch.nn.functional.normalize(tensors["quats"], dim=1)
     return replace(gaussians, **tensors)

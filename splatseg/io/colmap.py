@@ -37,6 +37,7 @@ from splatseg.io.colmap_model import (
     write_cameras_and_images,
 )
 from splatseg.io.colmap_process import photos_for_colmap, run_job
+from splatseg.io.frames import CaptureFrame, capture_frame
 from splatseg.io.names import check_distinct, is_file, run_path
 from splatseg.io.run import digest
 from splatseg.io.sfm import run_sfm
@@ -339,12 +340,13 @@ def _default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "splatseg"
 
 
-def _view(image: ModelImage, camera: ModelCamera, photos: _Photos) -> View:
+def _view(image: ModelImage, camera: ModelCamera, photos: _Photos, frame: CaptureFrame) -> View:
     pinhole = Camera(
         torch.tensor(camera.calibration_matrix(), dtype=torch.float32),
-        torch.tensor(image.cam_from_world(), dtype=torch.float32),
+        torch.tensor(frame.moved(image.cam_from_world()), dtype=torch.float32),
         camera.width,
         camera.height,
+        frame.near,
     )
     return View(image.name, pinhole.resized(*photos.sizes[image.name]), photos.paths[image.name])
 
@@ -363,7 +365,8 @@ def load_colmap(
     above 1 the folder ``images_<downscale>`` is used where it exists, otherwise photos are shrunk into ``cache``. Where
     a camera is not PINHOLE or SIMPLE_PINHOLE, everything is then undistorted into ``cache``. ``masks`` beside the
     photos (``masks/NAME.png`` as COLMAP, ``masks/STEM.png`` as nerfstudio has them) say what the geometry leaves out,
-    and so does the alpha of a photo.
+    and so does the alpha of a photo. A capture that lies too far from the origin for float32 comes in a local frame
+    (:mod:`splatseg.io.frames`), said in a line.
 
     Args:
         folder: scene folder with the model in ``sparse/N``, ``sparse`` or itself (binary or text), or with a
@@ -401,11 +404,12 @@ def load_colmap(
     straight = poses
     if any(camera.model not in PINHOLES for camera in _used(poses).values()):
         straight, photos = _undistort(poses, photos, cache)
-    views = [_view(image, straight.cameras[image.camera_id], photos) for image in straight.images]
+    frame = capture_frame(poses, folder)
+    views = [_view(image, straight.cameras[image.camera_id], photos, frame) for image in straight.images]
     views = _with_sources(views, poses)
     views = _with_masks(views, given, capture_masks(root, poses, downscale, no_masks), cache)
-    points = Points(torch.from_numpy(poses.xyz.astype(np.float32)), torch.from_numpy(poses.rgb))
-    return Scene(tuple(views), points)
+    points = Points(torch.from_numpy((poses.xyz - frame.offset).astype(np.float32)), torch.from_numpy(poses.rgb))
+    return Scene(tuple(views), points, frame.offset)
 
 
 def _with_sources(views: list[View], model: Model) -> list[View]:

@@ -6,15 +6,19 @@ opacity, scale_0..2, rot_0..3 (wxyz); all float32, little endian, stored (not ac
 
 from __future__ import annotations
 
+import io
+import math
 import os
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from plyfile import PlyData, PlyElement, PlyParseError
+from torch import Tensor
 
 from splatseg.errors import SplatsegError
 from splatseg.gaussians import Gaussians
@@ -28,6 +32,9 @@ _QUATS = ("rot_0", "rot_1", "rot_2", "rot_3")
 _REQUIRED = (*_MEANS, *_DC, "opacity", *_SCALES, *_QUATS)
 _REST = re.compile(r"f_rest_(\d+)")
 _COEFFICIENTS = {0: 1, 9: 4, 24: 9, 45: 16}  # number of f_rest properties -> coefficients a channel
+OFFSET_COMMENT = "splatseg offset "  # x y z, float64: add them to positions to come to the capture's frame
+_COMMENT = re.compile(rb"^(?:comment|obj_info)\b[^\r\n]*", re.MULTILINE)
+_FILTER = "filter_3D"
 _ROWS = 8192  # rows copied at once: 2 MB of records, so that the column-wise copies stay in the cache
 _WRITTEN = 16 * _ROWS  # rows written between two reports
 _CODES = {"i1": "i1", "u1": "u1", "i2": "i2", "u2": "u2", "i4": "i4", "u4": "u4"}
@@ -38,12 +45,32 @@ def _float_properties(coefficients: int) -> tuple[str, ...]:
     return (*_MEANS, *_NORMALS, *_DC, *rest, "opacity", *_SCALES, *_QUATS)
 
 
+def read_ply(path: Path) -> PlyData:
+    """plyfile's reading, with header comments in any encoding; its exceptions."""
+    try:
+        return PlyData.read(str(path))
+    except UnicodeDecodeError:
+        # plyfile takes the whole header for ASCII; other bytes are legal in what people write, not in names.
+        content = path.read_bytes()
+        end = content.index(b"end_header")
+        return PlyData.read(io.BytesIO(_COMMENT.sub(_ascii, content[:end]) + content[end:]))
+
+
+def _ascii(line: re.Match[bytes]) -> bytes:
+    return re.sub(rb"[^\x00-\x7f]", b"?", line[0])
+
+
 def _read_vertices(path: Path) -> NDArray[np.void]:
     """The vertex records of a PLY file, one structured row each."""
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[NDArray[np.void], list[str]]:
+    """The vertex records of a PLY file, one structured row each, and its comments."""
     if not path.is_file():
         raise SplatsegError(f"{path}: expected a PLY file, found {'a folder' if path.is_dir() else 'nothing'}")
     try:
-        ply = PlyData.read(str(path))
+        ply = read_ply(path)
     except PlyParseError as error:
         raise SplatsegError(f"{path}: expected a whole PLY file, found: {error}") from None
     except (ValueError, UnicodeDecodeError, EOFError, OSError, MemoryError) as error:
@@ -59,7 +86,21 @@ def _read_vertices(path: Path) -> NDArray[np.void]:
         )
     if len(vertices) == 0:
         raise SplatsegError(f"{path}: expected at least one Gaussian, found an empty vertex list")
-    return vertices
+    return vertices, [*ply.comments, *ply["vertex"].comments]
+
+
+def _offset(path: Path, comments: list[str]) -> tuple[float, float, float]:
+    """What :data:`OFFSET_COMMENT` says, zeros where there is none."""
+    for comment in comments:
+        if comment.startswith(OFFSET_COMMENT):
+            try:
+                x, y, z = (float(word) for word in comment.removeprefix(OFFSET_COMMENT).split())
+            except ValueError:
+                x = y = z = float("nan")
+            if not all(map(math.isfinite, (x, y, z))):
+                raise SplatsegError(f"{path}: comment {OFFSET_COMMENT.strip()}: expected 3 numbers, found '{comment}'")
+            return x, y, z
+    return 0.0, 0.0, 0.0
 
 
 def _rest_names(path: Path, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -97,7 +138,8 @@ def load_gaussians(path: str | Path) -> Gaussians:
     """Read a splat written by INRIA's code, gsplat, nerfstudio, or :func:`save_gaussians`.
 
     Normals and ``f_rest_*`` may be absent (spherical harmonics of degree 0..3 are accepted), properties may come in any
-    order and of any number type, others are ignored. Values are kept as stored: quaternions are not normalised.
+    order and of any number type, others are ignored. Values are kept as stored: quaternions are not normalised. A
+    ``filter_3D`` of Mip-Splatting is applied (:func:`smoothed`), header comments may be in any encoding.
 
     Returns:
         n Gaussians on the CPU, float32.
@@ -107,13 +149,13 @@ def load_gaussians(path: str | Path) -> Gaussians:
             finite.
     """
     path = Path(path)
-    vertices = _read_vertices(path)
+    vertices, comments = _read(path)
     names = vertices.dtype.names or ()
     for name in _REQUIRED:
         if name not in names:
             raise SplatsegError(f"{path}: property {name}: expected, found missing")
     rest_names = _rest_names(path, names)
-    wanted = (*_REQUIRED, *rest_names)
+    wanted = (*_REQUIRED, *rest_names, *(name for name in (_FILTER,) if name in names))
     values = _columns(path, vertices, wanted)
     fixed = len(_REQUIRED)
     quats = values[:, 10:14]
@@ -123,14 +165,29 @@ def load_gaussians(path: str | Path) -> Gaussians:
         raise SplatsegError(f"{path}: property rot_0..3: expected a quaternion, found all zeros at row {row}")
     sh = np.empty((len(values), _COEFFICIENTS[len(rest_names)], 3), np.float32)
     sh[:, 0] = values[:, 3:6]
-    sh[:, 1:] = values[:, fixed:].reshape(len(values), 3, -1).transpose(0, 2, 1)
-    return Gaussians(
+    rest = values[:, fixed : fixed + len(rest_names)]
+    sh[:, 1:] = rest.reshape(len(values), 3, -1).transpose(0, 2, 1)
+    gaussians = Gaussians(
         means=torch.from_numpy(values[:, 0:3].copy()),
         quats=torch.from_numpy(quats.copy()),
         log_scales=torch.from_numpy(values[:, 7:10].copy()),
         opacity_logits=torch.from_numpy(values[:, 6].copy()),
         sh=torch.from_numpy(sh),
+        offset=_offset(path, comments),
     )
+    return smoothed(gaussians, torch.from_numpy(values[:, -1].copy())) if _FILTER in names else gaussians
+
+
+def smoothed(gaussians: Gaussians, filter_3d: Tensor) -> Gaussians:
+    """``gaussians`` convolved with isotropic ones of standard deviations ``filter_3d`` (n,), world units.
+
+    The 3D smoothing filter of Yu et al., "Mip-Splatting" (CVPR 2024), eq. 9: covariances add up, and the opacity times
+    sqrt(det(cov) / det(cov + filter)) keeps the mass. Its code stores what is trained, without the filter.
+    """
+    scales = gaussians.log_scales.double()
+    wider = torch.logaddexp(2 * scales, 2 * filter_3d.double().abs().log()[:, None]) / 2
+    opacities = gaussians.opacity_logits.double().sigmoid() * (scales - wider).sum(dim=1).exp()
+    return replace(gaussians, log_scales=wider.float(), opacity_logits=opacities.clamp(1e-12, 1 - 1e-7).logit().float())
 
 
 def load_extra(path: str | Path) -> dict[str, NDArray[np.integer]]:
@@ -173,7 +230,7 @@ def save_gaussians(
 ) -> None:
     """Write a splat in the INRIA layout, binary little endian, to a temporary name and rename it to ``path``.
 
-    Loading it again gives the same values bit by bit.
+    Loading it again gives the same values bit by bit. An offset stands in a comment of the header.
 
     Args:
         path: the PLY file.
@@ -198,7 +255,8 @@ def save_gaussians(
     extra = {name: np.asarray(values) for name, values in (extra or {}).items()}
     dtype = np.dtype([(name, "<f4") for name in floats] + _extra_dtype(path, extra, count))
     nothing = np.broadcast_to(np.zeros(1, dtype), (count,))  # as many rows as there will be, in the memory of one
-    header = PlyData([PlyElement.describe(nothing, "vertex")], byte_order="<").header
+    comments = [OFFSET_COMMENT + " ".join(map(repr, g.offset))] if any(g.offset) else []
+    header = PlyData([PlyElement.describe(nothing, "vertex")], byte_order="<", comments=comments).header
     with atomic_write(path) as temporary, open(temporary, "wb") as file:
         file.write(f"{header}\n".encode())
         for start in range(0, count, _WRITTEN):
@@ -206,8 +264,7 @@ def save_gaussians(
                 report(path.name, start / count)
                 os.fsync(file.fileno())  # else the disk's time would all come after the last report
             rows = slice(start, start + _WRITTEN)
-            part = Gaussians(**{name: tensor[rows] for name, tensor in g.tensors().items()})
-            file.write(_records(part, {k: v[rows] for k, v in extra.items()}, dtype).view(np.uint8).data)
+            file.write(_records(g.select(rows), {k: v[rows] for k, v in extra.items()}, dtype).view(np.uint8).data)
         if report is not None:
             report(path.name, 1.0)
 

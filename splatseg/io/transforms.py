@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from plyfile import PlyData, PlyParseError
+from plyfile import PlyParseError
 from scipy.spatial.transform import Rotation
 
 from splatseg.errors import SplatsegError
 from splatseg.io.colmap_model import Model, ModelCamera, ModelImage, checked_camera
 from splatseg.io.names import is_file
+from splatseg.io.ply import read_ply
 from splatseg.photos import photo_size, photo_suffixes
 
 TRANSFORMS = "transforms.json"
@@ -161,7 +162,7 @@ def _points(path: Path, named: Any, images: list[ModelImage]) -> tuple[NDArray[n
 
 def _read_points(path: Path) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
     try:
-        vertex = PlyData.read(str(path))["vertex"]
+        vertex = read_ply(path)["vertex"]
         xyz = np.stack([np.asarray(vertex[axis], np.float64) for axis in "xyz"], axis=1)
         properties = {prop.name for prop in vertex.properties}
         if {"red", "green", "blue"} <= properties:

@@ -23,7 +23,7 @@ class RenderConfig:
         sh_degree: degree of the spherical harmonics used, 0..3; None: all that are stored.
         background: RGB in [0, 1] behind everything.
         eps2d: added to the diagonal of every projected covariance, pixels^2 (the low-pass of 3DGS).
-        near: least z-depth drawn, world units.
+        near: least z-depth drawn, world units; None: the camera's.
         far: greatest z-depth drawn, world units.
         packed: on CUDA, gsplat keeps only the Gaussians in view: less memory for large scenes, a little slower. Without
             effect on the CPU and on results.
@@ -34,10 +34,14 @@ class RenderConfig:
     sh_degree: int | None = None
     background: tuple[float, float, float] = (0.0, 0.0, 0.0)
     eps2d: float = 0.3
-    near: float = 0.01
+    near: float | None = None
     far: float = 1e10
     packed: bool = False
     check_finite: bool = True
+
+    def depths(self, camera: Camera) -> tuple[float, float]:
+        """Least and greatest z-depth that is drawn from ``camera``."""
+        return (camera.near if self.near is None else self.near), self.far
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +137,7 @@ def rasterize(
         torch.ops.splatseg.rasterize if has_kernel("rasterize", splats.means) else rasterize_reference
     )
     try:
-        color, alpha, depth, feature_map, radii = run(*call, config.eps2d, config.near, config.far)[:5]
+        color, alpha, depth, feature_map, radii = run(*call, config.eps2d, *config.depths(camera))[:5]
     except ValueError as error:
         for name, tensor in zip(("means", "quats", "scales", "opacities", "sh", "features"), tensors, strict=True):
             if tensor is not None:

@@ -44,7 +44,7 @@ def trace(
     call = (*tensors, camera.K, camera.cam_from_world, pixels.to(torch.int32), camera.width, camera.height)
     run = torch.ops.splatseg.trace if has_kernel("trace", splats.means) else reference
     try:
-        return Contributions(*run(*call, config.eps2d, config.near, config.far, min_weight))
+        return Contributions(*run(*call, config.eps2d, *config.depths(camera), min_weight))
     except ValueError as error:
         for name, tensor in zip(("means", "quats", "scales", "opacities"), tensors, strict=True):
             check_finite(name, tensor)

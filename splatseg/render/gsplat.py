@@ -39,6 +39,7 @@ def render(
     absgrad = probe is not None and probe.absgrad.requires_grad
     degree = gaussians.sh_degree if config.sh_degree is None else config.sh_degree
     padding, chunk = channel_layout(3 + width + 1, absgrad)
+    near, far = config.depths(camera)
     # Shaded here and not by gsplat, which would invert the camera's matrix on the device at every drawing.
     columns = [shade(gaussians, camera, degree)]
     if features is not None:
@@ -53,8 +54,8 @@ def render(
         torch.cat(columns, dim=1) if len(columns) > 1 else columns[0],
         width=camera.width,
         height=camera.height,
-        near_plane=config.near,
-        far_plane=config.far,
+        near_plane=near,
+        far_plane=far,
         eps2d=config.eps2d,
         packed=config.packed,
         tile_size=TILE,
@@ -112,6 +113,7 @@ def trace(
     g = gaussians.detach()
     columns, rows = -(-camera.width // TILE), -(-camera.height // TILE)
     view = _view(camera, g.means)
+    near, far = config.depths(camera)
     projected = gsplat.fully_fused_projection(
         g.means,
         None,
@@ -122,8 +124,8 @@ def trace(
         camera.width,
         camera.height,
         eps2d=config.eps2d,
-        near_plane=config.near,
-        far_plane=config.far,
+        near_plane=near,
+        far_plane=far,
         packed=False,
         opacities=g.opacities,
     )

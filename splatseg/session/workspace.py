@@ -112,6 +112,15 @@ class Workspace:
     def views(self) -> tuple[View, ...]:
         return () if self.scene is None else self.scene.views
 
+    @cached_property
+    def near(self) -> float:
+        """Least depth that free cameras draw, world units: that of the photos, else a share of the splat's size."""
+        if self.scene is not None:
+            return self.scene.views[0].camera.near
+        means = self.gaussians.means
+        distances = (means - means.median(0).values).norm(dim=1)
+        return 1e-3 * float(distances.median()) or Camera.near
+
     def camera(self, view: str | View | Camera) -> Camera:
         """The camera of a view, given by name, or itself.
 

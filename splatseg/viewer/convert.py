@@ -28,7 +28,12 @@ class Pose:
 
 
 def browser_camera(
-    position: NDArray[np.floating], wxyz: NDArray[np.floating], fov: float, width: int, height: int
+    position: NDArray[np.floating],
+    wxyz: NDArray[np.floating],
+    fov: float,
+    width: int,
+    height: int,
+    near: float = Camera.near,
 ) -> Camera:
     """The camera of a browser window.
 
@@ -37,6 +42,7 @@ def browser_camera(
         wxyz: (4,) rotation from camera (OpenCV axes) to world.
         fov: vertical field of view in radians.
         width, height: pixels of the picture.
+        near: least depth drawn, world units.
     """
     world_from_cam = Rotation.from_quat(np.asarray(wxyz, np.float64), scalar_first=True).as_matrix()
     cam_from_world = np.eye(4)
@@ -44,7 +50,7 @@ def browser_camera(
     cam_from_world[:3, 3] = -world_from_cam.T @ np.asarray(position, np.float64)
     focal = height / 2 / tan(fov / 2)
     intrinsics = torch.tensor([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]], dtype=torch.float32)
-    return Camera(intrinsics, torch.from_numpy(cam_from_world).float(), width, height)
+    return Camera(intrinsics, torch.from_numpy(cam_from_world).float(), width, height, near)
 
 
 def view_pose(camera: Camera, distance: float) -> Pose:
@@ -65,7 +71,7 @@ def overview_pose(gaussians: Gaussians) -> Pose:
     low, high = picked.quantile(0.05, dim=0), picked.quantile(0.95, dim=0)
     centre, radius = ((low + high) / 2).numpy(), float((high - low).norm()) / 2
     direction = np.array([0.4, -0.5, -0.8])
-    return Pose(centre + direction * max(radius, 1e-3) * 2.2, centre, np.array([0.0, -1.0, 0.0]), 0.9)
+    return Pose(centre + direction * (radius or 1.0) * 2.2, centre, np.array([0.0, -1.0, 0.0]), 0.9)
 
 
 def scene_up(scene: Scene) -> NDArray[np.float64]:
@@ -79,7 +85,7 @@ def turn_distance(scene: Scene, camera: Camera) -> float:
     """Median depth of the scene's points in ``camera``: where a person expects to turn around."""
     depths = camera.project(scene.points.xyz)[1]
     ahead = depths[depths > 0]
-    return float(ahead.median()) if len(ahead) else max(scene.extent, 1.0)
+    return float(ahead.median()) if len(ahead) else scene.extent
 
 
 def unit_scale(gaussians: Gaussians) -> float:

@@ -202,15 +202,16 @@ class Desk:
     def camera(self) -> Camera:
         """The browser's camera now, at its own picture size."""
         state = self.client.camera
-        return browser_camera(
-            state.position, state.wxyz, state.fov, max(state.image_width, 1), max(state.image_height, 1)
-        )
+        width, height = max(state.image_width, 1), max(state.image_height, 1)
+        near = self.session.workspace.near
+        return browser_camera(state.position, state.wxyz, state.fov, width, height, near)
 
     def camera_of_ray(self, origin: tuple[float, float, float]) -> Camera:
         """The camera at ``origin``; waits for it where a click was quicker than the camera's message."""
         deadline = time.monotonic() + STALE_CAMERA_SECONDS
         camera = self.camera()
-        size = max(float(np.abs(origin).max()), 1.0)
+        near = self.session.workspace.near
+        size = max(float(np.abs(origin).max()), 100 * near)
         while np.abs(camera.position.numpy() - np.array(origin)).max() > 1e-4 * size and time.monotonic() < deadline:
             time.sleep(0.01)
             camera = self.camera()
