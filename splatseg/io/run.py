@@ -13,6 +13,7 @@ import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,13 @@ def _canonical(value: Any) -> Any:
         raise SplatsegError(f"settings: expected values that JSON can hold, found {error}") from None
 
 
+@lru_cache(maxsize=1 << 16)
+def _contents(path: Path, state: tuple[int, ...]) -> bytes:
+    """SHA-256 of a file; once in a process while its ``state`` (inode, size, times) is the same: several stages ask for
+    the same photos."""
+    return hashlib.sha256(path.read_bytes()).digest()
+
+
 def digest(settings: Any = None, files: Iterable[str | Path] = (), stats: Iterable[str | Path] = ()) -> str:
     """16 hex digits that change when a stage must run again.
 
@@ -52,7 +60,7 @@ def digest(settings: Any = None, files: Iterable[str | Path] = (), stats: Iterab
                 stat = path.stat()
                 result.update(f"\0{path.name}\0{stat.st_size}\0".encode())
                 if by_contents and stat.st_size <= _WHOLE_FILE:
-                    result.update(hashlib.sha256(path.read_bytes()).digest())
+                    result.update(_contents(path, (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)))
                 else:
                     result.update(str(stat.st_mtime_ns).encode())
             except OSError as error:
