@@ -97,7 +97,8 @@ def test_docs_hold_the_kernels_of_the_sources(kernel_table: Any) -> None:
     rows = page.split(kernel_table.BEGIN)[1].split(kernel_table.END)[0]
     listed = {line.split("`")[1].partition("<")[0] for line in rows.splitlines() if line.startswith("| `")}
     sources = "".join(path.read_text() for path in (ROOT / "cuda_ext/cuda").glob("*.cuh"))
-    declared = set(re.findall(r"__global__ (?:inline )?void (?:__launch_bounds__\([^)]*\) )?(\w+)\(", sources))
+    bounds = r"(?:__launch_bounds__\((?:[^()]|\([^()]*\))*\)\s+)?"
+    declared = set(re.findall(r"__global__\s+(?:inline\s+)?void\s+" + bounds + r"(\w+)\(", sources))
     assert listed == declared
 
 
