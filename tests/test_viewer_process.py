@@ -149,6 +149,15 @@ def test_the_server_process_survives_kill_9_at_any_moment(known: KnownRun, serve
     assert saved >= 3
 
 
+@pytest.fixture
+def heeded() -> Iterator[None]:
+    """SIGHUP as usual for processes started within: under nohup they inherit that it is ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("heeded")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_to_end_saves_and_ends_in_one_line(
     known: KnownRun, serve: Callable[[], Server], number: signal.Signals
