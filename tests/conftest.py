@@ -27,22 +27,30 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     return torch.device(request.param)
 
 
+def shared_inputs(name: str, variable: str, what: str) -> Path:
+    """Folder ``../shared/<name>`` or ``$<variable>``; skips where it is absent."""
+    folder = Path(os.environ.get(variable, SHARED / name))
+    if not folder.is_dir():
+        pytest.skip(f"{what} not at hand: {folder} (set {variable})")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """Folder of real scenes (``$SPLATSEG_DATA`` or ``../shared/data``); skips where absent."""
-    folder = Path(os.environ.get("SPLATSEG_DATA", SHARED / "data"))
-    if not folder.is_dir():
-        pytest.skip(f"real scenes not at hand: {folder} (set SPLATSEG_DATA)")
-    return folder
+    return shared_inputs("data", "SPLATSEG_DATA", "real scenes")
 
 
 @pytest.fixture(scope="session")
 def vectors_dir() -> Path:
     """Folder of the published loss vectors (``$SPLATSEG_VECTORS`` or ``../shared/vectors``); skips where absent."""
-    folder = Path(os.environ.get("SPLATSEG_VECTORS", SHARED / "vectors"))
-    if not folder.is_dir():
-        pytest.skip(f"loss vectors not at hand: {folder} (set SPLATSEG_VECTORS)")
-    return folder
+    return shared_inputs("vectors", "SPLATSEG_VECTORS", "loss vectors")
+
+
+@pytest.fixture(scope="session")
+def cases() -> Path:
+    """Folder of captures that went wrong (``$SPLATSEG_CASES`` or ``../shared/cases``); skips where absent."""
+    return shared_inputs("cases", "SPLATSEG_CASES", "captures that went wrong")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SHARED
 from plyfile import PlyData
 from scipy.spatial.transform import Rotation
 from script_runner import run_script
@@ -192,8 +190,7 @@ def test_a_checkpoint_of_another_frame_is_not_taken_up(base: tuple[Path, Path, d
 
 
 @pytest.mark.parametrize("name", ["utm"])
-def test_shared_case_is_as_good_as_the_base(tmp_path: Path, name: str) -> None:
-    cases = Path(os.environ.get("SPLATSEG_CASES", SHARED / "cases"))
+def test_shared_case_is_as_good_as_the_base(tmp_path: Path, cases: Path, name: str) -> None:
     if not (cases / name).is_dir():
         pytest.skip(f"no {name} in {cases} (set SPLATSEG_CASES)")
     options = ["--preset", "fast", "--quiet", "--config.geometry.steps=200", "--config.features.steps=5"]

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import SHARED
 from PIL import Image
 from plyfile import PlyData, PlyElement
 from scipy.spatial.transform import Rotation
@@ -203,14 +201,6 @@ def test_a_splat_in_another_frame_is_refused(scene: Scene, how: str) -> None:
 
 
 # The shown cases -----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def cases() -> Path:
-    folder = Path(os.environ.get("SPLATSEG_CASES", SHARED / "cases"))
-    if not (folder / "ply_good").is_dir():
-        pytest.skip(f"captures that went wrong not at hand: {folder} (set SPLATSEG_CASES)")
-    return folder
 
 
 OPTIONS = ["--preset", "fast", "--quiet", "--config.features.steps=2"]

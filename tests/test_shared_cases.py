@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -13,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SHARED
 from PIL import Image
 from script_runner import run_script
 
@@ -24,14 +22,6 @@ from splatseg.io.ply import load_gaussians
 
 FEW = ["--preset", "fast", "--quiet", "--config.geometry.steps=60", "--config.features.steps=2"]
 FEW += ["--config.features.sampling.pool-pixels=500", "--config.features.sampling.batch-pixels=500"]
-
-
-@pytest.fixture(scope="module")
-def cases() -> Path:
-    folder = Path(os.environ.get("SPLATSEG_CASES", SHARED / "cases"))
-    if not folder.is_dir():
-        pytest.skip(f"captures that went wrong not at hand: {folder} (set SPLATSEG_CASES)")
-    return folder
 
 
 def copied(cases: Path, name: str, to: Path) -> Path:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from splatseg.ops.reference.adam import update_touched_
+from splatseg.ops.reference.adam import sparse_adam_at_
 from splatseg.ops.reference.blend import select_rows
 
 
@@ -52,8 +52,4 @@ def pooled_transpose_adam_(
     sums, touched = params.new_zeros(1, *params.shape), params.new_zeros(1, len(params), dtype=ids.dtype)
     sums[0].index_add_(0, gaussian, weights[entries].to(grad.dtype)[:, None] * grad[row])
     touched[0, gaussian] = 1
-    step_size, v_scale = rates.tolist()
-    settings = (beta1, beta2, eps, norm_weight)
-    found = update_touched_(params, exp_avg, exp_avg_sq, sums, touched, (step_size, v_scale), settings)
-    if found is not None:
-        bad.clamp_(max=found)
+    sparse_adam_at_(params, exp_avg, exp_avg_sq, sums, touched, rates, bad, beta1, beta2, eps, norm_weight)
