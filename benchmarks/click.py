@@ -25,15 +25,17 @@ import numpy as np
 import torch
 import tyro
 
-from splatseg.camera import Camera
-from splatseg.features import FeatureConfig
-from splatseg.field import FeatureField
-from splatseg.gaussians import Gaussians
-from splatseg.io.atomic import write_text
+from splatseg.core.atomic import write_text
+from splatseg.core.camera import Camera
+from splatseg.core.field import FeatureField
+from splatseg.core.gaussians import Gaussians
+from splatseg.fit.features import FeatureConfig
 from splatseg.io.run import Run
-from splatseg.selection import Click, make_query, propose_levels, scores
+from splatseg.segment.clicks import Click, make_query
+from splatseg.segment.levels import propose_levels
+from splatseg.segment.scores import scores
 from splatseg.session import Session, Workspace
-from splatseg.session.display import Look, Painter
+from splatseg.session.colors import Look, Painter
 from splatseg.viewer import ViewerConfig
 from splatseg.viewer.splats import SplatNodes, SplatTemplate
 

@@ -1,4 +1,4 @@
-"""How long whole-scene discretisation takes: ``python benchmarks/clusters.py [--sizes 200000 1000000] [--threads 2]``.
+"""How long whole-scene discretization takes: ``python benchmarks/clusters.py [--sizes 200000 1000000] [--threads 2]``.
 
 The splat is the one of ``benchmarks/click.py`` (walls and boxes, a feature a face, noise). Prints seconds a step (wall
 clock; and of all processor time, which other work on the machine does not lengthen), the peak memory of the process
@@ -22,9 +22,9 @@ from typing import Any
 import torch
 import tyro
 
-from splatseg.clusters import ClusterConfig, discretise
+from splatseg.core.atomic import write_text
 from splatseg.evaluate.ablation_report import machine
-from splatseg.io.atomic import write_text
+from splatseg.segment.discretize import ClusterConfig, discretize
 
 RESULT = Path(__file__).parent / "results" / "clusters.json"
 
@@ -52,8 +52,8 @@ def measure(count: int, room: ModuleType, twice: bool) -> dict[str, Any]:
     gaussians, field = room.room(count)
     assert field.unit is not None  # computed once, when a run is opened
     marks: list[tuple[str, float, float]] = []
-    tree = discretise(gaussians, field, ClusterConfig(), lambda step, share: marks.append(clocks(step)))
-    if twice and (discretise(gaussians, field, ClusterConfig()).labels != tree.labels).any():
+    tree = discretize(gaussians, field, ClusterConfig(), lambda step, share: marks.append(clocks(step)))
+    if twice and (discretize(gaussians, field, ClusterConfig()).labels != tree.labels).any():
         raise SystemExit(f"{count} Gaussians: the same seed gave other labels")
     steps = {
         first[0]: {"seconds": round(second[1] - first[1], 2), "processor_seconds": round(second[2] - first[2], 2)}

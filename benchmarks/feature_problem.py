@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from splatseg.camera import Camera
-from splatseg.gaussians import Gaussians
-from splatseg.hierarchy import PatchHierarchy
+from splatseg.core.camera import Camera
+from splatseg.core.gaussians import Gaussians
+from splatseg.core.scene import View
+from splatseg.masks.hierarchy import PatchHierarchy
 from splatseg.ops import Contributions
-from splatseg.scene import View
 
 WIDTH, HEIGHT, CHANNELS = 640, 480, 16
 POOL, BATCH, PATCHES = 32768, 8192, 180

@@ -40,16 +40,16 @@ from rasterize import processor
 from torch import Tensor
 
 from splatseg import ops
-from splatseg.camera import Camera
-from splatseg.features import FeatureConfig, fit_features
-from splatseg.gaussians import Gaussians
-from splatseg.hooks import FitHooks
-from splatseg.io.atomic import write_text
-from splatseg.memory import freed_memory_kept
+from splatseg.core.atomic import write_text
+from splatseg.core.camera import Camera
+from splatseg.core.gaussians import Gaussians
+from splatseg.fit.features import FeatureConfig, fit_features
+from splatseg.fit.hooks import FitHooks
+from splatseg.fit.malloc import freed_memory_kept
+from splatseg.fit.pixel_pools import SamplingConfig
 from splatseg.ops import Contributions, LossConfig
 from splatseg.ops.reference import blend as reference
 from splatseg.render import render, trace
-from splatseg.sampling import SamplingConfig
 
 CONFIG = replace(LossConfig.gs(), min_pixels=1)
 ADAM = ops.AdamConfig(norm_weight=0.0)

@@ -29,24 +29,24 @@ from feature_problem import CHANNELS, HEIGHT, WIDTH, ring_cameras, surface_scene
 from torch import Tensor
 
 from splatseg import ops
+from splatseg.core.atomic import write_text
+from splatseg.core.field import FeatureField
+from splatseg.core.gaussians import Gaussians
+from splatseg.core.scene import View
 from splatseg.evaluate.hierarchical import evaluate_scene, load_hierarchical
-from splatseg.features import FeatureConfig, FeatureTrainer
-from splatseg.field import FeatureField
-from splatseg.gaussians import Gaussians
-from splatseg.geometry import GeometryConfig, gaussians_from_points
-from splatseg.geometry.fit import train_step
-from splatseg.geometry.photos import PhotoCache
-from splatseg.geometry.state import FitState
-from splatseg.hierarchy import PatchHierarchy
-from splatseg.io.atomic import write_text
+from splatseg.fit.features import FeatureConfig, FeatureTrainer
+from splatseg.fit.geometry import GeometryConfig, gaussians_from_points
+from splatseg.fit.geometry.fit import train_step
+from splatseg.fit.geometry.photos import PhotoCache
+from splatseg.fit.geometry.state import FitState
+from splatseg.fit.pipeline import Fit, FitConfig, FitInputs
+from splatseg.fit.pixel_pools import PixelPool, SamplingConfig
 from splatseg.io.colmap import load_colmap
 from splatseg.io.ply import load_gaussians
-from splatseg.ops.pooled import EAGER_STEPS, PooledSteps, PoolStack, Schedule, captured
-from splatseg.pipeline import Fit, FitConfig, FitInputs
+from splatseg.masks.hierarchy import PatchHierarchy
+from splatseg.ops.replay import EAGER_STEPS, PooledSteps, PoolStack, Schedule, captured
 from splatseg.render import Means2dProbe, RenderConfig, render, trace
 from splatseg.render.backends import cuda_obstacle
-from splatseg.sampling import PixelPool, SamplingConfig
-from splatseg.scene import View
 from splatseg.synthetic import SceneConfig, write_scene
 
 TARGETS = {  # on one H100

@@ -114,7 +114,7 @@ profile() {
     "$PYTHON" benchmarks/gpu.py exercise >"$WORK/ncu.csv"
 }
 
-sanitize() { # without caching, so that every allocation has its own bounds; no graph is captured then (ops.pooled)
+sanitize() { # without caching, so that every allocation has its own bounds; no graph is captured then (ops.replay)
   local code=0
   PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$1" --error-exitcode 7 --kernel-regex kns=splatseg \
     "$PYTHON" benchmarks/gpu.py exercise || code=$?

@@ -20,12 +20,12 @@ import torch
 from rasterize import HEIGHT, WIDTH, make_scene, processor
 from torch import Tensor
 
-from splatseg.camera import Camera
-from splatseg.gaussians import Gaussians
-from splatseg.geometry.config import GeometryConfig
-from splatseg.geometry.state import FitState
+from splatseg.core.camera import Camera
+from splatseg.core.gaussians import Gaussians
+from splatseg.fit.geometry.config import GeometryConfig
+from splatseg.fit.geometry.state import FitState
+from splatseg.fit.malloc import freed_memory_kept
 from splatseg.io import write_text
-from splatseg.memory import freed_memory_kept
 from splatseg.ops import photometric_loss
 from splatseg.render import Means2dProbe, RenderConfig, render
 

@@ -24,7 +24,7 @@ import torch
 from loss_baselines import Batch, level_table, loop_loss, make_batch, vectorised_loss
 from torch import Tensor
 
-from splatseg.io.atomic import write_text
+from splatseg.core.atomic import write_text
 from splatseg.ops import LossConfig, hierarchical_contrastive_loss, hierarchical_contrastive_loss_and_grad
 from splatseg.ops.extension import build_info
 

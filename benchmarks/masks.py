@@ -32,19 +32,13 @@ import torch
 import tyro
 from PIL import Image
 
-from splatseg.io.atomic import write_text
+from splatseg.core.atomic import write_text
 from splatseg.masks.rle import decode_mask
-from splatseg.masks.sam2_model import CONFIGS, Sam2, import_sam2
-from splatseg.masks.sam_config import SamConfig
-from splatseg.masks.sam_everything import everything_masks
-from splatseg.masks.sam_models import (
-    PromptModel,
-    SegmentAnything,
-    import_mobile_sam,
-    import_segment_anything,
-    import_with_standins,
-    load_weights,
-)
+from splatseg.masks.sam.config import SamConfig
+from splatseg.masks.sam.everything import everything_masks
+from splatseg.masks.sam.model import PromptModel, import_with_standins, load_weights
+from splatseg.masks.sam.sam2 import CONFIGS, Sam2, import_sam2
+from splatseg.masks.sam.segment_anything import SegmentAnything, import_mobile_sam, import_segment_anything
 
 RESULT = Path(__file__).parent / "results" / "masks.json"
 WIDTH, HEIGHT = 1920, 1080

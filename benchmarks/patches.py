@@ -29,9 +29,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from splatseg.hierarchy import PatchHierarchy, build_hierarchy
-from splatseg.io.atomic import write_text
+from splatseg.core.atomic import write_text
 from splatseg.masks import MaskSet
+from splatseg.masks.hierarchy import PatchHierarchy, build_hierarchy
 from splatseg.ops.patches import patches
 
 RESULT = Path(__file__).parent / "results" / "patches.json"

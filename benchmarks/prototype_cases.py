@@ -18,8 +18,8 @@ from rasterize import HEIGHT, WIDTH, make_scene
 from torch import Tensor
 
 from splatseg import ops
-from splatseg.camera import Camera
-from splatseg.gaussians import Gaussians
+from splatseg.core.camera import Camera
+from splatseg.core.gaussians import Gaussians
 from splatseg.ops import Contributions, LossConfig, photometric_loss
 from splatseg.ops.rasterize import Splats, rasterize
 from splatseg.render import RenderConfig, render, trace

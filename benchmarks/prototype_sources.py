@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils.cpp_extension import is_ninja_available, load
 
-from splatseg.camera import Camera
-from splatseg.errors import SplatsegError
+from splatseg.core.camera import Camera
+from splatseg.core.errors import SplatsegError
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT.parent / "shared/prototypes"

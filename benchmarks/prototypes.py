@@ -37,9 +37,9 @@ from prototype_cases import (
 from prototype_sources import Prototypes, compile_prototypes
 from rasterize import HEIGHT, WIDTH, processor
 
-from splatseg.errors import SplatsegError
+from splatseg.core.errors import SplatsegError
+from splatseg.fit.malloc import freed_memory_kept
 from splatseg.io import write_text
-from splatseg.memory import freed_memory_kept
 from splatseg.ops.extension import build_info
 
 CASES = ("rasterize", "iteration", "pools", "loss")

@@ -26,9 +26,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from splatseg.camera import Camera
+from splatseg.core.camera import Camera
+from splatseg.fit.malloc import freed_memory_kept
 from splatseg.io import write_text
-from splatseg.memory import freed_memory_kept
 from splatseg.ops.rasterize import RenderConfig, Splats, rasterize
 from splatseg.ops.reference import rasterize as reference
 

@@ -13,7 +13,7 @@ using PoolBatchOp = void(const at::Tensor& step, const at::Tensor& schedule, con
                          at::Tensor out_membership, at::Tensor out_rates);
 using PoolAdvanceOp = void(at::Tensor step, const at::Tensor& loss, at::Tensor losses);
 
-// In the order of the schema; see splatseg/ops/reference/pooled.py.
+// In the order of the schema; see splatseg/ops/reference/replay.py.
 struct PoolTensors {
   at::Tensor step, schedule, rates, view_start, shuffled, patch, membership, out_rows, out_patch, out_membership, out_rates;
 };

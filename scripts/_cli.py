@@ -26,7 +26,7 @@ from typing import Any, NoReturn, TypeVar
 import tyro
 from _complaints import one_line
 
-from splatseg.errors import SplatsegError
+from splatseg.core.errors import SplatsegError
 
 T = TypeVar("T")
 

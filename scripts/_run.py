@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from splatseg.errors import SplatsegError
-from splatseg.field import FeatureField
-from splatseg.gaussians import Gaussians
+from splatseg.core.errors import SplatsegError
+from splatseg.core.field import FeatureField
+from splatseg.core.gaussians import Gaussians
 from splatseg.io.ply import load_gaussians
 from splatseg.io.run import Run
 

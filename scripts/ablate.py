@@ -23,16 +23,17 @@ import yaml
 from _cli import parse
 from _cli import run as run_script
 
-from splatseg.errors import SplatsegError
+from splatseg.core.atomic import write_text
+from splatseg.core.errors import SplatsegError
 from splatseg.evaluate.ablation import AblationScene, Plan, run_plan
 from splatseg.evaluate.ablation_plot import save_plot
 from splatseg.evaluate.ablation_report import summarise, to_json, to_markdown
 from splatseg.evaluate.ablation_rows import TABLES
-from splatseg.evaluate.hierarchical import load_hierarchical, load_test_views
-from splatseg.geometry import GeometryConfig
-from splatseg.io.atomic import write_text
+from splatseg.evaluate.hierarchical import load_hierarchical
+from splatseg.fit.geometry import GeometryConfig
+from splatseg.fit.pipeline import Fit, FitConfig, FitInputs
 from splatseg.io.colmap import load_colmap
-from splatseg.pipeline import Fit, FitConfig, FitInputs
+from splatseg.io.test_cameras import load_test_views
 
 
 @dataclass(frozen=True)

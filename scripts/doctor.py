@@ -5,7 +5,7 @@ from __future__ import annotations
 import _installed  # noqa: F401 (first: without splatseg it says so)
 from _cli import run
 
-from splatseg.doctor import examine
+from splatseg.cli.doctor import examine
 
 
 def main() -> int:

@@ -22,6 +22,10 @@ from _cli import parse
 from _cli import run as run_script
 from _run import load_field
 
+from splatseg.core.atomic import write_text
+from splatseg.core.field import FeatureField
+from splatseg.core.gaussians import Gaussians
+from splatseg.core.progress import Progress
 from splatseg.evaluate.ceiling import evaluate_ceiling
 from splatseg.evaluate.datasets import load_lerf_mask, load_mvseg, load_nvos, load_replica
 from splatseg.evaluate.hierarchical import HierarchicalScene, Report, evaluate_scene, load_hierarchical
@@ -37,14 +41,10 @@ from splatseg.evaluate.report import (
     update_metrics,
 )
 from splatseg.evaluate.sheets import extreme_queries, query_sheet, save_sheet
-from splatseg.export import load_labels
-from splatseg.field import FeatureField
-from splatseg.gaussians import Gaussians
-from splatseg.io.atomic import write_text
 from splatseg.io.colmap import load_colmap
+from splatseg.io.labels import load_labels
 from splatseg.io.run import Run
 from splatseg.io.run_scene import load_run_scene
-from splatseg.progress import Progress
 
 Protocol = Literal["hierarchical", "nvos", "mvseg", "replica", "lerf"]
 

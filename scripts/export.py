@@ -18,13 +18,14 @@ from _cli import is_given, parse
 from _cli import run as run_script
 from _run import load_field
 
-from splatseg.clusters import ClusterConfig, LabelTree, discretise
-from splatseg.errors import SplatsegError
-from splatseg.export import load_labels, save_labels
-from splatseg.field import FeatureField
-from splatseg.gaussians import Gaussians
+from splatseg.core.errors import SplatsegError
+from splatseg.core.field import FeatureField
+from splatseg.core.gaussians import Gaussians
+from splatseg.core.label_tree import LabelTree
+from splatseg.core.progress import Progress
+from splatseg.io.labels import load_labels, save_labels
 from splatseg.io.run import Run
-from splatseg.progress import Progress
+from splatseg.segment.discretize import ClusterConfig, discretize
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def cluster(gaussians: Gaussians, features: FeatureField, config: ClusterConfig,
             progress.advance(round(100 * share) - done, step=step)
             done = round(100 * share)
 
-        return discretise(gaussians, features, config, report)
+        return discretize(gaussians, features, config, report)
 
 
 def main() -> None:

@@ -17,9 +17,9 @@ import _installed  # noqa: F401 (first: without splatseg it says so)
 import tyro
 from _cli import last_given, parse, run
 
-from splatseg.errors import SplatsegError
+from splatseg.core.errors import SplatsegError
+from splatseg.fit.pipeline import Fit, FitConfig, FitInputs
 from splatseg.io.colmap import find_model
-from splatseg.pipeline import Fit, FitConfig, FitInputs
 
 Preset = Literal["fast", "default", "quality"]
 

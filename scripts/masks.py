@@ -22,22 +22,22 @@ import tyro
 from _cli import last_given, parse, run
 from PIL import Image
 
-from splatseg.camera import Camera
-from splatseg.errors import SplatsegError
-from splatseg.hierarchy import HierarchyConfig, build_hierarchy
+from splatseg.core.camera import Camera
+from splatseg.core.errors import SplatsegError
+from splatseg.core.photos import find_photos, photo_size, photo_suffixes
+from splatseg.core.progress import Progress
+from splatseg.core.scene import View
+from splatseg.draw.mask_preview import Pixels, hierarchy_preview
+from splatseg.fit.masks_job import MaskJob, first_rank_first, process_share, run_masks
 from splatseg.io.colmap import find_model, has_model, load_colmap
 from splatseg.io.run import Run
 from splatseg.masks import MaskSource, mask_source
 from splatseg.masks.cache import MaskCache
+from splatseg.masks.hierarchy import HierarchyConfig, build_hierarchy
 from splatseg.masks.mask_set import MaskSet
-from splatseg.masks.preview import Pixels, hierarchy_preview
-from splatseg.masks.run_masks import MaskJob, first_rank_first, process_share, run_masks
-from splatseg.masks.sam import SamConfig, SamMasks
-from splatseg.masks.sam_config import Preset
+from splatseg.masks.sam.config import Preset
+from splatseg.masks.sam.source import SamConfig, SamMasks
 from splatseg.masks.watershed import WatershedConfig
-from splatseg.photos import find_photos, photo_size, photo_suffixes
-from splatseg.progress import Progress
-from splatseg.scene import View
 
 
 @dataclass(frozen=True)

@@ -17,24 +17,19 @@ from _cli import parse
 from _cli import run as run_script
 from _run import load_field
 
-from splatseg.errors import SplatsegError
-from splatseg.export import save_masks, save_selection
-from splatseg.field import FeatureField
-from splatseg.gaussians import Gaussians
+from splatseg.core.errors import SplatsegError
+from splatseg.core.field import FeatureField
+from splatseg.core.gaussians import Gaussians
+from splatseg.core.progress import Progress
+from splatseg.core.scene import Scene, View
+from splatseg.core.selection import Selection
+from splatseg.io.labels import save_selection
 from splatseg.io.run import Run
 from splatseg.io.run_scene import load_run_scene
-from splatseg.progress import Progress
-from splatseg.scene import Scene, View
-from splatseg.selection import (
-    Click,
-    Level,
-    Scores,
-    Selection,
-    make_query,
-    propose_levels,
-    scores,
-    surface_weights,
-)
+from splatseg.segment.clicks import Click, make_query
+from splatseg.segment.levels import Level, propose_levels, surface_weights
+from splatseg.segment.mask_images import save_masks
+from splatseg.segment.scores import Scores, scores
 
 Pixel = tuple[float, float]
 

@@ -19,7 +19,7 @@ import _installed  # noqa: F401 (first: without splatseg it says so)
 import tyro
 from _cli import fail, parse, run
 
-from splatseg.errors import SplatsegError
+from splatseg.core.errors import SplatsegError
 from splatseg.session import Workspace
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
@@ -95,7 +95,7 @@ def ended_in_one_line() -> Iterator[None]:
 @ended_in_one_line()
 def main(arguments: Arguments) -> None:
     from splatseg.viewer import ServerConfig, Viewer, ViewerConfig
-    from splatseg.viewer.gate import is_loopback
+    from splatseg.viewer.access import is_loopback
 
     if arguments.draw_at_most < 1:
         raise SplatsegError(f"--draw-at-most: expected at least 1, found {arguments.draw_at_most}")

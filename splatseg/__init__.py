@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from splatseg.import_order import load_libz
+from splatseg.core.import_order import load_libz
 
 load_libz()  # before any room is imported: see there
 

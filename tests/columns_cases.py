@@ -11,10 +11,10 @@ from torch import Tensor
 from splatseg.ops.blend import weights_beside
 from splatseg.ops.columns import BLOCK_ENTRIES, WARP_ENTRIES, PoolColumns
 from splatseg.ops.contributions import Contributions
-from splatseg.ops.pooled import run_op
 from splatseg.ops.reference.adam import sparse_adam_at_
 from splatseg.ops.reference.blend import blend_transpose, select_rows
-from splatseg.ops.reference.pooled import pool_batch_
+from splatseg.ops.reference.replay import pool_batch_
+from splatseg.ops.replay import run_op
 
 VIEW_ROWS = (650, 40, 3)
 """Rows of the views; the last view's show nothing."""

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from tiny_splat import TinySplat, make_camera, make_splat
 
+from splatseg.core.scene import Points, Scene, View
 from splatseg.io.ply import save_gaussians
 from splatseg.io.run import Run
-from splatseg.scene import Points, Scene, View
 from splatseg.session import Workspace
 
 

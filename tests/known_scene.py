@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from splatseg.camera import Camera
-from splatseg.field import FeatureField
-from splatseg.gaussians import SH_C0, Gaussians
+from splatseg.core.camera import Camera
+from splatseg.core.field import FeatureField
+from splatseg.core.gaussians import SH_C0, Gaussians
 from splatseg.io.ply import save_gaussians
 from splatseg.io.run import Run
 from splatseg.synthetic import SceneConfig, write_scene

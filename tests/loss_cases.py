@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from splatseg.ops.loss import LossConfig
+from splatseg.ops.loss_config import LossConfig
 from splatseg.ops.reference import loss as reference
 from splatseg.ops.reference.levels import levels
 

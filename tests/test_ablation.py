@@ -16,16 +16,16 @@ import pytest
 from PIL import Image
 from script_runner import run_script
 
-from splatseg.errors import SplatsegError
+from splatseg.core.errors import SplatsegError
 from splatseg.evaluate import ablation
 from splatseg.evaluate.ablation import AblationScene, Cell, Plan, read_cell, run_plan
 from splatseg.evaluate.ablation_report import AVERAGE, deviation, summarise, to_json, to_markdown
 from splatseg.evaluate.ablation_rows import TABLES, Row, Table, with_settings
 from splatseg.evaluate.hierarchical import load_hierarchical
-from splatseg.features import FeatureConfig
-from splatseg.geometry import GeometryConfig
+from splatseg.fit.features import FeatureConfig
+from splatseg.fit.geometry import GeometryConfig
+from splatseg.fit.pipeline import Fit, FitConfig, FitInputs
 from splatseg.io.colmap import load_colmap
-from splatseg.pipeline import Fit, FitConfig, FitInputs
 from splatseg.synthetic import SceneConfig, write_scene
 
 ROOT = Path(__file__).parent.parent
@@ -275,7 +275,7 @@ def main_and_decay() -> set[FeatureConfig]:
     [
         (
             ["--tables", "colours"],
-            "--tables: expected some of main, decay, dimension, consensus, ideas, found 'colours'",
+            "--tables: expected some of main, decay, dimension, segments, ideas, found 'colours'",
         ),
         (["--set", "steps"], "--set: expected NAME=VALUE, found 'steps'"),
         (["--set", "steps=many"], "setting 'steps': expected a value of type int, found 'many'"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from splatseg import ops
-from splatseg.errors import SplatsegError
+from splatseg.core.errors import SplatsegError
 from splatseg.ops import AdamConfig, SparseFeatureAdam
 from splatseg.ops.reference import adam as reference
 from tests.test_blend import random_contributions

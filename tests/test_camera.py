@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from splatseg.camera import Camera
-from splatseg.errors import SplatsegError
+from splatseg.core.camera import Camera
+from splatseg.core.errors import SplatsegError
 
 
 def rotation(axis: tuple[float, float, float], angle: float) -> torch.Tensor:

@@ -17,7 +17,7 @@ from PIL import Image
 from plyfile import PlyData, PlyElement
 from test_colmap import FOCAL, HEIGHT, WIDTH, make_scene
 
-from splatseg.errors import SplatsegError
+from splatseg.core.errors import SplatsegError
 from splatseg.io import load_colmap
 from splatseg.io.colmap import find_model, has_model
 from splatseg.io.colmap_masks import source_pixels

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from splatseg.errors import SplatsegError
-from splatseg.masks import checkpoints
-from splatseg.masks.checkpoints import CHECKPOINTS, Checkpoint, fetch, find_checkpoint
+from splatseg.core.errors import SplatsegError
+from splatseg.masks.sam import weights as checkpoints
+from splatseg.masks.sam.weights import CHECKPOINTS, Checkpoint, fetch, find_checkpoint
 
 CONTENT = bytes(range(256)) * 5000  # 1.28 MB: more than one block
 
@@ -212,7 +212,7 @@ def test_find(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_official_records() -> None:
     """One record for each model of the configuration, well-formed."""
-    from splatseg.masks.sam_config import MODELS
+    from splatseg.masks.sam.config import MODELS
 
     assert set(CHECKPOINTS) == set(MODELS)
     assert (

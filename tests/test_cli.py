@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def run_snippet(body: str) -> subprocess.CompletedProcess[str]:
-    code = f"import errno, os, sys\nfrom _cli import run\nfrom splatseg.errors import SplatsegError\n{body}"
+    code = f"import errno, os, sys\nfrom _cli import run\nfrom splatseg.core.errors import SplatsegError\n{body}"
     env = {**os.environ, "PYTHONPATH": f"{ROOT / 'scripts'}{os.pathsep}{ROOT}"}
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=False)
 

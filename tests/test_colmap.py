@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from splatseg.errors import SplatsegError
+from splatseg.core.errors import SplatsegError
 from splatseg.io import load_colmap
 from splatseg.io.colmap_model import CAMERA_MODELS
 
@@ -315,7 +315,7 @@ def test_damaged_text_field_is_named_with_its_line(
 FUZZ = """
 import random, sys
 from pathlib import Path
-from splatseg.errors import SplatsegError
+from splatseg.core.errors import SplatsegError
 from splatseg.io import load_colmap
 scene, rng = Path(sys.argv[1]), random.Random(0)
 outcomes = {"loaded": 0, "refused": 0}

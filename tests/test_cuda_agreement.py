@@ -22,17 +22,17 @@ from test_trace import scene as splat_scene
 from torch import Tensor
 
 from splatseg import ops
-from splatseg.camera import Camera
-from splatseg.errors import SplatsegError
-from splatseg.features import FeatureTrainer
-from splatseg.gaussians import Gaussians
-from splatseg.geometry import fit_geometry, psnr
-from splatseg.hooks import FitHooks
-from splatseg.ops.pooled import can_replay
+from splatseg.core.camera import Camera
+from splatseg.core.errors import SplatsegError
+from splatseg.core.gaussians import Gaussians
+from splatseg.fit.features import FeatureTrainer
+from splatseg.fit.geometry import fit_geometry, psnr
+from splatseg.fit.hooks import FitHooks
+from splatseg.fit.pixel_pools import SamplingConfig
 from splatseg.ops.reference import blend as blend_reference
 from splatseg.ops.reference import loss as loss_reference
+from splatseg.ops.replay import can_replay
 from splatseg.render import Means2dProbe, RenderConfig, render, trace
-from splatseg.sampling import SamplingConfig
 
 
 def double(g: Gaussians) -> Gaussians:

@@ -16,7 +16,7 @@ from tiny_splat import make_camera
 
 import splatseg
 from splatseg.session import Session
-from splatseg.session.display import DISPLAY_MODES, Look, Painter
+from splatseg.session.colors import DISPLAY_MODES, Look, Painter
 
 ARRAY = re.compile(r"\b(Tensor|ndarray|NDArray|ndarray\[)")
 
@@ -38,7 +38,7 @@ def every_dataclass() -> dict[str, type]:
 def test_none_that_holds_arrays_compares_by_value() -> None:
     """``==`` of tensors is a tensor: the generated ``__eq__`` raises, or answers with one of its fields."""
     kinds = every_dataclass()
-    assert len(kinds) > 80 and "splatseg.camera.Camera" in kinds
+    assert len(kinds) > 80 and "splatseg.core.camera.Camera" in kinds
     holders = {
         name: kind for name, kind in kinds.items() if any(ARRAY.search(str(f.type)) for f in dataclasses.fields(kind))
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from splatseg import doctor
+from splatseg.cli import doctor
 
 ROOT = Path(__file__).parent.parent
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from splatseg.errors import MissingExtraError, SplatsegError, check_dims, check_finite, require_extra
+from splatseg.core.errors import MissingExtraError, SplatsegError, check_dims, check_finite, require_extra
 
 
 def test_dims_bind_names_and_return_them_without_touching_the_callers() -> None:

@@ -12,10 +12,10 @@ import torch
 from tiny_splat import HEIGHT, WIDTH, TinySplat, make_splat
 
 import splatseg.render as rendering
-from splatseg.errors import SplatsegError
+from splatseg.core.errors import SplatsegError
+from splatseg.core.field import FeatureField
 from splatseg.evaluate.hierarchical import evaluate_scene, load_hierarchical
-from splatseg.field import FeatureField
-from splatseg.selection.clicks import EMPTY_ALPHA
+from splatseg.segment.clicks import EMPTY_ALPHA
 
 
 def write_scene(folder: Path, splat: TinySplat) -> Path:

@@ -10,8 +10,8 @@ import torch
 from plyfile import PlyData, PlyElement
 from tiny_splat import make_gaussians, make_splat
 
-from splatseg.clusters import tree_from_leaves
-from splatseg.errors import SplatsegError
+from splatseg.core.errors import SplatsegError
+from splatseg.core.label_tree import tree_from_leaves
 from splatseg.evaluate.labels3d import (
     LabelledPoints,
     average_precision,

@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 from tiny_splat import TinySplat, make_camera, make_splat
 
-from splatseg.errors import SplatsegError
+from splatseg.core.errors import SplatsegError
+from splatseg.core.scene import View
+from splatseg.core.selection import Selection
 from splatseg.evaluate.datasets import load_lerf_mask, load_mvseg, load_nvos, load_replica
 from splatseg.evaluate.reference import ReferenceTask, evaluate_tasks
-from splatseg.scene import View
-from splatseg.selection import Selection, project_selection
+from splatseg.segment.scores import project_selection
 
 
 @pytest.fixture(scope="module")

@@ -15,15 +15,16 @@ from test_evaluate_hierarchical import write_scene
 from test_evaluate_labels3d import write_points
 from tiny_splat import HEIGHT, WIDTH, make_camera, make_splat, write_capture, write_run
 
-from splatseg.clusters import tree_from_leaves
-from splatseg.errors import SplatsegError
+from splatseg.core.errors import SplatsegError
+from splatseg.core.label_tree import tree_from_leaves
+from splatseg.core.scene import View
+from splatseg.core.selection import Selection
 from splatseg.evaluate.ceiling import evaluate_ceiling, in_subtree, node_weights, truth_labels
 from splatseg.evaluate.hierarchical import evaluate_scene, load_hierarchical
 from splatseg.evaluate.report import markdown_table, update_metrics
 from splatseg.evaluate.sheets import Cell, contact_sheet, extreme_queries, overlay
-from splatseg.export import save_labels
-from splatseg.scene import View
-from splatseg.selection import Selection, project_selection
+from splatseg.io.labels import save_labels
+from splatseg.segment.scores import project_selection
 
 
 @pytest.fixture

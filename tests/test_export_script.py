@@ -9,7 +9,7 @@ import pytest
 from script_runner import run_script
 from tiny_splat import make_splat, write_run
 
-from splatseg.export import load_labels, save_labels
+from splatseg.io.labels import load_labels, save_labels
 from splatseg.io.ply import load_extra
 
 SMALL = ("--clusters.min-cluster", 20, "--clusters.min-gaussians", 20)

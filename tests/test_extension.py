@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from splatseg.errors import SplatsegError
+from splatseg.core.errors import SplatsegError
 from splatseg.ops import extension
 
 ROOT = Path(__file__).parent.parent

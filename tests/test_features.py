@@ -10,16 +10,16 @@ import pytest
 import torch
 from test_geometry import camera_at
 
-from splatseg.consensus import ConsensusConfig
-from splatseg.errors import SplatsegError
-from splatseg.features import FeatureConfig, FeatureTrainer, fit_features, learning_rate
-from splatseg.gaussians import Gaussians
-from splatseg.hierarchy import PatchHierarchy, build_hierarchy
-from splatseg.hooks import FitHooks
+from splatseg.core.errors import SplatsegError
+from splatseg.core.gaussians import Gaussians
+from splatseg.core.scene import View
+from splatseg.fit.features import FeatureConfig, FeatureTrainer, fit_features, learning_rate
+from splatseg.fit.hooks import FitHooks
+from splatseg.fit.mask_clustering import MaskClusteringConfig
+from splatseg.fit.pixel_pools import SamplingConfig, draw_batch, sample_pool
 from splatseg.masks import MaskSet
+from splatseg.masks.hierarchy import PatchHierarchy, build_hierarchy
 from splatseg.render import render, trace
-from splatseg.sampling import SamplingConfig, draw_batch, sample_pool
-from splatseg.scene import View
 
 QUIET = FitHooks(quiet=True)
 
@@ -145,7 +145,7 @@ def test_replayed_steps_keep_the_memory_bound(world: Any, monkeypatch: pytest.Mo
     def hierarchy_of(view: View) -> PatchHierarchy:
         return PatchHierarchy((render(gaussians, view.camera).alpha > 0.5).to(torch.int32), membership)
 
-    monkeypatch.setattr("splatseg.features.can_replay", lambda _: True)
+    monkeypatch.setattr("splatseg.fit.features.can_replay", lambda _: True)
     config = small(steps=2, sampling=SamplingConfig(pool_pixels=5000, batch_pixels=512, memory_mb=4))
     steps = FeatureTrainer(gaussians, views, hierarchy_of, config).replay()
     assert steps.columns.nbytes > 0.5 * steps.stack.contributions.nbytes
@@ -198,7 +198,7 @@ def test_rate_falls_along_a_half_cosine() -> None:
 
 def test_consensus_separates_objects_and_holds_their_codes(world: Any) -> None:
     gaussians, views, hierarchy_of, cluster = world
-    trainer = FeatureTrainer(gaussians, views, hierarchy_of, small(init="consensus", hold_codes=True))
+    trainer = FeatureTrainer(gaussians, views, hierarchy_of, small(init="segments", hold_segments=True))
     trainer.start()
     first = trainer.features.clone()
     seen = seen_gaussians(gaussians, views)
@@ -222,8 +222,8 @@ def test_consensus_looks_at_no_more_pixels_than_its_bounds(world: Any, monkeypat
             drawn.append(len(pool.contributions))
             return pool
 
-        monkeypatch.setattr("splatseg.features.sample_pool", spy)
-        config = small(init="consensus", consensus=ConsensusConfig(**bounds))
+        monkeypatch.setattr("splatseg.fit.features.sample_pool", spy)
+        config = small(init="segments", mask_clustering=MaskClusteringConfig(**bounds))
         trainer = FeatureTrainer(gaussians, views, hierarchy_of, config)
         trainer.start()
         assert drawn == [expected] * 8
@@ -245,7 +245,7 @@ def test_the_loss_trains_what_no_segment_holds(world: Any) -> None:
         kept = torch.stack([mask for mask in masks if not bool((mask & (shares[..., 0] > 0.5)).any())])
         return build_hierarchy(MaskSet.from_dense(kept.numpy()))
 
-    trainer = FeatureTrainer(gaussians, views, with_gaps, small(init="consensus", hold_codes=True))
+    trainer = FeatureTrainer(gaussians, views, with_gaps, small(init="segments", hold_segments=True))
     trainer.start()
     assert trainer.held is not None and not bool(trainer.held[cluster == 3].any())
     first, free = trainer.features.clone(), ~trainer.held
@@ -257,7 +257,7 @@ def test_the_loss_trains_what_no_segment_holds(world: Any) -> None:
 
 def test_codes_may_be_trained_on(world: Any) -> None:
     gaussians, views, hierarchy_of, _ = world
-    trainer = FeatureTrainer(gaussians, views, hierarchy_of, small(init="consensus", hold_codes=False))
+    trainer = FeatureTrainer(gaussians, views, hierarchy_of, small(init="segments", hold_segments=False))
     trainer.start()
     first = trainer.features.clone()
     trainer.step(0)
@@ -271,7 +271,7 @@ def test_resumed_consensus_fit_equals_uninterrupted(world: Any) -> None:
     def keep(state: dict[str, Any]) -> None:
         saved.append({k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in state.items()})
 
-    config = small(steps=12, init="consensus")
+    config = small(steps=12, init="segments")
     hooks = FitHooks(save_checkpoint=keep, checkpoint_seconds=0.0, quiet=True)
     whole = fit_features(gaussians, views, hierarchy_of, config, hooks)
     resumed = fit_features(
@@ -287,5 +287,5 @@ def test_published_constants_stay_the_published_ones() -> None:
 
 
 def test_unknown_start_is_refused() -> None:
-    with pytest.raises(SplatsegError, match=r"features\.init: expected noise or consensus, found 'svd'"):
+    with pytest.raises(SplatsegError, match=r"features\.init: expected noise or segments, found 'svd'"):
         FeatureConfig(init="svd")  # type: ignore[arg-type]

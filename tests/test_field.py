@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 from tiny_splat import make_gaussians, make_splat
 
-from splatseg.errors import SplatsegError
-from splatseg.field import FeatureField, unit_features
+from splatseg.core.errors import SplatsegError
+from splatseg.core.field import FeatureField, unit_features
 
 
 def test_unit_vectors_have_length_one_and_zero_stays_zero() -> None:

@@ -20,12 +20,12 @@ import yaml
 from PIL import Image
 from plyfile import PlyData
 
-from splatseg.errors import SplatsegError
-from splatseg.features import FeatureConfig
-from splatseg.geometry import GeometryConfig
+from splatseg.core.errors import SplatsegError
+from splatseg.fit.features import FeatureConfig
+from splatseg.fit.geometry import GeometryConfig
+from splatseg.fit.pipeline import Fit, FitConfig, FitInputs
+from splatseg.fit.pixel_pools import SamplingConfig
 from splatseg.io.ply import load_gaussians
-from splatseg.pipeline import Fit, FitConfig, FitInputs
-from splatseg.sampling import SamplingConfig
 from splatseg.synthetic import SceneConfig, write_scene
 
 ROOT = Path(__file__).parent.parent

@@ -14,18 +14,18 @@ from plyfile import PlyData
 from scipy.spatial.transform import Rotation
 from script_runner import run_script
 
-from splatseg.errors import SplatsegError
-from splatseg.features import FeatureConfig
-from splatseg.gaussians import Gaussians
-from splatseg.geometry import GeometryConfig, fit_geometry, psnr
-from splatseg.hooks import FitHooks
+from splatseg.core.errors import SplatsegError
+from splatseg.core.gaussians import Gaussians
+from splatseg.core.scene import Scene
+from splatseg.fit.features import FeatureConfig
+from splatseg.fit.geometry import GeometryConfig, fit_geometry, psnr
+from splatseg.fit.hooks import FitHooks
+from splatseg.fit.pipeline import Fit, FitConfig, FitInputs
+from splatseg.fit.pixel_pools import SamplingConfig
 from splatseg.io.colmap import load_colmap
 from splatseg.io.colmap_model import read_model
 from splatseg.io.ply import load_gaussians, save_gaussians
-from splatseg.pipeline import Fit, FitConfig, FitInputs
-from splatseg.sampling import SamplingConfig
-from splatseg.scene import Scene
-from splatseg.selection import project_selection
+from splatseg.segment.scores import project_selection
 from splatseg.session import Session, Workspace
 from splatseg.synthetic import SceneConfig, write_scene
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from splatseg.errors import SplatsegError
-from splatseg.gaussians import SH_C0, Gaussians
+from splatseg.core.errors import SplatsegError
+from splatseg.core.gaussians import SH_C0, Gaussians
 
 
 def make(count: int = 6, coefficients: int = 4, seed: int = 0) -> Gaussians:

@@ -11,17 +11,17 @@ import pytest
 import torch
 from gsplat import DefaultStrategy
 
-from splatseg.camera import Camera
-from splatseg.errors import SplatsegError
-from splatseg.gaussians import Gaussians
-from splatseg.geometry import GeometryConfig, fit_geometry, gaussians_from_points, psnr
-from splatseg.geometry import photos as photos_module
-from splatseg.geometry.fit import view_of_step
-from splatseg.geometry.photos import PhotoCache, halved
-from splatseg.geometry.state import default_strategy
-from splatseg.hooks import FitHooks
+from splatseg.core.camera import Camera
+from splatseg.core.errors import SplatsegError
+from splatseg.core.gaussians import Gaussians
+from splatseg.core.scene import Points, Scene, View
+from splatseg.fit.geometry import GeometryConfig, fit_geometry, gaussians_from_points, psnr
+from splatseg.fit.geometry import photos as photos_module
+from splatseg.fit.geometry.fit import view_of_step
+from splatseg.fit.geometry.photos import PhotoCache, halved
+from splatseg.fit.geometry.state import default_strategy
+from splatseg.fit.hooks import FitHooks
 from splatseg.render import render
-from splatseg.scene import Points, Scene, View
 
 
 def camera_at(angle: float, width: int = 64, height: int = 48) -> Camera:

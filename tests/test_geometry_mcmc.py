@@ -11,11 +11,11 @@ import pytest
 import torch
 from test_geometry import SMALL, _copied, scene  # noqa: F401  (a fixture)
 
-from splatseg.errors import SplatsegError
-from splatseg.geometry import GeometryConfig, fit_geometry, gaussians_from_points, psnr
-from splatseg.geometry.mcmc import compute_relocation
-from splatseg.hooks import FitHooks
-from splatseg.scene import Points, Scene
+from splatseg.core.errors import SplatsegError
+from splatseg.core.scene import Points, Scene
+from splatseg.fit.geometry import GeometryConfig, fit_geometry, gaussians_from_points, psnr
+from splatseg.fit.geometry.mcmc import compute_relocation
+from splatseg.fit.hooks import FitHooks
 
 CONFIG = replace(SMALL, max_gaussians=360, refine_stop=0.8).mcmc()
 

@@ -14,14 +14,14 @@ from plyfile import PlyData, PlyElement
 from scipy.spatial.transform import Rotation
 from script_runner import run_script
 
-from splatseg.camera import Camera
-from splatseg.errors import SplatsegError
-from splatseg.gaussians import Gaussians
-from splatseg.given import agreement, check_agreement
+from splatseg.core.camera import Camera
+from splatseg.core.errors import SplatsegError
+from splatseg.core.gaussians import Gaussians
+from splatseg.core.scene import Points, Scene, View
+from splatseg.fit.given import agreement, check_agreement
+from splatseg.fit.splat_transform import read_splat_transform, rotated_harmonics, transformed
 from splatseg.io.ply import load_gaussians, save_gaussians
 from splatseg.render import render
-from splatseg.scene import Points, Scene, View
-from splatseg.splat_transform import read_splat_transform, rotated_harmonics, transformed
 
 OFFSET = (448262.5, -5411932.0, 131.0)
 

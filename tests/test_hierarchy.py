@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from splatseg.errors import SplatsegError
-from splatseg.hierarchy import HierarchyConfig, HierarchyFolder, PatchHierarchy, build_hierarchy
+from splatseg.core.errors import SplatsegError
 from splatseg.masks import MaskSet
+from splatseg.masks.hierarchy import HierarchyConfig, HierarchyFolder, PatchHierarchy, build_hierarchy
 
 
 def scattered(n: int = 40, height: int = 48, width: int = 64, seed: int = 0) -> np.ndarray:

@@ -50,7 +50,7 @@ def test_pycolmap_first_of_all_is_said_in_one_line_and_not_by_an_abort() -> None
         assert done.stdout == "png\n"
 
 
-@pytest.mark.parametrize("module", ["splatseg.pipeline"])
+@pytest.mark.parametrize("module", ["splatseg.fit.pipeline"])
 def test_pycolmap_is_in_no_process_that_does_not_need_it(module: str) -> None:
     done = python(f"import sys, {module}; print('pycolmap' in sys.modules)")
     assert done.stdout == "False\n", done.stderr[-500:]

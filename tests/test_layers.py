@@ -11,17 +11,24 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "splatseg"
-DEVICE_ROOMS = ("ops", "render", "doctor")  # below or at the place where devices are told apart; doctor reports them
+ROOMS = (
+    "core",
+    "io",
+    "ops",
+    "render",
+    "masks",
+    "segment",
+    "draw",
+    "fit",
+    "evaluate",
+    "synthetic",
+    "session",
+    "viewer",
+)
+DOORS = ("cli",)  # above the rooms, beside ``splatseg/__init__.py``
+DEVICE_ROOMS = ("ops", "render", "cli")  # below or at the place where devices are told apart; doctor reports them
 # Segment Anything is a network of others that runs on whatever device the user names; it is no op with a CPU twin.
-DEVICE_FILES = re.compile(r"splatseg/masks/sam\w*\.py")
-
-
-@cache
-def layers() -> list[str]:
-    """Rooms in the order of ARCHITECTURE.md's list, bottom first."""
-    page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
-    block = page.split("```", 2)[1]
-    return [re.split(r"[\s/]", line, maxsplit=1)[0] for line in block.strip().splitlines() if line[:1].strip()]
+DEVICE_FOLDER = "splatseg/masks/sam/"
 
 
 def room_of(path: Path) -> str:
@@ -51,24 +58,92 @@ def identifier(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def test_the_list_names_every_room_that_exists() -> None:
-    order = layers()
-    assert order[0] == "errors" and order[-1] == "scripts" and len(set(order)) == len(order)
-    rooms = {room_of(path) for path in SOURCES} - {"__init__"}
-    assert sorted(rooms - set(order)) == []
+def test_there_are_twelve_rooms_and_each_says_what_it_owns() -> None:
+    assert {room_of(path) for path in SOURCES} - {"__init__", *DOORS} == set(ROOMS) and len(ROOMS) == 12
+    for room in (*ROOMS, *DOORS):
+        said = ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text(encoding="utf-8")))
+        assert said and said.endswith("."), room
+
+
+def test_the_page_lists_the_rooms_in_their_order() -> None:
+    block = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").split("```", 2)[1]
+    listed = [re.split(r"[\s/]", line, maxsplit=1)[0] for line in block.strip().splitlines() if line[:1].strip()]
+    assert listed == [*ROOMS, *DOORS, "scripts"]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=identifier)
 def test_imports_point_down(path: Path) -> None:
-    order = layers()
+    order = (*ROOMS, *DOORS)
     room = room_of(path)
+    if room == "__init__":
+        return
     for name in imported(path):
         parts = name.split(".")
-        if parts[0] != "splatseg" or len(parts) < 2 or room == "__init__":
-            continue
-        other = parts[1]
-        if other in order and room in order:
-            assert order.index(other) <= order.index(room), f"{room} imports {name}, which lies above it"
+        if parts[0] == "splatseg" and len(parts) > 1 and parts[1] in order:
+            assert order.index(parts[1]) <= order.index(room), f"{room} imports {name}, which lies above it"
+
+
+def file_of(module: str, root: Path) -> Path | None:
+    """The file of a dotted name below ``root``, or None where it is no module of ours."""
+    base = root.joinpath(*module.split("."))
+    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
+
+
+def imported_files(path: Path, root: Path) -> set[Path]:
+    """Files that ``path`` imports by name, inside functions and for type checks, too.
+
+    ``from a.b import c`` is an import of ``a/b/c.py`` where that is a file, else of ``a/b``.
+    """
+    files: set[Path] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        modules: list[str] = []
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            modules = [
+                f"{node.module}.{alias.name}" if file_of(f"{node.module}.{alias.name}", root) else node.module
+                for alias in node.names
+            ]
+        files |= {found for module in modules if (found := file_of(module, root))}
+    return files - {path}
+
+
+def circles(sources: list[Path], root: Path) -> list[set[Path]]:
+    """Sets of files that reach each other by imports (strongly connected, more than one)."""
+    graph = {path: imported_files(path, root) for path in sources}
+    graph = {path: targets & set(sources) for path, targets in graph.items()}
+    reach: dict[Path, set[Path]] = {}
+    for path in sources:
+        seen: set[Path] = set()
+        waiting = [path]
+        while waiting:
+            for target in graph[waiting.pop()] - seen:
+                seen.add(target)
+                waiting.append(target)
+        reach[path] = seen
+    found = [{a, *(b for b in reach[a] if a in reach[b])} for a in sources if a in reach[a]]
+    return [circle for i, circle in enumerate(found) if circle not in found[:i]]
+
+
+def test_no_two_files_import_each_other() -> None:
+    assert [sorted(map(identifier, circle)) for circle in circles(SOURCES, ROOT)] == []
+    benchmarks = sorted((ROOT / "benchmarks").rglob("*.py"))
+    for root in (ROOT, ROOT / "benchmarks"):  # scripts there import their neighbors without the folder's name
+        assert [sorted(map(identifier, circle)) for circle in circles(benchmarks, root)] == []
+
+
+def test_the_search_for_circles_sees_them(tmp_path: Path) -> None:
+    texts = {
+        "a.py": "from p.b import x\n",
+        "b.py": "def f():\n    import p.c\n",
+        "c.py": "if TYPE_CHECKING:\n    from p import a\n",
+        "d.py": "from p.a import y\n",
+    }
+    (tmp_path / "p").mkdir()
+    paths = [tmp_path / "p" / name for name in texts]
+    for path, text in zip(paths, texts.values(), strict=True):
+        path.write_text(text)
+    assert circles(paths, tmp_path) == [set(paths[:3])]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=identifier)
@@ -97,7 +172,7 @@ def test_the_device_check_itself_sees_branches() -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=identifier)
 def test_no_device_branches_above_render_and_ops(path: Path) -> None:
-    if room_of(path) not in DEVICE_ROOMS and not DEVICE_FILES.fullmatch(identifier(path)):
+    if room_of(path) not in DEVICE_ROOMS and not identifier(path).startswith(DEVICE_FOLDER):
         assert device_branches(path.read_text(encoding="utf-8")) == []
 
 

@@ -15,7 +15,8 @@ from loss_cases import LossCase, detached_loss, random_case
 from torch import Tensor
 
 from splatseg.ops.extension import compiled
-from splatseg.ops.loss import LossConfig, hierarchical_contrastive_loss, hierarchical_contrastive_loss_and_grad
+from splatseg.ops.loss import hierarchical_contrastive_loss, hierarchical_contrastive_loss_and_grad
+from splatseg.ops.loss_config import LossConfig
 from splatseg.ops.reference import loss as reference
 
 pytestmark = pytest.mark.skipif(not compiled(), reason="splatseg._C is not built")

@@ -11,7 +11,8 @@ from torch import Tensor
 
 import splatseg.ops.levels  # noqa: F401  registers its fake kernels
 from splatseg.ops.extension import compiled
-from splatseg.ops.loss import LossConfig, hierarchical_contrastive_loss
+from splatseg.ops.loss import hierarchical_contrastive_loss
+from splatseg.ops.loss_config import LossConfig
 from splatseg.ops.reference import loss as reference
 
 pytestmark = pytest.mark.skipif(not compiled(), reason="splatseg._C is not built")

@@ -13,7 +13,8 @@ from cuda_emulator.build import ORDERS, compile_for_host, in_order
 from loss_cases import LossCase, case, nested_masks, random_case
 from torch import Tensor
 
-from splatseg.ops.loss import LossConfig, hierarchical_contrastive_loss_and_grad
+from splatseg.ops.loss import hierarchical_contrastive_loss_and_grad
+from splatseg.ops.loss_config import LossConfig
 from splatseg.ops.reference import loss as reference
 
 ANY = replace(LossConfig.gs(), min_pixels=1, weight=1.0)

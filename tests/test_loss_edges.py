@@ -10,9 +10,10 @@ import torch
 from loss_cases import LossCase, case, nested_masks, random_case
 from torch import Tensor
 
-from splatseg.errors import SplatsegError
+from splatseg.core.errors import SplatsegError
 from splatseg.ops.extension import compiled
-from splatseg.ops.loss import LossConfig, hierarchical_contrastive_loss, hierarchical_contrastive_loss_and_grad
+from splatseg.ops.loss import hierarchical_contrastive_loss, hierarchical_contrastive_loss_and_grad
+from splatseg.ops.loss_config import LossConfig
 from splatseg.ops.reference import loss as reference
 
 pytestmark = pytest.mark.skipif(not compiled(), reason="splatseg._C is not built")

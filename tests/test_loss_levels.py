@@ -6,7 +6,7 @@ import pytest
 import torch
 from loss_cases import nested_masks, pack
 
-from splatseg.errors import SplatsegError
+from splatseg.core.errors import SplatsegError
 from splatseg.ops import levels as ops
 from splatseg.ops.extension import compiled
 from splatseg.ops.reference import levels as reference

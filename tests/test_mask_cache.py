@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from splatseg.camera import Camera
-from splatseg.errors import SplatsegError
+from splatseg.core.camera import Camera
+from splatseg.core.errors import SplatsegError
+from splatseg.core.scene import View
 from splatseg.masks import MaskSet
 from splatseg.masks.cache import MaskCache
-from splatseg.scene import View
 
 
 class CountingSource:

@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from splatseg.camera import Camera
-from splatseg.errors import SplatsegError
+from splatseg.core.camera import Camera
+from splatseg.core.errors import SplatsegError
+from splatseg.core.scene import View
 from splatseg.masks import MaskSet, mask_source
 from splatseg.masks.files import FileMasks
-from splatseg.scene import View
 
 HEIGHT, WIDTH = 6, 9
 

@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
-from splatseg import consensus
-from splatseg.consensus import ConsensusConfig, find_segments
+from splatseg.fit import mask_clustering as consensus
+from splatseg.fit.mask_clustering import MaskClusteringConfig, find_segments
+from splatseg.fit.pixel_pools import PixelPool
 from splatseg.ops import Contributions, mask_products
 from splatseg.ops.mask_products import BlockedEvidence, MaskEvidence, Rows, bfloat16_terms, product
 from splatseg.ops.reference.mask_products import SparseEvidence
-from splatseg.sampling import PixelPool
 
 MIN_WEIGHT = 0.02
 COUNT = 270  # three groups of three objects of three parts of ten Gaussians
@@ -142,13 +142,13 @@ def gather(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> G
 def test_segments_are_those_of_plain_tables(
     pools: list[PixelPool], gather: Gather, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = ConsensusConfig(min_views=2, rest=0.05, nesting=0.7)
+    config = MaskClusteringConfig(min_views=2, rest=0.05, nesting=0.7)
     monkeypatch.setattr(consensus, "gather", Plain.gather)
     wanted = find_segments(pools, COUNT, config)
-    sampled = find_segments(pools, COUNT, ConsensusConfig(max_gaussians=150))
+    sampled = find_segments(pools, COUNT, MaskClusteringConfig(max_gaussians=150))
     assert len(wanted) > 30 and len(sampled) > 5
     monkeypatch.setattr(consensus, "gather", gather)
-    for expected, settings in ((wanted, config), (sampled, ConsensusConfig(max_gaussians=150))):
+    for expected, settings in ((wanted, config), (sampled, MaskClusteringConfig(max_gaussians=150))):
         found = find_segments(moved(pools, device), COUNT, settings)
         assert np.array_equal(found.inside.toarray(), expected.inside.toarray())
         assert np.array_equal(found.views, expected.views)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from splatseg.errors import SplatsegError
+from splatseg.core.errors import SplatsegError
 from splatseg.masks import MaskSet, mask_source, rle
 
 

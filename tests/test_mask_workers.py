@@ -16,14 +16,14 @@ import torch
 from PIL import Image
 from waiting import wait_for
 
-from splatseg.camera import Camera
-from splatseg.errors import SplatsegError
+from splatseg.core.camera import Camera
+from splatseg.core.errors import SplatsegError
+from splatseg.core.scene import View
+from splatseg.fit.masks_job import MaskJob, run_masks
 from splatseg.masks import MaskSet, workers
 from splatseg.masks.cache import MaskCache
-from splatseg.masks.run_masks import MaskJob, run_masks
 from splatseg.masks.watershed import WatershedConfig, WatershedMasks
 from splatseg.masks.workers import MaskWorkers, affordable, find_masks
-from splatseg.scene import View
 
 WIDTH, HEIGHT = 60, 40
 SMALL = WatershedConfig(min_area=20)
@@ -162,10 +162,10 @@ def test_scripts_need_no_guard_and_a_kill_leaves_no_process(views: list[View], t
         "from test_mask_workers import HEIGHT, WIDTH, SMALL\n"
         "from pathlib import Path\n"
         "import torch\n"
-        "from splatseg.camera import Camera\n"
+        "from splatseg.core.camera import Camera\n"
         "from splatseg.masks.watershed import WatershedMasks\n"
         "from splatseg.masks.workers import MaskWorkers\n"
-        "from splatseg.scene import View\n"
+        "from splatseg.core.scene import View\n"
         "camera = Camera(torch.eye(3), torch.eye(4), WIDTH, HEIGHT)\n"
         "views = [View(p.name, camera, p) for p in sorted(Path(sys.argv[1]).glob('*.png'))]\n"
         "workers = MaskWorkers(WatershedMasks(SMALL), 2)\n"

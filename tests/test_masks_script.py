@@ -17,13 +17,20 @@ from script_runner import run_script
 from test_sam_everything import LOOSE, build_sam, photo
 from test_sam_source import tiny_model
 
-from splatseg.errors import SplatsegError
+from splatseg.core.errors import SplatsegError
+from splatseg.core.scene import View
+from splatseg.draw.mask_preview import (
+    hierarchy_preview,
+    mask_overlay,
+    palette,
+    patch_overlay,
+    pixel_levels,
+    telling_pixel,
+)
+from splatseg.fit.masks_job import MaskJob, Share, run_masks
 from splatseg.masks import MaskSet
 from splatseg.masks.cache import MaskCache
-from splatseg.masks.preview import hierarchy_preview, mask_overlay, palette, patch_overlay, pixel_levels, telling_pixel
-from splatseg.masks.run_masks import MaskJob, Share, run_masks
-from splatseg.masks.sam import SamMasks
-from splatseg.scene import View
+from splatseg.masks.sam.source import SamMasks
 
 ROOT = Path(__file__).parent.parent
 
@@ -208,7 +215,7 @@ def test_coco_of_sam_keeps_its_scores(photos: Path, tmp_path: Path) -> None:
 
 
 def view_camera(width: int, height: int) -> object:
-    from splatseg.camera import Camera
+    from splatseg.core.camera import Camera
 
     return Camera(torch.eye(3), torch.eye(4), width, height)
 

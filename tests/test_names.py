@@ -15,16 +15,16 @@ from PIL import Image
 from script_runner import run_script
 from test_colmap import make_scene
 
-from splatseg.camera import Camera
-from splatseg.errors import SplatsegError
-from splatseg.hierarchy import HierarchyFolder, build_hierarchy
+from splatseg.core.camera import Camera
+from splatseg.core.errors import SplatsegError
+from splatseg.core.scene import View
 from splatseg.io import load_colmap
 from splatseg.io.names import by_stem, check_distinct, run_path, safe_name
 from splatseg.io.run import Run
 from splatseg.io.sfm import _photos as photos_of_sfm
 from splatseg.masks import MaskSet
 from splatseg.masks.files import FileMasks
-from splatseg.scene import View
+from splatseg.masks.hierarchy import HierarchyFolder, build_hierarchy
 
 HOSTILE = [
     "/abs/photo.png",

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from splatseg.errors import SplatsegError
+from splatseg.core.errors import SplatsegError
 from splatseg.masks import MaskSet
 from splatseg.ops import extension
 from splatseg.ops.patches import patch_votes, patches

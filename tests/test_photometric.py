@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from splatseg import ops
-from splatseg.errors import SplatsegError
+from splatseg.core.errors import SplatsegError
 from splatseg.ops.extension import compiled
 from splatseg.ops.reference import photometric as reference
 

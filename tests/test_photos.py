@@ -14,15 +14,15 @@ from PIL import Image
 from test_colmap import HEIGHT, WIDTH, make_scene
 from test_render import make_scene as known_splat
 
-from splatseg.errors import SplatsegError
-from splatseg.geometry.fit import masked_target, psnr
-from splatseg.geometry.photos import halved, packed, unpacked
+from splatseg.core.errors import SplatsegError
+from splatseg.core.photos import find_photos, photo_suffixes, read_photo
+from splatseg.core.scene import View
+from splatseg.fit.geometry.fit import masked_target, psnr
+from splatseg.fit.geometry.photos import halved, packed, unpacked
 from splatseg.io import load_colmap
 from splatseg.io.sfm import _for_colmap, run_sfm
 from splatseg.ops import photometric_loss
-from splatseg.photos import find_photos, photo_suffixes, read_photo
 from splatseg.render import render
-from splatseg.scene import View
 
 GREY = np.linspace(0, 255, 64).round().astype(np.uint8).reshape(8, 8)
 RGB = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)

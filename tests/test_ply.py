@@ -9,8 +9,8 @@ import pytest
 import torch
 from plyfile import PlyData, PlyElement
 
-from splatseg.errors import SplatsegError
-from splatseg.gaussians import Gaussians
+from splatseg.core.errors import SplatsegError
+from splatseg.core.gaussians import Gaussians
 from splatseg.io.ply import load_extra, load_gaussians, save_gaussians
 
 

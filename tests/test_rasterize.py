@@ -14,8 +14,8 @@ import torch
 from gsplat.cuda import _torch_impl as gsplat_torch
 from torch import Tensor
 
-from splatseg.camera import Camera
-from splatseg.errors import SplatsegError
+from splatseg.core.camera import Camera
+from splatseg.core.errors import SplatsegError
 from splatseg.ops.extension import compiled
 from splatseg.ops.rasterize import Means2dProbe, RenderConfig, Rendered, Splats, rasterize
 from splatseg.ops.reference import rasterize as reference

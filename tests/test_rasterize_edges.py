@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from splatseg.camera import Camera
-from splatseg.errors import SplatsegError
+from splatseg.core.camera import Camera
+from splatseg.core.errors import SplatsegError
 from splatseg.ops.rasterize import Means2dProbe, RenderConfig, Rendered, Splats, rasterize
 
 BACKGROUND = (0.25, 0.5, 0.75)

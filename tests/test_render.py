@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from splatseg.camera import Camera
-from splatseg.errors import SplatsegError
-from splatseg.gaussians import Gaussians
+from splatseg.core.camera import Camera
+from splatseg.core.errors import SplatsegError
+from splatseg.core.gaussians import Gaussians
 from splatseg.ops.rasterize import Splats, rasterize
 from splatseg.render import Means2dProbe, RenderConfig, render
 

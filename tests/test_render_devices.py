@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from splatseg.errors import SplatsegError
+from splatseg.core.errors import SplatsegError
 from splatseg.ops.extension import BuildInfo
 from splatseg.render import backends, choose_device
 

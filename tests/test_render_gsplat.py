@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from splatseg import ops
-from splatseg.camera import Camera
-from splatseg.errors import SplatsegError
-from splatseg.gaussians import Gaussians
+from splatseg.core.camera import Camera
+from splatseg.core.errors import SplatsegError
+from splatseg.core.gaussians import Gaussians
 from splatseg.render import Means2dProbe, RenderConfig, Rendered, cpu, render, trace
 from splatseg.render import gsplat as backend
 from splatseg.render.backends import backend_of

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from splatseg.errors import SplatsegError
-from splatseg.io.atomic import write_together
+from splatseg.core.atomic import write_together
+from splatseg.core.errors import SplatsegError
 from splatseg.io.run import Run, atomic_write, digest
 
 ROOT = Path(__file__).parent.parent
@@ -71,8 +71,8 @@ FULL_DISK = """
 import resource, sys
 from pathlib import Path
 import numpy as np, torch
-from splatseg.errors import SplatsegError
-from splatseg.gaussians import Gaussians
+from splatseg.core.errors import SplatsegError
+from splatseg.core.gaussians import Gaussians
 from splatseg.io import Run, save_gaussians, write_text
 folder = Path(sys.argv[1])
 n = 3000

@@ -16,11 +16,13 @@ import torch
 from fake_segmenters import fake_segmenters
 from test_sam_everything import LOOSE, assert_same, library_masks, photo
 
-from splatseg.errors import MissingExtraError, SplatsegError
-from splatseg.masks.sam2_model import load_sam2
-from splatseg.masks.sam_config import MODELS, SamConfig
-from splatseg.masks.sam_everything import everything_masks, point_grid
-from splatseg.masks.sam_models import import_mobile_sam, import_segment_anything, import_with_standins, load_model
+from splatseg.core.errors import MissingExtraError, SplatsegError
+from splatseg.masks.sam.config import MODELS, SamConfig
+from splatseg.masks.sam.everything import everything_masks, point_grid
+from splatseg.masks.sam.model import import_with_standins
+from splatseg.masks.sam.registry import load_model
+from splatseg.masks.sam.sam2 import load_sam2
+from splatseg.masks.sam.segment_anything import import_mobile_sam, import_segment_anything
 
 CPU = torch.device("cpu")
 # SAM 2 compiles its photo transforms with it.

@@ -19,10 +19,10 @@ import pytest
 import torch
 from PIL import Image
 
-from splatseg.masks.sam_attention import bound_attention
-from splatseg.masks.sam_config import SamConfig
-from splatseg.masks.sam_everything import ScoredMasks, everything_masks
-from splatseg.masks.sam_models import SegmentAnything, import_segment_anything
+from splatseg.masks.sam.attention import bound_attention
+from splatseg.masks.sam.config import SamConfig
+from splatseg.masks.sam.everything import ScoredMasks, everything_masks
+from splatseg.masks.sam.segment_anything import SegmentAnything, import_segment_anything
 
 
 @pytest.fixture(scope="module")

@@ -22,14 +22,16 @@ from PIL import Image
 from script_runner import run_script
 from test_sam_everything import LOOSE, add_blobs, assert_same, generator_settings, photo
 
-from splatseg.errors import SplatsegError
-from splatseg.masks.checkpoints import CHECKPOINTS
+from splatseg.core.errors import SplatsegError
 from splatseg.masks.mask_set import MaskSet
-from splatseg.masks.sam2_model import CONFIGS, import_sam2
-from splatseg.masks.sam_config import SamConfig
-from splatseg.masks.sam_everything import everything_masks
-from splatseg.masks.sam_models import PromptModel, import_mobile_sam, load_model
-from splatseg.masks.torchvision_standin import torchvision_or_standin
+from splatseg.masks.sam.config import SamConfig
+from splatseg.masks.sam.everything import everything_masks
+from splatseg.masks.sam.model import PromptModel
+from splatseg.masks.sam.registry import load_model
+from splatseg.masks.sam.sam2 import CONFIGS, import_sam2
+from splatseg.masks.sam.segment_anything import import_mobile_sam
+from splatseg.masks.sam.torchvision_standin import torchvision_or_standin
+from splatseg.masks.sam.weights import CHECKPOINTS
 
 CPU = torch.device("cpu")
 # SAM 2 compiles its photo transforms with it.

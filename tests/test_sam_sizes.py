@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 import torch
 
-from splatseg.masks.checkpoints import CHECKPOINTS
-from splatseg.masks.sam_attention import bound_attention
-from splatseg.masks.sam_models import import_segment_anything
+from splatseg.masks.sam.attention import bound_attention
+from splatseg.masks.sam.segment_anything import import_segment_anything
+from splatseg.masks.sam.weights import CHECKPOINTS
 
 ROOT = Path(__file__).parent.parent
 
@@ -100,7 +100,8 @@ def test_from_a_checkpoint_in_bounded_memory(model: str, tmp_path: Path) -> None
     the issue's bound for vit_b, whatever the model."""
     path = tmp_path / CHECKPOINTS[model].filename
     code = (
-        "import sys, torch; from splatseg.masks.sam_models import import_segment_anything as f; torch.manual_seed(0);"
+        "import sys, torch; from splatseg.masks.sam.segment_anything import import_segment_anything as f;"
+        "torch.manual_seed(0);"
         "torch.save(f().sam_model_registry[sys.argv[1]]().state_dict(), sys.argv[2])"
     )
     run_python("-c", code, model, path)

@@ -13,19 +13,15 @@ import torch
 from PIL import Image
 from test_sam_everything import LOOSE, build_sam, photo
 
-from splatseg.camera import Camera
-from splatseg.errors import MissingExtraError, SplatsegError
+from splatseg.core.camera import Camera
+from splatseg.core.errors import MissingExtraError, SplatsegError
+from splatseg.core.scene import View
 from splatseg.masks import mask_source
-from splatseg.masks.checkpoints import CHECKPOINTS
-from splatseg.masks.sam import SamConfig, SamMasks
-from splatseg.masks.sam_models import (
-    SegmentAnything,
-    autocast_on,
-    import_segment_anything,
-    load_model,
-    load_weights,
-)
-from splatseg.scene import View
+from splatseg.masks.sam.model import autocast_on, load_weights
+from splatseg.masks.sam.registry import load_model
+from splatseg.masks.sam.segment_anything import SegmentAnything, import_segment_anything
+from splatseg.masks.sam.source import SamConfig, SamMasks
+from splatseg.masks.sam.weights import CHECKPOINTS
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from splatseg.masks import timm_standin
-from splatseg.masks import torchvision_standin as standin
+from splatseg.masks.sam import timm_standin
+from splatseg.masks.sam import torchvision_standin as standin
 
 ROOT = Path(__file__).parent.parent
 
@@ -188,7 +188,7 @@ def test_broken_torchvision(tmp_path: Path) -> None:
     (tmp_path / "torchvision").mkdir()
     (tmp_path / "torchvision/__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
     code = (
-        "from splatseg.masks.sam_models import import_segment_anything as f; import sys;"
+        "from splatseg.masks.sam.segment_anything import import_segment_anything as f; import sys;"
         "print(f().SamPredictor.__name__, 'torchvision' in sys.modules)"
     )
     result = subprocess.run(

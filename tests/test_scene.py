@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from splatseg.camera import Camera
-from splatseg.errors import SplatsegError
-from splatseg.scene import Points, Scene, View
+from splatseg.core.camera import Camera
+from splatseg.core.errors import SplatsegError
+from splatseg.core.scene import Points, Scene, View
 
 
 def camera_at(x: float = 0.0, width: int = 8, height: int = 6) -> Camera:

@@ -13,7 +13,7 @@ from PIL import Image
 from script_runner import run_script
 from tiny_splat import TinySplat, make_splat, write_run
 
-from splatseg.field import FeatureField
+from splatseg.core.field import FeatureField
 from splatseg.io.ply import load_gaussians
 
 

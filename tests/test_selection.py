@@ -9,25 +9,14 @@ from hypothesis import strategies as st
 from tiny_splat import PART_COSINE, TinySplat, make_camera, make_gaussians, make_splat
 
 import splatseg.render as rendering
-from splatseg.camera import Camera
-from splatseg.errors import SplatsegError
-from splatseg.field import FeatureField
-from splatseg.gaussians import Gaussians
-from splatseg.selection import (
-    Box,
-    Click,
-    History,
-    PointClick,
-    Query,
-    Scores,
-    Selection,
-    make_query,
-    pixel_scores,
-    project_selection,
-    scores,
-    select_box,
-)
-from splatseg.selection.scores import score_features
+from splatseg.core.camera import Camera
+from splatseg.core.errors import SplatsegError
+from splatseg.core.field import FeatureField
+from splatseg.core.gaussians import Gaussians
+from splatseg.core.selection import Selection
+from splatseg.segment.clicks import Box, Click, PointClick, Query, make_query, select_box
+from splatseg.segment.scores import Scores, pixel_scores, project_selection, score_features, scores
+from splatseg.session.history import History
 
 
 @pytest.fixture(scope="module")

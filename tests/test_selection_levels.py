@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_splat import make_gaussians, make_splat
 
-from splatseg.errors import SplatsegError
+from splatseg.core.errors import SplatsegError
 from splatseg.evaluate.metrics import iou
-from splatseg.selection import LevelConfig, PointClick, Scores, make_query, propose_levels, scores, surface_weights
-from splatseg.selection.levels import cover
+from splatseg.segment.clicks import PointClick, make_query
+from splatseg.segment.levels import LevelConfig, cover, propose_levels, surface_weights
+from splatseg.segment.scores import Scores, scores
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.05])

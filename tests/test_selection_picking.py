@@ -7,8 +7,8 @@ import torch
 from tiny_splat import make_camera, make_gaussians, make_splat
 
 import splatseg.render as rendering
-from splatseg.gaussians import Gaussians
-from splatseg.selection.picking import reachable, trace_few
+from splatseg.core.gaussians import Gaussians
+from splatseg.segment.picking import reachable, trace_few
 
 
 def cloud(n: int, seed: int) -> Gaussians:

@@ -11,9 +11,9 @@ import torch
 from known_run import KnownRun, make_run
 
 import splatseg
-from splatseg.clusters import tree_from_leaves
-from splatseg.errors import SplatsegError
-from splatseg.selection import Selection
+from splatseg.core.errors import SplatsegError
+from splatseg.core.label_tree import tree_from_leaves
+from splatseg.core.selection import Selection
 from splatseg.session import Cancelled, Change, Job, Session
 
 
@@ -231,10 +231,10 @@ def give_labels(known: KnownRun) -> None:
 
 
 def test_discretise_labels_everything_and_is_undone(known: KnownRun, session: Session) -> None:
-    with pytest.raises(SplatsegError, match="discretise"):
+    with pytest.raises(SplatsegError, match="discretize"):
         session.pick_label("front", *known.splat.pixel_of(0))
     job = Job()
-    tree = session.discretise(job=job)
+    tree = session.discretize(job=job)
     assert bool((tree.labels > 0).all()) and job.share == 1
     assert session.tree is tree and session.label_level == tree.default_level
     session.undo()
@@ -245,7 +245,7 @@ def test_discretise_can_be_cancelled(session: Session) -> None:
     job = Job()
     job.cancel()
     with pytest.raises(Cancelled):
-        session.discretise(job=job)
+        session.discretize(job=job)
     assert session.tree is None and not session.can_undo
 
 
@@ -307,7 +307,7 @@ def test_split_can_be_cancelled(known: KnownRun, session: Session) -> None:
 
 
 def test_merge_and_split_say_what_they_need(known: KnownRun, session: Session) -> None:
-    session.discretise()
+    session.discretize()
     session.clear()
     with pytest.raises(SplatsegError, match="two labels"):
         session.merge_labels()

@@ -14,12 +14,12 @@ import pytest
 import torch
 from known_run import KnownRun, make_run
 
-from splatseg.clusters import LabelTree, tree_from_leaves
-from splatseg.errors import SplatsegError
+from splatseg.core.atomic import remove_leftovers, write_together
+from splatseg.core.errors import SplatsegError
+from splatseg.core.label_tree import LabelTree, tree_from_leaves
 from splatseg.io import ply
-from splatseg.io.atomic import remove_leftovers, write_together
 from splatseg.session import Cancelled, Change, Job, Session
-from splatseg.session.display import Look
+from splatseg.session.colors import Look
 from splatseg.session.exports import export_image, export_labels, export_masks, export_selection, export_without
 
 Export = Callable[[Session, Job], object]

@@ -19,16 +19,16 @@ from known_run import KnownRun, make_run
 from PIL import Image
 from plyfile import PlyData
 
-from splatseg.camera import Camera
-from splatseg.clusters import tree_from_leaves
-from splatseg.errors import SplatsegError
-from splatseg.export import load_labels, save_labels
-from splatseg.field import FeatureField
-from splatseg.gaussians import Gaussians
+from splatseg.core.camera import Camera
+from splatseg.core.errors import SplatsegError
+from splatseg.core.field import FeatureField
+from splatseg.core.gaussians import Gaussians
+from splatseg.core.label_tree import tree_from_leaves
+from splatseg.core.selection import Selection
+from splatseg.io.labels import load_labels, save_labels
 from splatseg.io.ply import load_gaussians
-from splatseg.selection import Selection
 from splatseg.session import Cancelled, Change, Job, Session, Workspace, file_stem
-from splatseg.session.display import DISPLAY_MODES, Look, Painter, level_of_detail
+from splatseg.session.colors import DISPLAY_MODES, Look, Painter, level_of_detail
 from splatseg.session.exports import (
     export_image,
     export_labels,
@@ -135,7 +135,7 @@ import sys, time
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 import known_run
-from splatseg.field import FeatureField
+from splatseg.core.field import FeatureField
 from splatseg.io.ply import load_gaussians
 from splatseg.io.run import Run
 from splatseg.session import Session, Workspace

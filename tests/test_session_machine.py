@@ -21,14 +21,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from known_run import make_run, make_scene
 from tiny_splat import TinySplat, make_camera, make_splat
 
-from splatseg.clusters import tree_from_leaves
-from splatseg.errors import SplatsegError
-from splatseg.export import load_labels, save_labels
+from splatseg.core.errors import SplatsegError
+from splatseg.core.label_tree import tree_from_leaves
+from splatseg.core.selection import Selection
+from splatseg.io.labels import load_labels, save_labels
 from splatseg.io.ply import load_gaussians
 from splatseg.io.run import Run
-from splatseg.selection import Selection
 from splatseg.session import Session, Workspace
-from splatseg.session.display import DISPLAY_MODES, Look, Painter, showable
+from splatseg.session.colors import DISPLAY_MODES, Look, Painter, showable
 from splatseg.session.exports import export_labels, export_selection, export_without
 from splatseg.session.shared import Content
 from splatseg.session.state import MODES, Step

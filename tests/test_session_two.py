@@ -13,10 +13,10 @@ import torch
 from known_run import KnownRun, make_run
 from waiting import wait_for
 
-from splatseg.clusters import LabelTree, tree_from_leaves
-from splatseg.errors import SplatsegError
+from splatseg.core.errors import SplatsegError
+from splatseg.core.label_tree import LabelTree, tree_from_leaves
+from splatseg.core.selection import Selection
 from splatseg.io.ply import load_gaussians
-from splatseg.selection import Selection
 from splatseg.session import Change, Session
 from splatseg.session import session as session_module
 from splatseg.session.exports import export_selection, export_without
@@ -86,8 +86,8 @@ def kinds_of_edit(known: KnownRun, session: Session) -> dict[str, tuple[Any, str
     pair = labels_of(session.tree, known, 0, 1)
     return {
         "merge": (LabelTree, "merge", lambda: session.merge_labels(pair)),
-        "split": (session_module.labels, "two_parts", lambda: session.split_label(pair[0])),
-        "level": (session_module.labels, "divided", lambda: session.set_label_level(0)),
+        "split": (session_module.label_edit, "two_parts", lambda: session.split_label(pair[0])),
+        "level": (session_module.label_edit, "divided", lambda: session.set_label_level(0)),
     }
 
 
@@ -125,12 +125,12 @@ def test_dividing_does_not_take_back_an_edit_that_came_meanwhile(
 ) -> None:
     assert mine.tree is not None
     pair = labels_of(mine.tree, known, 4, 5)
-    meanwhile = Meanwhile(monkeypatch, session_module, "discretise", lambda: other.merge_labels(pair))
+    meanwhile = Meanwhile(monkeypatch, session_module, "discretize", lambda: other.merge_labels(pair))
     with pytest.raises(SplatsegError, match="divide again"):
-        mine.discretise()
+        mine.discretize()
     meanwhile.end()
     assert mine.tree.selection(pair[0]) == part(known, 4, 5) and not mine.can_undo
-    tree = mine.discretise()
+    tree = mine.discretize()
     assert mine.tree is tree
     mine.undo()
     assert mine.tree.selection(pair[0]) == part(known, 4, 5)

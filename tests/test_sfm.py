@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from splatseg.errors import SplatsegError
+from splatseg.core.errors import SplatsegError
 from splatseg.io import load_colmap, run_sfm
 
 

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from script_runner import run_script
 
-from splatseg.geometry import psnr
-from splatseg.hierarchy import HierarchyFolder
+from splatseg.fit.geometry import psnr
 from splatseg.io.colmap import load_colmap
 from splatseg.io.ply import load_gaussians
+from splatseg.masks.hierarchy import HierarchyFolder
 
 FEW = ["--preset", "fast", "--quiet", "--config.geometry.steps=60", "--config.features.steps=2"]
 FEW += ["--config.features.sampling.pool-pixels=500", "--config.features.sampling.batch-pixels=500"]

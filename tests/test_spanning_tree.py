@@ -9,7 +9,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from splatseg.errors import SplatsegError
+from splatseg.core.errors import SplatsegError
 from splatseg.ops import spanning_tree
 from splatseg.ops.reference import spanning_tree as reference
 from splatseg.ops.spanning_tree import all_pairs_pay, reachability_tree

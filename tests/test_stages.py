@@ -15,21 +15,21 @@ import torch
 from PIL import Image
 from script_runner import run_script
 
-from splatseg.clusters import ClusterConfig
-from splatseg.errors import SplatsegError
-from splatseg.features import FeatureConfig
-from splatseg.geometry import GeometryConfig
-from splatseg.hierarchy import HierarchyFolder
+from splatseg.core.errors import SplatsegError
+from splatseg.core.scene import View
+from splatseg.fit.features import FeatureConfig
+from splatseg.fit.geometry import GeometryConfig
+from splatseg.fit.pipeline import Fit, FitConfig, FitInputs
+from splatseg.fit.pixel_pools import SamplingConfig
+from splatseg.fit.stages import VERSIONS
 from splatseg.io.colmap import load_colmap
 from splatseg.io.run import Run
 from splatseg.io.run_scene import load_run_scene
 from splatseg.masks import MaskSet
-from splatseg.masks.sam import SamMasks
-from splatseg.pipeline import Fit, FitConfig, FitInputs
-from splatseg.sampling import SamplingConfig
-from splatseg.scene import View
+from splatseg.masks.hierarchy import HierarchyFolder
+from splatseg.masks.sam.source import SamMasks
+from splatseg.segment.discretize import ClusterConfig
 from splatseg.session import Workspace
-from splatseg.stages import VERSIONS
 from splatseg.synthetic import SceneConfig, write_scene
 
 TINY = FitConfig(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from splatseg.ops.reference import adam as adam_reference
 from splatseg.ops.reference import blend as reference
-from splatseg.ops.reference import pooled as pooled_reference
+from splatseg.ops.reference import replay as pooled_reference
 from splatseg.ops.reference import visible_adam as visible_reference
 
 TYPES = {0: (torch.float32, torch.float32), 1: (torch.float32, torch.float16), 2: (torch.float64, torch.float64)}

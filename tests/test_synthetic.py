@@ -12,7 +12,7 @@ import pytest
 import torch
 from plyfile import PlyData
 
-from splatseg.errors import SplatsegError
+from splatseg.core.errors import SplatsegError
 from splatseg.evaluate.hierarchical import load_hierarchical
 from splatseg.io import load_colmap
 from splatseg.masks import MaskSet

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from splatseg import ops
-from splatseg.camera import Camera
-from splatseg.errors import SplatsegError
-from splatseg.gaussians import Gaussians
+from splatseg.core.camera import Camera
+from splatseg.core.errors import SplatsegError
+from splatseg.core.gaussians import Gaussians
 from splatseg.ops import Contributions
 from splatseg.ops.extension import compiled
 from splatseg.ops.rasterize import RenderConfig, Splats

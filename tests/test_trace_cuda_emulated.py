@@ -11,7 +11,7 @@ import torch
 from cuda_emulator.build import ORDERS, compile_for_host, in_order
 from torch import Tensor
 
-from splatseg.errors import SplatsegError
+from splatseg.core.errors import SplatsegError
 from splatseg.ops.reference import trace_tiles as reference
 from splatseg.ops.trace_tiles import TileLists, trace_tiles
 

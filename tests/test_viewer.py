@@ -24,11 +24,11 @@ pytest.importorskip("viser", reason="the viewer's extra is not installed")
 
 from known_run import KnownRun, make_run
 
-from splatseg.camera import Camera
+from splatseg.core.camera import Camera
 from splatseg.session import Session
-from splatseg.session.display import Look, Painter
+from splatseg.session.colors import Look, Painter
 from splatseg.viewer.convert import browser_camera, overview_pose, scene_up, splat_buffer, unit_scale, view_pose
-from splatseg.viewer.mailbox import Mailbox
+from splatseg.viewer.queue import ActionQueue
 from splatseg.viewer.splats import SplatNodes, SplatTemplate, morton_order
 
 ROOT = Path(__file__).parent.parent
@@ -151,7 +151,7 @@ def test_morton_order_keeps_neighbours_together() -> None:
 def test_mailbox_keeps_the_order_and_drops_outdated_slider_values() -> None:
     done: list[object] = []
     gate = threading.Event()
-    box = Mailbox("test")
+    box = ActionQueue("test")
     box.post(lambda: gate.wait(5) and done.append("first"))
     for value in range(5):
         box.post(lambda value=value: done.append(value), "slider")
@@ -164,7 +164,7 @@ def test_mailbox_keeps_the_order_and_drops_outdated_slider_values() -> None:
 
 def test_mailbox_outlives_a_failing_action(caplog: pytest.LogCaptureFixture) -> None:
     done = []
-    box = Mailbox("test")
+    box = ActionQueue("test")
     box.post(lambda: 1 / 0)
     box.post(lambda: done.append(1))
     assert box.wait_idle(5) and done == [1] and "ZeroDivisionError" in caplog.text

@@ -19,8 +19,8 @@ pytest.importorskip("viser", reason="the viewer's extra is not installed")
 from known_run import KnownRun, make_run
 from viser_client import PATIENCE, HeadlessWindow, wait_for
 
+from splatseg.core.selection import Selection
 from splatseg.io.ply import load_gaussians
-from splatseg.selection import Selection
 from splatseg.session import store
 
 ROOT = Path(__file__).parent.parent
@@ -94,7 +94,7 @@ def keep_parts(window: HeadlessWindow, known: KnownRun, start: int, stop: int) -
 
 def saved_things(known: KnownRun) -> int:
     """How many objects the autosave holds; each is exactly what was kept, and so is the selection."""
-    saved = store.load(known.workspace.session_path("autosave"), known.workspace)
+    saved = store.load(known.workspace.session_path("autosave"), known.workspace.field, known.workspace.weights)
     for k, entry in enumerate(saved.objects):
         assert (entry.name, entry.visible) == (f"thing {k}", True)
         assert entry.selection(len(known.workspace)) == part(known, k % 6)

@@ -15,17 +15,17 @@ pytest.importorskip("viser", reason="the viewer's extra is not installed")
 from known_run import KnownRun, make_run
 from viser_client import PATIENCE, HeadlessWindow, wait_for
 
-from splatseg import export
 from splatseg.io import ply
+from splatseg.segment import mask_images
 from splatseg.session import Job, exports, session
 from splatseg.viewer import ServerConfig, Viewer, ViewerConfig, app
-from splatseg.viewer import desk as desk_module
+from splatseg.viewer import window as window_module
 
 # What each button waits in while it works, and what it would write.
 SLOW: dict[str, tuple[Any, str, str]] = {
     "Selection (PLY)": (ply, "_records", "selection.ply"),
     "Scene without it (PLY)": (ply, "_records", "selection_removed.ply"),
-    "Masks in all photos (ZIP)": (export, "project_selection", "selection_masks.zip"),
+    "Masks in all photos (ZIP)": (mask_images, "project_selection", "selection_masks.zip"),
     "Objects as labels (PLY + sidecar)": (ply, "_records", "objects.ply"),
     "Image of this view (PNG)": (exports, "render", "view.png"),
 }
@@ -86,8 +86,8 @@ def test_exports_show_a_bar_and_are_cancelled(
     window.press("Selection (PLY)")
     wait_for("a word on two at once", lambda: "one thing at a time" in window.status)
     window.press("Cancel")
-    (desk,) = viewer.desks.values()
-    wait_for("the cancel to arrive", lambda: desk.job.cancelled)
+    (served,) = viewer.windows.values()
+    wait_for("the cancel to arrive", lambda: served.job.cancelled)
     brake.released.set()
     wait_for("the bar to go", lambda: not window.bar and not window.visible("Cancel"))
     wait_for("the word of it", lambda: "Cancelled" in window.status)
@@ -109,8 +109,8 @@ def test_a_slow_click_shows_a_bar_and_is_cancelled(
     assert brake.reached.wait(PATIENCE)
     wait_for("the bar", lambda: window.bar and window.visible("Cancel") and "working" in window.status)
     window.press("Cancel")
-    (desk,) = viewer.desks.values()
-    wait_for("the cancel to arrive", lambda: desk.doing.cancelled)
+    (served,) = viewer.windows.values()
+    wait_for("the cancel to arrive", lambda: served.doing.cancelled)
     brake.released.set()
     wait_for("the bar to go", lambda: not window.bar and "Cancelled" in window.status)
     assert window.selected == before
@@ -122,7 +122,7 @@ def test_one_job_starts_however_often_it_is_asked_for(
     viewer: Viewer, window: HeadlessWindow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """viser calls from several threads: on f581d69 two that came at once both started."""
-    (desk,) = viewer.desks.values()
+    (served,) = viewer.windows.values()
     together, started, go_on = threading.Barrier(2), [], threading.Event()
 
     class SlowJob(Job):
@@ -135,11 +135,11 @@ def test_one_job_starts_however_often_it_is_asked_for(
         started.append(job)
         go_on.wait(PATIENCE)
 
-    monkeypatch.setattr(desk_module, "Job", SlowJob)
+    monkeypatch.setattr(window_module, "Job", SlowJob)
     for number in (1, 2):
         together.reset()
         go_on.clear()
-        threads = [threading.Thread(target=desk.start_job, args=("thing", work)) for _ in range(2)]
+        threads = [threading.Thread(target=served.start_job, args=("thing", work)) for _ in range(2)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -147,8 +147,8 @@ def test_one_job_starts_however_often_it_is_asked_for(
         wait_for("a word on two at once", lambda: "one thing at a time" in window.status)
         assert len(started) == number
         go_on.set()
-        wait_for("the end of the job", lambda: desk.job is None)
-        desk.panels.message("")
+        wait_for("the end of the job", lambda: served.job is None)
+        served.panels.message("")
         wait_for("the word to go", lambda: "one thing" not in window.status)
 
 
@@ -156,8 +156,8 @@ def test_sessions_of_closed_windows_are_bounded_by_bytes(
     known: KnownRun, viewer: Viewer, window: HeadlessWindow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The session closed first is forgotten, those closed last come back."""
-    (desk,) = viewer.desks.values()
-    monkeypatch.setattr(app, "KEPT_BYTES", int(2.5 * desk.session.nbytes))
+    (served,) = viewer.windows.values()
+    monkeypatch.setattr(app, "KEPT_BYTES", int(2.5 * served.session.nbytes))
     stores = []
     for number in (0, 4, 3):
         opened = HeadlessWindow(viewer.port, known.splat.camera, {})
@@ -169,9 +169,9 @@ def test_sessions_of_closed_windows_are_bounded_by_bytes(
         wait_for("the undo", lambda opened=opened: opened.selected > 0)
         stores.append(opened.storage)
         opened.close()
-        wait_for("the end of the window", lambda: len(viewer.desks) == 1)
-        assert sum(left.session.nbytes for left in viewer._left.values()) <= app.KEPT_BYTES
-    assert set(viewer._left) == {storage[app.SESSION_KEY] for storage in stores[1:]}
+        wait_for("the end of the window", lambda: len(viewer.windows) == 1)
+        assert sum(left.session.nbytes for left in viewer._closed.values()) <= app.KEPT_BYTES
+    assert set(viewer._closed) == {storage[app.SESSION_KEY] for storage in stores[1:]}
     for storage, selected in ((stores[2], 72), (stores[0], 0)):
         opened = HeadlessWindow(viewer.port, known.splat.camera, storage)
         wait_for("its selection", lambda opened=opened, selected=selected: opened.selected == selected)

@@ -16,12 +16,12 @@ from known_run import KnownRun, make_run
 from PIL import Image
 from viser_client import HeadlessWindow, wait_for
 
-from splatseg.clusters import tree_from_leaves
-from splatseg.export import load_labels
+from splatseg.core.label_tree import tree_from_leaves
+from splatseg.io.labels import load_labels
 from splatseg.io.ply import load_gaussians
 from splatseg.session import Change
 from splatseg.viewer import ServerConfig, Viewer, ViewerConfig
-from splatseg.viewer.panel_select import MODE_NAMES
+from splatseg.viewer.panels.select import MODE_NAMES
 
 DRAWN = 200  # of 432: what is drawn is a sample, what is selected is not
 
@@ -71,12 +71,12 @@ def test_level_and_threshold_sliders(known: KnownRun, window: HeadlessWindow) ->
 
 
 def test_keys_and_buttons_choose_what_a_click_does(known: KnownRun, viewer: Viewer, window: HeadlessWindow) -> None:
-    (desk,) = viewer.desks.values()
+    (served,) = viewer.windows.values()
 
     def choose(mode: str) -> None:
         """viser hands events to a pool of threads: a click of the same millisecond may overtake the choice."""
         window.put("Click does", mode)
-        wait_for("the mode", lambda: MODE_NAMES[mode] == desk.choices.mode)
+        wait_for("the mode", lambda: MODE_NAMES[mode] == served.choices.mode)
 
     window.click(*known.splat.pixel_of(0))
     window.click(*known.splat.pixel_of(4), "shift")
@@ -99,7 +99,7 @@ def test_keys_and_buttons_choose_what_a_click_does(known: KnownRun, viewer: View
 
 
 def test_rectangles_with_ctrl_or_with_the_checkbox(known: KnownRun, viewer: Viewer, window: HeadlessWindow) -> None:
-    (desk,) = viewer.desks.values()
+    (served,) = viewer.windows.values()
     window.drag(((0, 0), (48, 32)))
     wait_for("the rectangle", lambda: window.selected > 0)
     everything = window.selected
@@ -109,7 +109,7 @@ def test_rectangles_with_ctrl_or_with_the_checkbox(known: KnownRun, viewer: View
     wait_for("the subtraction", lambda: 0 < window.selected < everything)
     rest = window.selected
     window.put("Drag a rectangle", True)
-    wait_for("the choice", lambda: desk.choices.drag_rectangle)
+    wait_for("the choice", lambda: served.choices.drag_rectangle)
     window.drag(corners, None)
     selects(window, everything - rest)
     window.drag(((0, 0), (1, 1)), None)

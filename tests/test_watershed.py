@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from splatseg.camera import Camera
-from splatseg.errors import SplatsegError
+from splatseg.core.camera import Camera
+from splatseg.core.errors import SplatsegError
+from splatseg.core.scene import View
 from splatseg.masks import mask_source
 from splatseg.masks.merge_tree import MergeWeights, RegionGraph, merge_regions
 from splatseg.masks.watershed import WatershedConfig, WatershedMasks, region_graph, watershed_masks
-from splatseg.scene import View
 
 
 def house(noise: float = 4.0) -> tuple[np.ndarray, dict[str, np.ndarray]]:

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from splatseg.camera import Camera
-from splatseg.field import FeatureField
-from splatseg.gaussians import Gaussians
+from splatseg.core.camera import Camera
+from splatseg.core.field import FeatureField
+from splatseg.core.gaussians import Gaussians
 from splatseg.io.ply import save_gaussians
 from splatseg.io.run import Run
 

@@ -22,7 +22,7 @@ import zstandard
 from scipy.spatial.transform import Rotation
 from viser import _messages
 
-from splatseg.camera import Camera
+from splatseg.core.camera import Camera
 
 PATIENCE = 120.0
 

@@ -1,5 +1,5 @@
 // What a replayed step of the feature fit needs beside blend, loss and Adam: which pixels it takes, and where it left off.
-// Mirrors splatseg/ops/reference/pooled.py. All of it is read from device memory, so that one captured graph serves every
+// Mirrors splatseg/ops/reference/replay.py. All of it is read from device memory, so that one captured graph serves every
 // step.
 #pragma once
 #include "cuda/adam_kernels.cuh"

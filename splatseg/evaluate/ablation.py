@@ -17,19 +17,19 @@ from typing import Any
 
 import torch
 
-from splatseg.errors import SplatsegError
+from splatseg.core.atomic import write_text
+from splatseg.core.errors import SplatsegError
+from splatseg.core.gaussians import Gaussians
+from splatseg.core.progress import Progress
+from splatseg.core.scene import View
 from splatseg.evaluate.ablation_rows import Row, Table
 from splatseg.evaluate.ceiling import evaluate_ceiling
 from splatseg.evaluate.hierarchical import HierarchicalScene, Report, evaluate_scene
-from splatseg.features import FeatureConfig, fit_features
-from splatseg.gaussians import Gaussians
-from splatseg.hierarchy import HierarchyFolder
-from splatseg.hooks import FitHooks
-from splatseg.io.atomic import write_text
+from splatseg.fit.features import FeatureConfig, fit_features
+from splatseg.fit.hooks import FitHooks
 from splatseg.io.run import digest
-from splatseg.progress import Progress
-from splatseg.scene import View
-from splatseg.selection.levels import LevelConfig
+from splatseg.masks.hierarchy import HierarchyFolder
+from splatseg.segment.levels import LevelConfig
 
 PROTOCOL = 1  # part of every cell's name: raise it when the measurement changes
 MEASURES = ("iou1", "iou2", "mean", "proposed1", "proposed2", "proposed_mean")

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from splatseg.errors import SplatsegError
+from splatseg.core.atomic import atomic_write
+from splatseg.core.errors import SplatsegError
 from splatseg.evaluate.ablation_report import AVERAGE, Summary, TableResult, deviation
-from splatseg.io.atomic import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,7 +1,8 @@
 """Which settings the ablation compares: tables of rows, a line each.
 
 An idea gets its row by a line in ``TABLES``: a name and the settings it changes, by their dotted names in
-:class:`splatseg.features.FeatureConfig`. Rows of equal settings share their measurements, whatever table they are in.
+:class:`splatseg.fit.features.FeatureConfig`.
+Rows of equal settings share their measurements, whatever table they are in.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
-from splatseg.errors import SplatsegError
-from splatseg.features import FeatureConfig
+from splatseg.core.errors import SplatsegError
+from splatseg.fit.features import FeatureConfig
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Table:
 
 # The loss alone decides: with agreed segments to start from, its settings would hardly show.
 FROM_NOISE: Mapping[str, Any] = {
-    name: getattr(FeatureConfig.from_noise(), name) for name in ("dim", "init", "hold_codes", "steps")
+    name: getattr(FeatureConfig.from_noise(), name) for name in ("dim", "init", "hold_segments", "steps")
 }
 TABLES = {
     table.name: table
@@ -92,20 +93,23 @@ TABLES = {
             axis="feature dimension D",
         ),
         Table(
-            "consensus",
+            "segments",
             "what the masks of all views agree on (not in the paper)",
             (
                 Row("noise, trained", FROM_NOISE),
                 Row(
                     "agreed segments, trained",
-                    {"hold_codes": False, "steps": 200, "lr": 0.003, "lr_final": 0.0006},
+                    {"hold_segments": False, "steps": 200, "lr": 0.003, "lr_final": 0.0006},
                 ),
                 Row("agreed segments, held"),
                 Row("held, 16 channels", {"dim": 16}),
-                Row("held, one founding overlap, 0.8", {"consensus.seed_iou": 0.8, "consensus.late_iou": 0.8}),
-                Row("held, 500 patterns", {"codes.patterns": 500}),
-                Row("held, rests as segments", {"consensus.rest": 0.1}),
-                Row("held, 131,072 pixels a view", {"consensus.pixels": 131_072}),
+                Row(
+                    "held, one founding overlap, 0.8",
+                    {"mask_clustering.seed_iou": 0.8, "mask_clustering.late_iou": 0.8},
+                ),
+                Row("held, 500 patterns", {"segment_features.patterns": 500}),
+                Row("held, rests as segments", {"mask_clustering.rest": 0.1}),
+                Row("held, 131,072 pixels a view", {"mask_clustering.pixels": 131_072}),
             ),
             reference="noise, trained",
         ),

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 import splatseg.render as rendering
-from splatseg.errors import SplatsegError
+from splatseg.core.errors import SplatsegError
+from splatseg.core.gaussians import Gaussians
+from splatseg.core.scene import View
 from splatseg.evaluate.hierarchical import HierarchicalScene, QueryResult, Report, checked_levels
 from splatseg.evaluate.metrics import best_threshold
-from splatseg.gaussians import Gaussians
-from splatseg.scene import View
-from splatseg.selection.clicks import EMPTY_ALPHA
+from splatseg.segment.clicks import EMPTY_ALPHA
 
 
 def evaluate_ceiling(

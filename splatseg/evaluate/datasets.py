@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from splatseg.errors import SplatsegError
+from splatseg.core.errors import SplatsegError
+from splatseg.core.scene import View
 from splatseg.evaluate.reference import ReferenceTask
-from splatseg.scene import View
 
 IMAGES = {".png", ".jpg", ".jpeg"}
 MIN_INSTANCE = 0.005  # share of the reference image below which a Replica instance is no task

@@ -11,29 +11,27 @@ the truth.
 
 from __future__ import annotations
 
-import json
 import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 import splatseg.render as rendering
-from splatseg.camera import Camera
-from splatseg.errors import SplatsegError
+from splatseg.core.errors import SplatsegError
+from splatseg.core.field import FeatureField, unit_features
+from splatseg.core.gaussians import Gaussians
+from splatseg.core.scene import View
 from splatseg.evaluate.metrics import best_threshold, iou
-from splatseg.field import FeatureField, unit_features
-from splatseg.gaussians import Gaussians
-from splatseg.scene import Scene, View
-from splatseg.selection.clicks import EMPTY_ALPHA, Query
-from splatseg.selection.levels import propose_levels, surface_weights
-from splatseg.selection.scores import score_features, scores
+from splatseg.io.test_cameras import held_out_views, read_object
+from splatseg.segment.clicks import EMPTY_ALPHA, Query
+from splatseg.segment.levels import propose_levels, surface_weights
+from splatseg.segment.scores import score_features, scores
 
 
 @dataclass(frozen=True)
@@ -111,11 +109,11 @@ def load_hierarchical(folder: Path | str) -> HierarchicalScene:
         SplatsegError: a file is missing, not JSON, lacks a field, or a query names a view or node that is not there.
     """
     folder = Path(folder)
-    cameras = _read_json(folder / "test_cameras.json")
-    tree = _read_json(folder / "gt" / "tree.json")
-    queries = _read_json(folder / "queries.json")
+    cameras = read_object(folder / "test_cameras.json")
+    tree = read_object(folder / "gt" / "tree.json")
+    queries = read_object(folder / "queries.json")
     try:
-        views = {Path(view.name).stem: view for view in _test_views(folder, cameras, None)}
+        views = {Path(view.name).stem: view for view in held_out_views(folder, cameras, None)}
         nodes = {
             n["id"]: Node(n["id"], n["name"], n["parent"], n["depth"], bool(n.get("stuff", False)))
             for n in tree["nodes"]
@@ -249,48 +247,3 @@ def _result(field: FeatureField, scored: ScoredQuery, weights: Tensor | None) ->
         masks = [scored.scores > level.threshold for level in propose_levels(scores(field, query), weights)]
         proposed = (max(iou(m, scored.truth1) for m in masks), max(iou(m, scored.truth2) for m in masks))
     return QueryResult(scored.query, first.iou, second.iou, first.threshold, second.threshold, *proposed)
-
-
-def load_test_views(folder: Path | str, scene: Scene | None = None) -> tuple[View, ...]:
-    """The held-out views of ``test_cameras.json``, in file order; in the frame of ``scene``, where that is given.
-
-    Raises:
-        SplatsegError: the file is missing, not JSON, or lacks a field.
-    """
-    folder = Path(folder)
-    cameras = _read_json(folder / "test_cameras.json")
-    try:
-        return tuple(_test_views(folder, cameras, scene))
-    except (KeyError, TypeError, ValueError) as error:
-        raise SplatsegError(
-            f"{folder / 'test_cameras.json'}: expected camera fields, found a fault at {error}"
-        ) from None
-
-
-def _test_views(folder: Path, cameras: dict[str, Any], scene: Scene | None) -> Iterator[View]:
-    if cameras["model"] != "PINHOLE":
-        raise SplatsegError(f"{folder / 'test_cameras.json'}: model: expected PINHOLE, found {cameras['model']}")
-    fx, fy, cx, cy = cameras["params"]
-    intrinsics = torch.tensor([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=torch.float32)
-    for image in cameras["images"]:
-        pose = torch.eye(4, dtype=torch.float64)
-        pose[:3, :3] = torch.tensor(image["R"], dtype=torch.float64)
-        pose[:3, 3] = torch.tensor(image["t"], dtype=torch.float64)
-        near = Camera.near
-        if scene is not None:
-            pose[:3, 3] += pose[:3, :3] @ torch.tensor(scene.offset, dtype=torch.float64)
-            near = scene.views[0].camera.near
-        camera = Camera(intrinsics, pose.float(), cameras["width"], cameras["height"], near)
-        yield View(image["name"], camera, folder / "test_images" / image["name"])
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise SplatsegError(f"{path}: file of the hierarchical scene not found") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise SplatsegError(f"{path}: expected JSON, found {error}") from None
-    if not isinstance(content, dict):
-        raise SplatsegError(f"{path}: expected a JSON object, found a {type(content).__name__}")
-    return content

@@ -3,7 +3,7 @@
 A ground-truth point takes the label of the Gaussian nearest to it, at every level of the label tree (transparent
 Gaussians do not count). mIoU: every ground-truth node is matched with the cluster, of any level, that overlaps it
 best; mean over nodes. AP: at the level of the tree that fits it best, the clusters are detections of the objects of
-one ground-truth level; all have the same confidence (a discretisation has none), so that AP at a threshold is
+one ground-truth level; all have the same confidence (a discretization has none), so that AP at a threshold is
 precision x recall, as evaluations of class-agnostic instance masks do; AP is the mean over IoU 0.5, 0.55 .. 0.95
 (ScanNet's), AP50 and AP25 single thresholds.
 """
@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from plyfile import PlyData, PlyParseError
 from scipy.spatial import cKDTree
 
-from splatseg.clusters import LabelTree
-from splatseg.errors import SplatsegError
-from splatseg.gaussians import Gaussians
+from splatseg.core.errors import SplatsegError
+from splatseg.core.gaussians import Gaussians
+from splatseg.core.label_tree import LabelTree
 
 AP_THRESHOLDS = np.arange(0.5, 1.0, 0.05)
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from splatseg.errors import SplatsegError, check_dims
+from splatseg.core.errors import SplatsegError, check_dims
 
 SCORE_BINS = 4096  # resolution of the first pass of best_threshold; the result does not depend on it
 

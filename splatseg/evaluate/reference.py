@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 import splatseg.render as rendering
-from splatseg.errors import SplatsegError
+from splatseg.core.errors import SplatsegError
+from splatseg.core.field import FeatureField, unit_features
+from splatseg.core.gaussians import Gaussians
+from splatseg.core.scene import View
 from splatseg.evaluate.metrics import Best, accuracy, best_threshold, boundary_iou, iou
-from splatseg.field import FeatureField, unit_features
-from splatseg.gaussians import Gaussians
-from splatseg.scene import View
-from splatseg.selection.clicks import EMPTY_ALPHA, Query, representatives
-from splatseg.selection.scores import score_features
+from splatseg.segment.clicks import EMPTY_ALPHA, Query, representatives
+from splatseg.segment.scores import score_features
 
 PROMPT_SAMPLES = 1024  # pixels of a prompt that are looked at
 

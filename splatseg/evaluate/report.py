@@ -9,11 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from splatseg.errors import SplatsegError
+from splatseg.core.atomic import write_text
+from splatseg.core.errors import SplatsegError
 from splatseg.evaluate.hierarchical import Report
 from splatseg.evaluate.labels3d import LabelReport
 from splatseg.evaluate.reference import ReferenceReport
-from splatseg.io.atomic import write_text
 
 # Row of the table -> its three averages in Report.averages().
 THRESHOLDS = {"oracle": ("iou1", "iou2", "mean"), "proposed": ("proposed1", "proposed2", "proposed_mean")}

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from splatseg.errors import SplatsegError
+from splatseg.core.atomic import atomic_write
+from splatseg.core.errors import SplatsegError
+from splatseg.core.field import FeatureField
+from splatseg.core.gaussians import Gaussians
 from splatseg.evaluate.hierarchical import HierarchicalScene, QueryResult, Report, score_view
-from splatseg.field import FeatureField
-from splatseg.gaussians import Gaussians
-from splatseg.io.atomic import atomic_write
 
 COLORS = {"hit": (40, 200, 70), "extra": (230, 60, 50), "missed": (60, 100, 240)}
 CAPTION_HEIGHT = 18

@@ -1,6 +1,6 @@
 """Files in and out: COLMAP scenes, PLY splats, the run folder. Every write is atomic."""
 
-from splatseg.io.atomic import atomic_write, write_text
+from splatseg.core.atomic import atomic_write, write_text
 from splatseg.io.colmap import load_colmap, run_sfm
 from splatseg.io.ply import load_extra, load_gaussians, save_gaussians
 from splatseg.io.run import Run, digest

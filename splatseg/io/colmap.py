@@ -22,9 +22,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from splatseg.camera import Camera
-from splatseg.errors import SplatsegError
-from splatseg.io.atomic import atomic_write
+from splatseg.core.atomic import atomic_write
+from splatseg.core.camera import Camera
+from splatseg.core.errors import SplatsegError
+from splatseg.core.photos import find_photos, has_alpha, photo_size, read_photo
+from splatseg.core.scene import PhotoSource, Points, Scene, View
 from splatseg.io.colmap_masks import capture_masks, fitted_pixels, write_mask
 from splatseg.io.colmap_model import (
     PINHOLES,
@@ -42,8 +44,6 @@ from splatseg.io.names import check_distinct, is_file, run_path
 from splatseg.io.run import digest
 from splatseg.io.sfm import run_sfm
 from splatseg.io.transforms import TRANSFORMS, read_transforms
-from splatseg.photos import find_photos, has_alpha, photo_size, read_photo
-from splatseg.scene import PhotoSource, Points, Scene, View
 
 __all__ = ["find_model", "load_colmap", "run_sfm"]
 

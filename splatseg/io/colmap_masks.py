@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from splatseg.errors import SplatsegError
-from splatseg.io.atomic import atomic_write
+from splatseg.core.atomic import atomic_write
+from splatseg.core.errors import SplatsegError
+from splatseg.core.photos import read_mask, read_photo
+from splatseg.core.scene import PhotoSource, View
 from splatseg.io.colmap_model import PINHOLES, Model, ModelCamera
 from splatseg.io.names import is_file
-from splatseg.photos import read_mask, read_photo
-from splatseg.scene import PhotoSource, View
 
 _ROWS = 256  # of an image mapped at a time: bounds the memory
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from splatseg.errors import SplatsegError
+from splatseg.core.errors import SplatsegError
 
 # Number in a file, intrinsic parameters, and how many of the first of them are focal lengths; COLMAP's
 # src/colmap/sensor/models.h.

@@ -14,9 +14,9 @@ from typing import Any
 
 from PIL import Image
 
-from splatseg.errors import SplatsegError
+from splatseg.core.errors import SplatsegError
+from splatseg.core.photos import is_plain, read_photo
 from splatseg.io.names import safe_name
-from splatseg.photos import is_plain, read_photo
 
 _WORKER = Path(__file__).with_name("colmap_worker.py")
 

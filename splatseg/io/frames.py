@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from splatseg.errors import SplatsegError
+from splatseg.core.errors import SplatsegError
+from splatseg.core.scene import frame_size
 from splatseg.io.colmap_model import Model
-from splatseg.scene import frame_size
 
 FAR_AWAY = 1e3
 """Offset / extent from which on float32 is too coarse: its step there is 6e-5 of the extent, a tenth of a pixel."""

@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from splatseg.errors import SplatsegError
+from splatseg.core.errors import SplatsegError
 
 _MAPPED = re.compile(r"~[0-9a-f]{16}")
 _SPECIAL = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|]')  # control characters, and what other systems keep for themselves

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from plyfile import PlyData, PlyElement, PlyParseError
 from torch import Tensor
 
-from splatseg.errors import SplatsegError
-from splatseg.gaussians import Gaussians
-from splatseg.io.atomic import atomic_write
+from splatseg.core.atomic import atomic_write
+from splatseg.core.errors import SplatsegError
+from splatseg.core.gaussians import Gaussians
 
 _MEANS = ("x", "y", "z")
 _NORMALS = ("nx", "ny", "nz")

@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
-from splatseg.errors import SplatsegError
-from splatseg.io.atomic import atomic_write, remove_leftovers_below, write_text
+from splatseg.core.atomic import atomic_write, remove_leftovers_below, write_text
+from splatseg.core.errors import SplatsegError
 
 _IDENTITY = "scene.json"
 _STAGE = re.compile(r"[A-Za-z0-9_.-]+")

@@ -8,11 +8,11 @@ from typing import Any
 
 import yaml
 
-from splatseg.errors import SplatsegError
+from splatseg.core.errors import SplatsegError
+from splatseg.core.scene import Scene
 from splatseg.io.colmap import has_model, load_colmap
 from splatseg.io.run import Run
 from splatseg.io.sfm import run_sfm
-from splatseg.scene import Scene
 
 _OF_THE_PHOTOS = ("watershed", "sam", None)  # sources of masks that are no folder
 

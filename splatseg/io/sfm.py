@@ -7,12 +7,12 @@ import os
 import shutil
 from pathlib import Path
 
-from splatseg.errors import SplatsegError
-from splatseg.io.atomic import write_text
+from splatseg.core.atomic import write_text
+from splatseg.core.errors import SplatsegError
+from splatseg.core.photos import find_photos, is_plain, photo_size
 from splatseg.io.colmap_model import write_names
 from splatseg.io.colmap_process import photos_for_colmap, run_job
 from splatseg.io.run import digest
-from splatseg.photos import find_photos, is_plain, photo_size
 
 _EXHAUSTIVE = 150  # photos; matching all pairs grows with the square, so longer captures are taken for a video
 _OVERLAP = 20  # neighbours (and their doublings) that a photo of a long capture is matched with
@@ -86,7 +86,7 @@ def run_sfm(images: str | Path, out: str | Path) -> Path:
     One SIMPLE_RADIAL camera is fitted when all photos have one size, otherwise one per photo.
 
     Args:
-        images: folder of photos, searched recursively but for run folders: every format of :mod:`splatseg.photos`.
+        images: folder of photos, searched recursively but for run folders: every format of :mod:`splatseg.core.photos`.
         out: workspace, made where it does not exist.
 
     Returns:

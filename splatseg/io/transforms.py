@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from plyfile import PlyParseError
 from scipy.spatial.transform import Rotation
 
-from splatseg.errors import SplatsegError
+from splatseg.core.errors import SplatsegError
+from splatseg.core.photos import photo_size, photo_suffixes
 from splatseg.io.colmap_model import Model, ModelCamera, ModelImage, checked_camera
 from splatseg.io.names import is_file
 from splatseg.io.ply import read_ply
-from splatseg.photos import photo_size, photo_suffixes
 
 TRANSFORMS = "transforms.json"
 RANDOM_POINTS = 10_000  # where a capture has none

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from splatseg.errors import SplatsegError
-from splatseg.io.atomic import atomic_write, write_text
+from splatseg.core.atomic import atomic_write, write_text
+from splatseg.core.errors import SplatsegError
+from splatseg.core.scene import View
 from splatseg.io.names import run_path
 from splatseg.io.run import digest
-from splatseg.masks import MaskSource
 from splatseg.masks.mask_set import MaskSet
+from splatseg.masks.source import MaskSource
 from splatseg.masks.workers import find_masks
-from splatseg.scene import View
 
 ABOUT = "source.json"
 _FORMAT = 1

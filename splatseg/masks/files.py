@@ -26,12 +26,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from splatseg.errors import SplatsegError
+from splatseg.core.errors import SplatsegError
+from splatseg.core.scene import View
 from splatseg.io.colmap_masks import source_pixels
 from splatseg.io.names import is_file, safe_name
 from splatseg.masks import rle
 from splatseg.masks.mask_set import MaskSet
-from splatseg.scene import View
 
 T = TypeVar("T")
 _ARRAY_NAMES = ("masks", "labels", "levels", "ids")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from splatseg.errors import SplatsegError
+from splatseg.core.errors import SplatsegError
 
 Counts = NDArray[np.uint32]
 _MAX_GROUPS = 7  # 35 bits: enough for the difference of two 32-bit counts

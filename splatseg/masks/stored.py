@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from splatseg.errors import SplatsegError
-from splatseg.masks import MaskSource, mask_source
+from splatseg.core.errors import SplatsegError
+from splatseg.core.scene import View
 from splatseg.masks.cache import ABOUT
 from splatseg.masks.mask_set import MaskSet
-from splatseg.masks.sam_config import SamConfig
+from splatseg.masks.sam.config import SamConfig
+from splatseg.masks.source import MaskSource, mask_source
 from splatseg.masks.watershed import WatershedConfig
-from splatseg.scene import View
 
 _HOW = ("device", "autocast", "points_per_batch")  # of a SamConfig: where and how fast, nothing that decides the masks
 

@@ -15,11 +15,11 @@ from scipy import ndimage
 from skimage.color import rgb2lab
 from skimage.segmentation import watershed
 
-from splatseg.errors import SplatsegError
+from splatseg.core.errors import SplatsegError
+from splatseg.core.scene import View
 from splatseg.masks import rle
 from splatseg.masks.mask_set import MaskSet
 from splatseg.masks.merge_tree import MergeTree, MergeWeights, RegionGraph, merge_regions
-from splatseg.scene import View
 
 _VERSION = 1  # of the algorithm: part of the cache key
 

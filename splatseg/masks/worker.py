@@ -11,7 +11,7 @@ import pickle
 import signal
 import sys
 
-from splatseg.errors import SplatsegError
+from splatseg.core.errors import SplatsegError
 from splatseg.masks.mask_set import MaskSet
 
 

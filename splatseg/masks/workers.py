@@ -21,10 +21,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from splatseg.errors import SplatsegError
-from splatseg.masks import MaskSource
+from splatseg.core.errors import SplatsegError
+from splatseg.core.scene import View
 from splatseg.masks.mask_set import MaskSet
-from splatseg.scene import View
+from splatseg.masks.source import MaskSource
 
 PAYS_OFF = 8.0  # seconds of work from which processes are started; each costs some 3 s of a core to start
 PROCESS_BYTES = 500 << 20  # what a process with the imports takes

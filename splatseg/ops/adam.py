@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from splatseg.errors import SplatsegError, check_dims
+from splatseg.core.errors import SplatsegError, check_dims
 from splatseg.ops.blend import check_ranges, check_rows, range_error, weights_beside
 from splatseg.ops.contributions import Contributions
 from splatseg.ops.extension import compiled, has_kernel

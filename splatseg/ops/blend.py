@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from splatseg.errors import SplatsegError, check_dims
+from splatseg.core.errors import SplatsegError, check_dims
 from splatseg.ops.contributions import Contributions
 from splatseg.ops.extension import compiled, has_kernel
 from splatseg.ops.reference import blend as reference

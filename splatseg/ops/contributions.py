@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from splatseg.errors import SplatsegError, check_dims
+from splatseg.core.errors import SplatsegError, check_dims
 
 WEIGHT_TYPES = (torch.float16, torch.float32, torch.float64)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from splatseg.errors import SplatsegError
+from splatseg.core.errors import SplatsegError
 
 SOURCES = Path(__file__).resolve().parents[2] / "cuda_ext"  # in a checkout; an installed wheel has none
 BUILD = "python setup.py build_ext --inplace"

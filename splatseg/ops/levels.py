@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from splatseg.errors import SplatsegError, check_dims
+from splatseg.core.errors import SplatsegError, check_dims
 from splatseg.ops.extension import compiled, has_kernel
 from splatseg.ops.reference import levels as reference
 

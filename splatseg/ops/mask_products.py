@@ -1,4 +1,4 @@
-"""Masks of many views compared on the Gaussians they show: the heavy products of ``consensus``.
+"""Masks of many views compared on the Gaussians they show: the heavy products of ``mask_clustering``.
 
 Two implementations of :class:`MaskEvidence`. :class:`~splatseg.ops.reference.mask_products.SparseEvidence` multiplies
 sparse matrices on one core; :class:`BlockedEvidence` makes dense 0/1 matrices of a block of Gaussians at a time and
@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-from splatseg.ops.pooled import Pool
 from splatseg.ops.reference.mask_products import SparseEvidence
+from splatseg.ops.replay import Pool
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]

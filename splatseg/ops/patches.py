@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from splatseg.errors import SplatsegError, check_dims
+from splatseg.core.errors import SplatsegError, check_dims
 from splatseg.ops import extension
 from splatseg.ops.reference import patches as reference
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from splatseg.errors import SplatsegError, check_dims
+from splatseg.core.errors import SplatsegError, check_dims
 
 BLOCK_PAIRS = 1 << 24  # distances held at a time; at some 30 bytes each, 0.5 GB
 HOST_POINTS = 6000  # distinct points up to which all pairs are faster on a CPU, too, than a tree of boxes

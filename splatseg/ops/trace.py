@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from splatseg.camera import Camera
-from splatseg.errors import SplatsegError, check_dims, check_finite
+from splatseg.core.camera import Camera
+from splatseg.core.errors import SplatsegError, check_dims, check_finite
 from splatseg.ops.contributions import Contributions
 from splatseg.ops.extension import compiled, has_kernel
 from splatseg.ops.rasterize import RenderConfig, Splats

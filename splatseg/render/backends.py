@@ -8,7 +8,7 @@ from types import ModuleType
 
 import torch
 
-from splatseg.errors import SplatsegError
+from splatseg.core.errors import SplatsegError
 from splatseg.ops.extension import build_info
 
 BACKENDS = {"cpu": "splatseg.render.cpu", "cuda": "splatseg.render.gsplat"}

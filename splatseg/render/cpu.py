@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from splatseg.camera import Camera
-from splatseg.gaussians import Gaussians
+from splatseg.core.camera import Camera
+from splatseg.core.gaussians import Gaussians
 from splatseg.ops.contributions import Contributions
 from splatseg.ops.rasterize import Means2dProbe, RenderConfig, Rendered, Splats, rasterize
 from splatseg.ops.trace import trace as trace_splats

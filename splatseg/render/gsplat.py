@@ -13,9 +13,9 @@ import gsplat
 import torch
 from torch import Tensor
 
-from splatseg.camera import Camera
-from splatseg.errors import SplatsegError, check_dims, check_finite
-from splatseg.gaussians import Gaussians
+from splatseg.core.camera import Camera
+from splatseg.core.errors import SplatsegError, check_dims, check_finite
+from splatseg.core.gaussians import Gaussians
 from splatseg.ops.contributions import Contributions
 from splatseg.ops.rasterize import Means2dProbe, RenderConfig, Rendered
 from splatseg.ops.trace_tiles import TILE, TileLists, trace_tiles

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from splatseg.camera import Camera
-from splatseg.gaussians import Gaussians
+from splatseg.core.camera import Camera
+from splatseg.core.gaussians import Gaussians
 from splatseg.ops.contributions import Contributions
 from splatseg.ops.rasterize import RenderConfig
 from splatseg.render.backends import backend_of

@@ -10,15 +10,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from splatseg.camera import Camera
-from splatseg.clusters import LabelNode, LabelTree
-from splatseg.errors import SplatsegError
-from splatseg.export import save_labels, save_masks, save_selection, save_without
-from splatseg.gaussians import Gaussians
-from splatseg.io.atomic import atomic_write, write_together
+from splatseg.core.atomic import atomic_write, write_together
+from splatseg.core.camera import Camera
+from splatseg.core.errors import SplatsegError
+from splatseg.core.gaussians import Gaussians
+from splatseg.core.label_tree import LabelNode, LabelTree
+from splatseg.core.selection import Selection
+from splatseg.io.labels import save_labels, save_selection, save_without
 from splatseg.render import render
-from splatseg.selection import Selection
-from splatseg.session.display import Look, painted
+from splatseg.segment.mask_images import save_masks
+from splatseg.session.colors import Look, painted
 from splatseg.session.jobs import Job, tell
 from splatseg.session.session import Session
 from splatseg.session.workspace import without
@@ -77,7 +78,7 @@ def export_labels(session: Session, name: str = "labels", source: str = "labels"
     else:
         raise SplatsegError(f"source: expected 'labels' or 'objects', found {source!r}")
     if tree is None:
-        raise SplatsegError("labels: expected the scene divided into labels, found none; discretise it first")
+        raise SplatsegError("labels: expected the scene divided into labels, found none; discretize it first")
     exports, written = session.workspace.run.exports, []
     with write_together(exports) as stage:
         for number, stem in enumerate((name, f"{name}_plain")):

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-from splatseg.errors import SplatsegError
+from splatseg.core.errors import SplatsegError
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 

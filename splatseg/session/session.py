@@ -9,15 +9,17 @@ from pathlib import Path
 
 from torch import Tensor
 
-from splatseg.camera import Camera
-from splatseg.clusters import ClusterConfig, LabelTree, discretise
-from splatseg.errors import SplatsegError
-from splatseg.gaussians import Gaussians
+from splatseg.core.camera import Camera
+from splatseg.core.errors import SplatsegError
+from splatseg.core.gaussians import Gaussians
+from splatseg.core.label_tree import LabelTree
+from splatseg.core.scene import View
+from splatseg.core.selection import Selection
 from splatseg.io.run import Run
-from splatseg.scene import View
-from splatseg.selection import Box, Click, History, PointClick, Selection, make_query, select_box
-from splatseg.selection.clicks import click_features
-from splatseg.session import labels, store
+from splatseg.segment.clicks import Box, Click, PointClick, click_features, make_query, select_box
+from splatseg.segment.discretize import ClusterConfig, discretize
+from splatseg.session import label_edit, store
+from splatseg.session.history import History
 from splatseg.session.jobs import Job, locked, tell
 from splatseg.session.shared import Change, Color, Content, SceneObject, check_color, clean_name
 from splatseg.session.state import Mode, Pick, Step, combine_sets, gather, parts_of, take_out
@@ -208,8 +210,8 @@ class Session:
             SplatsegError: the scene is not divided yet, outside the image, or empty space.
         """
         content = self.workspace.shared.content
-        tree = labels.divided(content)
-        label = labels.label_at(self._gaussians(), tree.labels[:, content.level], self.workspace.camera(view), u, v)
+        tree = label_edit.divided(content)
+        label = label_edit.label_at(self._gaussians(), tree.labels[:, content.level], self.workspace.camera(view), u, v)
         return self._select(f"label {tree.node(label).name}", combine_sets(self.selection, tree.selection(label), mode))
 
     # Refining --------------------------------------------------------------------------------------------------------
@@ -308,7 +310,7 @@ class Session:
         if not len(chosen):
             raise SplatsegError("keep: expected something selected, found nothing")
         key = self.workspace.shared.new_id()
-        paint = labels.object_color(key) if color is None else check_color(color)
+        paint = label_edit.object_color(key) if color is None else check_color(color)
 
         def edit(content: Content) -> Change:
             return Change({key: None}, {key: SceneObject(key, name(content), paint, chosen.ids.int(), visible)})
@@ -360,17 +362,17 @@ class Session:
     # Labels ----------------------------------------------------------------------------------------------------------
 
     def _tree(self) -> LabelTree:
-        return labels.divided(self.workspace.shared.content)
+        return label_edit.divided(self.workspace.shared.content)
 
-    def discretise(self, config: ClusterConfig | None = None, job: Job | None = None) -> LabelTree:
+    def discretize(self, config: ClusterConfig | None = None, job: Job | None = None) -> LabelTree:
         """Divide the whole scene into nested labels. Seconds to a minute: ``job`` reports and cancels.
 
         Raises:
             SplatsegError: another window has edited the labels meanwhile, which this would take back.
         """
         space, base = self.workspace, self.tree
-        tree = discretise(space.gaussians, space.field, config, None if job is None else job.report)
-        if not self._relabel("discretise", base, tree):
+        tree = discretize(space.gaussians, space.field, config, None if job is None else job.report)
+        if not self._relabel("discretize", base, tree):
             raise SplatsegError(
                 "labels: expected them unchanged while the scene was being divided, found them changed in another "
                 "window; divide again to replace them"
@@ -410,7 +412,7 @@ class Session:
         """Show another level of the label tree, 0 coarsest."""
 
         def edit(content: Content) -> Change:
-            tree = labels.divided(content)
+            tree = label_edit.divided(content)
             if not 0 <= level < tree.levels:
                 raise SplatsegError(f"level: expected 0..{tree.levels - 1}, found {level}")
             return Change(trees=((tree, content.level), (tree, level)))
@@ -422,7 +424,7 @@ class Session:
         return self._selected(self._tree())
 
     def _selected(self, tree: LabelTree) -> tuple[int, ...]:
-        return labels.covered(tree.labels[:, min(self.label_level, tree.levels - 1)], self.selection)
+        return label_edit.covered(tree.labels[:, min(self.label_level, tree.levels - 1)], self.selection)
 
     def merge_labels(self, chosen: Sequence[int] | None = None) -> int:
         """Make one label of several (the selected ones if not given); returns its id.
@@ -454,7 +456,7 @@ class Session:
             wanted = self._selected(tree) if label is None else (label,)
             if len(wanted) != 1:
                 raise SplatsegError(f"split: expected one label selected as a whole, found {len(wanted)}")
-            return labels.split(tree, wanted[0], self.workspace.field.unit, report)
+            return label_edit.split(tree, wanted[0], self.workspace.field.unit, report)
 
         return self._edit_labels("split", edit)
 
@@ -466,7 +468,7 @@ class Session:
         path = self.workspace.session_path(clean_name(name))
         if path.stem == "autosave":
             raise SplatsegError("save: expected another name, 'autosave' is written by the viewer itself")
-        store.save(path, self.workspace, self.step)
+        store.save(path, self.workspace.shared.content, self.workspace.fingerprint, self.step)
         return path
 
     @locked
@@ -476,7 +478,7 @@ class Session:
         Raises:
             SplatsegError: no such session, a damaged one, or one of another splat.
         """
-        saved = store.load(self.workspace.session_path(name), self.workspace)
+        saved = store.load(self.workspace.session_path(name), self.workspace.field, self.workspace.weights)
         nothing = Selection.none(len(self.workspace))
         step = saved.step or Step("", nothing, (), nothing)
         self._do(f"reopen {name}", step.fixed, step.picks, saved.change)

@@ -12,9 +12,9 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from splatseg.clusters import LabelTree
-from splatseg.errors import SplatsegError
-from splatseg.selection import Selection
+from splatseg.core.errors import SplatsegError
+from splatseg.core.label_tree import LabelTree
+from splatseg.core.selection import Selection
 
 MAX_NAME = 80
 Color = tuple[int, int, int]

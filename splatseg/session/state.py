@@ -14,9 +14,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from splatseg.errors import SplatsegError
-from splatseg.field import FeatureField
-from splatseg.selection import Level, Query, Scores, Selection, check_threshold, propose_levels, scores
+from splatseg.core.errors import SplatsegError
+from splatseg.core.field import FeatureField
+from splatseg.core.selection import Selection
+from splatseg.segment.clicks import Query
+from splatseg.segment.levels import Level, propose_levels
+from splatseg.segment.scores import Scores, check_threshold, scores
 from splatseg.session.shared import Change
 
 Mode = Literal["replace", "add", "subtract", "intersect"]

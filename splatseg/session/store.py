@@ -11,20 +11,20 @@ import time
 import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from splatseg.clusters import LabelNode, LabelTree
-from splatseg.errors import SplatsegError
-from splatseg.io.atomic import atomic_write
-from splatseg.selection import Query, Selection
+from splatseg.core.atomic import atomic_write
+from splatseg.core.errors import SplatsegError
+from splatseg.core.field import FeatureField
+from splatseg.core.label_tree import LabelNode, LabelTree
+from splatseg.core.selection import Selection
+from splatseg.segment.clicks import Query
 from splatseg.session.shared import Change, Content, SceneObject, check_color, clean_name
 from splatseg.session.state import Pick, Step, gather
-
-if TYPE_CHECKING:
-    from splatseg.session.workspace import Workspace
 
 FORMAT = "splatseg-session-1"
 
@@ -47,20 +47,19 @@ class Saved:
         return Change(before, after, ((content.tree, content.level), (self.tree, self.level)))
 
 
-def save(path: Path, workspace: Workspace, step: Step | None) -> None:
-    """Write the shared content of ``workspace`` and the selection ``step``; whole or not at all.
+def save(path: Path, content: Content, fingerprint: str, step: Step | None) -> None:
+    """Write ``content`` of the splat with that fingerprint and the selection ``step``; whole or not at all.
 
     Raises:
         SplatsegError: the folder cannot be written to, or the disk is full.
     """
-    content = workspace.shared.content
     objects = list(content.objects.values())
     arrays: dict[str, np.ndarray] = {
         "ids": np.concatenate([np.zeros(0, np.int32), *(o.ids.numpy().astype(np.int32) for o in objects)])
     }
     meta: dict[str, Any] = {
         "format": FORMAT,
-        "fingerprint": workspace.fingerprint,
+        "fingerprint": fingerprint,
         "when": time.strftime("%Y-%m-%d %H:%M:%S"),
         "level": content.level,
         "objects": [
@@ -84,8 +83,8 @@ def save(path: Path, workspace: Workspace, step: Step | None) -> None:
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
-def load(path: Path, workspace: Workspace) -> Saved:
-    """Read what :func:`save` wrote for the same splat.
+def load(path: Path, field: FeatureField, weights: Tensor) -> Saved:
+    """Read what :func:`save` wrote for the splat of ``field``; ``weights`` (n,) are its shares of the surface.
 
     Raises:
         SplatsegError: the file is missing, damaged, or of another splat.
@@ -98,17 +97,17 @@ def load(path: Path, workspace: Workspace) -> Saved:
         meta = json.loads(arrays["meta"].tobytes().decode())
         if meta["format"] != FORMAT:
             raise SplatsegError(f"format: expected '{FORMAT}', found {meta['format']!r}")
-        if meta["fingerprint"] != workspace.fingerprint:
+        if meta["fingerprint"] != field.fingerprint:
             raise SplatsegError(
-                f"fingerprint: expected a session of splat {workspace.fingerprint}, found {meta['fingerprint']}"
+                f"fingerprint: expected a session of splat {field.fingerprint}, found {meta['fingerprint']}"
             )
-        tree = _tree(meta, arrays, len(workspace))
+        tree = _tree(meta, arrays, len(weights))
         return Saved(
             str(meta["when"]),
-            _objects(meta, arrays, len(workspace)),
+            _objects(meta, arrays, len(weights)),
             tree,
             int(meta["level"]),
-            _step(meta, arrays, workspace),
+            _step(meta, arrays, field, weights),
         )
     except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         reason = (
@@ -147,19 +146,17 @@ def _tree(meta: dict[str, Any], arrays: dict[str, np.ndarray], n: int) -> LabelT
     return tree
 
 
-def _step(meta: dict[str, Any], arrays: dict[str, np.ndarray], workspace: Workspace) -> Step | None:
+def _step(meta: dict[str, Any], arrays: dict[str, np.ndarray], field: FeatureField, weights: Tensor) -> Step | None:
     if "fixed" not in arrays:
         return None
-    n = len(workspace)
+    n = len(weights)
     fixed = Selection(torch.from_numpy(np.unpackbits(arrays["fixed"], count=n).astype(bool)))
     picks = []
     for i, entry in enumerate(meta["picks"]):
         query = Query(torch.from_numpy(arrays[f"positive_{i}"]), torch.from_numpy(arrays[f"negative_{i}"]))
-        if query.positive.shape[1] != workspace.field.dim:
-            raise SplatsegError(
-                f"positive_{i}: expected {workspace.field.dim} channels, found {query.positive.shape[1]}"
-            )
-        pick = Pick.of(workspace.field, workspace.weights, query, 0)
+        if query.positive.shape[1] != field.dim:
+            raise SplatsegError(f"positive_{i}: expected {field.dim} channels, found {query.positive.shape[1]}")
+        pick = Pick.of(field, weights, query, 0)
         threshold = float(entry["threshold"])
         level = next((k for k, proposed in enumerate(pick.levels) if proposed.threshold == threshold), None)
         picks.append(pick.at_threshold(threshold) if level is None else pick.at_level(level))

@@ -13,16 +13,16 @@ from pathlib import Path
 
 from torch import Tensor
 
-from splatseg.camera import Camera
-from splatseg.errors import SplatsegError
-from splatseg.export import load_labels
-from splatseg.field import FeatureField
-from splatseg.gaussians import Gaussians
-from splatseg.io.atomic import remove_leftovers
+from splatseg.core.atomic import remove_leftovers
+from splatseg.core.camera import Camera
+from splatseg.core.errors import SplatsegError
+from splatseg.core.field import FeatureField
+from splatseg.core.gaussians import Gaussians
+from splatseg.core.scene import Scene, View
+from splatseg.io.labels import load_labels
 from splatseg.io.ply import load_gaussians
 from splatseg.io.run import Run
-from splatseg.scene import Scene, View
-from splatseg.selection import surface_weights
+from splatseg.segment.levels import surface_weights
 from splatseg.session import store
 from splatseg.session.shared import Change, SharedState, file_stem, hidden_mask
 from splatseg.session.state import Step
@@ -183,7 +183,7 @@ class Workspace:
         path = self.session_path(AUTOSAVE)
         if path.is_file():
             try:
-                saved = store.load(path, self)
+                saved = store.load(path, self.field, self.weights)
             except SplatsegError as error:
                 kept = path.with_name(f"autosave-{time.strftime('%Y%m%d-%H%M%S')}.unreadable")
                 os.replace(path, kept)
@@ -212,7 +212,7 @@ class Workspace:
         """Write the autosave now; an error is kept in :attr:`autosave_error`, for the status line."""
         self._dirty.clear()
         try:
-            store.save(self.session_path(AUTOSAVE), self, self._last_step)
+            store.save(self.session_path(AUTOSAVE), self.shared.content, self.fingerprint, self._last_step)
             self.autosave_error = None
         except SplatsegError as error:
             self.autosave_error = str(error)

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from plyfile import PlyData, PlyElement
 
-from splatseg.camera import Camera
-from splatseg.errors import SplatsegError
+from splatseg.core.camera import Camera
+from splatseg.core.errors import SplatsegError
 from splatseg.io import atomic_write, write_text
 from splatseg.synthetic.annotations import queries_of_view, simulate_masks
 from splatseg.synthetic.raycast import Frame, cast_view

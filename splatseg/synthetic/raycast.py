@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from splatseg.camera import Camera
+from splatseg.core.camera import Camera
 from splatseg.synthetic.world import ROOM_HALF, Material, Solid, Vector, World
 
 _LIGHT = np.array([0.45, -0.3, 0.84])  # towards the light, of unit length to a percent

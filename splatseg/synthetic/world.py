@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from splatseg.errors import SplatsegError
+from splatseg.core.errors import SplatsegError
 
 Vector = NDArray[np.float64]
 Shape = Literal["box", "ellipsoid", "cylinder"]

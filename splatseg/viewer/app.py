@@ -1,4 +1,4 @@
-"""The viewer: one server on one run, a desk for every browser window."""
+"""The viewer: one server on one run, a window for every browser window."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 from splatseg.session import Session, Workspace
 from splatseg.viewer.convert import overview_pose, scene_up, turn_distance, view_pose
-from splatseg.viewer.desk import Desk
 from splatseg.viewer.server import ServerConfig, open_server
 from splatseg.viewer.splats import SplatTemplate
+from splatseg.viewer.window import Window
 
 SESSION_KEY = "splatseg-session"  # in the browser's local storage: finds the session again after a lost connection
 KEPT_SECONDS = 3600.0
@@ -38,7 +38,7 @@ class ViewerConfig:
 
 
 @dataclass
-class Left:
+class ClosedWindow:
     """A session whose browser is gone."""
 
     session: Session
@@ -63,8 +63,8 @@ class Viewer:
         except BaseException:
             workspace.close()
             raise
-        self.desks: dict[int, Desk] = {}
-        self._left: dict[str, Left] = {}
+        self.windows: dict[int, Window] = {}
+        self._closed: dict[str, ClosedWindow] = {}
         self._keys: dict[int, str] = {}
         self._lock = threading.Lock()
         self._set_scene()
@@ -92,12 +92,12 @@ class Viewer:
 
     def _connected(self, client: Any) -> None:
         session, key, greeting = self._session_for(client)
-        desk = Desk(client, session, self.template)
+        window = Window(client, session, self.template)
         with self._lock:
             self._keys[client.client_id] = key
-            self.desks[client.client_id] = desk
+            self.windows[client.client_id] = window
         if greeting:
-            desk.post(lambda: desk.say(greeting))
+            window.post(lambda: window.say(greeting))
 
     def _session_for(self, client: Any) -> tuple[Session, str, str]:
         """The session of this browser, taken up where its last connection left it, or a new one; and what to say."""
@@ -110,7 +110,7 @@ class Viewer:
             time.sleep(0.02)  # if it is a second window of the same browser, its key stays
         with self._lock:
             self._forget()
-            left = self._left.pop(known, None) if known else None
+            left = self._closed.pop(known, None) if known else None
         if left is not None and known:
             return left.session, known, "back where the connection was lost"
         session = Session(self.workspace)
@@ -123,22 +123,22 @@ class Viewer:
 
     def _disconnected(self, client: Any) -> None:
         with self._lock:
-            desk = self.desks.pop(client.client_id, None)
+            window = self.windows.pop(client.client_id, None)
             key = self._keys.pop(client.client_id, None)
-            if desk is None or key is None:
+            if window is None or key is None:
                 return
-            self._left[key] = Left(desk.session, time.monotonic())
+            self._closed[key] = ClosedWindow(window.session, time.monotonic())
             self._forget()
-        desk.close()
+        window.close()
 
     def _forget(self) -> None:
         """Let go of sessions whose windows were closed too long ago, and of the oldest beyond ``KEPT_BYTES``."""
         now, total, kept = time.monotonic(), 0, {}
-        for key, left in sorted(self._left.items(), key=lambda item: -item[1].since):
+        for key, left in sorted(self._closed.items(), key=lambda item: -item[1].since):
             total += left.session.nbytes
             if now - left.since < KEPT_SECONDS and total <= KEPT_BYTES:
                 kept[key] = left
-        self._left = kept
+        self._closed = kept
 
     def wait(self) -> None:
         """Serve until interrupted."""
@@ -154,7 +154,7 @@ class Viewer:
 
     def close(self) -> None:
         """Stop serving and write what is not yet written."""
-        for desk in list(self.desks.values()):
-            desk.close()
+        for window in list(self.windows.values()):
+            window.close()
         self.server.stop()
         self.workspace.close()

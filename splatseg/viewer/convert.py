@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from splatseg.camera import Camera
-from splatseg.gaussians import Gaussians
-from splatseg.scene import Scene
+from splatseg.core.camera import Camera
+from splatseg.core.gaussians import Gaussians
+from splatseg.core.scene import Scene
 
 MAX_HALF = 60_000.0  # the renderer holds covariances in float16
 

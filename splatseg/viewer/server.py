@@ -1,4 +1,4 @@
-"""Open a viser server on exactly the address asked for, behind the :class:`~splatseg.viewer.gate.Gate`."""
+"""Open a viser server on exactly the address asked for, behind the :class:`~splatseg.viewer.access.AccessCheck`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from splatseg.errors import SplatsegError, require_extra
-from splatseg.viewer.gate import Gate
+from splatseg.core.errors import SplatsegError, require_extra
+from splatseg.viewer.access import AccessCheck
 
 try:
     import viser
@@ -70,11 +70,11 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 @contextlib.contextmanager
-def _gated(sock: socket.socket, gate: Gate) -> Iterator[list[bool]]:
-    """Within: servers that the websockets library starts listen on ``sock`` and ask ``gate`` first.
+def _checked(sock: socket.socket, access: AccessCheck) -> Iterator[list[bool]]:
+    """Within: servers that the websockets library starts listen on ``sock`` and ask ``access`` first.
 
     viser 1.1 has no setting for either and tries the next thousand ports when one is busy. The list that is yielded
-    tells whether the gate was put in place.
+    tells whether the access was put in place.
     """
     original = websockets.asyncio.server.serve
     used: list[bool] = []
@@ -84,7 +84,7 @@ def _gated(sock: socket.socket, gate: Gate) -> Iterator[list[bool]]:
         inner = options.pop("process_request", None)
 
         async def process(connection: Any, request: Request) -> Response | None:
-            verdict = await gate.check(request.path, request.headers)
+            verdict = await access.check(request.path, request.headers)
             if verdict.status is not None:
                 return _response(verdict.status, verdict.body, verdict.headers)
             response = inner(connection, request) if inner is not None else None
@@ -115,7 +115,7 @@ def _response(status: Any, body: str, extra: tuple[tuple[str, str], ...]) -> Res
 
 
 def open_server(config: ServerConfig) -> viser.ViserServer:
-    """A running viser server behind the gate. Its share-URL requests, which would publish it on the internet, are off.
+    """A running viser server behind the check. Its share-URL requests, which would publish it on the internet, are off.
 
     Raises:
         SplatsegError: the address cannot be had, or this viser version cannot be guarded.
@@ -123,12 +123,12 @@ def open_server(config: ServerConfig) -> viser.ViserServer:
     sock = bind(config.host, config.port)
     port = sock.getsockname()[1]
     try:
-        gate = Gate(config.host, port, config.password, config.allowed_hosts)
+        access = AccessCheck(config.host, port, config.password, config.allowed_hosts)
     except SplatsegError:
         sock.close()
         raise
     # viser prints a banner of its own, which would name an address without the token.
-    with _gated(sock, gate) as used, contextlib.redirect_stdout(io.StringIO()):
+    with _checked(sock, access) as used, contextlib.redirect_stdout(io.StringIO()):
         server = viser.ViserServer(host=config.host, port=port, verbose=False)
     if not used:
         server.stop()

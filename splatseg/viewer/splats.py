@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from splatseg.session import Workspace
-from splatseg.session.display import detail_boost, level_of_detail
+from splatseg.session.colors import detail_boost, level_of_detail
 from splatseg.viewer.convert import splat_buffer, unit_scale
 
 PIECES = 48  # an object lies in few of them; many more would slow the browser's sorting down

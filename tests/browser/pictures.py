@@ -21,10 +21,10 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from splatseg.session import Session, Workspace
-from splatseg.session.display import Look, overlay
+from splatseg.session.colors import Look, overlay
 from splatseg.session.exports import draw
 from splatseg.viewer import ServerConfig, Viewer, ViewerConfig
-from splatseg.viewer.panel_view import LOOKS
+from splatseg.viewer.panels.view import LOOKS
 
 IMAGES = ROOT / "docs" / "images"
 SIZE = (900, 540)
@@ -56,13 +56,13 @@ class Guide:
 
     def __init__(self, page: Any, viewer: Viewer, only: list[str]) -> None:
         self.page, self.only, self.started = page, only, time.monotonic()
-        (self.desk,) = viewer.desks.values()
+        (self.served,) = viewer.windows.values()
         self.settle()
         self.page.add_style_tag(content=".mantine-Notification-root {display: none}")  # viser's word on slow drawing
 
     def settle(self) -> None:
         time.sleep(0.5)  # the gesture's way to the server
-        assert self.desk._mailbox.wait_idle(PATIENCE)
+        assert self.served._queue.wait_idle(PATIENCE)
         self.draw(2)  # what the server says is taken up when the page draws
 
     def draw(self, pictures: int) -> None:
@@ -70,9 +70,9 @@ class Guide:
 
     def gesture(self, act: Callable[[], object]) -> None:
         """Do ``act`` and wait until it has reached the session."""
-        before = self.desk.session.step
+        before = self.served.session.step
         act()
-        wait_for("the gesture to arrive", lambda: self.desk.session.step is not before)
+        wait_for("the gesture to arrive", lambda: self.served.session.step is not before)
         self.settle()
 
     def click(self, place: tuple[int, int], key: str | None = None) -> None:
@@ -88,7 +88,7 @@ class Guide:
 
     def level(self, index: int) -> None:
         """Move the level slider with the keys; again where it was made anew under the hand."""
-        while (active := self.desk.session.active) is None or active.level != index:
+        while (active := self.served.session.active) is None or active.level != index:
             assert active is not None and active.level is not None and active.level < index
             self.page.get_by_role("slider").first.focus()
             self.page.keyboard.press("ArrowRight")
@@ -174,7 +174,7 @@ def divide(guide: Guide) -> None:
     wait_for("the bar", lambda: guide.page.get_by_text("Cancel", exact=True).first.is_visible())
     if not guide.only or "progress" in guide.only:
         guide.shoot("progress")
-    wait_for("the labels", lambda: guide.desk.job is None)
+    wait_for("the labels", lambda: guide.served.job is None)
     guide.settle()
     guide.page.get_by_role("slider").last.focus()
     guide.gesture(lambda: guide.page.keyboard.press("End"))

@@ -41,15 +41,15 @@ class Window:
     """A browser page on the viewer, and the desk that serves it."""
 
     def __init__(self, browser: Any, viewer: Any, known: KnownScene, size: tuple[int, int]) -> None:
-        before = set(viewer.desks)
+        before = set(viewer.windows)
         self.viewer, self.known, self.browser = viewer, known, browser
         self.page = open_page(browser, viewer.port, size)
-        self._client = wait_for("the window's desk", lambda: set(viewer.desks) - before).pop()
+        self._client = wait_for("the window", lambda: set(viewer.windows) - before).pop()
         self.settle()
 
     @property
-    def desk(self) -> Any:
-        return self.viewer.desks[self._client]
+    def served(self) -> Any:
+        return self.viewer.windows[self._client]
 
     def pictures_a_second(self) -> float:
         """How often the page is drawn, over two seconds or one picture, whatever takes longer."""
@@ -75,22 +75,22 @@ class Window:
     def settle(self) -> None:
         """Wait until the server has done what was asked of it."""
         time.sleep(0.3)  # the gesture's way through browser and socket
-        assert self.desk._mailbox.wait_idle(PATIENCE)
+        assert self.served._queue.wait_idle(PATIENCE)
 
     def selected(self) -> np.ndarray:
-        return self.desk.session.selection.mask.numpy()
+        return self.served.session.selection.mask.numpy()
 
     def place_of(self, leaf: int) -> tuple[float, float]:
         """Where on the page a leaf of the known tree is seen."""
-        x, y = self.known.pixel_of(self.desk.camera(), leaf)
+        x, y = self.known.pixel_of(self.served.camera(), leaf)
         box = self.page.locator("canvas").first.bounding_box()
         return box["x"] + x * box["width"], box["y"] + y * box["height"]
 
     def gesture(self, act: Callable[[], object]) -> None:
         """Do ``act`` and wait until it has reached the session, however slowly the browser draws."""
-        before = self.desk.session.step
+        before = self.served.session.step
         act()
-        wait_for("the gesture to arrive", lambda: self.desk.session.step is not before)
+        wait_for("the gesture to arrive", lambda: self.served.session.step is not before)
         self.settle()
 
     def click(self, leaf: int, key: str | None = None) -> None:
@@ -199,7 +199,7 @@ def test_click_level_subtract_undo_export(open_window: Any, known: KnownScene) -
         window.page.get_by_text("Selection (PLY)").click()
     path = Path(waiting.value.path())
     assert waiting.value.suggested_filename == "selection.ply"
-    expected = load_gaussians(known.run.geometry).select(window.desk.session.selection.mask)
+    expected = load_gaussians(known.run.geometry).select(window.served.session.selection.mask)
     found = load_gaussians(path)
     for name, tensor in found.tensors().items():
         np.testing.assert_array_equal(tensor.numpy(), expected.tensors()[name].numpy())
@@ -211,9 +211,9 @@ def test_a_click_into_empty_space_says_so(open_window: Any, known: KnownScene) -
     window = open_window()
     box = window.page.locator("canvas").first.bounding_box()
     window.page.mouse.click(box["x"] + box["width"] - 40, box["y"] + 40)
-    wait_for("the message", lambda: "empty space" in window.desk.panels._message)
+    wait_for("the message", lambda: "empty space" in window.served.panels._message)
     window.page.get_by_text("empty space").first.wait_for()
-    assert not window.selected().any() and not window.desk.session.can_undo
+    assert not window.selected().any() and not window.served.session.can_undo
     window.shoot("6-empty-space")
 
 
@@ -239,11 +239,11 @@ def test_a_lost_connection_finds_its_selection_again(open_window: Any, viewer: A
     window = open_window(680, 400)
     belly = known.leaf("snowman/belly")
     window.click(belly)
-    session, before = window.desk.session, set(viewer.desks)
+    session, before = window.served.session, set(viewer.windows)
     viewer.server._websock_server.disconnect_all_clients()
-    window._client = wait_for("the browser to come back", lambda: set(viewer.desks) - before).pop()
+    window._client = wait_for("the browser to come back", lambda: set(viewer.windows) - before).pop()
     window.settle()
-    assert window.desk.session is session
+    assert window.served.session is session
     assert np.array_equal(window.selected(), known.inside(belly, 2))
 
 
@@ -256,9 +256,9 @@ def test_photo_beside_the_render_and_division_into_labels(open_window: Any, know
     window.shoot("8-photo")
     window.tab("Labels")
     window.page.get_by_text("Divide the scene").click()
-    wait_for("the labels", lambda: window.desk.session.tree is not None and window.desk.job is None)
+    wait_for("the labels", lambda: window.served.session.tree is not None and window.served.job is None)
     window.settle()
     belly = known.leaf("snowman/belly")
     window.click(belly)
-    assert window.desk.session.selected_labels() and window.selected()[known.inside(belly, 2)].mean() > 0.9
+    assert window.served.session.selected_labels() and window.selected()[known.inside(belly, 2)].mean() > 0.9
     window.shoot("9-labels")

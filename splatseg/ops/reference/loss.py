@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
+from splatseg.ops.loss_config import LossConfig
 from splatseg.ops.reference import levels as reference_levels
-
-if TYPE_CHECKING:
-    from splatseg.ops.loss import LossConfig
 
 
 def hierarchical_contrastive_loss(

@@ -1,0 +1,117 @@
+"""The feature field: one vector a Gaussian, bound to the splat it was fitted on, and the one normalisation rule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from splatseg.core.atomic import atomic_write
+from splatseg.core.errors import SplatsegError, check_dims, check_finite
+from splatseg.core.gaussians import Gaussians
+
+NORM_EPS = 1e-6  # the loss, the renders and the queries all divide by |f| + NORM_EPS
+FORMAT = "splatseg-features-1"
+
+
+def unit_features(features: Tensor) -> Tensor:
+    """``features`` (..., d) divided by their length + 1e-6; zero vectors stay zero. Dots of the result are cosines."""
+    return features / (torch.linalg.vector_norm(features, dim=-1, keepdim=True) + NORM_EPS)
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureField:
+    """Features of the n Gaussians of one splat.
+
+    Attributes:
+        features: (n, d) float32, as fitted: what is blended along a ray. Not normalised.
+        fingerprint: ``Gaussians.fingerprint()`` of the splat they were fitted on.
+
+    Raises:
+        SplatsegError: wrong shape or type, or a non-finite value.
+    """
+
+    features: Tensor
+    fingerprint: str
+
+    def __post_init__(self) -> None:
+        check_dims("features", self.features, ("n", "d"))
+        if self.features.dtype != torch.float32:
+            raise SplatsegError(f"features: expected float32, found {str(self.features.dtype).removeprefix('torch.')}")
+        if self.features.shape[1] < 1:
+            raise SplatsegError(f"features: expected at least one channel, found shape {tuple(self.features.shape)}")
+        check_finite("features", self.features)
+
+    def __len__(self) -> int:
+        return self.features.shape[0]
+
+    @property
+    def dim(self) -> int:
+        return self.features.shape[1]
+
+    @cached_property
+    def unit(self) -> Tensor:
+        """(n, d) features of length 1 (0 where a feature is zero), computed once: the clicks' matrix."""
+        return unit_features(self.features.detach())
+
+    def to(self, device: torch.device | str) -> FeatureField:
+        return FeatureField(self.features.to(device), self.fingerprint)
+
+    def check_matches(self, gaussians: Gaussians, name: str = "features") -> None:
+        """Raise :class:`SplatsegError` unless this field was fitted on ``gaussians``; ``name`` opens the message."""
+        if len(self) != len(gaussians):
+            raise SplatsegError(
+                f"{name}: expected one feature for each of {len(gaussians)} Gaussians, found {len(self)}"
+            )
+        found = gaussians.fingerprint()
+        if self.fingerprint != found:
+            raise SplatsegError(
+                f"{name}: expected features of the splat with fingerprint {found}, found {self.fingerprint}"
+            )
+
+    def save(self, path: Path | str) -> None:
+        """Write safetensors: tensor ``features`` and metadata ``fingerprint``; the file appears whole or not at all.
+
+        Raises:
+            SplatsegError: the folder cannot be written to, or the disk is full.
+        """
+        tensors = {"features": self.features.detach().cpu().contiguous()}
+        content = save(tensors, metadata={"format": FORMAT, "fingerprint": self.fingerprint})
+        with atomic_write(path) as partial:
+            partial.write_bytes(content)
+
+    @classmethod
+    def load(cls, path: Path | str, gaussians: Gaussians | None = None) -> FeatureField:
+        """Read what :meth:`save` wrote; given ``gaussians``, on their device and only if fitted on them.
+
+        Raises:
+            SplatsegError: the file is missing, corrupt, of another format, non-finite, or of another splat.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise SplatsegError(f"{path}: feature file not found")
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                keys = list(file.keys())
+                features = file.get_tensor("features") if "features" in keys else None
+        except (SafetensorError, OSError, RuntimeError) as error:
+            raise SplatsegError(f"{path}: expected a whole safetensors file, found a broken one ({error})") from None
+        if metadata.get("format") != FORMAT or features is None or "fingerprint" not in metadata:
+            raise SplatsegError(
+                f"{path}: expected a '{FORMAT}' file with a tensor 'features' and a 'fingerprint', "
+                f"found format {metadata.get('format')!r} with tensors {keys}"
+            )
+        try:
+            field = cls(features, metadata["fingerprint"])
+        except SplatsegError as error:
+            raise SplatsegError(f"{path}: {error}") from None
+        if gaussians is None:
+            return field
+        field.check_matches(gaussians, str(path))
+        return field.to(gaussians.device)

@@ -1,0 +1,232 @@
+"""The label tree: nested labels of every Gaussian, coarse to fine, with names and colours."""
+
+from __future__ import annotations
+
+import colorsys
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from splatseg.core.errors import SplatsegError
+from splatseg.core.selection import Selection
+
+GOLDEN = 0.61803398875  # successive hues as far apart as they can be, whatever their number
+
+
+@dataclass(frozen=True)
+class LabelNode:
+    """A label.
+
+    Attributes:
+        id: 1, 2, ...; unique in the tree. 0 is no label.
+        parent: id of the label it is part of, 0 at the top.
+        level: the coarsest level at which it stands.
+        count: number of Gaussians.
+        name: as shown to people; a path such as "3.1" unless renamed.
+        color: (r, g, b), 0..255.
+    """
+
+    id: int
+    parent: int
+    level: int
+    count: int
+    name: str
+    color: tuple[int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class LabelTree:
+    """Labels of n Gaussians at K nested levels.
+
+    Attributes:
+        labels: (n, K) int32 label ids, column 0 coarsest; 0 where unlabelled. A label that does not divide at a finer
+            level keeps its id there.
+        nodes: every label, ascending ids.
+        default_level: the level a person should see first.
+
+    Raises:
+        SplatsegError: labels that are no nodes, or a label whose Gaussians lie in more than one parent.
+    """
+
+    labels: NDArray[np.int32]
+    nodes: tuple[LabelNode, ...]
+    default_level: int = 0
+
+    def __post_init__(self) -> None:
+        if self.labels.ndim != 2 or self.labels.shape[1] < 1:
+            raise SplatsegError(f"labels: expected shape (n, K) with K >= 1, found {self.labels.shape}")
+        if not 0 <= self.default_level < self.levels:
+            raise SplatsegError(f"default_level: expected 0..{self.levels - 1}, found {self.default_level}")
+        table = np.zeros(max((*self._by_id, int(self.labels.max(initial=0)))) + 1 if self.nodes else 1, np.int32)
+        if self.labels.min(initial=0) < 0 or self.labels.max(initial=0) >= len(table):
+            raise SplatsegError(f"labels: expected ids of the tree's nodes, found {self.labels.max()}")
+        missing = set(np.flatnonzero(np.bincount(self.labels.ravel())).tolist()) - {0} - set(self._by_id)
+        if missing:
+            raise SplatsegError(f"labels: expected ids of the tree's nodes, found {min(missing)}")
+        for coarse, fine in itertools.pairwise(self.labels.T):
+            table[fine] = coarse
+            torn = (table[fine] != coarse) & (fine != 0)
+            if torn.any():
+                raise SplatsegError(f"labels: expected nested levels, found label {fine[torn][0]} in two parents")
+
+    def __len__(self) -> int:
+        """Number of Gaussians."""
+        return self.labels.shape[0]
+
+    @property
+    def levels(self) -> int:
+        return self.labels.shape[1]
+
+    @cached_property
+    def _by_id(self) -> dict[int, LabelNode]:
+        return {node.id: node for node in self.nodes}
+
+    def node(self, label: int) -> LabelNode:
+        """The node with id ``label``.
+
+        Raises:
+            SplatsegError: there is none.
+        """
+        if label not in self._by_id:
+            raise SplatsegError(f"label: expected an id of the tree (1..{len(self.nodes)}), found {label}")
+        return self._by_id[label]
+
+    def children(self, label: int) -> tuple[LabelNode, ...]:
+        """The nodes whose parent is ``label``; the top of the tree for 0."""
+        return tuple(node for node in self.nodes if node.parent == label)
+
+    def at_level(self, level: int) -> tuple[LabelNode, ...]:
+        """The nodes that stand at ``level``, ascending ids."""
+        return tuple(self.node(int(i)) for i in np.unique(self.labels[:, level]) if i != 0)
+
+    def selection(self, label: int) -> Selection:
+        """The Gaussians of ``label``."""
+        node = self.node(label)
+        return Selection(torch.from_numpy(self.labels[:, node.level] == label))
+
+    def colors(self, level: int) -> NDArray[np.uint8]:
+        """(n, 3) colours of the Gaussians at ``level``; grey where unlabelled."""
+        return self.palette()[self.labels[:, level]]
+
+    def palette(self) -> NDArray[np.uint8]:
+        """(largest id + 1, 3) colour of each label id; grey for 0."""
+        table = np.full((max(self._by_id, default=0) + 1, 3), 128, np.uint8)
+        for node in self.nodes:
+            table[node.id] = node.color
+        return table
+
+    def renamed(self, label: int, name: str) -> LabelTree:
+        return self._with(replace(self.node(label), name=name))
+
+    def recolored(self, label: int, color: tuple[int, int, int]) -> LabelTree:
+        return self._with(replace(self.node(label), color=color))
+
+    def _with(self, changed: LabelNode) -> LabelTree:
+        nodes = tuple(changed if node.id == changed.id else node for node in self.nodes)
+        return LabelTree(self.labels, nodes, self.default_level)
+
+    def merge(self, a: int, b: int) -> LabelTree:
+        """One label in place of two siblings: ``b`` disappears into ``a``, whose name and colour stay.
+
+        Both become leaves of the tree if either had children: what was inside them is found again by :meth:`split`.
+
+        Raises:
+            SplatsegError: the labels are the same, unknown, or have different parents.
+        """
+        first, second = self.node(a), self.node(b)
+        if a == b or first.parent != second.parent:
+            raise SplatsegError(f"merge: expected two labels with one parent, found {a} and {b}")
+        level = min(first.level, second.level)
+        inside = (self.labels[:, first.level] == a) | (self.labels[:, second.level] == b)
+        labels = self.labels.copy()
+        labels[inside, level:] = a
+        return self._rebuilt(labels)
+
+    def split(self, label: int, parts: NDArray[np.int64]) -> LabelTree:
+        """Divide a leaf in place: ``parts`` (count,) numbers its Gaussians 0..k-1; part 0 keeps the id, others get
+        new ones.
+
+        Raises:
+            SplatsegError: the label has children, or ``parts`` does not number its Gaussians.
+        """
+        node = self.node(label)
+        children = self.children(label)
+        if children:
+            raise SplatsegError(f"split: expected a label without parts, found {label} with {len(children)}")
+        ids = np.flatnonzero(self.labels[:, node.level] == label)
+        if parts.shape != ids.shape or len(np.unique(parts)) != parts.max() + 1:
+            raise SplatsegError(f"split: expected parts 0..k-1 of {len(ids)} Gaussians, found shape {parts.shape}")
+        labels = self.labels.copy()
+        free = max(self._by_id) + 1
+        names = {}
+        for part in range(1, int(parts.max()) + 1):
+            labels[ids[parts == part], node.level :] = free + part - 1
+            names[free + part - 1] = f"{node.name}'" if part == 1 else f"{node.name}'{part}"
+        return self._rebuilt(labels, names)
+
+    def _rebuilt(self, labels: NDArray[np.int32], names: dict[int, str] | None = None) -> LabelTree:
+        """The tree of changed ``labels``: nodes that are gone leave, new ones get ``names`` and colours."""
+        nodes = []
+        for fresh in build_nodes(labels):
+            old = self._by_id.get(fresh.id)
+            if old:
+                nodes.append(replace(fresh, name=old.name, color=old.color))
+            else:
+                nodes.append(replace(fresh, name=(names or {})[fresh.id]))
+        return LabelTree(labels, tuple(nodes), self.default_level)
+
+
+def hue_color(index: int) -> tuple[int, int, int]:
+    """A colour for the ``index``-th label; neighbours in order are far apart in hue, then differ in lightness."""
+    red, green, blue = colorsys.hls_to_rgb(index * GOLDEN % 1.0, (0.55, 0.42, 0.68)[index % 3], 0.75)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def build_nodes(labels: NDArray[np.int32]) -> tuple[LabelNode, ...]:
+    """Nodes of nested ``labels`` (n, K), named by their path: "2" is the second of the coarsest level, "2.1" its
+    first part."""
+    found: dict[int, LabelNode] = {}
+    order: dict[int, int] = {}
+    for level in range(labels.shape[1]):
+        ids, first, counts = np.unique(labels[:, level], return_index=True, return_counts=True)
+        for label, row, count in zip(ids.tolist(), first.tolist(), counts.tolist(), strict=True):
+            if label == 0 or label in found:
+                continue
+            parent = int(labels[row, level - 1]) if level else 0
+            order[parent] = order.get(parent, 0) + 1
+            name = f"{found[parent].name}.{order[parent]}" if parent else str(order[parent])
+            found[label] = LabelNode(label, parent, level, count, name, hue_color(label))
+    return tuple(found[label] for label in sorted(found))
+
+
+def tree_from_leaves(leaves: NDArray[np.int64], cuts: Sequence[NDArray[np.int64]], default_level: int) -> LabelTree:
+    """A tree from leaf numbers (n,) 0..L-1 (-1: unlabelled) and, coarse to fine, the group (L,) of each leaf at
+    each level.
+
+    Ids are given level by level, larger labels first; a group that equals its parent keeps the parent's id.
+    """
+    sizes = np.bincount(leaves[leaves >= 0], minlength=len(cuts[0]))
+    table = np.zeros((len(cuts[0]), len(cuts)), np.int32)
+    taken = 0
+    for level, groups in enumerate(cuts):
+        for group in _by_size(groups, sizes):
+            members = groups == group
+            above = np.unique(table[members, level - 1]) if level else np.zeros(0, np.int32)
+            if len(above) == 1 and bool((members == (table[:, level - 1] == above[0])).all()):
+                table[members, level] = above[0]
+            else:
+                taken += 1
+                table[members, level] = taken
+    padded = np.concatenate([table, np.zeros((1, len(cuts)), np.int32)])  # row -1: unlabelled
+    labels = padded[leaves]
+    return LabelTree(labels, build_nodes(labels), default_level)
+
+
+def _by_size(groups: NDArray[np.int64], sizes: NDArray[np.int64]) -> Iterable[int]:
+    totals = np.bincount(groups, weights=sizes)
+    return (int(group) for group in np.argsort(-totals, kind="stable") if (groups == group).any())

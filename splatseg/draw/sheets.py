@@ -1,0 +1,157 @@
+"""Pictures for people: feature PCA, label colours, depth maps and the contact sheet of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from splatseg.core.atomic import atomic_write
+from splatseg.core.gaussians import Gaussians
+from splatseg.core.scene import View
+from splatseg.render import render
+
+TILE_WIDTH = 320  # pixels of a picture on the sheet
+MARGIN = 4
+CAPTION = 14
+
+
+@dataclass(frozen=True, eq=False)
+class PcaBasis:
+    """Affine map of features to RGB: ``mean`` (d,), ``axes`` (d, 3), ``low`` and ``high`` (3,) of the shown range."""
+
+    mean: Tensor
+    axes: Tensor
+    low: Tensor
+    high: Tensor
+
+    @classmethod
+    def fit(cls, features: Tensor, sample: int = 50_000) -> PcaBasis:
+        """The three main directions of ``features`` (n, d), shown from the 2nd to the 98th percentile."""
+        picked = features[torch.linspace(0, len(features) - 1, min(sample, len(features))).long()]
+        mean = picked.mean(dim=0)
+        _, _, vectors = torch.linalg.svd(picked - mean, full_matrices=False)
+        axes = torch.zeros(features.shape[1], 3, dtype=features.dtype, device=features.device)
+        axes[:, : min(3, len(vectors))] = vectors[:3].T
+        # The sign of a principal direction is arbitrary: make its largest entry positive, so that colours repeat.
+        axes *= axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()
+        shown = (picked - mean) @ axes
+        return cls(mean, axes, shown.quantile(0.02, dim=0), shown.quantile(0.98, dim=0))
+
+    def colors(self, features: Tensor) -> Tensor:
+        """(..., 3) uint8 of features (..., d)."""
+        shown = (features - self.mean) @ self.axes
+        scaled = (shown - self.low) / (self.high - self.low).clamp_min(1e-12)
+        return (scaled.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def label_image(gaussians: Gaussians, view: View, labels: Tensor, count: int) -> np.ndarray:
+    """(h, w) int64 label of every pixel: the one with the largest share of the blending weights, 0 below half opacity.
+
+    Args:
+        gaussians: n Gaussians.
+        view: the view to draw.
+        labels: (n,) int64 in 0..count-1.
+        count: number of labels.
+    """
+    camera = view.camera.to(gaussians.device)
+    best = torch.full((camera.height, camera.width), 0.0, device=gaussians.device)
+    winner = torch.zeros(camera.height, camera.width, dtype=torch.int64, device=gaussians.device)
+    present = labels.unique().tolist()
+    for start in range(0, len(present), 16):  # 16 indicator channels at a time bound the memory
+        chunk = torch.tensor(present[start : start + 16], device=gaussians.device)
+        indicator = (labels[:, None] == chunk).float()
+        shares = render(gaussians, camera, features=indicator).features
+        assert shares is not None
+        top, index = shares.max(dim=-1)
+        better = top > best
+        best = torch.where(better, top, best)
+        winner = torch.where(better, chunk[index], winner)
+    alpha = render(gaussians, camera).alpha
+    return torch.where(alpha >= 0.5, winner, 0).cpu().numpy()
+
+
+def contact_sheet(
+    path: Path,
+    gaussians: Gaussians,
+    features: Tensor,
+    labels: Tensor,
+    palette: np.ndarray,
+    views: Sequence[View],
+    below: Sequence[Image.Image] = (),
+) -> None:
+    """Write a PNG with one row a view: photo, render, feature PCA, labels.
+
+    Args:
+        path: where to write, atomically.
+        gaussians: n Gaussians.
+        features: (n, d) unit features.
+        labels: (n,) int64 labels, 0 = none.
+        palette: (count, 3) uint8 colour of each label.
+        views: the views to show.
+        below: further pictures, each drawn as wide as the sheet under the rows.
+    """
+    basis = PcaBasis.fit(features)
+    rows = []
+    with torch.no_grad():
+        for view in views:
+            drawn = render(gaussians, view.camera.to(gaussians.device), features=features)
+            assert drawn.features is not None
+            unit = torch.nn.functional.normalize(drawn.features, dim=-1)
+            pca = basis.colors(unit).cpu().numpy()
+            pca[(drawn.alpha < 0.5).cpu().numpy()] = 40
+            rows.append(
+                (
+                    view.name,
+                    [
+                        ("photo", view.image().numpy()),
+                        ("render", (drawn.color.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()),
+                        ("features (PCA)", pca),
+                        ("labels", palette[label_image(gaussians, view, labels, len(palette))]),
+                    ],
+                )
+            )
+    sheet = stacked([tile(rows), *below])
+    with atomic_write(path) as temporary:
+        sheet.save(temporary, format="PNG")
+
+
+def tile(rows: Sequence[tuple[str, Sequence[tuple[str, np.ndarray]]]]) -> Image.Image:
+    """Lay out captioned (h, w, 3) uint8 pictures: one row an entry, each picture ``TILE_WIDTH`` wide."""
+    scaled = [
+        [(f"{name}: {caption}", _fit_width(Image.fromarray(pixels))) for caption, pixels in pictures]
+        for name, pictures in rows
+    ]
+    heights = [max(image.height for _, image in row) + CAPTION + MARGIN for row in scaled]
+    columns = max(len(row) for row in scaled)
+    sheet = Image.new("RGB", (columns * (TILE_WIDTH + MARGIN) + MARGIN, sum(heights) + MARGIN), "white")
+    draw = ImageDraw.Draw(sheet)
+    top = MARGIN
+    for row, height in zip(scaled, heights, strict=True):
+        for column, (caption, image) in enumerate(row):
+            left = MARGIN + column * (TILE_WIDTH + MARGIN)
+            draw.text((left, top), caption, fill="black")
+            sheet.paste(image, (left, top + CAPTION))
+        top += height
+    return sheet
+
+
+def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
+    """The pictures under each other, all scaled to the width of the first."""
+    width = pictures[0].width
+    scaled = [p.resize((width, max(round(p.height * width / p.width), 1)), Image.Resampling.LANCZOS) for p in pictures]
+    sheet = Image.new("RGB", (width, sum(p.height for p in scaled)), "white")
+    top = 0
+    for picture in scaled:
+        sheet.paste(picture, (0, top))
+        top += picture.height
+    return sheet
+
+
+def _fit_width(image: Image.Image) -> Image.Image:
+    return image.resize((TILE_WIDTH, max(round(image.height * TILE_WIDTH / image.width), 1)), Image.Resampling.LANCZOS)

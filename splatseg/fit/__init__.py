@@ -1,0 +1,1 @@
+"""The main job: photos -> Gaussians -> features -> labels, stage by stage, cached and resumable."""

@@ -1,0 +1,372 @@
+"""Hierarchies + Gaussians -> FeatureField: the feature fit.
+
+Geometry is frozen, so a pixel's feature is a fixed sparse combination of Gaussian features. A step gathers a batch of
+pixels from a cached pool (``blend``), computes the hierarchical contrastive loss with its gradient, scatters the
+gradient
+back and moves the touched Gaussians with Adam. ``full_render`` trains through complete rendered images instead:
+slower by more than an order of magnitude, kept as the check that pools lose nothing.
+
+On a device that can make steps without the host (``ops.pooled``), all pools are traced first and joined, and the steps
+are replayed. A batch is then a window of the view's rows in random order, and not drawn anew: the same for batches as
+large as the pool, which is the default, and a sample without repetition otherwise.
+
+A view's loss knows that view's masks only: what it merges, splits or leaves out there, and which of its objects differ.
+``init="segments"`` starts from what the masks of all views agree on (``mask_clustering``, ``segment_features``);
+``hold_segments`` keeps the codes of Gaussians in a confirmed segment and lets the loss train those that lie in none.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from splatseg.core.errors import SplatsegError
+from splatseg.core.field import FeatureField
+from splatseg.core.gaussians import Gaussians
+from splatseg.core.progress import Progress
+from splatseg.core.scene import View
+from splatseg.fit.hooks import FitHooks
+from splatseg.fit.malloc import freed_memory_kept
+from splatseg.fit.mask_clustering import MaskClusteringConfig, find_segments
+from splatseg.fit.pixel_pools import PixelPool, SamplingConfig, draw_batch, sample_pool
+from splatseg.fit.segment_features import SegmentFeatureConfig, segment_features
+from splatseg.masks.hierarchy import PatchHierarchy
+from splatseg.ops import (
+    AdamConfig,
+    LossConfig,
+    SparseFeatureAdam,
+    blend,
+    hierarchical_contrastive_loss,
+    hierarchical_contrastive_loss_and_grad,
+)
+from splatseg.ops.columns import column_bytes
+from splatseg.ops.replay import PooledSteps, PoolStack, Schedule, can_replay
+from splatseg.render import render
+
+HierarchyOf = Callable[[View], PatchHierarchy]
+NO_MASKS = "masks: expected at least one view with a mask over the splat, found none"
+
+# What measured best on dev_kitchen (docs/evaluation.md). Without the norm term the features are free to turn while they
+# are small; with it, the published constants lock in the direction of the first noise.
+BEST_LOSS = replace(LossConfig.paper(), phi_min=0.1, norm_weight=0.0)
+
+
+@dataclass(frozen=True)
+class FeatureConfig:
+    """Settings of the feature fit."""
+
+    dim: int = 24
+    """Channels of a Gaussian's feature. With colour beside them 24 fill the 32 channels that gsplat draws at once."""
+    steps: int = 200
+    """Steps of the loss, one view each. With held codes they train the Gaussians that lie in no agreed segment."""
+    lr: float = 0.02
+    lr_final: float = 0.001
+    """Adam's rate decays from ``lr`` to ``lr_final`` along a half cosine."""
+    init_sigma: float = 0.01
+    """Features start as normal noise of this size."""
+    init: Literal["noise", "segments"] = "segments"
+    """``segments``: Gaussians in segments that several views agree on start from codes of those segments instead."""
+    hold_segments: bool = True
+    """Keep those codes; the loss trains the other Gaussians only."""
+    mask_clustering: MaskClusteringConfig = field(default_factory=MaskClusteringConfig)
+    segment_features: SegmentFeatureConfig = field(default_factory=SegmentFeatureConfig)
+    loss: LossConfig = field(default_factory=lambda: BEST_LOSS)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    full_render: bool = False
+    """Train through full rendered images instead of pixel pools."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.dim < 1:
+            raise SplatsegError(f"features.dim: expected at least 1, found {self.dim}")
+        if self.steps < 1:
+            raise SplatsegError(f"features.steps: expected at least 1, found {self.steps}")
+        if self.init not in ("noise", "segments"):
+            raise SplatsegError(f"features.init: expected noise or segments, found '{self.init}'")
+
+    @classmethod
+    def published(cls) -> FeatureConfig:
+        """The constants of the published Gaussian-splatting variant (loss preset ``gs``, unit-norm first features)."""
+        loss = LossConfig.gs()
+        sampling = SamplingConfig(pool_pixels=loss.pixels, batch_pixels=loss.pixels)
+        return cls(dim=16, loss=loss, sampling=sampling, steps=1000, init="noise", hold_segments=False, init_sigma=0.25)
+
+    @classmethod
+    def from_noise(cls) -> FeatureConfig:
+        """The loss alone, from noise: every feature is trained, and no view's masks are compared with another's.
+
+        16 channels, as in the paper's table 4.
+        """
+        return cls(dim=16, init="noise", hold_segments=False, steps=1000)
+
+    @classmethod
+    def preset(cls, name: str) -> FeatureConfig:
+        """``fast``, ``default`` or ``quality``."""
+        base = cls()
+        if name == "fast":
+            return replace(base, steps=100)
+        if name == "default":
+            return base
+        if name == "quality":
+            return replace(base, steps=1000)
+        raise SplatsegError(f"preset: expected fast, default or quality, found '{name}'")
+
+
+def learning_rate(config: FeatureConfig, step: int) -> float:
+    """Half-cosine decay from ``lr`` to ``lr_final``."""
+    share = 0.5 * (1 + math.cos(math.pi * step / config.steps))
+    return config.lr_final + (config.lr - config.lr_final) * share
+
+
+@dataclass
+class PoolCache:
+    """Pixel pools of all views, traced at first use. Their memory stays below ``sampling.memory_mb``.
+
+    Each view may take an equal share of the bound. A first pool of a few pixels tells the bytes a pixel takes in this
+    scene; the number of pixels a view is cut to fit. ``by_gaussian``: what is bounded are the pools with their
+    :class:`~splatseg.ops.columns.PoolColumns`, which replayed steps make of them.
+    """
+
+    gaussians: Gaussians
+    views: Sequence[View]
+    hierarchy_of: HierarchyOf
+    config: SamplingConfig
+    seed: int
+    by_gaussian: bool = False
+    _pools: dict[int, PixelPool | None] = field(default_factory=dict)
+    _pixels: int = 0
+
+    def get(self, index: int) -> PixelPool | None:
+        """The pool of a view; None where the view has no masked pixel that shows a Gaussian."""
+        if index not in self._pools:
+            view = self.views[index]
+            hierarchy = self.hierarchy_of(view)
+            if not self._pixels:
+                self._pixels = self._affordable(view, hierarchy)
+            config = replace(
+                self.config, pool_pixels=self._pixels, batch_pixels=min(self.config.batch_pixels, self._pixels)
+            )
+            self._pools[index] = sample_pool(self.gaussians, view, hierarchy, config, self.generator(index))
+        return self._pools[index]
+
+    def _affordable(self, view: View, hierarchy: PatchHierarchy) -> int:
+        probe = replace(self.config, pool_pixels=1024, batch_pixels=1)
+        pool = sample_pool(self.gaussians, view, hierarchy, probe, self.generator(0))
+        if pool is None:
+            return self.config.pool_pixels
+        # The factor allows for views that show more Gaussians a pixel than this one.
+        columns = column_bytes(pool.contributions) if self.by_gaussian else 0
+        per_pixel = 1.5 * (pool.nbytes + columns) / len(pool.patch)
+        share = self.config.memory_mb * 2**20 / len(self.views)
+        return max(1024, min(self.config.pool_pixels, int(share / per_pixel)))
+
+    def generator(self, index: int) -> torch.Generator:
+        """What draws the pixels of a view: the same ones every time."""
+        return torch.Generator(self.gaussians.device).manual_seed(self.seed * 1_000_003 + index)
+
+    def forget(self) -> None:
+        """Drop all pools; they are traced again when asked for."""
+        self._pools.clear()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the pools made so far."""
+        return sum(pool.nbytes for pool in self._pools.values() if pool is not None)
+
+
+def fit_features(
+    gaussians: Gaussians,
+    views: Sequence[View],
+    hierarchy_of: HierarchyOf,
+    config: FeatureConfig,
+    hooks: FitHooks | None = None,
+) -> FeatureField:
+    """Learn a feature for every Gaussian (OmniSeg3D, Ying et al. 2024, section 3).
+
+    Args:
+        gaussians: the frozen splat; its device is where the fit computes.
+        views: training views.
+        hierarchy_of: loads the patch hierarchy of a view, called at most twice a view.
+        config: see :class:`FeatureConfig`.
+        hooks: checkpoints and log; a checkpoint found there is taken up.
+
+    Returns:
+        The field, on the CPU.
+
+    Raises:
+        SplatsegError: no view has a usable mask, a hierarchy of another size than its view, a checkpoint of another
+            fit, or a loss that is not finite.
+    """
+    hooks = hooks or FitHooks()
+    trainer = FeatureTrainer(gaussians, views, hierarchy_of, config)
+    saved = hooks.load_checkpoint()
+    before = float(saved["seconds"]) if saved else 0.0
+    started = last_saved = time.monotonic()
+    first = trainer.restore(saved) if saved else trainer.start(hooks.quiet)
+    report_every = max(config.steps // 20, 1)
+    done = first
+    with freed_memory_kept(), Progress(config.steps, "features", initial=first, quiet=hooks.quiet) as progress:
+        while done < config.steps:
+            until = min((done // report_every + 1) * report_every, config.steps)
+            made, loss = trainer.advance(done, until)
+            done += made
+            progress.advance(made)
+            seconds = before + time.monotonic() - started
+            if done % report_every == 0:
+                if not math.isfinite(loss):
+                    raise SplatsegError(f"features: expected a finite loss, found {loss} at step {done}")
+                hooks.log({"stage": "features", "step": done, "seconds": round(seconds, 3), "loss": loss})
+                progress.advance(0, loss=f"{loss:.3f}")
+            if time.monotonic() - last_saved > hooks.checkpoint_seconds:
+                hooks.save_checkpoint({**trainer.checkpoint(done), "seconds": seconds})
+                last_saved = time.monotonic()
+    return FeatureField(trainer.features.detach().cpu(), gaussians.fingerprint())
+
+
+class FeatureTrainer:
+    """Features, their optimiser and the pools of one fit."""
+
+    def __init__(
+        self, gaussians: Gaussians, views: Sequence[View], hierarchy_of: HierarchyOf, config: FeatureConfig
+    ) -> None:
+        if not views:
+            raise SplatsegError("features: expected at least one training view, found none")
+        self.gaussians = gaussians.detach()
+        self.views = views
+        self.config = config
+        noise = torch.randn(len(gaussians), config.dim, generator=torch.Generator().manual_seed(config.seed))
+        self.features = (noise * config.init_sigma).to(gaussians.device)
+        self.optimizer = SparseFeatureAdam(self.features, AdamConfig(lr=config.lr, norm_weight=config.loss.norm_weight))
+        self.replays = can_replay(self.features) and not config.full_render
+        self.pools = PoolCache(self.gaussians, views, hierarchy_of, config.sampling, config.seed, self.replays)
+        self._replayed: PooledSteps | None = None
+        self.held: Tensor | None = None
+        """(n,) bool: Gaussians in an agreed segment, which ``hold_segments`` keeps; None before :meth:`start`."""
+
+    def start(self, quiet: bool = True) -> int:
+        """Set the first features as ``config.init`` says; returns 0, the number of steps done."""
+        self.held = torch.zeros(len(self.gaussians), dtype=torch.bool, device=self.features.device)
+        if self.config.init == "segments":
+            with Progress(len(self.views), "segments", quiet=quiet) as progress:
+                pools = self._evidence(progress)
+                segments = find_segments(pools, len(self.gaussians), self.config.mask_clustering, self.config.seed)
+            codes = segment_features(segments, self.config.dim, self.config.segment_features, self.config.seed)
+            codes = codes.to(self.features.device)
+            self.held = (codes != 0).any(dim=1)
+            self.features[self.held] = codes[self.held]
+        self._hold()
+        return 0
+
+    def _evidence(self, progress: Progress) -> Iterator[PixelPool]:
+        """A pool a view, of pixels in and outside masks; none is kept."""
+        consensus = self.config.mask_clustering
+        pixels = max(min(consensus.pixels, consensus.total_pixels // len(self.views)), 1)
+        config = replace(self.config.sampling, pool_pixels=pixels, batch_pixels=1, unmasked=True)
+        for index, view in enumerate(self.views):
+            hierarchy, generator = self.pools.hierarchy_of(view), self.pools.generator(index)
+            pool = sample_pool(self.gaussians, view, hierarchy, config, generator)
+            progress.advance()
+            if pool is not None:
+                yield pool
+
+    def _hold(self) -> None:
+        if self.config.hold_segments and self.held is not None:
+            self.optimizer.freeze(self.held)
+
+    def advance(self, step: int, until: int) -> tuple[int, float]:
+        """Make steps from number ``step`` on, one or, where the device replays them, all before ``until``.
+
+        Returns how many, and the loss of the last.
+        """
+        if not self.replays:
+            return 1, self.step(step)
+        if self.held is None:
+            self.start()
+        if self._replayed is None:
+            self._replayed = self.replay()
+        self._replayed.run(until - step)
+        self._replayed.check()
+        return until - step, float(self._replayed.losses[until - 1])
+
+    def replay(self) -> PooledSteps:
+        """Trace the pools of all views, and lay down what each step will do; views in the order of :meth:`step`."""
+        pools = [self.pools.get(index) for index in range(len(self.views))]
+        usable = [pool for pool in pools if pool is not None]
+        if not usable:
+            raise SplatsegError(NO_MASKS)
+        place = {index: k for k, index in enumerate(i for i, pool in enumerate(pools) if pool is not None)}
+        views, starts = [], []
+        for step in range(self.config.steps):
+            generator = self._step_generator(step)
+            order = torch.randperm(len(pools), generator=generator).tolist()
+            index = next(place[i] for i in order if i in place)
+            views.append(index)
+            starts.append(int(torch.randint(len(usable[index]), (1,), generator=generator)))
+        device = self.features.device
+        stack = PoolStack.of(usable, torch.Generator(device).manual_seed(self.config.seed))
+        self.pools.forget()
+        del pools, usable  # the steps' columns take their place in memory
+        rates = [learning_rate(self.config, step) for step in range(self.config.steps)]
+        schedule = Schedule(torch.tensor(views), torch.tensor(starts), rates)
+        return PooledSteps(stack, self.optimizer, self.config.loss, schedule, self.config.sampling.batch_pixels)
+
+    def _step_generator(self, step: int) -> torch.Generator:
+        return torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
+
+    def step(self, step: int) -> float:
+        """One optimiser step on one view (more, where views turn out to have no masks); returns its loss."""
+        if self.held is None:
+            self.start()
+        generator = self._step_generator(step)
+        for index in torch.randperm(len(self.views), generator=generator).tolist():
+            pool = self.pools.get(index)
+            if pool is None:
+                continue
+            batch = draw_batch(pool, self.config.sampling.batch_pixels, generator)
+            if self.config.full_render:
+                loss = self._accumulate_rendered(index, pool, batch.rows, batch.patch)
+            else:
+                blended = blend(pool.contributions, self.features, batch.rows)
+                loss, grad = hierarchical_contrastive_loss_and_grad(
+                    blended, batch.patch, membership=pool.membership, config=self.config.loss
+                )
+                self.optimizer.accumulate(pool.contributions, grad, batch.rows)
+            self.optimizer.step(learning_rate(self.config, step))
+            return float(loss)
+        raise SplatsegError(NO_MASKS)
+
+    def _accumulate_rendered(self, index: int, pool: PixelPool, rows: Tensor, patch: Tensor) -> Tensor:
+        """The same loss through a complete rendered image."""
+        features = self.features.clone().requires_grad_()
+        image = render(self.gaussians, self.views[index].camera.to(features.device), features=features).features
+        assert image is not None
+        columns, lines = pool.contributions.pixels[rows].long().unbind(1)
+        loss = hierarchical_contrastive_loss(
+            image[lines, columns], patch, membership=pool.membership, config=self.config.loss
+        )
+        (grad,) = torch.autograd.grad(loss, features)
+        self.optimizer.accumulate_dense(grad)
+        return loss.detach()
+
+    def checkpoint(self, done: int) -> dict[str, Any]:
+        """Everything :meth:`restore` needs to go on after ``done`` steps as if nothing had happened."""
+        return {"step": done, "features": self.features, "held": self.held, **self.optimizer.state_dict()}
+
+    def restore(self, saved: dict[str, Any]) -> int:
+        """Take the state over; returns the number of steps already done."""
+        if saved["features"].shape != self.features.shape:
+            raise SplatsegError(
+                f"checkpoint of the features: expected shape {tuple(self.features.shape)}, "
+                f"found {tuple(saved['features'].shape)}"
+            )
+        self.features.copy_(saved["features"])
+        self.held = saved["held"].to(self.features.device)
+        self._hold()
+        self.optimizer.load_state_dict(saved)
+        return int(saved["step"])

@@ -1,0 +1,89 @@
+"""Settings of the geometry fit and their presets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from splatseg.core.errors import SplatsegError
+
+
+@dataclass(frozen=True)
+class GeometryConfig:
+    """3DGS training as gsplat's ``simple_trainer`` does it (Kerbl et al. 2023), scaled to ``steps``.
+
+    Fractions are of ``steps``, so that a preset changes one number. Learning rates are per step for Adam; that of the
+    means is in units of the scene extent.
+    """
+
+    steps: int = 3000
+    """Optimiser steps, one training view each."""
+    coarse_fraction: float = 0.3
+    """Share of the steps trained at half resolution: a quarter of the pixels while the large structure settles."""
+    sh_degree: int = 2
+    """Highest degree of the spherical harmonics, 0..3."""
+    sh_degree_every: float = 0.12
+    """The degree in use grows by one every so often (fraction of steps)."""
+    ssim_weight: float = 0.2
+    """Share of D-SSIM in the loss, the rest is L1."""
+    lr_means: float = 1.6e-4
+    lr_means_final: float = 1.6e-6
+    lr_scales: float = 5e-3
+    lr_quats: float = 1e-3
+    lr_opacities: float = 5e-2
+    lr_sh0: float = 2.5e-3
+    lr_sh_rest: float = 2.5e-3 / 20
+    init_opacity: float = 0.1
+    init_scale: float = 1.0
+    """Initial standard deviation in units of the mean distance to the three nearest points."""
+    strategy: Literal["default", "mcmc"] = "default"
+    """How Gaussians come and go: ``default`` clones, splits and prunes by gradient (Kerbl et al. 2023); ``mcmc`` moves
+    dead ones and adds up to ``max_gaussians`` (Kheradmand et al. 2024); :meth:`mcmc` sets what goes with it."""
+    opacity_reg: float = 0.01
+    """Weight of the mean opacity in the loss; ``mcmc`` only."""
+    scale_reg: float = 0.01
+    """Weight of the mean standard deviation in the loss; ``mcmc`` only."""
+    packed: bool = False
+    """On CUDA, gsplat's packed mode: less memory where a view shows a small part of the scene."""
+    max_gaussians: int = 200_000
+    """Densification stops adding near this number; bounds memory (about 1 kB a Gaussian with the optimiser state)."""
+    refine_start: float = 0.04
+    refine_stop: float = 0.6
+    refine_every: int = 100
+    """Densify and prune every so many steps between ``refine_start`` and ``refine_stop`` (fractions)."""
+    grow_grad2d: float = 0.0002
+    """Gradient of the projected mean, in normalised image units, above which a Gaussian is cloned or split."""
+    absgrad: bool = False
+    """Use the absolute gradient (AbsGS); its threshold is about four times larger."""
+    opacity_reset_every: int = 0
+    """Set opacities back to 0.01 every so many steps during refinement, 0 never (3DGS: 3000 of 30000)."""
+    prune_opacity: float = 0.005
+    eval_every: float = 0.1
+    """Measure PSNR on the held-out views every so often (fraction of steps)."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise SplatsegError(f"geometry.steps: expected at least 1, found {self.steps}")
+        if self.sh_degree not in (0, 1, 2, 3):
+            raise SplatsegError(f"geometry.sh_degree: expected 0, 1, 2 or 3, found {self.sh_degree}")
+        if self.max_gaussians < 1:
+            raise SplatsegError(f"geometry.max_gaussians: expected at least 1, found {self.max_gaussians}")
+        if self.strategy not in ("default", "mcmc"):
+            raise SplatsegError(f"geometry.strategy: expected default or mcmc, found '{self.strategy}'")
+
+    def mcmc(self) -> GeometryConfig:
+        """The same with the MCMC strategy and the first guess that its paper and gsplat's trainer use with it."""
+        return replace(self, strategy="mcmc", init_opacity=0.5, init_scale=0.1)
+
+    @classmethod
+    def preset(cls, name: str) -> GeometryConfig:
+        """``fast``, ``default`` or ``quality``."""
+        base = cls()
+        if name == "fast":
+            return replace(base, steps=1200, sh_degree=1, max_gaussians=100_000, coarse_fraction=0.5)
+        if name == "default":
+            return base
+        if name == "quality":
+            return replace(base, steps=30_000, sh_degree=3, max_gaussians=3_000_000, coarse_fraction=0.1)
+        raise SplatsegError(f"preset: expected fast, default or quality, found '{name}'")

@@ -1,0 +1,157 @@
+"""Photos -> Gaussians: the training loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from splatseg.core.errors import SplatsegError
+from splatseg.core.gaussians import Gaussians
+from splatseg.core.progress import Progress
+from splatseg.core.scene import Scene, View
+from splatseg.fit.geometry.config import GeometryConfig
+from splatseg.fit.geometry.frame import FitFrame
+from splatseg.fit.geometry.init import gaussians_from_points
+from splatseg.fit.geometry.photos import PhotoCache
+from splatseg.fit.geometry.state import FitState, trimmed
+from splatseg.fit.hooks import FitHooks
+from splatseg.fit.malloc import freed_memory_kept
+from splatseg.ops import photometric_loss
+from splatseg.render import Means2dProbe, RenderConfig, render
+
+
+def masked_target(image: Tensor, fitted: Tensor | None, rendered: Tensor) -> Tensor:
+    """What the loss compares ``rendered`` (h, w, 3) with: the photo, or where ``fitted`` is False the render itself.
+
+    A pixel left out then has no difference and no gradient in L1. In SSIM's windows of 11 pixels its value stands on
+    both sides alike: what the photo shows there is never trained towards, and beyond 10 pixels from what counts there
+    is no gradient at all.
+    """
+    if fitted is None:
+        return image
+    return torch.where(fitted[..., None], image.to(rendered.dtype) / 255, rendered.detach())
+
+
+def psnr(gaussians: Gaussians, views: Sequence[View]) -> float:
+    """Mean peak signal-to-noise ratio over ``views``, dB, of the clamped render against the photo.
+
+    Of each view the pixels that count (:meth:`View.photo`); views without any are left out, nan where none is left.
+    """
+    values = []
+    with torch.no_grad():
+        for view in views:
+            image, fitted = view.photo()
+            target = image.to(gaussians.device).float() / 255
+            color = render(gaussians, view.camera.to(gaussians.device)).color.clamp(0, 1)
+            squares = (color - target).square()
+            if fitted is not None:
+                squares = squares[fitted.to(squares.device)]
+            if squares.numel():
+                values.append(-10 * torch.log10(squares.mean().clamp_min(1e-10)))
+    return float(torch.stack(values).mean()) if values else float("nan")
+
+
+def fit_geometry(
+    scene: Scene,
+    config: GeometryConfig,
+    held_out: Sequence[View] = (),
+    device: torch.device | str = "cpu",
+    hooks: FitHooks | None = None,
+) -> Gaussians:
+    """Fit a splat to the photos of ``scene`` (3DGS, Kerbl et al. 2023, section 5), in a frame of its own (FitFrame).
+
+    Args:
+        scene: training views and the sparse points to start from.
+        config: see :class:`GeometryConfig`.
+        held_out: views that only measure; their PSNR goes to the log every ``eval_every``.
+        device: where to compute.
+        hooks: checkpoints and log; a checkpoint found there is taken up.
+
+    Returns:
+        The splat, on the CPU, detached.
+
+    Raises:
+        SplatsegError: too few points, an unreadable photo, or a fit that diverged.
+    """
+    hooks = hooks or FitHooks()
+    torch.manual_seed(config.seed)
+    frame = FitFrame.of(scene)
+    offset = scene.offset
+    scene, held_out = frame.scene(scene), frame.views(held_out)
+    state = FitState(gaussians_from_points(scene.points, config).to(device), 1.0, config)
+    saved = hooks.load_checkpoint()
+    if saved and saved.get("frame") != frame.numbers():
+        saved = None
+    first = state.restore(saved) if saved else 0
+    before = float(saved["seconds"]) if saved else 0.0
+    started = last_saved = time.monotonic()
+    evaluate_every = max(int(config.eval_every * config.steps), 1)
+    with (
+        freed_memory_kept(),
+        PhotoCache(scene.views, device) as photos,
+        Progress(config.steps, "geometry", initial=first, quiet=hooks.quiet) as progress,
+    ):
+        for step in range(first, config.steps):
+            loss = train_step(state, photos, step)
+            done = step + 1
+            seconds = before + time.monotonic() - started
+            progress.advance(n=f"{len(state.params['means']):,}")
+            if done % evaluate_every == 0 or done == config.steps:
+                figures = evaluate(state, held_out, done, seconds, loss)
+                hooks.log(figures)
+                progress.advance(0, psnr=f"{figures['psnr']:.2f}")
+            if time.monotonic() - last_saved > hooks.checkpoint_seconds:
+                hooks.save_checkpoint({**state.checkpoint(done), "seconds": seconds, "frame": frame.numbers()})
+                last_saved = time.monotonic()
+    return frame.back(trimmed(state.gaussians(config.sh_degree)), offset)
+
+
+def train_step(state: FitState, photos: PhotoCache, step: int) -> Tensor:
+    """One view: render, compare, step, densify. Returns the loss."""
+    config = state.config
+    if step == int(config.coarse_fraction * config.steps):
+        photos.forget(half=True)
+    image, fitted, camera = photos.get(*photo_of_step(step, len(photos.views), config))
+    if step + 1 < config.steps:
+        photos.ahead(*photo_of_step(step + 1, len(photos.views), config))
+    degree = min(int(step / max(config.sh_degree_every * config.steps, 1)), config.sh_degree)
+    probe = Means2dProbe.zeros(len(state.params["means"]), photos.device, config.absgrad)
+    settings = RenderConfig(sh_degree=degree, packed=config.packed, check_finite=False)
+    rendered = render(state.gaussians(config.sh_degree), camera, config=settings, probe=probe)
+    target = masked_target(image, fitted, rendered.color)
+    loss = photometric_loss(rendered.color, target, config.ssim_weight) + state.regularisation()
+    loss.backward()
+    state.optimise(step, (rendered.radii > 0).all(dim=1))
+    state.densify(step, probe, rendered.radii, (camera.width, camera.height))
+    return loss.detach()
+
+
+def photo_of_step(step: int, count: int, config: GeometryConfig) -> tuple[int, bool]:
+    """Number of the view that a step trains on, and whether at half size."""
+    return view_of_step(step, count, config.seed), step < config.coarse_fraction * config.steps
+
+
+def view_of_step(step: int, count: int, seed: int) -> int:
+    """Every view once an epoch, each epoch in its own order that depends on the seed alone (so resumed fits agree)."""
+    epoch, position = divmod(step, count)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+    return int(order[position])
+
+
+def evaluate(state: FitState, held_out: Sequence[View], done: int, seconds: float, loss: Tensor) -> dict[str, Any]:
+    """Figures for the log; raises where the fit diverged."""
+    if not bool(torch.isfinite(loss)):
+        raise SplatsegError(f"geometry: expected a finite loss, found {float(loss)} at step {done}")
+    gaussians = state.gaussians(state.config.sh_degree)
+    return {
+        "stage": "geometry",
+        "step": done,
+        "seconds": round(seconds, 2),
+        "loss": float(loss),
+        "gaussians": len(gaussians),
+        "psnr": psnr(gaussians.detach(), held_out) if held_out else float("nan"),
+    }

@@ -1,0 +1,231 @@
+"""The state of a running geometry fit: parameters, optimisers and densification, as gsplat's strategies expect them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from gsplat import DefaultStrategy
+from gsplat.strategy.ops import reset_opa
+from torch import Tensor
+from torch.nn import Parameter, ParameterDict
+
+from splatseg.core.gaussians import Gaussians
+from splatseg.fit.geometry.config import GeometryConfig
+from splatseg.fit.geometry.mcmc import Mcmc
+from splatseg.ops.visible_adam import visible_adam_
+from splatseg.render import Means2dProbe
+
+# gsplat's strategies look parameters up by these names
+_FIELD_OF_PARAM = {
+    "means": "means",
+    "quats": "quats",
+    "scales": "log_scales",
+    "opacities": "opacity_logits",
+    "sh": "sh",
+}
+
+
+class VisibleAdam(torch.optim.Optimizer):
+    """Adam over drawn rows as a torch optimiser, so that gsplat's strategies can edit its state.
+
+    ``lr`` holds one rate a column of the flattened parameter; a scheduler may change ``param_groups[0]["lr"]``.
+    """
+
+    def __init__(self, param: Parameter, lr: Tensor) -> None:
+        super().__init__([param], {"lr": lr})
+
+    @torch.no_grad()
+    def step_visible(self, visible: Tensor) -> None:
+        """One step on the rows where ``visible`` (n,) bool."""
+        group = self.param_groups[0]
+        param = group["params"][0]
+        state = self.state[param]
+        if not state:
+            state.update(step=0, exp_avg=torch.zeros_like(param), exp_avg_sq=torch.zeros_like(param))
+        state["step"] += 1
+        rows, columns = param.shape[0], group["lr"].numel()
+        flat = [t.view(rows, columns) for t in (param, param.grad.contiguous(), state["exp_avg"], state["exp_avg_sq"])]
+        visible_adam_(flat[0], flat[1], (flat[2], flat[3]), group["lr"], visible, state["step"])
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        raise RuntimeError("VisibleAdam needs the drawn rows: call step_visible")
+
+
+class GradientDensification(DefaultStrategy):
+    """gsplat's densification by gradient, with statistics that are gathered without asking the device.
+
+    gsplat 1.5.3 picks the drawn Gaussians by a boolean index, three times per step; each waits for the device. The sums
+    are the same, term by term.
+    """
+
+    def _update_state(self, params: Any, state: dict[str, Any], info: dict[str, Any], packed: bool = False) -> None:
+        gradient = (info["means2d"].absgrad if self.absgrad else info["means2d"].grad)[0]
+        if state["grad2d"] is None:
+            state["grad2d"], state["count"] = torch.zeros_like(gradient[:, 0]), torch.zeros_like(gradient[:, 0])
+        drawn = (info["radii"][0] > 0).all(dim=-1)
+        # Per pixel -> per half of the image's side, the unit of the threshold.
+        halves = torch.stack([gradient[:, 0] * (info["width"] / 2.0), gradient[:, 1] * (info["height"] / 2.0)], dim=-1)
+        state["grad2d"].add_(torch.where(drawn, halves.norm(dim=-1), 0.0))
+        state["count"].add_(drawn)
+
+
+class FitState:
+    """Parameters, their optimisers and the densification statistics of one fit."""
+
+    def __init__(self, gaussians: Gaussians, extent: float, config: GeometryConfig) -> None:
+        self.config = config
+        self.extent = extent
+        tensors = gaussians.tensors()
+        self.params = ParameterDict({name: Parameter(tensors[f].clone()) for name, f in _FIELD_OF_PARAM.items()})
+        self.optimizers = {name: VisibleAdam(p, self._rates(name)) for name, p in self.params.items()}
+        self.strategy = mcmc_strategy(config) if config.strategy == "mcmc" else default_strategy(config)
+        self.strategy.check_sanity(self.params, self.optimizers)
+        # The extent is asked for by the default strategy alone, which scales its thresholds by it.
+        with_extent = {"scene_scale": extent} if isinstance(self.strategy, DefaultStrategy) else {}
+        self.statistics: dict[str, Any] = self.strategy.initialize_state(**with_extent)
+
+    def _rates(self, name: str) -> Tensor:
+        """(k,) learning rate a column of the flattened parameter."""
+        config, param = self.config, self.params[name]
+        columns = param[0].numel() if param.dim() > 1 else 1
+        if name == "sh":
+            rates = torch.full((columns,), config.lr_sh_rest)
+            rates[:3] = config.lr_sh0
+            return rates.to(param.device)
+        rate = {
+            "means": config.lr_means * self.extent,
+            "quats": config.lr_quats,
+            "scales": config.lr_scales,
+            "opacities": config.lr_opacities,
+        }[name]
+        return torch.full((columns,), rate, device=param.device)
+
+    def gaussians(self, sh_degree: int) -> Gaussians:
+        """The splat with SH up to ``sh_degree``; its tensors are the parameters, so gradients reach them."""
+        p = self.params
+        return Gaussians(p["means"], p["quats"], p["scales"], p["opacities"], p["sh"][:, : (sh_degree + 1) ** 2])
+
+    def optimise(self, step: int, visible: Tensor) -> None:
+        """Adam on every parameter; the rate of the means decays exponentially to its final value."""
+        config = self.config
+        decay = (config.lr_means_final / config.lr_means) ** (step / config.steps)
+        self.optimizers["means"].param_groups[0]["lr"] = self._rates("means") * decay
+        for optimizer in self.optimizers.values():
+            optimizer.step_visible(visible)
+        for param in self.params.values():
+            param.grad = None
+
+    def densify(self, step: int, probe: Means2dProbe, radii: Tensor, size: tuple[int, int]) -> None:
+        """gsplat's clone, split and prune, bounded by ``max_gaussians``, and the opacity reset; or its MCMC moves."""
+        if isinstance(self.strategy, Mcmc):
+            rate = float(self.optimizers["means"].param_groups[0]["lr"][0])
+            self.strategy.step_post_backward(self.params, self.optimizers, self.statistics, step, {}, rate)
+            return
+        self._bound_growth(step)
+        found = probe.absgrad.grad if self.config.absgrad else probe.means2d.grad
+        assert found is not None
+        gradients = SimpleNamespace(grad=found[None], absgrad=found[None])
+        info = {
+            "means2d": gradients,
+            "radii": radii[None],
+            "width": size[0],
+            "height": size[1],
+            "n_cameras": 1,
+            "gaussian_ids": None,
+        }
+        self.strategy.step_post_backward(self.params, self.optimizers, self.statistics, step, info)
+        every = self.config.opacity_reset_every
+        if every and step > 0 and step % every == 0 and step < self.strategy.refine_stop_iter:
+            reset_opa(self.params, self.optimizers, self.statistics, value=2 * self.config.prune_opacity)
+
+    def regularisation(self) -> Tensor:
+        """What MCMC adds to the loss so that useless Gaussians fade and shrink; 0 with the default strategy."""
+        if not isinstance(self.strategy, Mcmc):
+            return torch.zeros((), device=self.params["means"].device)
+        opacity, scale = self.params["opacities"].sigmoid().mean(), self.params["scales"].exp().mean()
+        return self.config.opacity_reg * opacity + self.config.scale_reg * scale
+
+    def _bound_growth(self, step: int) -> None:
+        """Raise the growth threshold so that at most the room left is cloned or split, steepest gradients first."""
+        self.strategy.grow_grad2d = self.config.grow_grad2d
+        sums, counts = self.statistics["grad2d"], self.statistics["count"]
+        if sums is None or step % self.config.refine_every:
+            return
+        room = self.config.max_gaussians - len(sums)
+        if room <= 0:
+            self.strategy.grow_grad2d = float("inf")
+        elif room < len(sums):
+            steepest = (sums / counts.clamp_min(1)).topk(room).values[-1]
+            self.strategy.grow_grad2d = max(self.config.grow_grad2d, float(steepest))
+
+    def checkpoint(self, step: int) -> dict[str, Any]:
+        """Everything :meth:`restore` needs to go on after ``step`` steps as if nothing had happened."""
+        moments = {
+            name: {k: v for k, v in optimizer.state[self.params[name]].items()}
+            for name, optimizer in self.optimizers.items()
+        }
+        return {
+            "step": step,
+            "params": {name: p.detach() for name, p in self.params.items()},
+            "moments": moments,
+            "statistics": self.statistics,
+            "torch_rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all(),  # one a GPU; none without
+        }
+
+    def restore(self, saved: dict[str, Any]) -> int:
+        """Take the state over; returns the number of steps already done."""
+        for name, values in saved["params"].items():
+            old = self.params[name]
+            param = Parameter(values.to(old.device))
+            optimizer = self.optimizers[name]
+            optimizer.state.pop(old, None)
+            optimizer.param_groups[0]["params"] = [param]
+            optimizer.state[param] = moved(saved["moments"][name], old.device)
+            self.params[name] = param
+        self.statistics = moved(saved["statistics"], self.params["means"].device)
+        torch.set_rng_state(saved["torch_rng"])
+        if len(saved.get("cuda_rng", ())) == torch.cuda.device_count():  # else the fit goes on on another machine
+            torch.cuda.set_rng_state_all(saved.get("cuda_rng", []))
+        return int(saved["step"])
+
+
+def default_strategy(config: GeometryConfig) -> GradientDensification:
+    """gsplat's densification by gradient, its steps scaled to those of the fit."""
+    return GradientDensification(
+        grow_grad2d=config.grow_grad2d,
+        refine_start_iter=int(config.refine_start * config.steps),
+        refine_stop_iter=int(config.refine_stop * config.steps),
+        refine_every=config.refine_every,
+        # gsplat 1.5.3 never resets (`0 & step > 0` binds the wrong way), so opacities are reset in `densify`. The
+        # number still gates its pruning of Gaussians too big in space, which must wait for large ones to have settled.
+        reset_every=config.opacity_reset_every or config.steps,
+        prune_opa=config.prune_opacity,
+        absgrad=config.absgrad,
+    )
+
+
+def mcmc_strategy(config: GeometryConfig) -> Mcmc:
+    """gsplat's MCMC densification, its steps scaled to those of the fit."""
+    return Mcmc(
+        cap_max=config.max_gaussians,
+        refine_start_iter=int(config.refine_start * config.steps),
+        refine_stop_iter=int(config.refine_stop * config.steps),
+        refine_every=config.refine_every,
+        min_opacity=config.prune_opacity,
+    )
+
+
+def moved(state: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """``state`` with its tensors on ``device``."""
+    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in state.items()}
+
+
+def trimmed(gaussians: Gaussians) -> Gaussians:
+    """Detached copies with unit quaternions, the form that is saved."""
+    tensors: dict[str, Any] = {name: t.detach().clone() for name, t in gaussians.tensors().items()}
+    tensors["quats"] = torch.nn.functional.normalize(tensors["quats"], dim=1)
+    return replace(gaussians, **tensors)

@@ -1,0 +1,222 @@
+"""Pixel pools of all views -> segments: masks that several views agree on, as sets of Gaussians.
+
+A segmenter looks at one photo at a time: an object has a mask in one view and none in the next, two things are merged
+here and split there. Blending weights say which Gaussians support which mask, so that masks of different views can be
+compared where they are: on the splat. Masks that overlap there, as far as both views see, are one segment (the idea of
+MaskClustering, Yan et al., CVPR 2024, on Gaussians in place of points); what too few views show is dropped; a Gaussian
+belongs to a segment if the segment's masks hold it in most of what their views show of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from splatseg.core.errors import SplatsegError
+from splatseg.fit.pixel_pools import PixelPool
+from splatseg.ops.mask_products import MaskEvidence, gather
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class MaskClusteringConfig:
+    """When masks of different views are the same thing.
+
+    Attributes:
+        pixels: looked at in a view, drawn from all of them; a part of a few hundred pixels needs a good share of them.
+        total_pixels: ... and in all views together; bounds the time and, at some 40 bytes a pixel, the memory.
+        seed_iou: overlap, on the Gaussians that both views see, from which two masks found a segment. High, as an
+            object and its largest part may overlap by more than ``min_iou``.
+        late_iou: ... from which masks do that have then found no segment: small parts, which overlap less for the same
+            error at their border. ``seed_iou`` turns it off.
+        min_iou: overlap from which a mask counts as one of a segment's.
+        min_views: a segment that fewer views show is dropped.
+        min_share: ... and one that is shown in less than this share of the views that see a third of it.
+        duplicate_iou: overlap from which two segments are one.
+        min_weight: a view sees a Gaussian whose blending weights sum to more in its pool.
+        nesting: a segment takes over the Gaussians of another that lies in it by more than this share; 1 turns it off.
+        rest: what a segment has beside its parts is a segment too, if it is more than this share of it and no
+            duplicate: the door of a cabinet without its handle. 1, the default, turns it off: where parts were missed,
+            what is left is no part.
+        rounds: how often the masks are handed out anew to the segments found so far.
+        max_gaussians: masks are compared on at most so many Gaussians; bounds time and memory on large splats.
+    """
+
+    pixels: int = 32_768
+    total_pixels: int = 2**23
+    seed_iou: float = 0.85
+    late_iou: float = 0.7
+    min_iou: float = 0.6
+    min_views: int = 3
+    min_share: float = 0.15
+    duplicate_iou: float = 0.9
+    min_weight: float = 0.02
+    nesting: float = 0.9
+    rest: float = 1.0
+    rounds: int = 3
+    max_gaussians: int = 200_000
+
+    def __post_init__(self) -> None:
+        for name in ("seed_iou", "late_iou", "min_iou", "duplicate_iou", "nesting"):
+            if not 0.5 <= getattr(self, name) <= 1:
+                raise SplatsegError(
+                    f"mask_clustering.{name}: expected a share in [0.5, 1], found {getattr(self, name)}"
+                )
+        if self.late_iou > self.seed_iou:
+            raise SplatsegError(
+                f"mask_clustering.late_iou: expected at most seed_iou={self.seed_iou}, found {self.late_iou}"
+            )
+        for name in ("min_share", "rest"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SplatsegError(f"mask_clustering.{name}: expected a share in [0, 1], found {getattr(self, name)}")
+        for name in ("pixels", "total_pixels", "min_views", "rounds", "max_gaussians"):
+            if getattr(self, name) < 1:
+                raise SplatsegError(f"mask_clustering.{name}: expected at least 1, found {getattr(self, name)}")
+
+
+@dataclass(frozen=True, eq=False)
+class Segments:
+    """Sets of Gaussians that several views agree on.
+
+    Attributes:
+        inside: (n, s) sparse bool: Gaussian g belongs to segment k.
+        weights: (n,) float32 mean blending weight of a Gaussian in the pools that see it; 0 where none does.
+        views: (s,) int64 views with a mask of the segment.
+    """
+
+    inside: sparse.csr_matrix
+    weights: Floats
+    views: Ints
+
+    def __len__(self) -> int:
+        return int(self.inside.shape[1])
+
+
+def find_segments(
+    pools: Iterable[PixelPool], count: int, config: MaskClusteringConfig = MaskClusteringConfig(), seed: int = 0
+) -> Segments:
+    """The segments of a splat of ``count`` Gaussians; none where no mask is confirmed.
+
+    Args:
+        pools: one a view, traced on that splat, of masked and unmasked pixels alike; taken one at a time.
+        count: number of Gaussians.
+        config: settings.
+        seed: of the choice of Gaussians that masks are compared on, where there are more than ``max_gaussians``.
+    """
+    evidence = gather(pools, count, config.min_weight)
+    if evidence is None:
+        return Segments(sparse.csr_matrix((count, 0), dtype=bool), np.zeros(count, np.float32), np.zeros(0, np.int64))
+    compared = evidence
+    if count > config.max_gaussians:
+        chosen = np.random.default_rng(seed).choice(count, config.max_gaussians, replace=False)
+        compared = evidence.rows(np.sort(chosen))
+    agreement = compared.agreement(config.late_iou)
+    owner = np.full(len(compared.view), -1, np.int64)
+    for iou in dict.fromkeys((config.seed_iou, config.late_iou)):
+        owner = _group(agreement, owner, iou, config.min_views)
+        for _ in range(config.rounds):
+            owner = _hand_out(compared, owner, config)
+    inside = evidence.vote(owner)
+    if config.nesting < 1:
+        inside = _nest(inside, evidence.mutual(inside), config.nesting)
+    view = evidence.view
+    views = np.array([len(np.unique(view[owner == k])) for k in range(inside.shape[1])], np.int64)
+    if config.rest < 1 and len(views):
+        rests, parents = _rests(inside, evidence, config)
+        inside, views = sparse.hstack([inside, *rests]).tocsr(), np.concatenate([views, views[parents]])
+    return Segments(inside.astype(bool), evidence.weights, views)
+
+
+def _group(agreement: sparse.coo_matrix, owner: Ints, iou: float, min_views: int) -> Ints:
+    """(m,) segment of each mask, -1 for none: those of ``owner`` and new ones among the masks that have none there.
+
+    The mask that most others agree with takes those, and so on.
+    """
+    a = agreement
+    free = (a.data >= iou) & (owner[a.row] < 0) & (owner[a.col] < 0)
+    graph = sparse.csr_matrix((a.data[free], (a.row[free], a.col[free])), shape=a.shape)
+    owner = owner.copy()
+    found = int(owner.max(initial=-1)) + 1
+    for mask in np.argsort(-np.diff(graph.indptr), kind="stable"):
+        others = graph.indices[graph.indptr[mask] : graph.indptr[mask + 1]]
+        members = np.append(others[owner[others] < 0], mask)
+        if owner[mask] < 0 and len(members) >= min_views:
+            owner[members] = found
+            found += 1
+    return owner
+
+
+def _hand_out(evidence: MaskEvidence, owner: Ints, config: MaskClusteringConfig) -> Ints:
+    """Every mask to the segment it overlaps most, after dropping duplicates; segments with too few views end."""
+    sets = evidence.vote(owner)
+    sets = sets[:, _distinct(evidence.mutual(sets), np.bincount(owner[owner >= 0]), config.duplicate_iou)]
+    overlap, shown = evidence.matches(sets, config.min_iou)
+    order = np.argsort(overlap.data, kind="stable")
+    best = np.full(len(owner), -1, np.int64)
+    best[overlap.row[order]] = overlap.col[order]  # the last, i.e. largest, assignment stays
+    result = np.full(len(owner), -1, np.int64)
+    found, view = 0, evidence.view
+    for segment in range(sets.shape[1]):
+        members = np.flatnonzero(best == segment)
+        views = len(np.unique(view[members]))
+        could = int((shown[segment] > 0.3 * shown[segment].max()).sum())
+        if views >= max(config.min_views, config.min_share * could):
+            result[members] = found
+            found += 1
+    return result
+
+
+def _distinct(shared: Floats, support: Ints, duplicate_iou: float) -> list[int]:
+    """Columns that are no duplicate of one with more masks, by the weight ``shared`` (s, s) of each two; empty ones
+    left out."""
+    area = shared.diagonal()
+    kept: list[int] = []
+    for column in np.argsort(-support, kind="stable"):
+        union = area[column] + area[kept] - shared[column, kept]
+        if area[column] > 0 and not (shared[column, kept] >= duplicate_iou * union).any():
+            kept.append(int(column))
+    return kept
+
+
+def _nest(inside: sparse.csr_matrix, overlap: Floats, share: float) -> sparse.csr_matrix:
+    """Every segment takes over those that lie in it by more than ``share``, from the smallest up; ``overlap`` (s, s) is
+    the weight that each two share."""
+    area = overlap.diagonal()
+    order = np.argsort(area, kind="stable")
+    by_column = inside.tocsc()
+    columns = np.split(by_column.indices, by_column.indptr[1:-1])
+    for position, large in enumerate(order):
+        for small in order[:position]:
+            if overlap[small, large] > share * area[small]:
+                columns[large] = np.union1d(columns[large], columns[small])
+    ends = np.cumsum([0, *(len(one) for one in columns)])
+    ones = np.ones(ends[-1], np.float32)
+    return sparse.csc_matrix((ones, np.concatenate(columns), ends), inside.shape).tocsr() if len(area) else inside
+
+
+def _rests(
+    inside: sparse.csr_matrix, evidence: MaskEvidence, config: MaskClusteringConfig
+) -> tuple[list[sparse.csr_matrix], list[int]]:
+    """(n, 1) columns of what segments have beside their parts, where it is worth a segment, and those segments."""
+    weights, overlap = evidence.weights, evidence.mutual(inside)
+    area = overlap.diagonal()
+    rests: list[sparse.csr_matrix] = []
+    parents: list[int] = []
+    for whole in range(len(area)):
+        within = (overlap[whole] > config.nesting * area) & (area < config.duplicate_iou * area[whole])
+        if not within.any():
+            continue
+        part = np.asarray(inside[:, np.flatnonzero(within)].sum(axis=1)).ravel() > 0
+        rest = (inside[:, [whole]].toarray().ravel() > 0) & ~part
+        size = float(weights[rest].sum())
+        shared = inside.T @ np.where(rest, weights, 0)
+        if size > config.rest * area[whole] and not (shared >= config.duplicate_iou * (size + area - shared)).any():
+            rests.append(sparse.csr_matrix(rest[:, None], dtype=np.float32))
+            parents.append(whole)
+    return rests, parents

@@ -1,0 +1,418 @@
+"""The main job: a capture becomes a segmentable splat, stage by stage, each cached and resumable.
+
+Stages, in order: ``geometry`` (photos -> Gaussians, or a splat that is given), ``hierarchy`` (masks -> patches, a
+view at a time), ``features`` (hierarchies -> field), ``labels`` (whole-scene label tree), ``sheet`` (the contact
+sheet). A stage of which no input has changed (:mod:`splatseg.fit.stages`) is not run again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import resource
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from PIL import Image
+
+from splatseg.core.atomic import write_text
+from splatseg.core.errors import SplatsegError
+from splatseg.core.field import FeatureField
+from splatseg.core.gaussians import Gaussians
+from splatseg.core.label_tree import LabelTree
+from splatseg.core.progress import Progress
+from splatseg.core.scene import Scene, View
+from splatseg.draw.mask_preview import hierarchy_preview
+from splatseg.draw.sheets import contact_sheet
+from splatseg.fit.features import FeatureConfig, fit_features
+from splatseg.fit.geometry import GeometryConfig, fit_geometry, psnr
+from splatseg.fit.given import check_agreement, given_splat
+from splatseg.fit.hooks import FitHooks
+from splatseg.fit.stages import Stage, cameras_digests, folder_digest, photos_digest, tensors_digest
+from splatseg.io.labels import load_labels, save_labels
+from splatseg.io.ply import load_gaussians, save_gaussians
+from splatseg.io.run import Run, digest
+from splatseg.io.run_scene import load_run_scene
+from splatseg.io.test_cameras import load_test_views
+from splatseg.masks import MaskSource, mask_source
+from splatseg.masks.cache import MaskCache
+from splatseg.masks.hierarchy import HierarchyConfig, HierarchyFolder, build_hierarchy
+from splatseg.masks.sam.config import SamConfig
+from splatseg.masks.stored import StoredMasks, stored_masks
+from splatseg.masks.watershed import WatershedConfig
+from splatseg.render import choose_device
+from splatseg.segment.discretize import ClusterConfig, discretize
+
+log = logging.getLogger(__name__)
+
+SHEET_VIEWS = 4
+SHEET_HIERARCHIES = 2
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Everything a fit can be told; written to ``config.yaml`` of the run."""
+
+    geometry: GeometryConfig = field(default_factory=GeometryConfig)
+    watershed: WatershedConfig = field(default_factory=WatershedConfig)
+    sam: SamConfig = field(default_factory=SamConfig)
+    hierarchy: HierarchyConfig = field(default_factory=HierarchyConfig)
+    features: FeatureConfig = field(default_factory=FeatureConfig)
+    clusters: ClusterConfig = field(default_factory=ClusterConfig)
+    hold_out_every: int = 8
+    """Every so many-th view measures PSNR instead of training; 0 trains on all. A scene with its own
+    ``test_cameras.json`` is measured on those and trains on all."""
+    downscale: int = 1
+    """Photos are used at 1/downscale of their size (``images_2``, ``images_4``, ``images_8`` where they exist)."""
+
+    @classmethod
+    def preset(cls, name: str) -> FitConfig:
+        """``fast``, ``default`` or ``quality``."""
+        return cls(geometry=GeometryConfig.preset(name), features=FeatureConfig.preset(name))
+
+
+@dataclass(frozen=True)
+class FitInputs:
+    """What is fitted and where it goes."""
+
+    scene: Path
+    out: Path
+    masks: str | None = None
+    """``watershed``, ``sam``, or a folder of masks; None: the masks that the run holds, else ``watershed``."""
+    splat: Path | None = None
+    """An existing splat (PLY) instead of fitting the geometry."""
+    sfm: bool = False
+    """The scene is a folder of photos without poses: run structure from motion first."""
+    device: str = "auto"
+    """``auto`` (CUDA where a GPU and the kernels for it are there), ``cpu`` or ``cuda``; no part of the settings, so
+    that a fit may go on elsewhere."""
+    splat_transform: Path | None = None
+    """How ``splat`` lies in the capture's frame: nerfstudio's ``dataparser_transforms.json`` or 4x4 numbers."""
+
+
+def spread(views: Sequence[View], count: int) -> list[View]:
+    """Up to ``count`` views, evenly spaced from the first to the last."""
+    return [views[round(i)] for i in torch.linspace(0, len(views) - 1, min(count, len(views))).tolist()]
+
+
+def _preview(view: View, hierarchies: HierarchyFolder) -> Image.Image:
+    """Patches of ``view``, and the levels of one clicked pixel."""
+    hierarchy = hierarchies[view.name]
+    return hierarchy_preview(view.image().numpy(), hierarchy.patch_ids, hierarchy.membership)
+
+
+class Fit:
+    """One run of the main job. :meth:`execute` does all stages; each may be called on its own, in order."""
+
+    def __init__(self, inputs: FitInputs, config: FitConfig, quiet: bool = False) -> None:
+        self.inputs = inputs
+        self.config = config
+        self.quiet = quiet
+        self.device = choose_device(inputs.device)
+        if not inputs.scene.is_dir():
+            raise SplatsegError(f"{inputs.scene}: expected a folder with a COLMAP capture, found none")
+        # Before the run folder is made, so that a wrong name leaves nothing behind.
+        if inputs.masks not in (None, "watershed", "sam") and not Path(inputs.masks).is_dir():
+            raise SplatsegError(f"masks: expected 'watershed', 'sam' or a folder of masks, found '{inputs.masks}'")
+        self.run = Run.open(inputs.out, {"scene": str(inputs.scene.resolve()), "downscale": config.downscale})
+        self.figures: dict[str, Any] = {}
+        self.masks = inputs.masks or "watershed"
+        self._stored: StoredMasks | None = None
+        if inputs.masks is None and config.watershed == WatershedConfig():
+            self._take_stored_masks()
+
+    def _take_stored_masks(self) -> None:
+        """The newest masks that the run holds, if it holds any, and a line that says so."""
+        found = stored_masks(self.run.masks)
+        if not found:
+            return
+        self.masks, self._stored = found[0].spec, found[0]
+        if found[0].name == "files" and Path(self.masks).is_dir():
+            self._stored = None  # the folder itself, as it is now
+        log.warning(
+            "masks: none named, taking those of '%s' in %s%s; --masks watershed makes others beside them",
+            self.masks,
+            found[0].folder,
+            "" if len(found) == 1 else f", the newest of {len(found)}",
+        )
+
+    def execute(self) -> dict[str, Any]:
+        """All stages; returns the figures that ``metrics.json`` holds.
+
+        Raises:
+            SplatsegError: bad input; see the rooms for which.
+        """
+        with self.run.lock():
+            write_text(self.run.config, yaml.safe_dump(self._settings(), sort_keys=False))
+            self._load_figures()
+            scene = load_run_scene(self.run, find_poses=True)
+            train, held_out = self._split(scene)
+            gaussians = self.geometry(scene, train, held_out)
+            hierarchies = self.hierarchies(train)
+            field = self.features(gaussians, train, hierarchies)
+            tree = self.labels(gaussians, field)
+            self.sheet(gaussians, field, tree, held_out or train, hierarchies, train)
+            self._note(peak_memory_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+        return self.figures
+
+    # Stages ----------------------------------------------------------------------------------------------------------
+
+    def geometry(self, scene: Scene, train: Sequence[View], held_out: Sequence[View]) -> Gaussians:
+        """Fit, or take, the splat."""
+        if self.inputs.splat is not None:
+            return self._given_splat(self.inputs.splat, scene, held_out)
+        stage = Stage.of(
+            "geometry",
+            photos=photos_digest(train, masks=True),
+            **cameras_digests(train),
+            points=tensors_digest([scene.points.xyz, scene.points.rgb]),
+            offset=list(scene.offset),
+            settings=self._plain(self.config.geometry),
+        )
+        if self._is_done(stage):
+            gaussians = load_gaussians(self.run.geometry)
+        else:
+            hooks = self._hooks(stage)
+            gaussians = fit_geometry(
+                dataclasses.replace(scene, views=tuple(train)), self.config.geometry, held_out, self.device, hooks
+            )
+            self._save_splat(stage, gaussians)
+        self._measure(gaussians, held_out)
+        return gaussians
+
+    def _given_splat(self, path: Path, scene: Scene, held_out: Sequence[View]) -> Gaussians:
+        """The splat of ``path`` in the frame of the scene, compared with the photos before anything is made from it."""
+        gaussians = given_splat(path, self.inputs.splat_transform, scene, self.inputs.scene)
+        stage = Stage.of("geometry", splat=gaussians.fingerprint(), offset=list(scene.offset))
+        if not self._is_done(stage):
+            found = check_agreement(path, gaussians.to(self.device), scene, spread(scene.views, SHEET_VIEWS))
+            self._note(splat_psnr=round(found.psnr, 3), splat_points=round(found.points, 3))
+            self._save_splat(stage, gaussians)
+        self._measure(gaussians, held_out)
+        return gaussians
+
+    def _save_splat(self, stage: Stage, gaussians: Gaussians) -> None:
+        self.run.unmark(stage.name)
+        save_gaussians(self.run.geometry, gaussians)
+        self._note(gaussians=len(gaussians))
+        self._finish(stage, [self.run.geometry])
+
+    def _measure(self, gaussians: Gaussians, held_out: Sequence[View]) -> None:
+        """PSNR on the held-out views, a stage of its own: other photos there are no reason to fit anew."""
+        if not held_out:
+            self.figures.pop("psnr_held_out", None)
+            return
+        cameras = cameras_digests(held_out)
+        stage = Stage.of(
+            "psnr", geometry=gaussians.fingerprint(), photos=photos_digest(held_out, masks=True), **cameras
+        )
+        if not self.run.is_done(stage.name, stage.key):
+            self._note(psnr_held_out=round(psnr(gaussians.to(self.device), held_out), 3))
+            self._finish(stage, [])
+
+    def hierarchies(self, train: Sequence[View]) -> HierarchyFolder:
+        """Masks and patch hierarchy of every training view; one image a process in memory at a time."""
+        folder = HierarchyFolder(self.run.hierarchy)
+        source = self._stored or mask_source(self.masks, train, self._mask_config())
+        stage = Stage.of(
+            "hierarchy",
+            photos=photos_digest(train),
+            masks=self._masks_digest(source),
+            settings=self._plain(self.config.hierarchy),
+        )
+        if self._is_done(stage):
+            return folder
+        self.run.unmark(stage.name)
+        with self._timed("masks"):
+            self._build_hierarchies(train, source, folder)
+        self._finish(stage, [folder.path(view.name) for view in train])
+        return folder
+
+    def _build_hierarchies(self, train: Sequence[View], source: MaskSource, folder: HierarchyFolder) -> None:
+        cache = MaskCache(self.run.masks, source)
+        if source is not self._stored:
+            cache.describe(self.masks if self.masks in ("watershed", "sam") else Path(self.masks).resolve())
+        masks_found = 0
+        with (
+            closing(cache.all_masks(train)) as found,
+            Progress(len(train), "masks", unit="view", quiet=self.quiet) as progress,
+        ):
+            for view, masks in zip(train, found, strict=True):
+                masks_found += len(masks)
+                build_hierarchy(masks, self.config.hierarchy).save(folder.path(view.name))
+                progress.advance(masks=str(len(masks)))
+        if masks_found == 0:
+            raise SplatsegError(f"masks '{self.masks}': expected masks in at least one view, found none")
+        self._note(masks_per_view=round(masks_found / len(train), 1))
+
+    def features(self, gaussians: Gaussians, train: Sequence[View], hierarchies: HierarchyFolder) -> FeatureField:
+        """Fit the feature field."""
+        stage = Stage.of(
+            "features",
+            geometry=gaussians.fingerprint(),
+            hierarchy=digest(files=[hierarchies.path(view.name) for view in train]),
+            **cameras_digests(train),
+            settings=self._plain(self.config.features),
+        )
+        if self._is_done(stage):
+            return FeatureField.load(self.run.features, gaussians)
+        field = fit_features(
+            gaussians.to(self.device),
+            train,
+            lambda view: hierarchies[view.name],
+            self.config.features,
+            self._hooks(stage),
+        )
+        self.run.unmark(stage.name)
+        field.save(self.run.features)
+        self._finish(stage, [self.run.features])
+        return field
+
+    def labels(self, gaussians: Gaussians, field: FeatureField) -> LabelTree:
+        """Split the whole scene into labelled objects at several levels and write them.
+
+        Labels of the same features and settings are kept, with the names that a person gave them meanwhile.
+        """
+        stage = Stage.of(
+            "labels",
+            geometry=gaussians.fingerprint(),
+            features=tensors_digest([field.features]),
+            settings=self._plain(self.config.clusters),
+        )
+        if self._is_done(stage):
+            with suppress(SplatsegError):
+                return load_labels(self.run.labels, gaussians)
+        self.run.unmark(stage.name)
+        with self._timed("labels"):
+            tree = discretize(gaussians.to(self.device), field, self.config.clusters)
+            save_labels(self.run.labels, gaussians, tree)
+        self._note(labels_per_level=[len(tree.at_level(level)) for level in range(tree.levels)])
+        self._finish(stage, [])  # no sizes: the files may be edited, and are read to see whether they still hold
+        return tree
+
+    def sheet(
+        self,
+        gaussians: Gaussians,
+        field: FeatureField,
+        tree: LabelTree,
+        views: Sequence[View],
+        hierarchies: HierarchyFolder,
+        train: Sequence[View],
+    ) -> None:
+        """The contact sheet: photo, render, feature PCA, labels of up to four of ``views``; below it two of ``train``
+        with their hierarchies."""
+        shown, below = spread(views, SHEET_VIEWS), spread(train, SHEET_HIERARCHIES)
+        stage = Stage.of(
+            "sheet",
+            geometry=gaussians.fingerprint(),
+            features=tensors_digest([field.features]),
+            labels=[
+                tensors_digest([torch.from_numpy(tree.labels)]),
+                [dataclasses.asdict(node) for node in tree.nodes],
+                tree.default_level,
+            ],
+            hierarchy=digest(files=[hierarchies.path(view.name) for view in below]),
+            photos=photos_digest([*shown, *below]),
+            **cameras_digests(shown),
+        )
+        if self._is_done(stage):
+            return
+        contact_sheet(
+            self.run.contact_sheet,
+            gaussians.to(self.device),
+            field.unit.to(self.device),
+            torch.from_numpy(tree.labels[:, tree.default_level].astype("int64")).to(self.device),
+            tree.palette(),
+            shown,
+            [_preview(view, hierarchies) for view in below],
+        )
+        self._finish(stage, [self.run.contact_sheet])
+
+    # Inputs ----------------------------------------------------------------------------------------------------------
+
+    def _split(self, scene: Scene) -> tuple[Sequence[View], Sequence[View]]:
+        if (self.inputs.scene / "test_cameras.json").is_file() and self.config.downscale == 1:
+            return scene.views, load_test_views(self.inputs.scene, scene)
+        return scene.split(self.config.hold_out_every)
+
+    def _mask_config(self) -> WatershedConfig | SamConfig | None:
+        """Settings of the chosen source; a folder of masks has none."""
+        if self.masks == "watershed":
+            return self.config.watershed
+        return self.config.sam if self.masks == "sam" else None
+
+    def _masks_digest(self, source: MaskSource) -> str:
+        """Of the source and its settings; of a folder of masks the contents, wherever it lies."""
+        folder = Path(self.masks)
+        by_contents = source.name == "files" and folder.is_dir()
+        return digest([source.name, folder_digest(folder) if by_contents else source.settings()])
+
+    # Bookkeeping -----------------------------------------------------------------------------------------------------
+
+    def _is_done(self, stage: Stage) -> bool:
+        """Whether the result of ``stage`` is there; where one of other inputs is, a line says which have changed."""
+        if self.run.is_done(stage.name, stage.key):
+            return True
+        if self.run.was_done(stage.name) and (line := stage.line(self.run.made_from(stage.name))):
+            log.warning(line)
+        return False
+
+    def _hooks(self, stage: Stage) -> FitHooks:
+        def load() -> dict[str, Any] | None:
+            saved = self.run.load_checkpoint(stage.name)
+            return saved["state"] if saved and saved.get("digest") == stage.key else None
+
+        def save(state: dict[str, Any]) -> None:
+            self.run.save_checkpoint(stage.name, {"digest": stage.key, "state": state})
+
+        def log_figures(figures: dict[str, Any]) -> None:
+            self.run.log(figures)
+            self._note(**{f"{stage.name}_seconds": round(figures["seconds"], 1)})  # with what went before a kill
+
+        return FitHooks(load_checkpoint=load, save_checkpoint=save, log=log_figures, quiet=self.quiet)
+
+    def _finish(self, stage: Stage, outputs: Sequence[Path]) -> None:
+        self.run.mark_done(stage.name, stage.key, outputs, stage.inputs)
+        self.run.checkpoint_path(stage.name).unlink(missing_ok=True)
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self._note(**{f"{stage}_seconds": round(time.monotonic() - started, 1)})
+
+    def _note(self, **figures: Any) -> None:
+        self.figures.update(figures)
+        write_text(self.run.metrics, json.dumps(self.figures, indent=1) + "\n")
+
+    def _load_figures(self) -> None:
+        """Figures of stages that an earlier call finished."""
+        try:
+            self.figures = dict(json.loads(self.run.metrics.read_text()))
+        except (OSError, ValueError, TypeError):
+            self.figures = {}
+
+    def _settings(self) -> dict[str, Any]:
+        inputs = {
+            "scene": str(self.inputs.scene.resolve()),
+            "masks": self.masks if self.masks in ("watershed", "sam") else str(Path(self.masks).resolve()),
+            "masks_in": None if self._stored is None else str(self._stored.folder.resolve()),
+            "splat": None if self.inputs.splat is None else str(self.inputs.splat.resolve()),
+            "splat_transform": None
+            if self.inputs.splat_transform is None
+            else str(self.inputs.splat_transform.resolve()),
+            "sfm": self.inputs.sfm,
+        }
+        return {**inputs, **self._plain(self.config)}
+
+    @staticmethod
+    def _plain(config: Any) -> dict[str, Any]:
+        """A frozen config as plain JSON values."""
+        return json.loads(json.dumps(dataclasses.asdict(config), default=str))

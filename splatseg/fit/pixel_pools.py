@@ -1,0 +1,123 @@
+"""Pixel pools: sampled pixels of a view with their patches and cached blending weights, and batches drawn from them.
+
+Geometry is frozen in the feature stage, so the weights of a pixel never change: a pool is traced once and sampled many
+times. A pool of m pixels takes about 190 bytes a pixel (some 30 contributions of 4 bytes id and 2 bytes weight).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from splatseg.core.errors import SplatsegError
+from splatseg.core.gaussians import Gaussians
+from splatseg.core.scene import View
+from splatseg.masks.hierarchy import PatchHierarchy
+from splatseg.ops import Contributions
+from splatseg.render import trace
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How pixels are drawn."""
+
+    pool_pixels: int = 32768
+    """Pixels traced and kept a view."""
+    batch_pixels: int = 32768
+    """Pixels a step, drawn from one view's pool without repetition."""
+    min_weight: float = 1e-3
+    """Blending weights below are dropped."""
+    memory_mb: int = 1024
+    """Bound on all pools together; ``pool_pixels`` is reduced to keep it."""
+    unmasked: bool = False
+    """Draw from all pixels, not only from those in a mask. Batches leave the others out, but the pool then tells what a
+    view shows outside its masks: without, the mask of one lemon passes for that of two where the second has none."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.batch_pixels <= self.pool_pixels:
+            raise SplatsegError(
+                f"sampling.batch_pixels: expected 1..pool_pixels ({self.pool_pixels}), found {self.batch_pixels}"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class PixelPool:
+    """Sampled pixels of one view.
+
+    Attributes:
+        contributions: blending weights, one row a pixel.
+        rows: (k,) int64 rows in a mask that show at least one Gaussian, ascending; batches are drawn from them.
+        patch: (m,) int64 patch of each row of ``contributions``, compact: 1..p over the patches that occur, 0 for
+        pixels in no mask.
+        membership: (p + 1, words) int64 mask bits of those patches; row 0 is zero.
+    """
+
+    contributions: Contributions
+    rows: Tensor
+    patch: Tensor
+    membership: Tensor
+
+    def __len__(self) -> int:
+        return self.rows.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the pool, in bytes."""
+        return self.contributions.nbytes + sum(t.nbytes for t in (self.rows, self.patch, self.membership))
+
+
+@dataclass(frozen=True, eq=False)
+class PixelBatch:
+    """``rows`` (n,) int64, ascending, of a pool and their ``patch`` (n,) int64 (compact ids of that pool)."""
+
+    rows: Tensor
+    patch: Tensor
+
+
+def sample_pool(
+    gaussians: Gaussians, view: View, hierarchy: PatchHierarchy, config: SamplingConfig, generator: torch.Generator
+) -> PixelPool | None:
+    """Draw pixels uniformly from those in a mask (``config.unmasked``: from all), and trace them, on the device of
+    ``gaussians``.
+
+    ``generator`` may be of that device or of the CPU.
+
+    None where no such pixel shows a Gaussian (an image without masks).
+
+    Raises:
+        SplatsegError: hierarchy and view differ in size.
+    """
+    expected = (view.camera.height, view.camera.width)
+    if tuple(hierarchy.patch_ids.shape) != expected:
+        raise SplatsegError(
+            f"hierarchy of view '{view.name}': expected {expected[1]}x{expected[0]} pixels, "
+            f"found {hierarchy.patch_ids.shape[1]}x{hierarchy.patch_ids.shape[0]}"
+        )
+    device = gaussians.device
+    flat = hierarchy.patch_ids.to(device).flatten()
+    candidates = torch.arange(len(flat), device=device) if config.unmasked else flat.nonzero()[:, 0]
+    if len(candidates) > config.pool_pixels:
+        order = torch.randperm(len(candidates), generator=generator, device=generator.device)
+        candidates = candidates[order[: config.pool_pixels].to(device)]
+    pixels = torch.stack([candidates % expected[1], candidates // expected[1]], dim=1).to(torch.int32)
+    contributions = trace(gaussians, view.camera.to(device), pixels, config.min_weight)
+    ids = flat[candidates][contributions.order]
+    rows = ((contributions.counts > 0) & (ids > 0)).nonzero()[:, 0]
+    if len(rows) == 0:
+        return None
+    present, compact = torch.cat([ids.new_zeros(1), ids]).unique(return_inverse=True)
+    membership = hierarchy.membership.to(device)[present.long()]
+    return PixelPool(contributions.half(), rows, compact[1:], membership)
+
+
+def draw_batch(pool: PixelPool, count: int, generator: torch.Generator) -> PixelBatch:
+    """``count`` rows of the pool without repetition (all of them where the pool is smaller), ascending."""
+    size = len(pool)
+    rows = pool.rows
+    if count < size:
+        chosen = torch.zeros(size, dtype=torch.bool)
+        chosen[torch.randperm(size, generator=generator)[:count]] = True
+        rows = rows[chosen.nonzero()[:, 0].to(rows.device)]
+    return PixelBatch(rows, pool.patch[rows])

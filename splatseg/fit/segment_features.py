@@ -1,0 +1,110 @@
+"""Segments -> features: codes on the sphere whose distances follow the nesting of the segments.
+
+The Gaussians that lie in the same segments make a *pattern*; a splat has some hundreds. One code a pattern is wanted,
+so that from any pattern, for any segment around it, everything inside scores higher than anything outside: then some
+threshold selects exactly that segment. With so few unknowns the condition itself is optimised, a margin between the
+lowest score inside and the highest outside, in place of a surrogate over pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from splatseg.core.errors import SplatsegError
+from splatseg.core.field import unit_features
+from splatseg.fit.mask_clustering import Segments
+
+
+@dataclass(frozen=True)
+class SegmentFeatureConfig:
+    """How patterns are laid out on the sphere.
+
+    Attributes:
+        steps: steps of Adam, at rate ``lr`` falling to 2 % of it.
+        margin: wanted distance between the lowest cosine inside a segment and the highest outside.
+        sharpness: of the smooth minimum, maximum and hinge; smaller gives codes of small parts that coincide.
+        patterns: at most so many, those that fill most of the pixels, shape the codes; the others follow from them.
+            Patterns beyond the real ones are borders of masks that do not quite agree: their wishes cost the others.
+    """
+
+    steps: int = 400
+    lr: float = 0.05
+    margin: float = 0.2
+    sharpness: float = 20.0
+    patterns: int = 200
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.patterns < 1:
+            raise SplatsegError(
+                f"segment_features.steps, patterns: expected at least 1, found {self.steps} and {self.patterns}"
+            )
+        if not (self.margin > 0 and self.sharpness > 0 and self.lr > 0):
+            raise SplatsegError("segment_features.margin, sharpness, lr: expected values above 0")
+
+
+def segment_features(
+    segments: Segments, dim: int, config: SegmentFeatureConfig = SegmentFeatureConfig(), seed: int = 0
+) -> Tensor:
+    """(n, dim) float32 features of length 1 (0 for Gaussians in no segment).
+
+    A Gaussian's feature is the normalised sum of the codes of its segments, so that what lies in nearly the same
+    segments has nearly the same feature.
+    """
+    if not len(segments):
+        return torch.zeros(len(segments.weights), dim)
+    pattern, table = _patterns(segments)
+    weight = np.bincount(pattern, weights=segments.weights, minlength=len(table))
+    weight[~table.any(axis=1)] = 0
+    chosen = np.argsort(-weight, kind="stable")[: config.patterns]
+    chosen = chosen[weight[chosen] > 0]
+    if not len(chosen):
+        return torch.zeros(len(segments.weights), dim)
+    inside = torch.from_numpy(table[chosen])
+    codes = fit_nested_features(inside, torch.from_numpy(weight[chosen]).float(), dim, config, seed)
+    return unit_features(torch.from_numpy(table).float() @ codes)[torch.from_numpy(pattern)]
+
+
+def _patterns(segments: Segments) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) int64 pattern of each Gaussian, and (k, s) bool segments of each pattern."""
+    # Sums of random 64-bit numbers stand for sets: two different sets share one with probability 2^-64 a pair.
+    names = np.random.default_rng(0).integers(-(2**62), 2**62, len(segments))
+    keys = segments.inside.astype(np.int64) @ names
+    _, first, pattern = np.unique(keys, return_index=True, return_inverse=True)
+    return pattern.ravel(), segments.inside[first].toarray().astype(bool)
+
+
+def fit_nested_features(inside: Tensor, weights: Tensor, dim: int, config: SegmentFeatureConfig, seed: int) -> Tensor:
+    """(s, dim) codes of segments for which the normalised sums over ``inside`` (k, s) bool are laid out as above.
+
+    Args:
+        inside: segments of each pattern.
+        weights: (k,) how much of the pixels a pattern fills, > 0; counts by its square root, so that small parts do.
+        dim: channels.
+        config: settings.
+        seed: of the first codes.
+    """
+    codes = torch.randn(inside.shape[1], dim, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+    optimizer = torch.optim.Adam([codes], config.lr)
+    anchor, segment = inside.nonzero().unbind(1)
+    member = inside[:, segment].T
+    low_mask = torch.where(member, 0.0, -torch.inf)
+    high_mask = torch.where(member, -torch.inf, 0.0).clamp_min(-1e9)  # finite: a segment may hold all patterns
+    share = weights.sqrt()[anchor]
+    share = share / share.sum()
+    table = inside.float()
+    for step in range(config.steps):
+        optimizer.param_groups[0]["lr"] = config.lr * (0.02 + 0.5 * (1 + math.cos(math.pi * step / config.steps)))
+        unit = F.normalize(table @ codes, dim=1)
+        cosines = (config.sharpness * (unit @ unit.T))[anchor]
+        lowest = -torch.logsumexp(low_mask - cosines, dim=1)
+        highest = torch.logsumexp(cosines + high_mask, dim=1)
+        loss = (share * F.softplus(highest - lowest + config.sharpness * config.margin)).sum() / config.sharpness
+        (codes.grad,) = torch.autograd.grad(loss, codes)
+        optimizer.step()
+    return codes.detach()

@@ -1,0 +1,178 @@
+"""Labels and selections as PLY, each file whole or not there at all."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splatseg.core.atomic import atomic_write, write_text
+from splatseg.core.errors import SplatsegError
+from splatseg.core.gaussians import Gaussians
+from splatseg.core.label_tree import LabelNode, LabelTree
+from splatseg.core.selection import Selection
+from splatseg.io.ply import load_extra, save_gaussians
+
+FORMAT = "splatseg-labels-1"
+Report = Callable[[str, float], None]
+
+
+def label_columns(tree: LabelTree) -> dict[str, NDArray[np.int32]]:
+    """``label`` (at the tree's default level) and ``label_0`` .. ``label_{K-1}``, coarse to fine: (n,) int32 each."""
+    columns = {"label": np.ascontiguousarray(tree.labels[:, tree.default_level])}
+    columns |= {f"label_{level}": np.ascontiguousarray(tree.labels[:, level]) for level in range(tree.levels)}
+    return columns
+
+
+def save_labels(
+    path: Path | str, gaussians: Gaussians, tree: LabelTree, sidecar: bool = False, report: Report | None = None
+) -> list[Path]:
+    """Write the splat with its labels, and the tree as JSON beside it (same name, ``.json``).
+
+    The labels are integer properties after the standard ones; with ``sidecar`` the PLY holds the standard
+    properties alone and the labels go to an ``.npz`` of the same name, for viewers that refuse what they do not
+    know. ``report`` is called with a file's name and the share of it written; it may raise to stop.
+
+    Returns:
+        The files written.
+
+    Raises:
+        SplatsegError: the tree has another number of Gaussians, or a file cannot be written.
+    """
+    path = Path(path)
+    check_tree(gaussians, tree)
+    columns = label_columns(tree)
+    written = [path, path.with_suffix(".json")]
+    if sidecar:
+        written.append(path.with_suffix(".npz"))
+        if report is not None:
+            report(written[-1].name, 0.0)
+        with atomic_write(written[-1]) as partial, open(partial, "wb") as file:
+            np.savez_compressed(file, **columns)  # type: ignore[arg-type]
+    save_gaussians(path, gaussians, {} if sidecar else columns, report)
+    write_text(written[1], json.dumps(_described(tree, gaussians), indent=1) + "\n")
+    return written
+
+
+def _described(tree: LabelTree, gaussians: Gaussians) -> dict[str, object]:
+    """The tree as JSON holds it; with the ``offset`` of a splat in a local frame (add it to positions)."""
+    described = tree_to_json(tree, gaussians.fingerprint())
+    return {**described, "offset": list(gaussians.offset)} if any(gaussians.offset) else described
+
+
+def check_tree(gaussians: Gaussians, tree: LabelTree) -> None:
+    """Raise :class:`SplatsegError` unless ``tree`` labels as many Gaussians as there are."""
+    if len(tree) != len(gaussians):
+        raise SplatsegError(f"labels: expected one for each of {len(gaussians)} Gaussians, found {len(tree)}")
+
+
+def tree_to_json(tree: LabelTree, fingerprint: str) -> dict[str, object]:
+    """Everything of the tree but the labels of the Gaussians, as JSON holds it."""
+    nodes = [
+        {
+            "id": node.id,
+            "parent": node.parent,
+            "level": node.level,
+            "name": node.name,
+            "color": list(node.color),
+            "count": node.count,
+        }
+        for node in tree.nodes
+    ]
+    return {
+        "format": FORMAT,
+        "fingerprint": fingerprint,
+        "gaussians": len(tree),
+        "levels": tree.levels,
+        "default_level": tree.default_level,
+        "nodes": nodes,
+    }
+
+
+def load_labels(path: Path | str, gaussians: Gaussians | None = None) -> LabelTree:
+    """Read back what :func:`save_labels` wrote: the PLY at ``path``, its JSON, and its NPZ where the PLY has no labels.
+
+    Raises:
+        SplatsegError: a file is missing or broken, the labels and the tree disagree, or belong to another splat.
+    """
+    path = Path(path)
+    json_path = path.with_suffix(".json")
+    try:
+        content = json.loads(json_path.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise SplatsegError(f"{json_path}: format: expected '{FORMAT}', found {content['format']!r}")
+        nodes = tuple(
+            LabelNode(
+                int(n["id"]), int(n["parent"]), int(n["level"]), int(n["count"]), str(n["name"]), _color(n["color"])
+            )
+            for n in content["nodes"]
+        )
+        levels, default, fingerprint = int(content["levels"]), int(content["default_level"]), content["fingerprint"]
+    except SplatsegError:
+        raise
+    except FileNotFoundError:
+        raise SplatsegError(f"{json_path}: label tree not found") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SplatsegError(f"{json_path}: expected a label tree, found {error!r}") from None
+    if gaussians is not None and fingerprint != gaussians.fingerprint():
+        raise SplatsegError(
+            f"{json_path}: expected labels of the splat with fingerprint {gaussians.fingerprint()}, found {fingerprint}"
+        )
+    columns = _label_arrays(path, levels)
+    try:
+        return LabelTree(np.stack(columns, axis=1).astype(np.int32), nodes, default)
+    except (SplatsegError, ValueError) as error:
+        raise SplatsegError(f"{path}: {error}") from None
+
+
+def _label_arrays(path: Path, levels: int) -> list[NDArray[np.integer]]:
+    """The columns ``label_0`` .. of a labelled PLY, or of the NPZ beside a plain one."""
+    names = [f"label_{level}" for level in range(levels)]
+    found: dict[str, NDArray[np.integer]] = load_extra(path)
+    source = path
+    if names[0] not in found and path.with_suffix(".npz").is_file():
+        source = path.with_suffix(".npz")
+        try:
+            with np.load(source) as file:
+                found = {name: file[name] for name in file.files}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise SplatsegError(f"{source}: expected an npz of labels, found {error}") from None
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise SplatsegError(f"{source}: expected the labels {', '.join(names)}, found no {missing[0]}")
+    return [found[name] for name in names]
+
+
+def _color(value: Sequence[int]) -> tuple[int, int, int]:
+    red, green, blue = (int(v) for v in value)
+    return red, green, blue
+
+
+def save_selection(path: Path | str, gaussians: Gaussians, selection: Selection, report: Report | None = None) -> None:
+    """Write the selected Gaussians as a plain INRIA PLY. ``report`` is called as by :func:`save_gaussians`.
+
+    Raises:
+        SplatsegError: nothing is selected, the selection is of another splat, or the file cannot be written.
+    """
+    if selection.mask.shape[0] != len(gaussians):
+        raise SplatsegError(
+            f"{path}: expected a selection of {len(gaussians)} Gaussians, found one of {selection.mask.shape[0]}"
+        )
+    if len(selection) == 0:
+        raise SplatsegError(f"{path}: expected something selected, found an empty selection")
+    save_gaussians(path, gaussians.select(selection.mask.to(gaussians.device)), report=report)
+
+
+def save_without(path: Path | str, gaussians: Gaussians, selection: Selection, report: Report | None = None) -> None:
+    """Write the scene without the selected Gaussians as a plain INRIA PLY. ``report`` as in :func:`save_selection`.
+
+    Raises:
+        SplatsegError: everything is selected, the selection is of another splat, or the file cannot be written.
+    """
+    if bool(selection.mask.all()):
+        raise SplatsegError(f"{path}: expected something left of the scene, found all Gaussians selected")
+    save_selection(path, gaussians, selection.invert(), report)

@@ -1,0 +1,1 @@
+"""Segment Anything in its versions, and its everything-mode on a bounded memory."""

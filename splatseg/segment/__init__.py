@@ -1,0 +1,26 @@
+"""From features to things: clicks -> scores -> a selection, proposed levels, and the label tree of a whole scene."""
+
+from splatseg.segment.clicks import Box, Click, PointClick, Query, make_query, select_box
+from splatseg.segment.discretize import ClusterConfig, discretize
+from splatseg.segment.levels import Level, LevelConfig, propose_levels, surface_weights
+from splatseg.segment.scores import Scores, check_threshold, pixel_scores, project_selection, scores
+
+__all__ = [
+    "Box",
+    "Click",
+    "ClusterConfig",
+    "Level",
+    "LevelConfig",
+    "PointClick",
+    "Query",
+    "Scores",
+    "check_threshold",
+    "discretize",
+    "make_query",
+    "pixel_scores",
+    "project_selection",
+    "propose_levels",
+    "scores",
+    "select_box",
+    "surface_weights",
+]

@@ -1,0 +1,243 @@
+"""Whole-scene discretization: every Gaussian gets a label at several nested levels.
+
+1. hdbscan (leaf clusters) on unit features of a spatially fair sample: what is one thing, and what is noise.
+2. Every Gaussian takes the cluster of the nearest mean, as its 3D neighbours do: the cosine plus a bonus for agreeing
+   with them.
+3. A cluster that lies in several places is split into connected pieces, crumbs go to what surrounds them: the leaves.
+4. The leaves are joined by average linkage over feature distance plus a penalty for gaps in space, so that alike things
+   far apart do not become one object. Cutting the tree where it is most stable gives the levels.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import hdbscan
+import numpy as np
+import torch
+from hdbscan._hdbscan_linkage import label
+from hdbscan.hdbscan_ import _tree_to_labels
+from numpy.typing import NDArray
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import squareform
+
+from splatseg.core.errors import SplatsegError
+from splatseg.core.field import FeatureField
+from splatseg.core.gaussians import Gaussians
+from splatseg.core.label_tree import LabelTree, tree_from_leaves
+from splatseg.ops.spanning_tree import all_pairs_pay, reachability_tree
+from splatseg.segment.neighbors import (
+    LONG_EDGE,
+    absorb_small,
+    box_gaps,
+    fair_sample,
+    nearest_neighbours,
+    scene_size,
+    split_components,
+)
+
+CPU = torch.device("cpu")
+CHUNK = 1 << 16  # Gaussians compared with all means at a time
+Report = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """How a scene is discretised.
+
+    Attributes:
+        samples: Gaussians that hdbscan sees.
+        channels: principal components of their features that it sees; its time doubles from 16 to 24.
+        min_cluster: smallest cluster among them.
+        min_samples: neighbours that make a sample dense; larger calls more of them noise.
+        min_opacity: more transparent Gaussians are not sampled (they are labelled like all others).
+        neighbours: size of the 3D neighbourhood.
+        agreement: cosine that full agreement with the neighbourhood is worth.
+        min_gaussians: smallest connected piece.
+        gap_penalty: feature distance that a gap in space of a tenth of the scene (or more) is worth.
+        levels: most levels.
+        seed: of the sample; the same seed gives the same labels.
+    """
+
+    samples: int = 40000
+    channels: int = 16
+    min_cluster: int = 10
+    min_samples: int = 5
+    min_opacity: float = 0.1
+    neighbours: int = 8
+    agreement: float = 0.15
+    min_gaussians: int = 30
+    gap_penalty: float = 0.5
+    levels: int = 5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        least_of = {"samples": 2, "channels": 1, "min_cluster": 2, "min_samples": 1, "neighbours": 1, "levels": 1}
+        for name, least in least_of.items():
+            if getattr(self, name) < least:
+                raise SplatsegError(f"clusters.{name}: expected at least {least}, found {getattr(self, name)}")
+
+
+def discretize(
+    gaussians: Gaussians, field: FeatureField, config: ClusterConfig | None = None, report: Report | None = None
+) -> LabelTree:
+    """Label every Gaussian.
+
+    Args:
+        gaussians: the splat; hdbscan's tree is made on its device.
+        report: called with the name of the step and the share done in [0, 1]; it may raise to stop the work.
+
+    Returns:
+        A tree of 1..``config.levels`` levels; no Gaussian is left unlabelled.
+
+    Raises:
+        SplatsegError: the field has another number of Gaussians, or there are none.
+    """
+    config, report = config or ClusterConfig(), report or (lambda step, share: None)
+    if len(gaussians) == 0 or len(field) != len(gaussians):
+        raise SplatsegError(f"clusters: expected one feature a Gaussian, found {len(field)} for {len(gaussians)}")
+    means = gaussians.means.detach().cpu().numpy()
+    unit = field.unit.cpu().numpy()
+    report("sampling", 0.0)
+    solid = np.flatnonzero((gaussians.opacities.detach() >= config.min_opacity).cpu().numpy())
+    candidates = solid if len(solid) > config.min_cluster else np.arange(len(means))
+    sample = fair_sample(means, candidates, config.samples, np.random.default_rng(config.seed))
+    report("clustering", 0.05)
+    centres = cluster_centres(unit[sample], config, gaussians.device)
+    report("neighbours", 0.4)
+    neighbours, distances = nearest_neighbours(means, config.neighbours)
+    report("assigning", 0.7)
+    labels = assign(unit, centres, neighbours, config.agreement)
+    report("splitting", 0.85)
+    size = scene_size(means)
+    pieces = split_components(labels, neighbours, distances, LONG_EDGE * size)
+    leaves = absorb_small(pieces, labels, neighbours, min(config.min_gaussians, len(means)))
+    report("levels", 0.95)
+    cuts, default = cut_levels(leaf_distances(means, unit, leaves, size, config.gap_penalty), config.levels)
+    tree = tree_from_leaves(leaves, cuts, default)
+    report("done", 1.0)
+    return tree
+
+
+def cluster_centres(
+    unit: NDArray[np.float32], config: ClusterConfig, device: torch.device = CPU
+) -> NDArray[np.float32]:
+    """(k, d) unit mean features of hdbscan's leaf clusters, k >= 1 (one mean of all where it finds no cluster)."""
+    if len(unit) > max(config.min_cluster, config.min_samples):
+        labels, weights = leaf_clusters(unit, config, device)
+    else:
+        labels, weights = np.zeros(len(unit), np.int64), np.ones(len(unit))
+    if labels.max() < 0:
+        labels, weights = np.zeros(len(unit), np.int64), np.ones(len(unit))
+    sums = np.zeros((labels.max() + 1, unit.shape[1]))
+    member = labels >= 0
+    np.add.at(sums, labels[member], unit[member] * weights[member, None])
+    lengths = np.linalg.norm(sums, axis=1, keepdims=True)
+    return (sums / np.maximum(lengths, 1e-12)).astype(np.float32)
+
+
+def leaf_clusters(
+    unit: NDArray[np.float32], config: ClusterConfig, device: torch.device
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Leaf cluster (n,) of each row, -1 for noise, and how firmly (n,) it belongs there, by hdbscan.
+
+    Many rows are equal where features are codes. Where the distinct ones are few, or ``device`` is no CPU, hdbscan is
+    given the exact tree of ``ops.spanning_tree``: equal rows then stay together, while a search tree meets them in any
+    order, cuts large heaps of them into several clusters and calls the remainder noise.
+    """
+    _, first, copy_of = np.unique(unit, axis=0, return_index=True, return_inverse=True)
+    # Equal rows stay equal bit by bit, which a product with all of them does not promise.
+    points = principal(unit.astype(np.float64), config.channels)[first[copy_of.ravel()]]
+    if all_pairs_pay(len(first), device):
+        edges, lengths = reachability_tree(torch.from_numpy(points).to(device), config.min_samples)
+        tree = label(np.column_stack([edges.numpy(), lengths.numpy()]))
+        labels, weights, *_ = _tree_to_labels(points, tree, config.min_cluster, "leaf")
+        return labels, weights
+    found = hdbscan.HDBSCAN(
+        min_cluster_size=config.min_cluster,
+        min_samples=config.min_samples,
+        cluster_selection_method="leaf",
+        algorithm="boruvka_kdtree",
+        core_dist_n_jobs=1,
+    ).fit(points)
+    return found.labels_, found.probabilities_
+
+
+def principal(x: NDArray[np.float64], channels: int) -> NDArray[np.float64]:
+    """(n, channels) coordinates of ``x`` (n, d) along its axes of most variance; ``x`` itself where d is no more."""
+    if x.shape[1] <= channels:
+        return x
+    centred = x - x.mean(axis=0)
+    axes = np.linalg.eigh(centred.T @ centred).eigenvectors  # by rising variance
+    return np.asarray(centred @ axes[:, -channels:])
+
+
+def assign(
+    unit: NDArray[np.float32], centres: NDArray[np.float32], neighbours: NDArray[np.int64], agreement: float
+) -> NDArray[np.int64]:
+    """The centre (n,) of each Gaussian: the nearest by cosine, then two rounds of the nearest in cosine plus agreement.
+
+    A round offers each Gaussian its own label and those of its neighbours, at cosine + ``agreement`` x the share of
+    neighbours that hold it.
+    """
+    features, means = torch.from_numpy(unit), torch.from_numpy(centres)
+    similarity = torch.empty(len(unit), len(centres), dtype=torch.float16 if len(centres) > 64 else torch.float32)
+    for start in range(0, len(unit), CHUNK):
+        similarity[start : start + CHUNK] = features[start : start + CHUNK] @ means.T
+    labels = torch.cat([part.float().argmax(1) for part in similarity.split(CHUNK)])
+    around = torch.from_numpy(neighbours)
+    if around.shape[1] == 0:
+        return labels.numpy()
+    for _ in range(2):
+        updated = torch.empty_like(labels)
+        for start in range(0, len(unit), CHUNK):
+            rows = slice(start, start + CHUNK)
+            nearby = labels[around[rows]]
+            offers = torch.cat([labels[rows, None], nearby], dim=1)
+            shares = (offers[:, :, None] == nearby[:, None, :]).float().mean(2)
+            worth = similarity[rows].float().gather(1, offers) + agreement * shares
+            updated[rows] = offers.gather(1, worth.argmax(1, keepdim=True))[:, 0]
+        labels = updated
+    return labels.numpy()
+
+
+def leaf_distances(
+    means: NDArray[np.float32], unit: NDArray[np.float32], leaves: NDArray[np.int64], size: float, penalty: float
+) -> NDArray[np.float64]:
+    """(c, c) distances of leaves: 1 - cosine of their mean features + ``penalty`` x min(1, gap / a tenth of the
+    scene)."""
+    count = int(leaves.max()) + 1
+    sums = np.stack([np.bincount(leaves, weights=unit[:, k], minlength=count) for k in range(unit.shape[1])], axis=1)
+    centres = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
+    apart = np.minimum(box_gaps(means, leaves) / max(0.1 * size, 1e-12), 1)
+    distances = np.clip(1 - centres @ centres.T, 0, 2) + penalty * apart
+    distances = (distances + distances.T) / 2
+    np.fill_diagonal(distances, 0)
+    return distances
+
+
+def cut_levels(distances: NDArray[np.float64], levels: int) -> tuple[list[NDArray[np.int64]], int]:
+    """Groups (c,) of the leaves at each level, coarse to fine, and the level to show first.
+
+    The finest level is the leaves. The others cut the average-linkage tree: the numbers of groups between 2 and c -
+    1 are divided into bands of equal ratio, and each band is cut where the distance to the next merge grows most.
+    The level shown first is the middle one, of an even number the coarser: there whole objects are found best.
+    """
+    count = len(distances)
+    leaves = np.arange(count)
+    if count <= 2 or levels == 1:
+        return [leaves], 0
+    tree = linkage(squareform(distances, checks=False), method="average")
+    heights = tree[:, 2]
+    bands = np.unique(np.geomspace(2, count, levels).round().astype(int))
+    cuts = []
+    for low, high in itertools.pairwise(bands):
+        # g groups stand after count - g merges: until the next merge, at heights[count - g].
+        groups = np.arange(low, high)
+        rise = heights[count - groups] - heights[count - groups - 1]
+        best = int(groups[int(np.argmax(rise))])
+        cuts.append(fcluster(tree, best, criterion="maxclust").astype(np.int64) - 1)
+    cuts.append(leaves)
+    return cuts, (len(cuts) - 1) // 2

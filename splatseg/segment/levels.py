@@ -1,0 +1,174 @@
+"""Level proposals: the few selections that stand for all that a click may have meant, from part to group.
+
+Any threshold on the score may be the right one; let the angle theta = arccos(score) be equally plausible anywhere
+between ``nearest`` and ``farthest`` (angles, not cosines: parts of one object differ by small angles, whose cosines
+are all close to 1). Selections of one query at growing angles contain one another, so that with V(theta) for the
+size of a selection two of them overlap by IoU = V(theta) / V(theta'). The k proposals are the angles that maximise
+the expected IoU of the right selection with the nearest proposal. Where the field holds a hierarchy, V rests while
+a thing is whole and climbs while the next is swallowed: a rest counts by its width and is covered by one proposal
+in full, a climb is cheap to pass over. Solved exactly by dynamic programming (k-medoids in one dimension).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from splatseg.core.errors import SplatsegError, check_dims
+from splatseg.core.gaussians import Gaussians
+from splatseg.segment.scores import Scores
+
+
+@dataclass(frozen=True)
+class LevelConfig:
+    """How levels are proposed.
+
+    Attributes:
+        at_least, at_most: number of proposals, as far as the scores hold so many different selections.
+        gain: expected IoU that another proposal must add, beyond ``at_least``.
+        nearest, farthest: the range of plausible angles, radians. Beyond ``farthest`` (near a right angle) lies what
+            has nothing to do with the click.
+        spread: a clicked pixel blends features, so that even the Gaussians it shows lie at an angle from it; nothing is
+            plausible within the smallest angle there is plus this, which would cut through the smallest part.
+        bins: resolution of the angle over [0, pi].
+        smallest: share of the splat below which nothing is proposed.
+        largest: share above which nothing is proposed (the whole scene is no answer to a click).
+    """
+
+    at_least: int = 2
+    at_most: int = 5
+    gain: float = 0.0075
+    nearest: float = 0.2
+    farthest: float = 1.4
+    spread: float = 0.15
+    bins: int = 256
+    smallest: float = 1e-5
+    largest: float = 0.95
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.at_least <= self.at_most:
+            raise SplatsegError(f"levels: expected 1 <= at_least <= at_most, found {self.at_least} and {self.at_most}")
+        if self.spread < 0:
+            raise SplatsegError(f"levels.spread: expected at least 0, found {self.spread}")
+        if self.bins < 16 or not 0 <= self.nearest < self.farthest <= np.pi:
+            raise SplatsegError(
+                "levels: expected bins >= 16 and 0 <= nearest < farthest <= pi, "
+                f"found {self.bins}, {self.nearest} and {self.farthest}"
+            )
+
+
+@dataclass(frozen=True)
+class Level:
+    """One proposed selection: ``scores.above(threshold)``.
+
+    Attributes:
+        threshold: score in [-1, 1].
+        share: selected share of the splat (by the weights), in (0, 1].
+        stability: share of the plausible thresholds that it stands for, each counted by the IoU of its selection with
+            this one; the levels' sum is the expected IoU.
+    """
+
+    threshold: float
+    share: float
+    stability: float
+
+
+def surface_weights(gaussians: Gaussians) -> Tensor:
+    """(n,) weight of each Gaussian in the size of a selection, summing to 1: its opacity.
+
+    Times its area, a few large blurred background Gaussians outweigh the many small ones that make up an object.
+    """
+    weights = gaussians.opacities.detach()
+    return weights / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
+
+
+def propose_levels(scores: Scores, weights: Tensor, config: LevelConfig | None = None) -> tuple[Level, ...]:
+    """Propose nested selections for one query, the smallest first.
+
+    Args:
+        scores: what the clicks gave.
+        weights: (n,) how much each Gaussian counts (:func:`surface_weights`).
+
+    Returns:
+        ``at_least`` to ``at_most`` levels of rising share and falling threshold; fewer where the scores hold fewer
+        different selections (a field of one value has one).
+
+    Raises:
+        SplatsegError: the weights are of another splat, or all zero.
+    """
+    config = config or LevelConfig()
+    check_dims("weights", weights, (scores.values.shape[0],))
+    total = float(weights.sum())
+    if not total > 0:
+        raise SplatsegError(f"weights: expected a positive sum, found {total}")
+    share = _share_within(scores.values, weights / total, config.bins)
+    angles = np.linspace(0, np.pi, config.bins + 1)[1:]
+    closest = float(scores.values.max().clamp(-1, 1).acos())
+    plausible = (angles >= max(config.nearest, closest + config.spread)) & (angles <= config.farthest)
+    plausible &= (share >= config.smallest) & (share <= config.largest)
+    bins = np.flatnonzero(plausible)
+    if not len(bins):
+        first = int(np.argmax(share > 0))
+        return (Level(float(np.cos(angles[first])), float(share[first]), 1.0),)
+    covers = cover(np.log(share[bins]), config.at_most)
+    best = covers[0]
+    for found in covers[1:]:
+        worth = sum(value for _, value in found) - sum(value for _, value in best)
+        if len(found) > config.at_least and worth < config.gain:
+            break
+        best = found
+    return tuple(Level(float(np.cos(angles[bins[i]])), float(share[bins[i]]), value) for i, value in best)
+
+
+def cover(log_sizes: NDArray[np.float64], most: int) -> list[list[tuple[int, float]]]:
+    """The best 1, 2, .. ``most`` of n nested selections to stand for all of them.
+
+    Args:
+        log_sizes: (n,) ascending logarithms of their sizes; all are equally plausible.
+
+    Returns:
+        For each number up to ``most`` (at most the number of different sizes): the picked selections, ascending,
+        and the mean over all n of the IoU with the picked one that stands for them, as far as this one does.
+    """
+    n = len(log_sizes)
+    overlap = np.exp(-np.abs(log_sizes[:, None] - log_sizes[None])) / n
+    summed = np.concatenate([np.zeros((n, 1)), overlap.cumsum(1)], axis=1)
+    # worth[a, b]: what the best single pick covers of the run a..b-1, and which one it is.
+    worth, pick = np.full((n + 1, n + 1), -np.inf), np.zeros((n + 1, n + 1), np.int64)
+    for a in range(n):
+        runs = summed[:, a + 1 :] - summed[:, a : a + 1]
+        pick[a, a + 1 :], worth[a, a + 1 :] = runs.argmax(0), runs.max(0)
+    most = min(most, len(np.unique(log_sizes)))
+    total = worth[0]
+    cuts: list[NDArray[np.int64]] = []
+    found = [_picked(worth, pick, cuts, n)]
+    for _ in range(most - 1):
+        joined = total[:, None] + worth
+        cuts.append(joined.argmax(0))
+        total = joined.max(0)
+        found.append(_picked(worth, pick, cuts, n))
+    return found
+
+
+def _picked(
+    worth: NDArray[np.float64], pick: NDArray[np.int64], cuts: list[NDArray[np.int64]], n: int
+) -> list[tuple[int, float]]:
+    """Follow the cuts back from the last run to the first."""
+    runs, end = [], n
+    for cut in reversed(cuts):
+        runs.append((int(cut[end]), end))
+        end = int(cut[end])
+    runs.append((0, end))
+    return [(int(pick[a, b]), float(worth[a, b])) for a, b in reversed(runs)]
+
+
+def _share_within(values: Tensor, weights: Tensor, bins: int) -> np.ndarray:
+    """(bins,) float64 share of the weight within each bin's upper angle of the query."""
+    angles = values.clamp(-1, 1).acos()
+    index = (angles * (bins / np.pi)).long().clamp_(0, bins - 1)
+    mass = torch.bincount(index, weights=weights, minlength=bins).double()
+    return mass.cumsum(0).cpu().numpy()

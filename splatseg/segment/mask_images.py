@@ -1,0 +1,54 @@
+"""What a selection covers in the photos, as images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from splatseg.core.atomic import atomic_write
+from splatseg.core.gaussians import Gaussians
+from splatseg.core.scene import View
+from splatseg.core.selection import Selection
+from splatseg.io.names import by_stem
+from splatseg.segment.scores import project_selection
+
+Report = Callable[[str, float], None]
+
+
+def mask_paths(folder: Path | str, views: Iterable[View]) -> dict[str, Path]:
+    """View name -> PNG in ``folder``: the view's name with the suffix replaced, or added where two would collide.
+
+    Names that are no plain paths (absolute, with ``..``) stay inside, too: :mod:`splatseg.io.names`.
+    """
+    return by_stem(folder, [view.name for view in views], ".png")
+
+
+def save_masks(
+    folder: Path | str,
+    gaussians: Gaussians,
+    selection: Selection,
+    views: Sequence[View],
+    report: Report | None = None,
+) -> dict[str, Path]:
+    """Write what the selection covers in every view as PNGs: 255 inside, 0 outside, one byte a pixel.
+
+    Args:
+        report: called with a view's name and the share done; it may raise to stop between two views.
+
+    Returns:
+        View name -> file.
+
+    Raises:
+        SplatsegError: the selection is of another splat, or a file cannot be written.
+    """
+    paths = mask_paths(folder, views)
+    for number, view in enumerate(views, 1):
+        mask = project_selection(gaussians, selection, view.camera.to(gaussians.device))
+        with atomic_write(paths[view.name]) as partial:
+            Image.fromarray(mask.cpu().numpy().astype(np.uint8) * 255).save(partial, format="PNG")
+        if report is not None:
+            report(view.name, number / len(views))
+    return paths

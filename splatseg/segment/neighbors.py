@@ -1,0 +1,123 @@
+"""Steps of the discretization that look at space: a fair sample, the neighbour graph, connected pieces, gaps."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
+
+LONG_EDGE = 0.05  # of the scene's size: Gaussians further apart are never neighbours
+VOXELS_PER_SAMPLE = 0.25  # several samples share a voxel, so that a fine part in it has more than one
+
+
+def scene_size(means: NDArray[np.float32]) -> float:
+    """Diagonal of the box that holds the middle 98 % of the Gaussians along each axis; floaters do not count."""
+    low, high = np.percentile(means, (1, 99), axis=0)
+    return float(np.linalg.norm(high - low))
+
+
+def fair_sample(
+    means: NDArray[np.float32], candidates: NDArray[np.int64], count: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """``count`` of ``candidates`` (ids), ascending, drawn so that every occupied voxel has the same expected number.
+
+    Densification puts most Gaussians where the texture is fine; clustering all alike would hear only those. Weighted
+    sampling without replacement (Efraimidis and Spirakis 2006) with weight 1 / (Gaussians in the same voxel).
+    """
+    if len(candidates) <= count:
+        return candidates
+    points = means[candidates].astype(np.float64)
+    low, high = np.percentile(points, (1, 99), axis=0)
+    # Three times that box: sparse regions keep their place, floaters far outside end in the cells of its faces.
+    unit = np.clip(((points - low) / max(float((high - low).max()), 1e-12) + 1) / 3, 0, 1)
+    wanted, coarse, fine = VOXELS_PER_SAMPLE * count, 1.0, 4096.0
+    for _ in range(12):
+        middle = (coarse * fine) ** 0.5
+        coarse, fine = (middle, fine) if len(np.unique(_voxels(unit, middle))) < wanted else (coarse, middle)
+    _, voxel, occupancy = np.unique(_voxels(unit, fine), return_inverse=True, return_counts=True)
+    keys = np.log(rng.random(len(points))) * occupancy[voxel]
+    return np.sort(candidates[np.argpartition(-keys, count)[:count]])
+
+
+def _voxels(unit: NDArray[np.float64], resolution: float) -> NDArray[np.int64]:
+    cells = (unit * resolution).astype(np.int64)
+    return (cells[:, 0] << 42) | (cells[:, 1] << 21) | cells[:, 2]
+
+
+def nearest_neighbours(means: NDArray[np.float32], count: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Ids (n, count) and distances of the nearest other Gaussians; fewer columns for fewer Gaussians."""
+    count = min(count, len(means) - 1)
+    if count < 1:
+        return np.zeros((len(means), 0), np.int64), np.zeros((len(means), 0))
+    distances, ids = cKDTree(means, leafsize=32).query(means, k=count + 1, workers=-1)
+    own = ids == np.arange(len(means))[:, None]
+    # Where Gaussians coincide, the point itself need not come first, nor at all: then the last one is dropped.
+    own[~own.any(1), -1] = True
+    return ids[~own].reshape(-1, count), distances[~own].reshape(-1, count)
+
+
+def split_components(
+    labels: NDArray[np.int64], neighbours: NDArray[np.int64], distances: NDArray[np.float64], longest: float
+) -> NDArray[np.int64]:
+    """Connected pieces (n,) 0..c-1 of the neighbour graph without edges between labels or longer than ``longest``."""
+    n, k = neighbours.shape
+    source = np.repeat(np.arange(n, dtype=np.int64), k)
+    target = neighbours.ravel()
+    keep = (labels[source] == labels[target]) & (distances.ravel() <= longest)
+    graph = coo_matrix((np.ones(int(keep.sum()), np.int8), (source[keep], target[keep])), shape=(n, n))
+    return connected_components(graph.tocsr(), directed=False)[1].astype(np.int64)
+
+
+def absorb_small(
+    pieces: NDArray[np.int64], labels: NDArray[np.int64], neighbours: NDArray[np.int64], smallest: int
+) -> NDArray[np.int64]:
+    """Hand the Gaussians of pieces with fewer than ``smallest`` members to the large pieces around them.
+
+    Each goes to the large piece that most of its neighbours belong to, in rounds from the rim inward; what no large
+    piece touches goes to the largest piece of its own label, or of all where its label has none. Returns pieces
+    0..c-1.
+    """
+    counts = np.bincount(pieces)
+    large = counts >= smallest
+    if not large.any():
+        large = np.arange(len(counts)) == counts.argmax()
+    result = np.where(large[pieces], pieces, -1)
+    for _ in range(32):
+        orphans = np.flatnonzero(result < 0)
+        offered = result[neighbours[orphans]]
+        if not len(orphans) or not (offered >= 0).any():
+            break
+        votes = ((offered[:, :, None] == offered[:, None, :]) & (offered >= 0)[:, :, None]).sum(2)
+        best = np.take_along_axis(offered, votes.argmax(1)[:, None], 1)[:, 0] if offered.shape[1] else result[orphans]
+        result[orphans] = best
+    home = _largest_piece(pieces, labels, large)
+    result = np.where(result < 0, home[labels], result)
+    return np.unique(result, return_inverse=True)[1].astype(np.int64)
+
+
+def _largest_piece(pieces: NDArray[np.int64], labels: NDArray[np.int64], large: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The largest large piece of each label; the largest of all where a label has none."""
+    counts = np.bincount(pieces)
+    home = np.full(int(labels.max()) + 1, int(np.argmax(counts)))
+    owner = np.zeros(len(counts), np.int64)
+    owner[pieces] = labels
+    order = np.argsort(counts, kind="stable")
+    order = order[large[order]]
+    home[owner[order]] = order  # the last, i.e. largest, assignment stays
+    return home
+
+
+def box_gaps(means: NDArray[np.float32], pieces: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(c, c) distances between the boxes (middle 90 % along each axis) of the pieces; 0 where they overlap."""
+    count = int(pieces.max()) + 1
+    order = np.argsort(pieces, kind="stable")
+    bounds = np.searchsorted(pieces[order], np.arange(count + 1))
+    rows = [order[first:last] for first, last in itertools.pairwise(bounds)]
+    boxes = np.stack([np.percentile(means[row], (5, 95), axis=0) for row in rows])
+    low, high = boxes[:, 0], boxes[:, 1]
+    gaps = np.maximum(np.maximum(low[:, None] - high[None], low[None] - high[:, None]), 0)
+    return np.linalg.norm(gaps, axis=2)

@@ -1,0 +1,230 @@
+"""What a session looks like: the colour of every drawn Gaussian, and which are drawn when there are too many.
+
+Colours are packed as viser wants them: one uint32 a Gaussian, red in the lowest byte, opacity in the highest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from splatseg.core.camera import Camera
+from splatseg.core.errors import SplatsegError
+from splatseg.core.gaussians import SH_C0, Gaussians
+from splatseg.core.scene import View
+from splatseg.draw.sheets import PcaBasis
+from splatseg.segment.scores import project_selection
+from splatseg.session.session import Session
+from splatseg.session.workspace import Workspace
+
+DisplayMode = Literal["photo", "features", "labels", "depth", "scores"]
+DISPLAY_MODES: tuple[DisplayMode, ...] = ("photo", "features", "labels", "depth", "scores")
+HIGHLIGHT = np.array([255, 120, 0], np.float32)
+UNLABELLED = 150
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+MAX_BOOST = 2.0
+# Turbo (Mikhailov, 2019) at nine even steps, linear in between.
+TURBO = np.array(
+    [
+        [48, 18, 59],
+        [71, 100, 226],
+        [46, 164, 253],
+        [26, 228, 182],
+        [125, 254, 85],
+        [208, 235, 52],
+        [253, 160, 49],
+        [226, 67, 10],
+        [122, 4, 3],
+    ],
+    np.float32,
+)
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a session is shown.
+
+    Attributes:
+        mode: photo colours, feature PCA, labels and objects, depth, or the scores of the last click.
+        dim: what is not selected is greyed while something is.
+        highlight: what is selected is tinted.
+    """
+
+    mode: DisplayMode = "photo"
+    dim: bool = True
+    highlight: bool = True
+
+    def __post_init__(self) -> None:
+        if self.mode not in DISPLAY_MODES:
+            raise SplatsegError(f"display: expected one of {', '.join(DISPLAY_MODES)}, found {self.mode!r}")
+
+
+def showable(session: Session, look: Look) -> Look:
+    """``look``, or photo colours in place of a heat map where nothing is clicked: what a window shows and exports."""
+    return replace(look, mode="photo") if look.mode == "scores" and session.active is None else look
+
+
+def level_of_detail(workspace: Workspace, limit: int) -> Tensor:
+    """Ascending ids of at most ``limit`` Gaussians to draw, the same each time.
+
+    A weighted sample without replacement (Efraimidis and Spirakis, 2006), by what a Gaussian covers: its opacity times
+    the area of its two longest axes. Large ones are nearly all kept, small ones thinned evenly among themselves.
+    (:attr:`Workspace.weights` are for level proposals and leave the area out.)
+    """
+    n = len(workspace)
+    if n <= limit:
+        return torch.arange(n)
+    gaussians = workspace.gaussians
+    longest = gaussians.log_scales.double().topk(2, dim=1).values.sum(1)
+    log_weights = (longest + gaussians.opacities.double().clamp_min(1e-12).log()).cpu()
+    generator = torch.Generator().manual_seed(0)
+    uniform = torch.rand(n, generator=generator, dtype=torch.float64).clamp(1e-12, 1 - 1e-12)
+    # The same order as log(uniform) / weight, in logarithms: weights span many orders of magnitude.
+    keys = log_weights - (-uniform.log()).log()
+    return keys.topk(limit).indices.sort().values
+
+
+def detail_boost(workspace: Workspace, limit: int) -> float:
+    """Factor on the drawn standard deviations that fills the gaps which :func:`level_of_detail` leaves."""
+    return min(MAX_BOOST, (max(len(workspace), limit) / limit) ** 0.5)
+
+
+class Painter:
+    """Colours of the Gaussians ``ids`` for one session; keeps what does not change between two calls."""
+
+    def __init__(self, session: Session, ids: Tensor) -> None:
+        self.session = session
+        self.ids = ids
+        gaussians = session.workspace.gaussians
+        self._opacity = (gaussians.opacities[ids].cpu().numpy() * 255 + 0.5).astype(np.uint32) << np.uint32(24)
+        self._kept: dict[
+            tuple[object, ...], tuple[object, NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32]]
+        ] = {}
+
+    def paint(self, look: Look, camera: Camera | None = None) -> NDArray[np.uint32]:
+        """(m,) packed colours; hidden Gaussians have opacity 0.
+
+        Raises:
+            SplatsegError: scores without a click, or depth without a camera.
+        """
+        plain, bright, dimmed = self._shades(look, camera)
+        selection = self.session.selection
+        packed = plain
+        if look.mode != "scores" and (look.dim or look.highlight):
+            selected = selection.mask[self.ids].cpu().numpy()
+            if selected.any():
+                packed = np.where(selected, bright if look.highlight else plain, dimmed if look.dim else plain)
+        hidden = self.session.hidden()
+        if hidden is not None:
+            packed = np.where(hidden[self.ids].numpy(), np.uint32(0), packed)
+        return packed
+
+    def _shades(
+        self, look: Look, camera: Camera | None
+    ) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32]]:
+        key = self._key(look.mode, camera)
+        kept = self._kept.get((look.mode,))
+        if kept is not None and kept[0] is not None and kept[0] == key:
+            return kept[1:]
+        colors = self._colors(look.mode, camera)
+        luma = (colors @ LUMA)[:, None]
+        bright = 0.3 * colors + HIGHLIGHT * (0.385 + 0.315 / 255 * luma)
+        dimmed = 0.15 * colors + 0.85 * (110 + 0.45 * luma)
+        shades = (self._pack(colors), self._pack(bright), self._pack(dimmed))
+        self._kept[(look.mode,)] = (key, *shades)
+        return shades
+
+    def _pack(self, colors: NDArray[np.float32]) -> NDArray[np.uint32]:
+        c = np.clip(colors, 0, 255).astype(np.uint32)
+        return c[:, 0] | c[:, 1] << np.uint32(8) | c[:, 2] << np.uint32(16) | self._opacity
+
+    def _key(self, mode: DisplayMode, camera: Camera | None) -> object:
+        """Equal keys mean equal colours; None: not worth keeping."""
+        if mode == "labels":
+            return self.session.workspace.shared.version
+        if mode == "scores":
+            return self.session.active.scores if self.session.active else None
+        if mode == "depth":
+            return camera
+        return mode
+
+    def _colors(self, mode: DisplayMode, camera: Camera | None) -> NDArray[np.float32]:
+        """(m, 3) in 0..255."""
+        space, ids = self.session.workspace, self.ids
+        if mode == "photo":
+            return space.gaussians.base_colors[ids].cpu().numpy() * np.float32(255)
+        if mode == "features":
+            basis = PcaBasis.fit(space.field.unit)
+            return basis.colors(space.field.unit[ids]).cpu().numpy().astype(np.float32)
+        if mode == "labels":
+            return self._label_colors()
+        if mode == "scores":
+            if self.session.active is None:
+                raise SplatsegError("heat map: expected a clicked thing, found none; click one first")
+            angles = self.session.active.scores.values[ids].cpu().clamp(-1, 1).acos().numpy()
+            return colormap(1 - angles * np.float32(2 / np.pi))
+        if camera is None:
+            raise SplatsegError("depth: expected a camera to measure from, found none")
+        depth = camera.project(space.gaussians.means[ids])[1].cpu().numpy()
+        ahead = depth[depth > 0]
+        low, high = np.percentile(ahead, [2, 98]) if len(ahead) else (0.0, 1.0)
+        return colormap(1 - (depth - low) / max(high - low, 1e-9))
+
+    def _label_colors(self) -> NDArray[np.float32]:
+        content = self.session.workspace.shared.content
+        if content.tree is None:
+            colors = np.full((len(self.session.workspace), 3), UNLABELLED, np.uint8)
+        else:
+            colors = content.tree.colors(content.level).copy()
+        for entry in content.objects.values():
+            colors[entry.ids.numpy()] = entry.color
+        return colors[self.ids.numpy()].astype(np.float32)
+
+
+def colormap(values: NDArray[np.floating]) -> NDArray[np.float32]:
+    """(m, 3) turbo colours in 0..255 of ``values`` (m,), clipped to [0, 1]."""
+    position = np.clip(values, 0, 1).astype(np.float32) * (len(TURBO) - 1)
+    low = np.minimum(position.astype(np.int64), len(TURBO) - 2)
+    share = (position - low)[:, None]
+    return TURBO[low] * (1 - share) + TURBO[low + 1] * share
+
+
+def painted(session: Session, look: Look, camera: Camera | None = None) -> Gaussians:
+    """The whole splat in the colours of ``look``, to be rendered; hidden Gaussians are transparent."""
+    space = session.workspace
+    shown = space.visible_gaussians(session.isolated)
+    if look.mode == "photo" and not len(session.selection):
+        return shown
+    packed = Painter(session, torch.arange(len(space))).paint(look, camera)
+    rgb = torch.from_numpy(
+        np.stack([packed & 255, packed >> 8 & 255, packed >> 16 & 255], axis=1).astype(np.float32) / 255
+    )
+    return replace(shown, sh=((rgb - 0.5) / SH_C0)[:, None].to(shown.device))
+
+
+def overlay(session: Session, view: View, with_selection: bool = True, max_width: int = 800) -> NDArray[np.uint8]:
+    """(h, w, 3) the photo of ``view``, at most ``max_width`` wide; what the selection covers is tinted if wanted.
+
+    Raises:
+        SplatsegError: the photo cannot be read.
+    """
+    image = Image.fromarray(view.image().numpy())
+    width = min(max_width, image.width)
+    height = max(round(image.height * width / image.width), 1)
+    pixels = np.array(image.resize((width, height), Image.Resampling.BILINEAR))
+    if with_selection and len(session.selection):
+        with torch.no_grad():
+            covered = project_selection(
+                session.workspace.visible_gaussians(session.isolated),
+                session.selection,
+                view.camera.resized(width, height),
+            )
+        inside = covered.cpu().numpy()
+        pixels[inside] = (0.45 * pixels[inside] + 0.55 * HIGHLIGHT).astype(np.uint8)
+    return pixels

@@ -1,0 +1,74 @@
+"""What the widgets of a window may ask of it; :class:`splatseg.viewer.window.Window` is the one that answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from splatseg.core.camera import Camera
+from splatseg.core.scene import View
+from splatseg.session import Job, Mode, Session
+from splatseg.session.colors import Look
+from splatseg.viewer.splats import SplatTemplate
+
+
+@dataclass
+class Choices:
+    """What this window is set to; not part of undo."""
+
+    mode: Mode = "replace"
+    look: Look = field(default_factory=Look)
+    whole_labels: bool = False
+    drag_rectangle: bool = False
+    photo: View | None = None
+    photo_selection: bool = True
+
+
+class Actions(Protocol):
+    """A window as its widgets see it."""
+
+    client: Any  # viser's handle of the browser
+    session: Session
+    template: SplatTemplate
+    choices: Choices
+
+    @property
+    def look(self) -> Look:
+        """What the window shows now."""
+
+    def camera(self) -> Camera:
+        """The browser's camera now."""
+
+    def post(self, action: Callable[[], object], key: str | None = None) -> None:
+        """Queue ``action``; one posted under the same key that has not begun is replaced."""
+
+    def act(self, action: Callable[[], object], key: str | None = None) -> None:
+        """Queue ``action`` and a refresh of all that shows the session."""
+
+    def waiting(self, key: str) -> bool:
+        """Whether a newer action of that key is still to be done."""
+
+    def start_job(self, title: str, work: Callable[[Job], object]) -> None:
+        """Run ``work`` beside the queue, with a progress bar and a cancel button."""
+
+    def cancel(self) -> None:
+        """Stop what is running."""
+
+    def say(self, message: str) -> None:
+        """Show ``message`` in the status line."""
+
+    def complain(self, message: str) -> None:
+        """Show what went wrong."""
+
+    def set_look(self, look: Look) -> None:
+        """Paint otherwise from now on."""
+
+    def show_photo(self) -> None:
+        """Show the chosen photo as the choices say."""
+
+    def set_drag_rectangle(self, on: bool) -> None:
+        """Whether plain drags draw rectangles instead of turning the camera."""
+
+    def go_to_view(self, view: View | None) -> None:
+        """Look as the photo does and show it beside; None only hides the photo."""

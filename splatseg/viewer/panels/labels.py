@@ -1,0 +1,68 @@
+"""The tab that divides the whole scene into labels and edits them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from splatseg.session import Job, Session
+from splatseg.session.colors import Look
+from splatseg.viewer.actions import Actions
+
+
+class LabelsPanel:
+    """Discretise, level of the tree, picking, merging and splitting."""
+
+    def __init__(self, window: Actions) -> None:
+        self._window = window
+        self._gui = gui = window.client.gui
+        divide = gui.add_button(
+            "Divide the scene", color="green", hint="Label every Gaussian, at several nested levels"
+        )
+        divide.on_click(lambda _: window.start_job("dividing the scene", self._divide))
+        self._text = gui.add_markdown("")
+        self._shown_text = ""
+        self._level_folder = gui.add_folder(None)
+        self._level: Any = None
+        self._levels = 0
+        self._whole = gui.add_checkbox("Click picks whole labels", False)
+        self._whole.on_update(lambda event: setattr(window.choices, "whole_labels", event.target.value))
+        ways: dict[str, Callable[[], object]] = {
+            "Merge": lambda: window.act(window.session.merge_labels),
+            "Split": lambda: window.start_job("splitting the label", lambda job: window.session.split_label(job=job)),
+        }
+        buttons = gui.add_button_group("Selected labels", tuple(ways))
+        buttons.on_click(lambda event: ways[event.target.value]())
+
+    def _divide(self, job: Job) -> None:
+        session: Session = self._window.session
+        tree = session.discretize(job=job)
+        self._window.choices.look = Look("labels", self._window.choices.look.dim, self._window.choices.look.highlight)
+        self._whole.value = self._window.choices.whole_labels = True
+        self._window.say(f"{len(tree.nodes)} labels at {tree.levels} levels; click picks whole labels now")
+
+    def _level_moved(self, event: Any) -> None:
+        if event.client is not None:
+            self._window.act(partial(self._window.session.set_label_level, event.target.value), "label level")
+
+    def sync(self) -> None:
+        session = self._window.session
+        tree = session.tree
+        levels = 0 if tree is None else tree.levels
+        if levels != self._levels or self._level is None:
+            if self._level is not None:
+                self._level.remove()
+            marks = ((0, "coarse"), (levels - 1, "fine")) if levels > 1 else None
+            with self._level_folder:
+                self._level = self._gui.add_slider(
+                    "Level", 0, max(levels - 1, 1), 1, session.label_level, marks=marks, disabled=levels < 2
+                )
+            self._level.on_update(self._level_moved)
+            self._levels = levels
+        self._level.value = session.label_level
+        text = (
+            "Not divided yet." if tree is None else f"{len(tree.at_level(session.label_level))} labels at this level."
+        )
+        if text != self._shown_text:
+            self._text.content = self._shown_text = text

@@ -1,0 +1,98 @@
+"""The tab with the kept objects, shared by all windows."""
+
+from __future__ import annotations
+
+import html
+from functools import partial
+from typing import Any
+
+from splatseg.session import SceneObject
+from splatseg.viewer.actions import Actions
+
+
+class ObjectRow:
+    """The widgets of one object."""
+
+    def __init__(self, window: Actions, entry: SceneObject) -> None:
+        self._window = window
+        gui, key = window.client.gui, entry.id
+        self.folder = gui.add_folder(self._label(entry), expand_by_default=False)
+        with self.folder:
+            self._visible = gui.add_checkbox("Visible", entry.visible)
+            self._visible.on_update(partial(self._changed, lambda value: window.session.show(key, value)))
+            self._color = gui.add_rgb("Colour", entry.color)
+            self._color.on_update(
+                partial(self._changed, lambda value: window.session.recolor(key, value), f"color {key}")
+            )
+            self._name = gui.add_text("Name", entry.name)
+            rename = gui.add_button("Rename")
+            rename.on_click(lambda _: window.act(lambda: window.session.rename(key, self._name.value)))
+            actions = {
+                "Select": lambda: window.session.combine(key, "replace"),
+                "Isolate": lambda: window.session.isolate(key),
+                "Delete": lambda: window.session.delete(key),
+            }
+            buttons = gui.add_button_group("Object", tuple(actions))
+            buttons.on_click(lambda event: window.act(actions[event.target.value]))
+
+    def _changed(self, change: Any, event_or_key: Any, event: Any = None) -> None:
+        key, event = (None, event_or_key) if event is None else (event_or_key, event)
+        if event.client is not None:
+            self._window.act(partial(change, event.target.value), key)
+
+    @staticmethod
+    def _label(entry: SceneObject) -> str:
+        return f"{entry.name} · {len(entry):,}{'' if entry.visible else ' · hidden'}"
+
+    def update(self, entry: SceneObject) -> None:
+        self.folder.label = self._label(entry)
+        self._visible.value = entry.visible
+        self._color.value = entry.color
+        self._name.value = entry.name
+
+
+class ObjectsPanel:
+    """A list of all objects with their colours and counts, and a folder of widgets for each."""
+
+    def __init__(self, window: Actions) -> None:
+        self._window = window
+        gui = window.client.gui
+        self._list = gui.add_html("")
+        everything = gui.add_button("Show all")
+        everything.on_click(lambda _: window.act(self._show_all))
+        self._folder = gui.add_folder(None)
+        self._rows: dict[int, tuple[SceneObject, ObjectRow]] = {}
+        self._listed = ""
+
+    def _show_all(self) -> None:
+        session = self._window.session
+        session.isolate(None)
+        for entry in session.objects:
+            if not entry.visible:
+                session.show(entry.id)
+
+    def sync(self) -> None:
+        objects = {entry.id: entry for entry in self._window.session.objects}
+        for key in self._rows.keys() - objects.keys():
+            self._rows.pop(key)[1].folder.remove()
+        for key, entry in objects.items():
+            known = self._rows.get(key)
+            if known is None:
+                with self._folder:
+                    self._rows[key] = (entry, ObjectRow(self._window, entry))
+            elif known[0] is not entry:
+                known[1].update(entry)
+                self._rows[key] = (entry, known[1])
+        self._show_list(list(objects.values()))
+
+    def _show_list(self, objects: list[SceneObject]) -> None:
+        lines = [
+            f"<div style='opacity:{1 if o.visible else 0.45}'><span style='display:inline-block;width:0.8em;"
+            f"height:0.8em;background:rgb{o.color};margin-right:0.5em'></span>{html.escape(o.name)}"
+            f"<span style='float:right'>{len(o):,}</span></div>"
+            for o in objects
+        ]
+        body = "".join(lines) or "Nothing kept yet: select something and press <b>Keep as object</b>."
+        content = f"<div style='font-size:0.85em;padding:0.3em 0.9em'>{body}</div>"
+        if content != self._listed:
+            self._list.content = self._listed = content

@@ -1,0 +1,64 @@
+"""The tab that says how the scene is drawn and from where."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from splatseg.session.colors import DisplayMode
+from splatseg.viewer.actions import Actions
+
+LOOKS: dict[str, DisplayMode] = {
+    "photo colours": "photo",
+    "heat map of the last click": "scores",
+    "features (PCA)": "features",
+    "labels and objects": "labels",
+    "depth": "depth",
+}
+NO_PHOTO = "free camera"
+
+
+class ViewPanel:
+    """Display mode, dimming, and the views of the photos."""
+
+    def __init__(self, window: Actions) -> None:
+        self._window = window
+        gui = window.client.gui
+        self._mode = gui.add_dropdown("Show", tuple(LOOKS))
+        self._mode.on_update(self._mode_chosen)
+        dim = gui.add_checkbox("Dim the rest", True, hint="Grey what is not selected")
+        dim.on_update(lambda event: window.set_look(replace(window.choices.look, dim=event.target.value)))
+        highlight = gui.add_checkbox("Tint the selection", True)
+        highlight.on_update(lambda event: window.set_look(replace(window.choices.look, highlight=event.target.value)))
+        self._views = {view.name: view for view in window.session.workspace.views}
+        if not self._views:
+            gui.add_markdown("The photos of this run are not at hand.")
+            return
+        self._photo = gui.add_dropdown(
+            "Photo", (NO_PHOTO, *self._views), hint="Look as a photo does, and see it beside"
+        )
+        self._photo.on_update(
+            lambda event: window.post(lambda: window.go_to_view(self._views.get(event.target.value)), "photo")
+        )
+        step = gui.add_button_group("Photos", ("Previous", "Next"))
+        step.on_click(lambda event: self._move(1 if event.target.value == "Next" else -1))
+        tint = gui.add_checkbox("Selection on the photo", True)
+        tint.on_update(self._tint)
+
+    def _mode_chosen(self, event: Any) -> None:
+        if event.client is not None:
+            self._window.set_look(replace(self._window.choices.look, mode=LOOKS[event.target.value]))
+
+    def _move(self, by: int) -> None:
+        names = tuple(self._views)
+        current = names.index(self._photo.value) if self._photo.value in self._views else (-1 if by > 0 else 0)
+        self._photo.value = names[(current + by) % len(names)]
+
+    def _tint(self, event: Any) -> None:
+        self._window.choices.photo_selection = event.target.value
+        self._window.post(self._window.show_photo, "tint")
+
+    def sync(self) -> None:
+        wanted = next(name for name, mode in LOOKS.items() if mode == self._window.choices.look.mode)
+        if self._mode.value != wanted:
+            self._mode.value = wanted

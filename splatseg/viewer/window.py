@@ -1,0 +1,286 @@
+"""One browser window: its session, its widgets, and the way from a gesture to a call of the session and back."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from splatseg.core.camera import Camera
+from splatseg.core.errors import SplatsegError
+from splatseg.core.scene import View
+from splatseg.session import Cancelled, Job, Mode, Session
+from splatseg.session.colors import Look, Painter, overlay, showable
+from splatseg.viewer.actions import Choices
+from splatseg.viewer.convert import Pose, browser_camera, turn_distance, view_pose
+from splatseg.viewer.panels.tabs import Panels
+from splatseg.viewer.queue import ActionQueue
+from splatseg.viewer.splats import SplatNodes, SplatTemplate
+
+SLOW_SECONDS = 1.0  # what takes longer gets a progress bar and a cancel button
+STALE_CAMERA_SECONDS = 0.5  # a click may overtake the message with the camera it was made with
+DEPTH_SECONDS = 0.4  # depth colours follow the camera at most so often
+MODIFIED: dict[str | None, Mode] = {"shift": "add", "alt": "subtract", "alt+shift": "intersect"}
+
+log = logging.getLogger(__name__)
+
+
+class Window:
+    """A window. Every gesture becomes an action in its queue, so that they are done in the order they were made.
+
+    Args:
+        client: viser's handle of the browser.
+        session: this window's session.
+        template: what is drawn.
+    """
+
+    def __init__(self, client: Any, session: Session, template: SplatTemplate) -> None:
+        self.client = client
+        self.session = session
+        self.template = template
+        self.choices = Choices()
+        self._starting = threading.Lock()
+        self.job: Job | None = None  # what runs beside the queue
+        self.doing: Job | None = None  # what the queue does
+        self.last_click_ms = 0.0
+        self._painter = Painter(session, template.ids)
+        self._nodes = SplatNodes(template, client.scene)
+        self._painted_camera: tuple[float, ...] = ()
+        self._queue = ActionQueue(f"splatseg-window-{client.client_id}")
+        self.panels = Panels(self)
+        self._unlisten = session.workspace.shared.listen(lambda: self.post(self.refresh, "shared"))
+        self._listen_to_canvas()
+        self.post(self.refresh)
+
+    def close(self) -> None:
+        """The browser is gone; the session stays."""
+        self._unlisten()
+        self.cancel()
+        self._queue.close()
+
+    # Doing things ----------------------------------------------------------------------------------------------------
+
+    def post(self, action: Callable[[], object], key: str | None = None) -> None:
+        """Queue ``action``; what it complains about is shown to the person."""
+
+        def watched() -> None:
+            job = self.doing = Job()
+            timer = threading.Timer(SLOW_SECONDS, self._watch, ("working", job))
+            timer.daemon = True
+            timer.start()
+            try:
+                self._attempt(action)
+            finally:
+                self.doing = None
+                timer.cancel()
+
+        self._queue.post(watched, key)
+
+    def act(self, action: Callable[[], object], key: str | None = None) -> None:
+        """Queue ``action`` and a refresh of all that shows the session."""
+
+        def both() -> None:
+            started = time.perf_counter()
+            self.panels.forget_message()
+            try:
+                action()
+            finally:
+                self.refresh()
+                self.last_click_ms = (time.perf_counter() - started) * 1e3
+
+        self.post(both, key)
+
+    def _attempt(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except Cancelled:
+            self.say("Cancelled")
+        except SplatsegError as error:
+            self.complain(str(error))
+        except Exception as error:
+            if self.client.client_id not in self.client._viser_server.get_clients():
+                return  # the window was closed while it was being served
+            log.exception("an action of the viewer failed")
+            self.complain(f"the viewer failed at this: {type(error).__name__}: {error}")
+
+    def start_job(self, title: str, work: Callable[[Job], object]) -> None:
+        """Run ``work`` beside the queue, with a progress bar and a cancel button; one job at a time."""
+        with self._starting:  # viser calls from several threads
+            job = None if self.job is not None else Job()
+            self.job = self.job or job
+        if job is None:
+            self.complain("one thing at a time: wait for what is running, or cancel it")
+            return
+
+        def body() -> None:
+            try:
+                self._attempt(lambda: work(job))
+            finally:
+                self.job = None
+                self.post(self.refresh)
+
+        threading.Thread(target=body, name="splatseg-job", daemon=True).start()
+        threading.Thread(target=self._watch, args=(title, job), name="splatseg-progress", daemon=True).start()
+
+    def _watch(self, title: str, job: Job) -> None:
+        """Show how far ``job`` is until it is done."""
+        while self.job is job or self.doing is job:
+            self.panels.show_progress(title, job)
+            time.sleep(0.1)
+        self.panels.hide_progress()
+
+    def cancel(self) -> None:
+        """Stop what is running; what is being done in less than a blink may be done already."""
+        for job in (self.job, self.doing):
+            if job is not None:
+                job.cancel()
+
+    def waiting(self, key: str) -> bool:
+        """Whether a newer action of that key is still to be done."""
+        return self._queue.waiting(key)
+
+    def say(self, message: str) -> None:
+        self.panels.message(message)
+
+    def complain(self, message: str) -> None:
+        """Show what went wrong, in the status line and as a note that goes away."""
+        self.panels.message(message)
+        self.client.add_notification("Not done", message, auto_close_seconds=6, color="orange")
+
+    # Showing ---------------------------------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Bring colours, photo and widgets up to the state of the session; only differences are sent."""
+        self.paint()
+        self.panels.sync()
+        self.show_photo()
+
+    @property
+    def look(self) -> Look:
+        """What the window shows now: the chosen look as far as there is something to show."""
+        return showable(self.session, self.choices.look)
+
+    def paint(self) -> None:
+        look = self.look
+        camera = self.camera() if look.mode == "depth" else None
+        self._nodes.show(self._painter.paint(look, camera))
+        self.client.flush()
+
+    def show_photo(self) -> None:
+        """The photo of the view that was gone to, with the selection on it if wanted."""
+        view = self.choices.photo
+        self.panels.show_photo(
+            view, None if view is None else overlay(self.session, view, self.choices.photo_selection)
+        )
+
+    def set_look(self, look: Look) -> None:
+        self.choices.look = look
+        self.act(self._check_look, "look")
+
+    def _check_look(self) -> None:
+        if self.choices.look.mode == "scores" and self.session.active is None:
+            raise SplatsegError("heat map: expected a clicked thing, found none; click one first")
+
+    # Cameras ---------------------------------------------------------------------------------------------------------
+
+    def camera(self) -> Camera:
+        """The browser's camera now, at its own picture size."""
+        state = self.client.camera
+        width, height = max(state.image_width, 1), max(state.image_height, 1)
+        near = self.session.workspace.near
+        return browser_camera(state.position, state.wxyz, state.fov, width, height, near)
+
+    def camera_of_ray(self, origin: tuple[float, float, float]) -> Camera:
+        """The camera at ``origin``; waits for it where a click was quicker than the camera's message."""
+        deadline = time.monotonic() + STALE_CAMERA_SECONDS
+        camera = self.camera()
+        near = self.session.workspace.near
+        size = max(float(np.abs(origin).max()), 100 * near)
+        while np.abs(camera.position.numpy() - np.array(origin)).max() > 1e-4 * size and time.monotonic() < deadline:
+            time.sleep(0.01)
+            camera = self.camera()
+        return camera
+
+    def go_to(self, pose: Pose) -> None:
+        """Move the browser's camera."""
+        with self.client.atomic():
+            self.client.camera.position = pose.position
+            self.client.camera.look_at = pose.look_at
+            self.client.camera.up_direction = pose.up
+            self.client.camera.fov = pose.fov
+        self.client.flush()
+
+    def go_to_view(self, view: View | None) -> None:
+        """Look as the photo does and show it beside; None only hides the photo."""
+        scene = self.session.workspace.scene
+        self.choices.photo = view
+        if view is not None and scene is not None:
+            self.go_to(view_pose(view.camera, turn_distance(scene, view.camera)))
+        self.show_photo()
+
+    # The canvas ------------------------------------------------------------------------------------------------------
+
+    def _listen_to_canvas(self) -> None:
+        scene = self.client.scene
+        for modifier in (None, *MODIFIED):
+            scene.on_click(modifier=modifier)(self._clicked)
+        for modifier in ("cmd/ctrl", "cmd/ctrl+shift", "cmd/ctrl+alt"):
+            scene.on_rect_select(modifier=modifier)(self._dragged)
+        self.client.camera.on_update(lambda _: self._camera_moved())
+
+    def set_drag_rectangle(self, on: bool) -> None:
+        """Whether plain drags draw rectangles instead of turning the camera."""
+        self.choices.drag_rectangle = on
+        for modifier in (None, *MODIFIED):
+            if on:
+                self.client.scene.on_rect_select(modifier=modifier)(self._dragged)
+        if not on:
+            self.client.scene.remove_rect_select_callback()
+            for modifier in ("cmd/ctrl", "cmd/ctrl+shift", "cmd/ctrl+alt"):
+                self.client.scene.on_rect_select(modifier=modifier)(self._dragged)
+
+    def mode_for(self, modifier: str | None) -> Mode:
+        """What a gesture does: as its keys say, else as the panel says."""
+        keys = (modifier or "").replace("cmd/ctrl", "").strip("+") or None
+        return MODIFIED.get(keys, self.choices.mode) if keys else self.choices.mode
+
+    def _clicked(self, event: Any) -> None:
+        mode, (x, y) = self.mode_for(event.modifier), event.screen_pos
+
+        def action() -> None:
+            camera = self.camera_of_ray(event.ray_origin)
+            u, v = x * camera.width, y * camera.height
+            if self.choices.whole_labels and mode in ("replace", "add", "subtract", "intersect"):
+                self.session.pick_label(camera, u, v, mode)
+            else:
+                self.session.click(camera, u, v, mode, self.doing)
+
+        self.act(action)
+
+    def _dragged(self, event: Any) -> None:
+        mode = self.mode_for(event.modifier)
+
+        def action() -> None:
+            camera = self.camera()
+            (x0, y0), (x1, y1) = event.screen_min, event.screen_max
+            corners = ((x0 * camera.width, y0 * camera.height), (x1 * camera.width, y1 * camera.height))
+            self.session.rectangle(camera, corners, mode, self.doing)
+
+        self.act(action)
+
+    def _camera_moved(self) -> None:
+        if self.choices.look.mode != "depth":
+            return
+
+        def repaint() -> None:
+            state = (*self.client.camera.position.tolist(), *self.client.camera.wxyz.tolist())
+            if state != self._painted_camera:
+                self._painted_camera = state
+                self.paint()
+                time.sleep(DEPTH_SECONDS)
+
+        self.post(repaint, "depth")
