@@ -31,6 +31,7 @@ from splatseg.draw.mask_preview import Pixels, hierarchy_preview
 from splatseg.fit.masks_job import MaskJob, first_rank_first, process_share, run_masks
 from splatseg.io.colmap import find_model, has_model, load_colmap
 from splatseg.io.run import Run
+from splatseg.io.run_scene import take_capture
 from splatseg.masks import MaskSource, mask_source
 from splatseg.masks.cache import MaskCache
 from splatseg.masks.hierarchy import HierarchyConfig, build_hierarchy
@@ -76,12 +77,14 @@ def main(options: Options) -> None:
     with process_share() as share:
         device_of_rank(share.rank)
         with first_rank_first(share):
-            run_folder = Run.open(
-                options.out, {"scene": str(scene_folder(options).resolve()), "downscale": options.downscale}
-            )
-            views = load_views(options)
-            source = source_of(options, views, quiet=options.quiet or share.rank != 0)
-            cache = MaskCache(run_folder.masks, source)
+            place = {"scene": str(scene_folder(options).resolve()), "downscale": options.downscale}
+            run_folder = Run.open(options.out, place, may_differ=("scene",))
+            with run_folder.gone_if_refused():
+                views = load_views(options)
+                source = source_of(options, views, quiet=options.quiet or share.rank != 0)
+                cache = MaskCache(run_folder.masks, source)
+                if share.rank == 0:
+                    take_capture(run_folder, scene_folder(options), views)
             source_name = options.source if options.source in ("watershed", "sam") else Path(options.source).resolve()
             cache.describe(source_name, ahead=True)
         job = MaskJob(

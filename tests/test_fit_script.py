@@ -196,10 +196,17 @@ def test_missing_scene_and_masks_leave_no_folder(capture: Path, tmp_path: Path) 
     assert not (tmp_path / "run").exists()
 
 
+def inverted(scene: Path) -> None:
+    for path in (scene / "images").iterdir():
+        with Image.open(path) as image:
+            pixels = np.array(image)
+        Image.fromarray(255 - pixels).save(path)
+
+
 def test_run_of_another_scene_is_refused_and_kept(capture: Path, finished: Path, tmp_path: Path) -> None:
-    other = copy_of(capture, tmp_path, lambda s: None)
+    other = copy_of(capture, tmp_path, inverted)
     before = (finished / "labels.ply").read_bytes()
-    assert_refused(fit(other, "--out", finished), "scene")
+    assert_refused(fit(other, "--out", finished), "scene", "choose another --out")
     assert (finished / "labels.ply").read_bytes() == before
 
 

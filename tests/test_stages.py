@@ -23,6 +23,7 @@ from splatseg.fit.pipeline import Fit, FitConfig, FitInputs
 from splatseg.fit.pixel_pools import SamplingConfig
 from splatseg.fit.stages import VERSIONS
 from splatseg.io.colmap import load_colmap
+from splatseg.io.ply import load_gaussians, save_gaussians
 from splatseg.io.run import Run
 from splatseg.io.run_scene import load_run_scene
 from splatseg.masks import MaskSet
@@ -379,3 +380,133 @@ def test_a_kill_while_a_result_is_written_leaves_none_of_other_inputs(
     assert (room / "run/geometry.ply").read_bytes() != old
     fit(room)
     assert (room / "run/geometry.ply").read_bytes() == old
+
+
+# A capture elsewhere, and refusals -----------------------------------------------------------------------------------
+
+
+def test_a_moved_capture_is_fitted_on_in_its_run(room: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """On f581d69, and until frames were normalized, the new place was refused, whatever lay there."""
+    (room / "scene").rename(room / "moved")
+    masks = str(room / "moved/masks_2d")
+
+    def again() -> None:
+        Fit(FitInputs(room / "moved", room / "run", masks), TINY, quiet=True).execute()
+
+    assert changed(room, again) == set()
+    assert [line for line in caplog.messages if f"its capture is in {room / 'moved'} now" in line]
+    caplog.clear()
+    assert changed(room, again) == set() and caplog.messages == []
+    assert load_run_scene(Run.existing(room / "run")).views[0].image_path.is_relative_to(room / "moved")
+    points(room.joinpath("moved").rename(room / "scene").parent)  # back, and changed meanwhile
+    assert "geometry" in changed(room, lambda: fit(room))
+    assert "geometry: points changed, fitted anew" in caplog.messages
+    assert run_script("masks.py", room / "scene", "--out", room / "run", "--source", "watershed", "--quiet") == 0
+    (room / "scene").rename(room / "there")
+    assert run_script("masks.py", room / "there", "--out", room / "run", "--source", "watershed", "--quiet") == 0
+    assert len(list((room / "run/masks").glob("watershed-*"))) == 1
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_another_capture_does_not_take_over_a_run(room: Path, tmp_path: Path) -> None:
+    """Photos under the same names with other contents; the run stays as it is, also where its capture is gone."""
+    shutil.copytree(room / "scene", tmp_path / "other")
+    for path in (tmp_path / "other/images").iterdir():
+        with Image.open(path) as image:
+            pixels = np.array(image)
+        Image.fromarray(255 - pixels).save(path)
+    before = contents(room / "run")
+    for _ in range(2):
+        with pytest.raises(SplatsegError, match=r"run: scene: .*other with 0 of its 4 photos; choose another --out"):
+            Fit(FitInputs(tmp_path / "other", room / "run"), TINY, quiet=True).execute()
+        assert run_script("masks.py", tmp_path / "other", "--out", room / "run", "--source", "watershed") == 2
+        found = contents(room / "run")
+        assert {name: found[name] for name in before if name != "lock"} == {
+            name: before[name] for name in before if name != "lock"
+        }
+        shutil.rmtree(room / "scene", ignore_errors=True)
+
+
+def _bytes(name: str, content: bytes) -> Callable[[Path], None]:
+    return lambda folder: folder.joinpath(name).write_bytes(content)
+
+
+def far_splat(folder: Path) -> None:
+    gaussians = load_gaussians(folder / "geometry.ply")
+    save_gaussians(folder / "geometry.ply", replace(gaussians, means=gaussians.means + 1000))
+
+
+REFUSED: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
+    "no splat there": (lambda folder: (folder / "geometry.ply").unlink(), ("--splat", "geometry.ply")),
+    "unreadable splat": (_bytes("geometry.ply", b"ply\nno"), ("--splat", "geometry.ply")),
+    "splat of another frame": (far_splat, ("--splat", "geometry.ply")),
+    "unreadable transform": (
+        _bytes("t.json", b"{}"),
+        ("--splat", "geometry.ply", "--splat-transform", "t.json"),
+    ),
+    "masks of no view": (lambda folder: (folder / "none").mkdir(), ("--masks", "none")),
+    "no weights": (lambda folder: None, ("--masks", "sam")),
+    "damaged model": (_bytes("scene/sparse/0/images.txt", b"1 2 3"), ()),
+    "no model": (lambda folder: shutil.rmtree(folder / "scene/sparse"), ()),
+    "missing photo": (lambda folder: (folder / "scene/images/train_002.jpg").unlink(), ()),
+    "photo that breaks off": (_bytes("scene/images/train_002.jpg", b"\xff\xd8\xff\xe0"), ()),
+    "photo whose end is missing": (
+        lambda folder: os.truncate(folder / "scene/images/train_002.jpg", 900),
+        ("--config.geometry.steps=12",),  # every photo is looked at
+    ),
+    "broken test cameras": (_bytes("scene/test_cameras.json", b"{"), ()),
+    "photos of nothing in common": (
+        lambda folder: [p.unlink() for p in (folder / "scene/images").glob("train_00[123].jpg")],
+        ("--sfm",),
+    ),
+}
+ONCE_STARTED = ("photo whose end is missing", "photos of nothing in common")  # found while the first stage works
+
+
+@pytest.mark.parametrize(
+    ("case", "out"),
+    [(case, "deep/er/new") for case in REFUSED]
+    + [(case, "run") for case in REFUSED if case not in ONCE_STARTED]
+    + [("unreadable splat", "empty"), ("unreadable splat", "new")],
+)
+def test_a_refusal_leaves_no_run_and_changes_none(
+    room: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    case: str,
+    out: str,
+) -> None:
+    """Before, ``config.yaml``, ``scene.json`` and a cache were left, which the next ``--out`` then stumbled over."""
+    monkeypatch.chdir(room)
+    monkeypatch.setenv("SPLATSEG_OFFLINE", "1")
+    monkeypatch.setenv("SPLATSEG_CACHE", str(tmp_path / "weights"))
+    shutil.copy(room / "run/geometry.ply", room / "geometry.ply")
+    (room / "empty").mkdir()
+    (room / "empty/.hidden").write_text("mine")
+    act, options = REFUSED[case]
+    act(room)
+    (room / "run/lock").unlink()
+    before, folders = contents(room), sorted(p for p in room.rglob("*") if p.is_dir())
+    for _ in range(2):
+        assert run_script("fit.py", "scene", "--out", out, "--quiet", "--preset", "fast", *options) == 2
+        error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+        assert len(error) == 1
+        (room / "run/lock").unlink(missing_ok=True)
+        assert contents(room) == before
+        if out != "run":
+            assert sorted(p for p in room.rglob("*") if p.is_dir()) == folders
+
+
+def test_what_took_time_is_kept_though_a_later_stage_is_refused(room: Path, tmp_path: Path) -> None:
+    (room / "scene/masks_2d").rename(room / "masks")
+    for path in (room / "masks").rglob("*.*"):
+        path.write_bytes(b"no masks")
+    arguments = ["fit.py", room / "scene", "--out", tmp_path / "kept", "--quiet", "--preset", "fast"]
+    arguments += ["--config.geometry.steps=3", "--masks", room / "masks"]
+    for _ in range(2):
+        assert run_script(*arguments) == 2
+        assert (tmp_path / "kept/geometry.ply").is_file() and (tmp_path / "kept/config.yaml").is_file()

@@ -33,13 +33,13 @@ from splatseg.draw.mask_preview import hierarchy_preview
 from splatseg.draw.sheets import contact_sheet
 from splatseg.fit.features import FeatureConfig, fit_features
 from splatseg.fit.geometry import GeometryConfig, fit_geometry, psnr
-from splatseg.fit.given import check_agreement, given_splat
+from splatseg.fit.given import Agreement, check_agreement, given_splat
 from splatseg.fit.hooks import FitHooks
 from splatseg.fit.stages import Stage, cameras_digests, folder_digest, photos_digest, tensors_digest
 from splatseg.io.labels import load_labels, save_labels
 from splatseg.io.ply import load_gaussians, save_gaussians
 from splatseg.io.run import Run, digest
-from splatseg.io.run_scene import load_run_scene
+from splatseg.io.run_scene import load_run_scene, take_capture
 from splatseg.io.test_cameras import load_test_views
 from splatseg.masks import MaskSource, mask_source
 from splatseg.masks.cache import MaskCache
@@ -121,10 +121,13 @@ class Fit:
         # Before the run folder is made, so that a wrong name leaves nothing behind.
         if inputs.masks not in (None, "watershed", "sam") and not Path(inputs.masks).is_dir():
             raise SplatsegError(f"masks: expected 'watershed', 'sam' or a folder of masks, found '{inputs.masks}'")
-        self.run = Run.open(inputs.out, {"scene": str(inputs.scene.resolve()), "downscale": config.downscale})
+        place = {"scene": str(inputs.scene.resolve()), "downscale": config.downscale}
+        self.run = Run.open(inputs.out, place, may_differ=("scene",))
         self.figures: dict[str, Any] = {}
         self.masks = inputs.masks or "watershed"
         self._stored: StoredMasks | None = None
+        self._source: MaskSource | None = None
+        self._given: tuple[Gaussians, Agreement | None] | None = None
         if inputs.masks is None and config.watershed == WatershedConfig():
             self._take_stored_masks()
 
@@ -149,11 +152,13 @@ class Fit:
         Raises:
             SplatsegError: bad input; see the rooms for which.
         """
-        with self.run.lock():
-            write_text(self.run.config, yaml.safe_dump(self._settings(), sort_keys=False))
+        with self.run.lock(), self.run.gone_if_refused():
             self._load_figures()
-            scene = load_run_scene(self.run, find_poses=True)
+            scene = load_run_scene(self.run, self.inputs.scene, find_poses=True, config=self._settings())
             train, held_out = self._split(scene)
+            self._check_inputs(scene, train)
+            take_capture(self.run, self.inputs.scene, scene.views)
+            write_text(self.run.config, yaml.safe_dump(self._settings(), sort_keys=False))
             gaussians = self.geometry(scene, train, held_out)
             hierarchies = self.hierarchies(train)
             field = self.features(gaussians, train, hierarchies)
@@ -161,6 +166,16 @@ class Fit:
             self.sheet(gaussians, field, tree, held_out or train, hierarchies, train)
             self._note(peak_memory_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
         return self.figures
+
+    def _check_inputs(self, scene: Scene, train: Sequence[View]) -> None:
+        """Read what is given beside the capture, before hours of work and before anything of the run changes.
+
+        Raises:
+            SplatsegError: a splat that does not fit, masks or weights that are not there.
+        """
+        if self.inputs.splat is not None:
+            self._given = self._read_given_splat(self.inputs.splat, scene)
+        self._masks_digest(self._mask_source(train))
 
     # Stages ----------------------------------------------------------------------------------------------------------
 
@@ -189,14 +204,26 @@ class Fit:
 
     def _given_splat(self, path: Path, scene: Scene, held_out: Sequence[View]) -> Gaussians:
         """The splat of ``path`` in the frame of the scene, compared with the photos before anything is made from it."""
-        gaussians = given_splat(path, self.inputs.splat_transform, scene, self.inputs.scene)
-        stage = Stage.of("geometry", splat=gaussians.fingerprint(), offset=list(scene.offset))
+        gaussians, agreement = self._given or self._read_given_splat(path, scene)
+        stage = self._given_stage(gaussians, scene)
         if not self._is_done(stage):
-            found = check_agreement(path, gaussians.to(self.device), scene, spread(scene.views, SHEET_VIEWS))
-            self._note(splat_psnr=round(found.psnr, 3), splat_points=round(found.points, 3))
+            if agreement is not None:
+                self._note(splat_psnr=round(agreement.psnr, 3), splat_points=round(agreement.points, 3))
             self._save_splat(stage, gaussians)
         self._measure(gaussians, held_out)
         return gaussians
+
+    def _read_given_splat(self, path: Path, scene: Scene) -> tuple[Gaussians, Agreement | None]:
+        """The splat and, where the run's is another one, how it agrees with the photos."""
+        gaussians = given_splat(path, self.inputs.splat_transform, scene, self.inputs.scene)
+        stage = self._given_stage(gaussians, scene)
+        if self.run.is_done(stage.name, stage.key):
+            return gaussians, None
+        return gaussians, check_agreement(path, gaussians.to(self.device), scene, spread(scene.views, SHEET_VIEWS))
+
+    @staticmethod
+    def _given_stage(gaussians: Gaussians, scene: Scene) -> Stage:
+        return Stage.of("geometry", splat=gaussians.fingerprint(), offset=list(scene.offset))
 
     def _save_splat(self, stage: Stage, gaussians: Gaussians) -> None:
         self.run.unmark(stage.name)
@@ -220,7 +247,7 @@ class Fit:
     def hierarchies(self, train: Sequence[View]) -> HierarchyFolder:
         """Masks and patch hierarchy of every training view; one image a process in memory at a time."""
         folder = HierarchyFolder(self.run.hierarchy)
-        source = self._stored or mask_source(self.masks, train, self._mask_config())
+        source = self._mask_source(train)
         stage = Stage.of(
             "hierarchy",
             photos=photos_digest(train),
@@ -341,6 +368,12 @@ class Fit:
         if (self.inputs.scene / "test_cameras.json").is_file() and self.config.downscale == 1:
             return scene.views, load_test_views(self.inputs.scene, scene)
         return scene.split(self.config.hold_out_every)
+
+    def _mask_source(self, train: Sequence[View]) -> MaskSource:
+        """Made once, so that it says once which views have no masks."""
+        if self._source is None:
+            self._source = self._stored or mask_source(self.masks, train, self._mask_config())
+        return self._source
 
     def _mask_config(self) -> WatershedConfig | SamConfig | None:
         """Settings of the chosen source; a folder of masks has none."""

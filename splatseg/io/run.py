@@ -8,11 +8,13 @@ import json
 import os
 import pickle
 import re
+import shutil
 import time
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from splatseg.core.errors import SplatsegError
 
 _IDENTITY = "scene.json"
 _STAGE = re.compile(r"[A-Za-z0-9_.-]+")
+_WORK = ("stages/*.json", "checkpoints/*.pt", "sfm/sparse/*/images.bin", "masks/**/*.npz")
 _WHOLE_FILE = 64 * 1024 * 1024  # bytes; larger files count by size and time of change instead of their contents
 
 
@@ -68,13 +71,46 @@ def digest(settings: Any = None, files: Iterable[str | Path] = (), stats: Iterab
     return result.hexdigest()[:16]
 
 
+@dataclass(frozen=True)
+class Before:
+    """What was where a run folder was made: the ``entries`` of the folder, and those folders above it that were not
+    there, outermost first (the folder itself is one of them where it was not)."""
+
+    entries: frozenset[str]
+    missing: tuple[Path, ...]
+
+    @classmethod
+    def of(cls, folder: Path) -> Before:
+        entries = frozenset(entry.name for entry in folder.iterdir()) if folder.is_dir() else frozenset()
+        return cls(entries, tuple(p for p in (*reversed(folder.parents), folder) if not p.exists()))
+
+    def restore(self, folder: Path) -> None:
+        """Remove what has come since; others' files in the folders above stay."""
+        for entry in list(folder.iterdir()) if folder.is_dir() else []:
+            if entry.name in self.entries:
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
+        with suppress(OSError):
+            for parent in reversed(self.missing):
+                parent.rmdir()
+
+
 class Run:
     """A run folder. Constructing one touches nothing; :meth:`open` makes or checks it, :meth:`existing` only checks."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        self._before: Before | None = None  # of a run that open() made
 
     # Paths -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def capture(self) -> Path:
+        """Digests of the photos, by view name: the capture is known by them, wherever it lies."""
+        return self.folder / "capture.json"
 
     @property
     def config(self) -> Path:
@@ -142,12 +178,14 @@ class Run:
     # Identity --------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def open(cls, folder: str | Path, scene_settings: Mapping[str, Any]) -> Run:
+    def open(cls, folder: str | Path, scene_settings: Mapping[str, Any], may_differ: Collection[str] = ()) -> Run:
         """Open ``folder`` for the scene described by ``scene_settings``, making it where it does not exist.
 
         Args:
             folder: the run folder.
             scene_settings: what must not change between calls (scene path, downscale, ...); JSON-able.
+            may_differ: of these the ones that the caller compares itself: ``scene``, by what lies there
+                (:func:`splatseg.io.run_scene.take_capture`).
 
         Raises:
             SplatsegError: the folder holds something else, or the run of another scene or other settings (the message
@@ -160,7 +198,7 @@ class Run:
             raise SplatsegError(f"{run.folder}: expected a run folder, found a file")
         if identity.is_file():
             found = run.scene_settings()
-            for key in sorted({*wanted, *found}):
+            for key in sorted({*wanted, *found} - set(may_differ)):
                 if wanted.get(key) != found.get(key):
                     raise SplatsegError(
                         f"{run.folder}: {key}: expected {json.dumps(wanted.get(key))}, found "
@@ -169,6 +207,7 @@ class Run:
             return run
         if run.folder.is_dir() and any(not entry.name.startswith(".") for entry in run.folder.iterdir()):
             raise SplatsegError(f"{run.folder}: expected a run folder or an empty one, found other files in it")
+        run._before = Before.of(run.folder)
         write_text(identity, json.dumps(wanted, indent=1, sort_keys=True) + "\n")
         return run
 
@@ -184,6 +223,26 @@ class Run:
             state = "one without scene.json" if run.folder.is_dir() else "nothing"
             raise SplatsegError(f"{run.folder}: expected a run folder (made by scripts/fit.py), found {state}")
         return run
+
+    @contextmanager
+    def gone_if_refused(self) -> Iterator[None]:
+        """A user error in the block leaves no new run: what :meth:`open` and the block made is removed, as long as it
+        holds no work (:meth:`holds_work`). A run that was there before stays as it is."""
+        try:
+            yield
+        except SplatsegError:
+            if self._before is not None and not self.holds_work():
+                self._before.restore(self.folder)
+            raise
+
+    def holds_work(self) -> bool:
+        """Whether there is anything here that took time: a stage's result or checkpoint, poses found, masks."""
+        return any(path.name[0] != "." for pattern in _WORK for path in self.folder.glob(pattern))
+
+    def replace_scene_settings(self, **changes: Any) -> None:
+        """Write ``scene.json`` with ``changes``."""
+        settings = _canonical({**self.scene_settings(), **changes})
+        write_text(self.folder / _IDENTITY, json.dumps(settings, indent=1, sort_keys=True) + "\n")
 
     def scene_settings(self) -> dict[str, Any]:
         """The settings the run was opened with.

@@ -3,31 +3,39 @@ same poses and photos."""
 
 from __future__ import annotations
 
+import json
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from splatseg.core.atomic import write_text
 from splatseg.core.errors import SplatsegError
-from splatseg.core.scene import Scene
+from splatseg.core.scene import Scene, View
 from splatseg.io.colmap import has_model, load_colmap
-from splatseg.io.run import Run
+from splatseg.io.run import Run, digest
 from splatseg.io.sfm import run_sfm
 
+log = logging.getLogger(__name__)
 _OF_THE_PHOTOS = ("watershed", "sam", None)  # sources of masks that are no folder
 
 
-def load_run_scene(run: Run, scene: Path | None = None, find_poses: bool = False) -> Scene:
+def load_run_scene(
+    run: Run, scene: Path | None = None, find_poses: bool = False, config: Mapping[str, Any] | None = None
+) -> Scene:
     """The capture of ``run`` at the size that it is fitted with; poses are its own, or those that ``--sfm`` found.
 
     Args:
         scene: where the capture lies now, if it was moved.
         find_poses: of a run with ``--sfm``, find them where they are not there yet or of other photos.
+        config: of a fit that has not written ``config.yaml`` yet, what it is going to write.
 
     Raises:
         SplatsegError: the run's settings are damaged, the capture has moved, or cannot be loaded.
     """
-    settings, config = run.scene_settings(), read_config(run)
+    settings, config = run.scene_settings(), read_config(run) if config is None else config
     folder = scene if scene is not None else _recorded(run, settings)
     if not folder.is_dir():
         hint = "" if scene is not None else "; was it moved? --scene says where it is now"
@@ -44,13 +52,46 @@ def load_run_scene(run: Run, scene: Path | None = None, find_poses: bool = False
     return load_colmap(folder, int(settings.get("downscale", 1)), run.cache, **options)
 
 
+def take_capture(run: Run, scene: Path, views: Sequence[View]) -> None:
+    """Note that ``run`` is of the capture in ``scene``, whose photos are those of ``views``.
+
+    A capture is known by its photos (names and contents): it may have been moved, which is said in a line, and changed
+    since. Results of other photos are not given up for those of a capture elsewhere.
+
+    Raises:
+        SplatsegError: the run is of a capture elsewhere that shares less than half of the photos.
+    """
+    place, before = str(scene.resolve()), run.scene_settings().get("scene")
+    photos = {view.name: digest(files=[view.image_path]) for view in views}
+    if place != before:
+        known = _known_photos(run)
+        shared = sum(known.get(name) == value for name, value in photos.items())
+        if 2 * shared < max(len(photos), len(known), 1) and run.holds_work():
+            raise SplatsegError(
+                f"{run.folder}: scene: expected the capture that this run is of, from {before}, found {scene} with "
+                f"{shared} of its {len(known)} photos; choose another --out"
+            )
+        log.warning("%s: its capture is in %s now, it was in %s", run.folder, place, before)
+        run.replace_scene_settings(scene=place)
+    if _known_photos(run) != photos:
+        write_text(run.capture, json.dumps(photos, indent=1) + "\n")
+
+
+def _known_photos(run: Run) -> dict[str, str]:
+    """Digest of each photo of the run's capture; empty where an older version, or a kill, left none."""
+    try:
+        return dict(json.loads(run.capture.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
 def _recorded(run: Run, settings: dict[str, Any]) -> Path:
     if not isinstance(settings.get("scene"), str):
         raise SplatsegError(f"{run.folder / 'scene.json'}: scene: expected a path, found {settings.get('scene')!r}")
     return Path(settings["scene"])
 
 
-def _has_found_poses(run: Run, config: dict[str, Any], folder: Path) -> bool:
+def _has_found_poses(run: Run, config: Mapping[str, Any], folder: Path) -> bool:
     """What the fit was told; where that is lost, whether there are no other poses."""
     if "sfm" in config:
         return bool(config["sfm"])
