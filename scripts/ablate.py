@@ -33,6 +33,7 @@ from splatseg.evaluate.hierarchical import load_hierarchical
 from splatseg.fit.geometry import GeometryConfig
 from splatseg.fit.pipeline import Fit, FitConfig, FitInputs
 from splatseg.io.colmap import load_colmap
+from splatseg.io.run_scene import take_capture
 from splatseg.io.test_cameras import load_test_views
 
 
@@ -101,7 +102,8 @@ def prepare(arguments: Arguments, index: int) -> AblationScene:
     job = Fit(inputs, FitConfig(geometry=arguments.fit), arguments.quiet)
     with job.run.lock():
         scene = load_colmap(folder)
-        gaussians = job.geometry(scene, scene.views, load_test_views(folder) if splat is None else ())
+        take_capture(job.run, folder, scene.views)
+        gaussians = job.geometry(scene, scene.views, load_test_views(folder, scene) if splat is None else ())
         hierarchies = job.hierarchies(scene.views)
     return AblationScene(gt, gaussians, tuple(scene.views), hierarchies)
 

@@ -71,7 +71,7 @@ class Arguments:
 
 
 def measure_ceiling(gaussians: Gaussians, gt: HierarchicalScene, quiet: bool) -> Report:
-    views = load_colmap(gt.folder).views
+    views = load_colmap(gt.folder).in_frame(gaussians.offset).views
     with Progress(len(views), "ceiling", unit="view", quiet=quiet) as progress:
         return evaluate_ceiling(gaussians, gt, views, report=lambda name, share: progress.advance())
 
@@ -103,7 +103,7 @@ def by_reference(
     arguments: Arguments, run: Run, gaussians: Gaussians, field: FeatureField
 ) -> tuple[str, dict[str, Any]]:
     """Table and JSON of protocols (b)-(e)."""
-    views = load_run_scene(run, arguments.scene).views
+    views = load_run_scene(run, arguments.scene).in_frame(gaussians.offset).views
     gt = arguments.gt
     if arguments.protocol == "nvos":
         tasks = load_nvos(gt.parent, gt.name, views)

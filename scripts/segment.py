@@ -93,7 +93,7 @@ def main() -> None:
     if out.suffix.lower() != ".ply":
         raise SplatsegError(f"--out: expected a name that ends in .ply, found {out}")
     gaussians, features = load_field(run)
-    scene = load_run_scene(run, arguments.scene)
+    scene = load_run_scene(run, arguments.scene).in_frame(gaussians.offset)
     found, levels = click_scores(arguments, gaussians, features, scene.view(arguments.view))
     threshold = chosen_threshold(arguments, levels)
     selection = found.above(threshold)

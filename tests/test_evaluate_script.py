@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from plyfile import PlyData
 from script_runner import run_script
 from test_evaluate_hierarchical import write_scene
 from test_evaluate_labels3d import write_points
 from tiny_splat import HEIGHT, WIDTH, make_camera, make_splat, write_capture, write_run
 
 from splatseg.core.errors import SplatsegError
+from splatseg.core.field import FeatureField
 from splatseg.core.label_tree import tree_from_leaves
 from splatseg.core.scene import View
 from splatseg.core.selection import Selection
@@ -24,6 +27,7 @@ from splatseg.evaluate.hierarchical import evaluate_scene, load_hierarchical
 from splatseg.evaluate.report import markdown_table, update_metrics
 from splatseg.evaluate.sheets import Cell, contact_sheet, extreme_queries, overlay
 from splatseg.io.labels import save_labels
+from splatseg.io.ply import save_gaussians
 from splatseg.segment.scores import project_selection
 
 
@@ -163,3 +167,55 @@ def test_extremes_are_core_queries_in_order(folder: Path) -> None:
     assert len(worst) == len(best) == 3 and all(r.query.core for r in worst + best)
     assert [r.mean for r in worst] == sorted(r.mean for r in worst)
     assert [r.mean for r in best] == sorted((r.mean for r in best), reverse=True)
+
+
+def measured(folder: Path) -> list[float]:
+    """Figures of the run in ``folder`` against ``gt`` beside it, by all that knows where the splat is."""
+    assert run_script("evaluate.py", folder, "--gt", folder.parent / "gt", "--quiet") == 0
+    found = json.loads((folder / "metrics.json").read_text())["hierarchical"]
+    proposed = [query["proposed1"] for query in found["queries"]]
+    return [found["core"]["mean"], found["ceiling"]["core"]["mean"], found["labels"]["miou"], *proposed]
+
+
+def move_truth(gt: Path, move: np.ndarray) -> None:
+    """The annotated scene of unturned cameras with its origin at ``move`` of another frame."""
+    path = gt / "test_cameras.json"
+    cameras = json.loads(path.read_text())
+    for image in cameras["images"]:
+        image["t"] = (np.array(image["t"]) - np.array(image["R"]) @ move).tolist()
+    path.write_text(json.dumps(cameras))
+    lines = (gt / "sparse/0/images.txt").read_text().splitlines()
+    fields = lines[0].split(" ")
+    assert fields[1:5] == ["1", "0", "0", "0"]
+    fields[5:8] = [repr(float(value) - shift) for value, shift in zip(fields[5:8], move.tolist(), strict=True)]
+    (gt / "sparse/0/images.txt").write_text("\n".join([" ".join(fields), *lines[1:]]) + "\n")
+    x, y, z = move.tolist()
+    (gt / "sparse/0/points3D.txt").write_text(f"1 {x!r} {y!r} {z!r} 128 128 128 0.5 1 0\n")
+    points = PlyData.read(str(gt / "gt/points.ply"))["vertex"].data
+    columns = {name: np.array(points[name]) for name in points.dtype.names}
+    columns |= {axis: columns[axis].astype(np.float64) + shift for axis, shift in zip("xyz", move, strict=True)}
+    write_points(gt / "gt/points.ply", **columns)
+
+
+@pytest.mark.parametrize("drift", [(0.0, 0.0, 0.0), (3.0, -2.0, 1.5)])
+def test_a_capture_far_away_is_measured_as_one_at_the_origin(folder: Path, drift: tuple[float, ...]) -> None:
+    """The splat is in a local frame, ``drift`` from that of the cameras; the truth was taken as if it lay in it."""
+    splat, move = make_splat(), np.array([448262.0, 5411932.0, 131.0])
+    x, y, z = splat.gaussians.means.numpy().T
+    part, whole = splat.parts.numpy().astype(np.uint16) + 4, splat.objects.numpy().astype(np.uint16) + 1
+    write_points(folder.parent / "gt/gt/points.ply", x=x, y=y, z=z, level_0=part, level_1=whole)
+    tree = tree_from_leaves(splat.parts.numpy(), [np.arange(6) // 2, np.arange(6)], 0)
+    save_labels(folder / "labels.ply", splat.gaussians, tree)
+    before = measured(folder)
+    assert min(before[:3]) > 0.9
+    move_truth(folder.parent / "gt", move)
+    gaussians = replace(
+        splat.gaussians,
+        means=splat.gaussians.means - torch.tensor(drift),
+        offset=tuple((move + drift).tolist()),  # type: ignore[arg-type]
+    )
+    save_gaussians(folder / "geometry.ply", gaussians)
+    FeatureField(splat.field.features, gaussians.fingerprint()).save(folder / "features.safetensors")
+    save_labels(folder / "labels.ply", gaussians, tree)
+    for _ in range(2):
+        np.testing.assert_allclose(measured(folder), before, atol=0.02)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -59,6 +60,15 @@ class Camera:
         K[0] *= width / self.width
         K[1] *= height / self.height
         return replace(self, K=K, width=width, height=height)
+
+    def with_origin(self, origin: Sequence[float]) -> Camera:
+        """The same camera in a world whose origin is at ``origin`` (3,) of this one, moved in float64."""
+        if not any(origin):
+            return self
+        pose = self.cam_from_world.double()
+        moved = pose.clone()
+        moved[:3, 3] += pose[:3, :3] @ torch.tensor(list(origin), dtype=torch.float64, device=pose.device)
+        return replace(self, cam_from_world=moved.to(self.cam_from_world.dtype))
 
     def project(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Image coordinates (n, 2), in pixels with centres at + 0.5, and depths (n,) of world ``points`` (n, 3)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +88,7 @@ class Points:
         check_finite("points.xyz", self.xyz)
 
 
+NEAR_SHARE = 1e-3  # of a scene's extent: the least depth that is drawn
 SAME_PLACE = 1e-6  # cameras nearer together than this share of their points' distance give no size
 
 
@@ -117,6 +118,15 @@ class Scene:
             raise SplatsegError("scene: expected at least one registered view, found none")
         if len(set(names)) != len(names):
             raise SplatsegError("scene: expected unique view names, found duplicates")
+
+    def in_frame(self, offset: tuple[float, float, float]) -> Scene:
+        """The scene with its origin at ``offset`` of the capture's frame: that of a splat whose ``offset`` this is."""
+        origin = np.array(offset, np.float64) - np.array(self.offset, np.float64)
+        if not origin.any():
+            return self
+        views = tuple(replace(view, camera=view.camera.with_origin(origin.tolist())) for view in self.views)
+        xyz = (self.points.xyz.double() - torch.from_numpy(origin)).to(self.points.xyz.dtype)
+        return Scene(views, replace(self.points, xyz=xyz), offset)
 
     def view(self, name: str) -> View:
         """The view called ``name``; its file stem alone will do where that is unique.

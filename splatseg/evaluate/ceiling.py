@@ -35,7 +35,7 @@ def evaluate_ceiling(
     """Protocol (a) with labels from the truth in place of features.
 
     Args:
-        train_views: views with ground truth (``gt/<stem>.npz``) that the geometry was fitted on.
+        train_views: views with ground truth (``gt/<stem>.npz``) that the geometry was fitted on, in its frame.
         stride: every ``stride``-th pixel of every ``stride``-th row votes.
         report: called with a view's name and the share done.
 
@@ -43,6 +43,7 @@ def evaluate_ceiling(
         SplatsegError: ground truth of a view is missing or of another size, or there is no view.
     """
     start = time.perf_counter()
+    gt = gt.in_frame_of(gaussians)
     labels = truth_labels(node_weights(gaussians, gt, train_views, stride, report), gt)
     results: dict[int, QueryResult] = {}
     position = {id(query): k for k, query in enumerate(gt.queries)}

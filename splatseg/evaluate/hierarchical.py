@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -26,12 +26,14 @@ import splatseg.render as rendering
 from splatseg.core.errors import SplatsegError
 from splatseg.core.field import FeatureField, unit_features
 from splatseg.core.gaussians import Gaussians
-from splatseg.core.scene import View
+from splatseg.core.scene import NEAR_SHARE, View, frame_size
 from splatseg.evaluate.metrics import best_threshold, iou
 from splatseg.io.test_cameras import held_out_views, read_object
 from splatseg.segment.clicks import EMPTY_ALPHA, Query
 from splatseg.segment.levels import propose_levels, surface_weights
 from splatseg.segment.scores import score_features, scores
+
+_MEANS = 20_000  # Gaussians that say how large a splat is
 
 
 @dataclass(frozen=True)
@@ -61,17 +63,31 @@ class Node:
 class HierarchicalScene:
     """A scene with nested ground truth, in the layout that ``shared/data/README.md`` describes.
 
+    Its cameras are in a frame of its own, see ``offset``; :meth:`in_frame_of` takes them to that of a splat.
+
     Attributes:
         folder: where it lies.
         views: the held-out views, by name (stem of the image file).
         nodes: the tree, by id.
         queries: all of them, in file order.
+        offset: where the origin of the views' cameras lies in the capture's frame, as :attr:`Scene.offset`.
     """
 
     folder: Path
     views: dict[str, View]
     nodes: dict[int, Node]
     queries: tuple[PointQuery, ...]
+    offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    def in_frame_of(self, gaussians: Gaussians) -> HierarchicalScene:
+        """The scene with its cameras in the frame of ``gaussians``, drawing from a depth that suits their size."""
+        means = gaussians.means[:: max(1, len(gaussians) // _MEANS)].detach().double().cpu().numpy()
+        origin = (np.array(gaussians.offset) - np.array(self.offset)).tolist()
+        moved = {name: view.camera.with_origin(origin) for name, view in self.views.items()}
+        centres = np.stack([camera.position.double().numpy() for camera in moved.values()])
+        near = NEAR_SHARE * frame_size(centres, means)
+        views = {name: replace(view, camera=replace(moved[name], near=near)) for name, view in self.views.items()}
+        return replace(self, views=views, offset=gaussians.offset)
 
     @property
     def name(self) -> str:
@@ -113,7 +129,8 @@ def load_hierarchical(folder: Path | str) -> HierarchicalScene:
     tree = read_object(folder / "gt" / "tree.json")
     queries = read_object(folder / "queries.json")
     try:
-        views = {Path(view.name).stem: view for view in held_out_views(folder, cameras, None)}
+        offset, test_views = held_out_views(folder, cameras)
+        views = {Path(view.name).stem: view for view in test_views}
         nodes = {
             n["id"]: Node(n["id"], n["name"], n["parent"], n["depth"], bool(n.get("stuff", False)))
             for n in tree["nodes"]
@@ -131,7 +148,7 @@ def load_hierarchical(folder: Path | str) -> HierarchicalScene:
             raise SplatsegError(f"{folder / 'queries.json'}: view '{query.view}': not in test_cameras.json")
         if query.l1 not in nodes or query.l2 not in nodes:
             raise SplatsegError(f"{folder / 'queries.json'}: node {query.l1} or {query.l2}: not in gt/tree.json")
-    return HierarchicalScene(folder, views, nodes, read)
+    return HierarchicalScene(folder, views, nodes, read, offset)
 
 
 @dataclass(frozen=True)
@@ -208,7 +225,7 @@ def evaluate_scene(gaussians: Gaussians, field: FeatureField, gt: HierarchicalSc
 
 def score_view(gaussians: Gaussians, field: FeatureField, gt: HierarchicalScene, view: str) -> Iterator[ScoredQuery]:
     """Render one view's features once and score its pixels for each of the view's queries."""
-    camera = gt.views[view].camera.to(gaussians.device)
+    camera = gt.in_frame_of(gaussians).views[view].camera.to(gaussians.device)
     levels = torch.from_numpy(checked_levels(gt, view).astype(np.int64)).to(gaussians.device)
     rendered = rendering.render(gaussians, camera, field.features)
     assert rendered.features is not None

@@ -28,9 +28,9 @@ AP_THRESHOLDS = np.arange(0.5, 1.0, 0.05)
 
 @dataclass(frozen=True, eq=False)
 class LabelledPoints:
-    """``xyz`` (m, 3) float32 and ``levels`` (m, K) int64 node ids, finest first; 0 is no label."""
+    """``xyz`` (m, 3) float64 in the capture's frame, ``levels`` (m, K) int64 node ids, finest first; 0 is no label."""
 
-    xyz: NDArray[np.float32]
+    xyz: NDArray[np.float64]
     levels: NDArray[np.int64]
 
 
@@ -54,7 +54,7 @@ def load_points(path: Path | str) -> LabelledPoints:
         raise SplatsegError(
             f"{path}: expected points with x, y, z and level_0, found {len(vertices)} without {missing}"
         )
-    xyz = np.stack([vertices[axis] for axis in "xyz"], axis=1).astype(np.float32)
+    xyz = np.stack([vertices[axis] for axis in "xyz"], axis=1).astype(np.float64)
     if not np.isfinite(xyz).all():
         raise SplatsegError(f"{path}: x, y, z: expected finite values, found others")
     return LabelledPoints(xyz, np.stack([vertices[name] for name in levels], axis=1).astype(np.int64))
@@ -97,7 +97,7 @@ def evaluate_labels(
     """
     if len(tree) != len(gaussians):
         raise SplatsegError(f"labels: expected one for each of {len(gaussians)} Gaussians, found {len(tree)}")
-    predicted = tree.labels[nearest_solid(gaussians, points.xyz, min_opacity)]
+    predicted = tree.labels[nearest_solid(gaussians, points.xyz - gaussians.offset, min_opacity)]
     counts = [np.bincount(predicted[:, level]) for level in range(tree.levels)]
     node_iou = {}
     for node in np.unique(points.levels).tolist():
@@ -132,8 +132,9 @@ def _level_ap(truth: NDArray[np.int64], predicted: NDArray[np.integer], asked: f
     return average_precision(ious[wanted][:, counted])
 
 
-def nearest_solid(gaussians: Gaussians, xyz: NDArray[np.float32], min_opacity: float) -> NDArray[np.int64]:
-    """(m,) id of the nearest Gaussian that is not transparent; of the nearest at all where none is solid."""
+def nearest_solid(gaussians: Gaussians, xyz: NDArray[np.float64], min_opacity: float) -> NDArray[np.int64]:
+    """(m,) id of the Gaussian nearest to each of ``xyz`` (m, 3), in the splat's frame, that is not transparent; of the
+    nearest at all where none is solid."""
     solid = np.flatnonzero((gaussians.opacities.detach() >= min_opacity).cpu().numpy())
     candidates = solid if len(solid) else np.arange(len(gaussians))
     means = gaussians.means.detach().cpu().numpy()[candidates]

@@ -11,12 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splatseg.core.errors import SplatsegError
-from splatseg.core.scene import frame_size
+from splatseg.core.scene import NEAR_SHARE, frame_size
 from splatseg.io.colmap_model import Model
 
 FAR_AWAY = 1e3
 """Offset / extent from which on float32 is too coarse: its step there is 6e-5 of the extent, a tenth of a pixel."""
-NEAR_SHARE = 1e-3  # of the extent: the least depth that is drawn
 Offset = tuple[float, float, float]
 log = logging.getLogger(__name__)
 
@@ -61,3 +60,14 @@ def capture_frame(model: Model, folder: Path) -> CaptureFrame:
         z,
     )
     return CaptureFrame((x, y, z), NEAR_SHARE * extent)
+
+
+def local_offset(poses: NDArray[np.float64]) -> Offset:
+    """The middle of the cameras ``poses`` (m, 4, 4), where float32 cannot hold them in their own frame; else zeros."""
+    centres = np.array([-pose[:3, :3].T @ pose[:3, 3] for pose in poses]).reshape(-1, 3)
+    if not len(centres) or not np.isfinite(centres).all():
+        return (0.0, 0.0, 0.0)
+    middle = centres.mean(0)
+    spread = float(np.linalg.norm(centres - middle, axis=1).max())
+    x, y, z = middle.tolist()
+    return (x, y, z) if float(np.linalg.norm(middle)) >= FAR_AWAY * spread else (0.0, 0.0, 0.0)

@@ -74,7 +74,9 @@ class Workspace:
             if not path.is_file():
                 raise SplatsegError(f"{path}: expected the result of scripts/fit.py, found none (is the fit finished?)")
         gaussians = load_gaussians(run.geometry)
-        workspace = cls(run, gaussians, FeatureField.load(run.features, gaussians), load_scene(run, scene))
+        photos = load_scene(run, scene)
+        photos = None if photos is None else photos.in_frame(gaussians.offset)
+        workspace = cls(run, gaussians, FeatureField.load(run.features, gaussians), photos)
         workspace.adopt_labels()
         return workspace
 
