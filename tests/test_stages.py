@@ -430,6 +430,48 @@ def test_another_capture_does_not_take_over_a_run(room: Path, tmp_path: Path) ->
         shutil.rmtree(room / "scene", ignore_errors=True)
 
 
+def test_found_poses_go_with_a_moved_capture_and_are_not_given_up_for_another(
+    room: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their key was the place and times of the photos: with either another one, hours of SfM were deleted."""
+    import pycolmap
+
+    def reconstruct(images: Path, names: list[str], single: bool, out: Path) -> None:
+        reconstructed.append(images)
+        (out / "database.db").write_bytes(b"features")
+        shutil.copytree(room / "model", out / "sparse/0")
+
+    reconstructed: list[Path] = []
+    monkeypatch.setattr("splatseg.io.sfm._reconstruct", reconstruct)
+    (room / "model").mkdir()
+    pycolmap.Reconstruction(str(room / "scene/sparse/0")).write_binary(str(room / "model"))
+    shutil.rmtree(room / "scene/sparse")
+    run = room / "sfm-run"
+
+    def again(scene: Path) -> None:
+        Fit(FitInputs(scene, run, str(room / "masks"), sfm=True), TINY, quiet=True).execute()
+
+    (room / "scene/masks_2d").rename(room / "masks")
+    again(room / "scene")
+    splat = (run / "geometry.ply").read_bytes()
+    shutil.copytree(room / "scene", tmp_path / "other")
+    for number, place in enumerate(("moved", "again")):
+        (room / "scene" if number == 0 else room / "moved").rename(room / place)
+        for path in (room / place / "images").iterdir():
+            os.utime(path, (7, 7))
+        again(room / place)
+        assert len(reconstructed) == 1 and (run / "geometry.ply").read_bytes() == splat
+        assert (run / "sfm/images").resolve() == room / place / "images"
+    with Image.open(tmp_path / "other/images/train_001.jpg") as image:
+        pixels = np.array(image)
+    Image.fromarray(255 - pixels).save(tmp_path / "other/images/train_001.jpg")
+    before = {name: content for name, content in contents(run).items() if name != "lock"}
+    for _ in range(2):
+        with pytest.raises(SplatsegError, match=r"expected the photos that its poses were found from.*another --out"):
+            again(tmp_path / "other")
+        assert {name: content for name, content in contents(run).items() if name != "lock"} == before
+
+
 def _bytes(name: str, content: bytes) -> Callable[[Path], None]:
     return lambda folder: folder.joinpath(name).write_bytes(content)
 

@@ -16,7 +16,7 @@ from splatseg.core.errors import SplatsegError
 from splatseg.core.scene import Scene, View
 from splatseg.io.colmap import has_model, load_colmap
 from splatseg.io.run import Run, digest
-from splatseg.io.sfm import run_sfm
+from splatseg.io.sfm import is_sfm_of, run_sfm
 
 log = logging.getLogger(__name__)
 _OF_THE_PHOTOS = ("watershed", "sam", None)  # sources of masks that are no folder
@@ -45,6 +45,11 @@ def load_run_scene(
     if _has_found_poses(run, config, folder):
         photos = folder / "images" if (folder / "images").is_dir() else folder
         if find_poses:
+            if _is_elsewhere(run, folder) and has_model(run.sfm) and not is_sfm_of(photos, run.sfm):
+                raise SplatsegError(
+                    f"{run.folder}: scene: expected the photos that its poses were found from, once in "
+                    f"{settings.get('scene')}, found others in {photos}; choose another --out"
+                )
             run_sfm(photos, run.sfm)
         elif not has_model(run.sfm):
             raise SplatsegError(f"{run.sfm}: expected the poses that scripts/fit.py --sfm finds, found none")
@@ -63,7 +68,7 @@ def take_capture(run: Run, scene: Path, views: Sequence[View]) -> None:
     """
     place, before = str(scene.resolve()), run.scene_settings().get("scene")
     photos = {view.name: digest(files=[view.image_path]) for view in views}
-    if place != before:
+    if _is_elsewhere(run, scene):
         known = _known_photos(run)
         shared = sum(known.get(name) == value for name, value in photos.items())
         if 2 * shared < max(len(photos), len(known), 1) and run.holds_work():
@@ -75,6 +80,10 @@ def take_capture(run: Run, scene: Path, views: Sequence[View]) -> None:
         run.replace_scene_settings(scene=place)
     if _known_photos(run) != photos:
         write_text(run.capture, json.dumps(photos, indent=1) + "\n")
+
+
+def _is_elsewhere(run: Run, scene: Path) -> bool:
+    return str(scene.resolve()) != run.scene_settings().get("scene")
 
 
 def _known_photos(run: Run) -> dict[str, str]:

@@ -99,21 +99,43 @@ def run_sfm(images: str | Path, out: str | Path) -> Path:
     images, out = Path(images), Path(out)
     names = _photos(images, out)
     single = len(_sizes(images, names)) == 1  # and so, it is assumed, one lens
-    key = digest([str(images.resolve()), names], stats=[images / name for name in names])
     stamp, model, database = out / "sfm.digest", out / "sparse" / "0", out / "database.db"
     try:
-        unchanged = stamp.is_file() and stamp.read_text() == key
+        unchanged = _is_of(out, images, names)
         if unchanged and (model / "images.bin").is_file():
+            _link_images(images, out / "images")
             return out
         if not unchanged and out.is_dir():  # other photos: nothing of the old workspace holds
             database.unlink(missing_ok=True)
             shutil.rmtree(out / "sparse", ignore_errors=True)
-        write_text(stamp, key)
+        write_text(stamp, _key(images, names))
         _link_images(images, out / "images")
         _reconstruct(images, names, single, out)
     except OSError as error:
         raise SplatsegError(f"{out}: expected SfM to finish, found: {error.strerror or error}") from None
     return out
+
+
+def is_sfm_of(images: Path, out: Path) -> bool:
+    """Whether the workspace ``out`` is of the photos in ``images``, wherever they lie.
+
+    Raises:
+        SplatsegError: fewer than two photos, or an unreadable one.
+    """
+    return _is_of(out, images, _photos(images, out))
+
+
+def _is_of(out: Path, images: Path, names: list[str]) -> bool:
+    stamp = out / "sfm.digest"
+    if not stamp.is_file():
+        return False
+    by_place = digest([str(images.resolve()), names], stats=[images / name for name in names])  # older versions'
+    return stamp.read_text() in (_key(images, names), by_place)
+
+
+def _key(images: Path, names: list[str]) -> str:
+    """Of names and contents: a moved, copied or touched folder is the same."""
+    return digest(["photos", names], files=[images / name for name in names])
 
 
 def _reconstruct(images: Path, names: list[str], single: bool, out: Path) -> None:
