@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= runs/demo
+# Test processes; a file's tests stay in one, so that what a module's fixtures made is made once.
+WORKERS ?= auto
 STAMP := $(VENV)/.installed
 SOURCES := $(shell find cuda_ext -type f) setup.py
 
@@ -13,7 +15,7 @@ demo: build
 
 test: build
 	bash tests/install_browser.sh
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

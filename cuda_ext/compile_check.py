@@ -7,8 +7,11 @@
    where two devices register an op with different types. With a CPU build of torch every .cu is compiled against
    torch's headers, and nothing is linked.
 
-    python cuda_ext/compile_check.py [--table docs/cuda.md] [WORD...]
+    python cuda_ext/compile_check.py [--quick] [--table docs/cuda.md] [WORD...]
 
+``--quick`` is for CI: every .cuh for sm_90, every .cu with its host side to the PTX of compute_80, so that each kernel
+meets ptxas once and the code of both architectures is compiled. What ptxas alone would refuse for sm_80 is left to the
+full form. Nothing is linked then, as with words.
 Words choose the .cuh and .cu whose names hold one of them: then nothing is linked. The CPU build of torch lacks a few
 CUDA headers that hold no code (the names of build options); empty ones stand in.
 """
@@ -37,6 +40,8 @@ ARCHITECTURES = [
     "-gencode=arch=compute_90,code=sm_90",
     "-gencode=arch=compute_90,code=compute_90",
 ]
+QUICK_HEADERS = ["-gencode=arch=compute_90,code=sm_90"]
+QUICK_SOURCES = ["-gencode=arch=compute_80,code=compute_80"]
 SHOWN = 90
 USUAL = [Path("/usr/local/cuda"), *sorted(Path("/usr/local").glob("cuda-*"), reverse=True)]
 OPTIONS = ["-std=c++20", "-O3", "--expt-relaxed-constexpr", "--extended-lambda", "-DSPLATSEG_WITH_CUDA", f"-I{ROOT}"]
@@ -95,15 +100,16 @@ def torch_include(folder: Path) -> list[str]:
     return [*(f"-isystem={path}" for path in include_paths()), f"-isystem={folder}"]
 
 
-def compile_all(home: Path, words: list[str], with_sources: bool) -> tuple[list[Kernel], bool]:
+def compile_all(home: Path, words: list[str], with_sources: bool, quick: bool) -> tuple[list[Kernel], bool]:
     """Every .cuh and, if asked, every .cu whose name holds one of ``words``; kernels, and whether all compiled."""
-    nvcc = [str(home / "bin/nvcc"), *ARCHITECTURES, *OPTIONS]
+    nvcc = [str(home / "bin/nvcc"), *OPTIONS]
+    for_headers, for_sources = (QUICK_HEADERS, QUICK_SOURCES) if quick else (ARCHITECTURES, ARCHITECTURES)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        work = [(unit, [*nvcc, "-Xptxas", "-v"]) for unit in headers(folder)]
+        work = [(unit, [*nvcc, *for_headers, "-Xptxas", "-v"]) for unit in headers(folder)]
         if with_sources:  # first, as they take longest
             include = torch_include(folder)
-            work = [(source, [*nvcc, *include]) for source in sorted((ROOT / "cuda").glob("*.cu"))] + work
+            work = [(source, [*nvcc, *for_sources, *include]) for source in sorted((ROOT / "cuda").glob("*.cu"))] + work
         wanted = [one for one in work if not words or any(word in one[0].name for word in words)]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             said = list(pool.map(lambda one: compile_one(*one, folder), wanted))
@@ -166,6 +172,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("words", nargs="*", metavar="WORD", help="part of a file's name")
     parser.add_argument(
+        "--quick", action="store_true", help="each kernel through ptxas once, nothing linked: what CI runs"
+    )
+    parser.add_argument(
         "--table", type=Path, metavar="FILE", help="put the kernels' table between the marks of this file"
     )
     options = parser.parse_args()
@@ -175,14 +184,15 @@ def main() -> int:
     if home is None:
         print("compile_check: skipped, neither nvcc nor a CUDA toolkit is to be found")
         return 0
-    whole = torch.version.cuda is not None and not options.words
-    kernels, compiled = compile_all(home, options.words, with_sources=not whole)
+    whole = torch.version.cuda is not None and not options.words and not options.quick
+    kernels, compiled = compile_all(home, options.words, with_sources=not whole, quick=options.quick)
     print(table(kernels))
     ok = not spilled(kernels) and compiled
     if options.table is not None and kernels and compiled:
         write_table(options.table, kernels)
     if not whole:
-        why = "words were given" if options.words else f"torch {torch.__version__} is built without CUDA"
+        given = "words were" if options.words else "--quick was" if options.quick else ""
+        why = f"{given} given" if given else f"torch {torch.__version__} is built without CUDA"
         print(f"compile_check: compiled only, neither linked nor loaded: {why}")
         return 0 if ok else 1
     built = link(home)

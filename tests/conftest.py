@@ -53,6 +53,13 @@ def cases() -> Path:
     return shared_inputs("cases", "SPLATSEG_CASES", "captures that went wrong")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that hold a slow test come first: where files are dealt to workers, none is left with one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[Any]:
     """A CUDA context that has seen an illegal access answers every later call with the same error: xdist's worker ends
