@@ -171,9 +171,7 @@ def load(folder: Path) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("words", nargs="*", metavar="WORD", help="part of a file's name")
-    parser.add_argument(
-        "--quick", action="store_true", help="each kernel through ptxas once, nothing linked: what CI runs"
-    )
+    parser.add_argument("--quick", action="store_true", help="what CI runs: each kernel through ptxas once, no link")
     parser.add_argument(
         "--table", type=Path, metavar="FILE", help="put the kernels' table between the marks of this file"
     )
