@@ -3,8 +3,6 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= runs/demo
-# Test processes; a file's tests stay in one, so that what a module's fixtures made is made once.
-WORKERS ?= auto
 STAMP := $(VENV)/.installed
 SOURCES := $(shell find cuda_ext -type f) setup.py
 
@@ -15,7 +13,7 @@ demo: build
 
 test: build
 	bash tests/install_browser.sh
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	bash tests/run.sh $(BIN)/python $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

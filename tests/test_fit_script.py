@@ -19,6 +19,7 @@ import pytest
 import yaml
 from PIL import Image
 from plyfile import PlyData
+from script_runner import run_script
 
 from splatseg.core.errors import SplatsegError
 from splatseg.fit.features import FeatureConfig
@@ -69,14 +70,28 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
-def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+def assert_refused(code: int, stderr: str, *words: str) -> None:
     """One line, exit code 2, no traceback, and the words a person needs."""
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    last = done.stderr.strip().splitlines()[-1]
+    assert code == 2, stderr
+    assert "Traceback" not in stderr
+    last = stderr.strip().splitlines()[-1]
     assert last.startswith("error: ")
     for word in words:
         assert word in last
+
+
+Refuses = Callable[..., None]
+
+
+@pytest.fixture
+def refuses(capfd: pytest.CaptureFixture[str]) -> Refuses:
+    """``refuses(arguments, words...)``: the script, run in this process, refuses the arguments with those words."""
+
+    def check(arguments: list[str | Path], *words: str) -> None:
+        code = run_script("fit.py", *arguments, *TINY_ARGUMENTS)
+        assert_refused(code, capfd.readouterr().err, *words)
+
+    return check
 
 
 def copy_of(capture: Path, tmp_path: Path, change: Callable[[Path], None]) -> Path:
@@ -182,17 +197,18 @@ def test_killed_fit_goes_on(capture: Path, tmp_path: Path) -> None:
     ],
 )
 def test_broken_captures_are_refused(
-    capture: Path, tmp_path: Path, change: Callable[[Path], None], words: list[str]
+    capture: Path, tmp_path: Path, refuses: Refuses, change: Callable[[Path], None], words: list[str]
 ) -> None:
     scene = copy_of(capture, tmp_path, change)
-    done = fit(scene, "--out", tmp_path / "run", "--masks", scene / "masks_2d")
-    assert_refused(done, *words)
+    refuses([scene, "--out", tmp_path / "run", "--masks", scene / "masks_2d"], *words)
     assert not (tmp_path / "run" / "labels.ply").exists()
 
 
-def test_missing_scene_and_masks_leave_no_folder(capture: Path, tmp_path: Path) -> None:
-    assert_refused(fit(tmp_path / "nowhere", "--out", tmp_path / "run"), "nowhere")
-    assert_refused(fit(capture, "--out", tmp_path / "run", "--masks", "waterfall"), "waterfall", "watershed")
+def test_missing_scene_and_masks_leave_no_folder(capture: Path, tmp_path: Path, refuses: Refuses) -> None:
+    """The first in a process of its own: that it ends so, and says nothing else."""
+    done = fit(tmp_path / "nowhere", "--out", tmp_path / "run")
+    assert_refused(done.returncode, done.stderr, "nowhere")
+    refuses([capture, "--out", tmp_path / "run", "--masks", "waterfall"], "waterfall", "watershed")
     assert not (tmp_path / "run").exists()
 
 
@@ -203,24 +219,25 @@ def inverted(scene: Path) -> None:
         Image.fromarray(255 - pixels).save(path)
 
 
-def test_run_of_another_scene_is_refused_and_kept(capture: Path, finished: Path, tmp_path: Path) -> None:
+def test_run_of_another_scene_is_refused_and_kept(
+    capture: Path, finished: Path, tmp_path: Path, refuses: Refuses
+) -> None:
     other = copy_of(capture, tmp_path, inverted)
     before = (finished / "labels.ply").read_bytes()
-    assert_refused(fit(other, "--out", finished), "scene", "choose another --out")
+    refuses([other, "--out", finished], "scene", "choose another --out")
     assert (finished / "labels.ply").read_bytes() == before
 
 
-def test_broken_splat_is_refused(capture: Path, finished: Path, tmp_path: Path) -> None:
+def test_broken_splat_is_refused(capture: Path, finished: Path, tmp_path: Path, refuses: Refuses) -> None:
     data = PlyData.read(finished / "geometry.ply")
     data["vertex"].data["scale_1"][7] = np.nan
     data.write(tmp_path / "broken.ply")
-    done = fit(capture, "--out", tmp_path / "run", "--splat", tmp_path / "broken.ply")
-    assert_refused(done, "broken.ply", "scale_1", "7")
+    refuses([capture, "--out", tmp_path / "run", "--splat", tmp_path / "broken.ply"], "broken.ply", "scale_1", "7")
 
 
 def test_full_disk_keeps_what_was_written(capture: Path, tmp_path: Path) -> None:
     done = fit(capture, "--out", tmp_path / "run", "--masks", capture / "masks_2d", limit=20_000)
-    assert_refused(done, "file too large")
+    assert_refused(done.returncode, done.stderr, "file too large")
     assert not list((tmp_path / "run").glob("*.ply")), "nothing half-written is taken for whole"
     assert fit(capture, "--out", tmp_path / "run", "--masks", capture / "masks_2d").returncode == 0
 

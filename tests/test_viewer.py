@@ -12,6 +12,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +24,7 @@ import torch
 pytest.importorskip("viser", reason="the viewer's extra is not installed")
 
 from known_run import KnownRun, make_run
+from script_runner import run_script
 
 from splatseg.core.camera import Camera
 from splatseg.session import Session
@@ -189,12 +191,21 @@ def view(*arguments: str, **environment: str) -> subprocess.Popen[str]:
     )
 
 
-def refusal(*arguments: str) -> str:
+def refusal(code: int, error: str) -> str:
     """The one line on stderr of a viewer that does not start."""
-    _, error = (process := view(*arguments)).communicate(timeout=120)
     lines = [line for line in error.splitlines() if line.startswith("error:")]
-    assert process.returncode == 2 and len(lines) == 1 and "Traceback" not in error, error
+    assert code == 2 and len(lines) == 1 and "Traceback" not in error, error
     return lines[0]
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., str]]:
+    """``refused(arguments...)``: what the script says when it is run in this process and does not start."""
+    monkeypatch.setenv("SPLATSEG_PASSWORD", "")
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield lambda *arguments: refusal(run_script("view.py", *arguments), capfd.readouterr().err)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("asked", [(), ("--token",)])
@@ -221,16 +232,18 @@ def test_a_local_viewer_lets_in_who_has_its_address(known: KnownRun, asked: tupl
         process.communicate(timeout=120)
 
 
-def test_bad_starts_are_one_line_and_exit_code_2(known: KnownRun) -> None:
+def test_bad_starts_are_one_line_and_exit_code_2(known: KnownRun, refused: Callable[..., str]) -> None:
+    """A taken port, found last of all, in a process of its own: that it ends, whatever threads have been started."""
     folder = str(known.workspace.run.folder)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert f"{port} is already in use" in refusal(folder, "--port", str(port))
-    assert "run folder" in refusal(folder + "-not")
-    assert "one of the two" in refusal(folder, "--password", "--token")
-    assert "one of the two" in refusal(folder, "--password", "--no-token")
-    assert "SPLATSEG_PASSWORD" in refusal(folder, "--password")
-    assert "--allow-host" in refusal(folder, "--port", "0", "--allow-host", "https://viewer.lab/")
+        _, error = (process := view(folder, "--port", str(port))).communicate(timeout=120)
+        assert f"{port} is already in use" in refusal(process.returncode, error)
+    assert "run folder" in refused(folder + "-not")
+    assert "one of the two" in refused(folder, "--password", "--token")
+    assert "one of the two" in refused(folder, "--password", "--no-token")
+    assert "SPLATSEG_PASSWORD" in refused(folder, "--password")
+    assert "--allow-host" in refused(folder, "--port", "0", "--allow-host", "https://viewer.lab/")
 
 
 @pytest.mark.parametrize("guarded", [False, True])
