@@ -1,4 +1,4 @@
-"""The whole inputs that the campaign damages, and on which it kills commands: tiny captures, a finished run, a session."""
+"""What the campaign damages, and on which it kills commands: tiny captures, a finished run, a session."""
 
 from __future__ import annotations
 

@@ -138,7 +138,9 @@ def edit_session(folder: Path, journal: Path) -> None:
     assert len(kept) >= noted, f"{noted} things were saved, {len(kept)} are there ({workspace.restored})"
     assert {"first", "hidden 1"} <= {entry.name for entry in session.objects}, f"lost: {workspace.restored}"
     for number in range(len(kept), THINGS):
-        session.click_gaussian(100 + 200 * number)
+        session.click_gaussian(5 + 2 * number)
+        if not len(session.selection):
+            session.invert()
         session.keep(f"thing {number}")
         time.sleep(0.02)
         workspace.flush()
@@ -157,11 +159,11 @@ def stop_before(change: int | None, place: Path) -> Callable[[], int]:
 
     def heard(event: str, arguments: tuple[Any, ...]) -> None:
         writes = event in _CHANGES or (event == "open" and isinstance(arguments[2], int) and arguments[2] & _WRITE)
-        if writes and isinstance(arguments[0], str | bytes | os.PathLike):
-            if os.path.abspath(os.fsdecode(arguments[0])).startswith(inside):
-                count[0] += 1
-                if count[0] == change:
-                    os.killpg(0, signal.SIGKILL)
+        named = writes and isinstance(arguments[0], str | bytes | os.PathLike)
+        if named and os.path.abspath(os.fsdecode(arguments[0])).startswith(inside):
+            count[0] += 1
+            if count[0] == change:
+                os.killpg(0, signal.SIGKILL)
 
     sys.addaudithook(heard)
     return lambda: count[0]

@@ -254,7 +254,7 @@ def edit_json(rng: Random, content: Any) -> Any:
 def json_damage(rng: Random, data: bytes) -> bytes:
     try:
         content = edit_json(rng, json.loads(data))
-    except ValueError:
+    except (ValueError, RecursionError):
         return extreme_number(rng, data)
     text = json.dumps(content)
     for mark, raw in _Raw.marks.items():

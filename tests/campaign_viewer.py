@@ -1,4 +1,4 @@
-"""``scripts/view.py`` killed while somebody works in a window of it; the next server must take up all that was saved."""
+"""``scripts/view.py`` killed while somebody works in a window; the next server must take up all that was saved."""
 
 from __future__ import annotations
 

@@ -17,16 +17,15 @@ import hashlib
 import json
 import os
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from splatseg.core.errors import SplatsegError
+from splatseg.core.errors import DAMAGED, SplatsegError
 from splatseg.core.scene import View
 from splatseg.io.colmap_masks import source_pixels
 from splatseg.io.names import is_file, safe_name
@@ -150,7 +149,7 @@ def _read_json(path: Path) -> MaskSet | None:
     """COCO run-length dicts; None for an empty list, whose image size is unknown."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+    except DAMAGED as error:
         raise SplatsegError(f"{path}: unreadable JSON ({error})") from None
     annotations = content.get("annotations") if isinstance(content, dict) else content
     if not isinstance(annotations, list):
@@ -205,7 +204,7 @@ def _read_image(path: Path) -> NDArray[Any]:
             if file.mode not in _LABEL_MODES:
                 raise SplatsegError(f"{path}: expected one channel of 8 or 16 bits, found an image of mode {file.mode}")
             return np.array(file)
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+    except (*DAMAGED, Image.DecompressionBombError) as error:
         if isinstance(error, SplatsegError):
             raise
         raise SplatsegError(f"{path}: unreadable image ({error})") from None
@@ -233,7 +232,7 @@ def _load_array(path: Path) -> NDArray[Any]:
                     f"{path}: expected one array or one called {', '.join(_ARRAY_NAMES)}, found {names}"
                 )
             return content[name]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         if isinstance(error, SplatsegError):
             raise
         raise SplatsegError(f"{path}: unreadable array ({error})") from None

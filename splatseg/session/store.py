@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import time
-import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from splatseg.core.atomic import atomic_write
-from splatseg.core.errors import SplatsegError
+from splatseg.core.errors import DAMAGED, SplatsegError
 from splatseg.core.field import FeatureField
 from splatseg.core.label_tree import LabelNode, LabelTree
 from splatseg.core.selection import Selection
@@ -109,7 +108,7 @@ def load(path: Path, field: FeatureField, weights: Tensor) -> Saved:
             int(meta["level"]),
             _step(meta, arrays, field, weights),
         )
-    except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         reason = (
             str(error) if isinstance(error, SplatsegError) else f"unreadable content ({type(error).__name__}: {error})"
         )
