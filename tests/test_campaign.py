@@ -1,4 +1,4 @@
-"""A slice of ``tests/campaign.py`` for CI: some of each kind of damaged input, in one process."""
+"""A slice of ``tests/campaign.py`` for CI: damaged inputs of most kinds. The whole is no part of CI."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from campaign_cases import GOOD, SCRIPT_EVERY, door_of
 from campaign_doors import DOORS
 
 SEED, CASES = 0, 150
-KNOWN = {
-    "COLMAP, undistorted"
-}  # links to photos are taken for writes to them: the campaign's fault, see docs/campaign.md
+KNOWN = {"COLMAP, undistorted"}  # the watch takes links to photos for writes to them
 
 
 @pytest.mark.slow

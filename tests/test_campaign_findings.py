@@ -13,6 +13,7 @@ import torch
 
 from splatseg.core.camera import Camera
 from splatseg.core.errors import SplatsegError
+from splatseg.core.label_tree import LabelNode, LabelTree
 from splatseg.core.scene import View
 from splatseg.io.run import Run
 from splatseg.io.run_scene import read_config
@@ -96,3 +97,11 @@ def test_a_downscale_that_is_no_number_is_named(tmp_path: Path) -> None:
     (run.folder / "scene.json").write_text(json.dumps({"scene": str(tmp_path / "scene"), "downscale": "word"}))
     with pytest.raises(SplatsegError, match=r"scene\.json: downscale: expected a whole number, found 'word'"):
         load_run_scene(run)
+
+
+@pytest.mark.parametrize("change", [{"id": 1 << 40}, {"id": -1}, {"color": (300, 0, 0)}, {"id": 10**400}])
+def test_a_label_that_no_table_can_hold_is_refused(change: dict[str, object]) -> None:
+    fields: dict[str, object] = {"id": 1, "parent": 0, "level": 0, "count": 1, "name": "a", "color": (1, 2, 3)}
+    LabelTree(np.ones((2, 1), np.int32), (LabelNode(**fields),))  # type: ignore[arg-type]
+    with pytest.raises(SplatsegError, match="nodes: expected ids in"):
+        LabelTree(np.ones((2, 1), np.int32), (LabelNode(**{**fields, **change}),))  # type: ignore[arg-type]

@@ -120,6 +120,9 @@ def _objects(meta: dict[str, Any], arrays: dict[str, np.ndarray], n: int) -> tup
     ids = torch.from_numpy(arrays["ids"].astype(np.int32))
     if sum(counts) != len(ids) or (len(ids) and not (int(ids.min()) >= 0 and int(ids.max()) < n)):
         raise SplatsegError(f"ids: expected {sum(counts)} Gaussians in 0..{n - 1}, found {len(ids)}")
+    for entry in meta["objects"]:
+        if not 0 < int(entry["id"]) < 2**31:
+            raise SplatsegError("id: expected those of objects in 1..2^31 - 1, found another")
     return tuple(
         SceneObject(
             int(e["id"]), clean_name(e["name"]), check_color(tuple(e["color"])), part.clone(), bool(e["visible"])
