@@ -25,6 +25,7 @@ from splatseg.core.atomic import atomic_write, remove_leftovers_below, write_tex
 from splatseg.core.errors import DAMAGED, SplatsegError
 
 _IDENTITY = "scene.json"
+_BROKEN_CHECKPOINT: tuple[type[Exception], ...] = (*DAMAGED, pickle.UnpicklingError)
 _STAGE = re.compile(r"[A-Za-z0-9_.-]+")
 _WORK = ("stages/*.json", "checkpoints/*.pt", "sfm/sparse/*/images.bin", "masks/**/*.npz")
 _WHOLE_FILE = 64 * 1024 * 1024  # bytes; larger files count by size and time of change instead of their contents
@@ -336,7 +337,7 @@ class Run:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             return None
-        except (*DAMAGED, pickle.UnpicklingError) as error:
+        except _BROKEN_CHECKPOINT as error:
             reason = str(error).split("\n", 1)[0]
             warnings.warn(f"{path}: unreadable checkpoint ignored, stage {stage} starts anew ({reason})", stacklevel=2)
             return None

@@ -33,6 +33,7 @@ from splatseg.masks import rle
 from splatseg.masks.mask_set import MaskSet
 
 T = TypeVar("T")
+_BROKEN_IMAGE: tuple[type[Exception], ...] = (*DAMAGED, Image.DecompressionBombError)
 _ARRAY_NAMES = ("masks", "labels", "levels", "ids")
 _LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 
@@ -204,7 +205,7 @@ def _read_image(path: Path) -> NDArray[Any]:
             if file.mode not in _LABEL_MODES:
                 raise SplatsegError(f"{path}: expected one channel of 8 or 16 bits, found an image of mode {file.mode}")
             return np.array(file)
-    except (*DAMAGED, Image.DecompressionBombError) as error:
+    except _BROKEN_IMAGE as error:
         if isinstance(error, SplatsegError):
             raise
         raise SplatsegError(f"{path}: unreadable image ({error})") from None
