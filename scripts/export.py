@@ -18,6 +18,7 @@ from _cli import is_given, parse
 from _cli import run as run_script
 from _run import load_field
 
+from splatseg.core.atomic import remove_leftovers
 from splatseg.core.errors import SplatsegError
 from splatseg.core.field import FeatureField
 from splatseg.core.gaussians import Gaussians
@@ -70,6 +71,7 @@ def main() -> None:
         tree = load_labels(run.labels, gaussians)
     else:
         tree = cluster(gaussians, features, arguments.clusters, arguments.quiet)
+    remove_leftovers(out.parent)  # what a killed call was writing
     written = save_labels(out, gaussians, tree, arguments.sidecar)
     for level in range(tree.levels):
         shown = " (label)" if level == tree.default_level else ""

@@ -17,6 +17,7 @@ from _cli import parse
 from _cli import run as run_script
 from _run import load_field
 
+from splatseg.core.atomic import remove_leftovers
 from splatseg.core.errors import SplatsegError
 from splatseg.core.field import FeatureField
 from splatseg.core.gaussians import Gaussians
@@ -28,7 +29,7 @@ from splatseg.io.run import Run
 from splatseg.io.run_scene import load_run_scene
 from splatseg.segment.clicks import Click, make_query
 from splatseg.segment.levels import Level, propose_levels, surface_weights
-from splatseg.segment.mask_images import save_masks
+from splatseg.segment.mask_images import mask_paths, save_masks
 from splatseg.segment.scores import Scores, scores
 
 Pixel = tuple[float, float]
@@ -81,6 +82,8 @@ def chosen_threshold(arguments: Arguments, levels: tuple[Level, ...]) -> float:
 
 def write(out: Path, gaussians: Gaussians, selection: Selection, scene: Scene, quiet: bool) -> None:
     """The selection as a PLY at ``out`` and its masks in a folder of the same name."""
+    for folder in {out.parent, *(path.parent for path in mask_paths(out.with_suffix(""), scene.views).values())}:
+        remove_leftovers(folder)  # what a killed call was writing
     save_selection(out, gaussians, selection)
     with Progress(len(scene.views), "masks", unit="view", quiet=quiet) as progress:
         save_masks(out.with_suffix(""), gaussians, selection, scene.views, lambda name, share: progress.advance())

@@ -6,6 +6,11 @@ that the command lines can print it as it is and leave with exit code 2.
 
 from __future__ import annotations
 
+import re
+import struct
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Sequence
 
 import torch
@@ -13,7 +18,22 @@ from torch import Tensor
 
 
 class SplatsegError(ValueError):
-    """Bad input from outside (a file, a setting, a tensor). The message is one line a person can act on."""
+    """Bad input from outside (a file, a setting, a tensor). The message is one line a person can act on, also where it
+    quotes a parser's of several."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(_LINE_ENDS.sub(" ", str(message)))
+
+
+_LINE_ENDS = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
+
+DAMAGED: tuple[type[Exception], ...] = (
+    *(OSError, ValueError, KeyError, TypeError, EOFError, IndexError, AttributeError, OverflowError, RuntimeError),
+    *(MemoryError, SyntaxError, zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError),
+)
+"""What numpy, zipfile, json and torch raise on a damaged file and on values in it that no field can hold: a header that
+claims a terabyte, JSON nested too deep (a RuntimeError), a number of 400 digits. For the readers of files only, around
+the reading alone. SplatsegError is among them, as a ValueError."""
 
 
 class MissingExtraError(SplatsegError):

@@ -17,6 +17,8 @@ from splatseg.core.selection import Selection
 
 GOLDEN = 0.61803398875  # successive hues as far apart as they can be, whatever their number
 
+MAX_ID = 1 << 24  # of labels; a tree holds some thousand
+
 
 @dataclass(frozen=True)
 class LabelNode:
@@ -62,7 +64,12 @@ class LabelTree:
             raise SplatsegError(f"labels: expected shape (n, K) with K >= 1, found {self.labels.shape}")
         if not 0 <= self.default_level < self.levels:
             raise SplatsegError(f"default_level: expected 0..{self.levels - 1}, found {self.default_level}")
-        table = np.zeros(max((*self._by_id, int(self.labels.max(initial=0)))) + 1 if self.nodes else 1, np.int32)
+        for node in self.nodes:  # before a table of that many rows is made
+            if not 0 < node.id < MAX_ID or not all(0 <= value <= 255 for value in node.color):
+                raise SplatsegError(
+                    f"nodes: expected ids in 1..{MAX_ID - 1} and colours in 0..255, found {node.id} and {node.color}"
+                )
+        table = np.zeros(max(self._by_id, default=0) + 1, np.int32)
         if self.labels.min(initial=0) < 0 or self.labels.max(initial=0) >= len(table):
             raise SplatsegError(f"labels: expected ids of the tree's nodes, found {self.labels.max()}")
         missing = set(np.flatnonzero(np.bincount(self.labels.ravel())).tolist()) - {0} - set(self._by_id)

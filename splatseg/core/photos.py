@@ -153,6 +153,8 @@ def _opened(path: Path, view: str) -> Iterator[Image.Image]:
     try:
         if path.suffix.lower() in HEIC:
             _register_heic(path)
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise OSError("expected a file")
         with Image.open(path) as file:
             yield file
     except SplatsegError:

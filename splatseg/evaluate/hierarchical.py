@@ -12,7 +12,6 @@ the truth.
 from __future__ import annotations
 
 import time
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,7 +22,7 @@ import torch
 from torch import Tensor
 
 import splatseg.render as rendering
-from splatseg.core.errors import SplatsegError
+from splatseg.core.errors import DAMAGED, SplatsegError
 from splatseg.core.field import FeatureField, unit_features
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.scene import NEAR_SHARE, View, frame_size
@@ -105,7 +104,7 @@ class HierarchicalScene:
                 levels = file["levels"]
         except FileNotFoundError:
             raise SplatsegError(f"{path}: ground truth of view '{view}' not found") from None
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except DAMAGED as error:
             raise SplatsegError(f"{path}: expected an npz with an array 'levels', found {error}") from None
         if levels.ndim != 3 or not np.issubdtype(levels.dtype, np.integer):
             raise SplatsegError(f"{path}: levels: expected integers (K, h, w), found {levels.dtype} {levels.shape}")
@@ -139,7 +138,7 @@ def load_hierarchical(folder: Path | str) -> HierarchicalScene:
             PointQuery(q["view"], (int(q["pixel"][0]), int(q["pixel"][1])), q["l1"], q["l2"], q["kind"], q["core"])
             for q in queries["queries"]
         )
-    except (KeyError, TypeError, IndexError, ValueError) as error:
+    except DAMAGED as error:
         if isinstance(error, SplatsegError):
             raise
         raise SplatsegError(f"{folder}: expected the fields of a hierarchical scene, found {error!r}") from None

@@ -61,7 +61,7 @@ def _matrix(path: Path, name: str, value: Any) -> Matrix:
     """(4, 4), checked to be a similarity; a last row of 0 0 0 1 may be left out."""
     try:
         given = np.array(value, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         given = np.zeros(0)
     if given.shape not in ((3, 4), (4, 4)) or not np.isfinite(given).all():
         raise SplatsegError(f"{path}: {name}: expected 4x4 or 3x4 finite numbers, found others")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splatseg.core.atomic import atomic_write, write_text
-from splatseg.core.errors import SplatsegError
+from splatseg.core.errors import DAMAGED, SplatsegError
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.label_tree import LabelNode, LabelTree
 from splatseg.core.selection import Selection
@@ -116,7 +115,7 @@ def load_labels(path: Path | str, gaussians: Gaussians | None = None) -> LabelTr
         raise
     except FileNotFoundError:
         raise SplatsegError(f"{json_path}: label tree not found") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except DAMAGED as error:
         raise SplatsegError(f"{json_path}: expected a label tree, found {error!r}") from None
     if gaussians is not None and fingerprint != gaussians.fingerprint():
         raise SplatsegError(
@@ -125,7 +124,7 @@ def load_labels(path: Path | str, gaussians: Gaussians | None = None) -> LabelTr
     columns = _label_arrays(path, levels)
     try:
         return LabelTree(np.stack(columns, axis=1).astype(np.int32), nodes, default)
-    except (SplatsegError, ValueError) as error:
+    except DAMAGED as error:
         raise SplatsegError(f"{path}: {error}") from None
 
 
@@ -139,7 +138,7 @@ def _label_arrays(path: Path, levels: int) -> list[NDArray[np.integer]]:
         try:
             with np.load(source) as file:
                 found = {name: file[name] for name in file.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except DAMAGED as error:
             raise SplatsegError(f"{source}: expected an npz of labels, found {error}") from None
     missing = [name for name in names if name not in found]
     if missing:
@@ -149,6 +148,8 @@ def _label_arrays(path: Path, levels: int) -> list[NDArray[np.integer]]:
 
 def _color(value: Sequence[int]) -> tuple[int, int, int]:
     red, green, blue = (int(v) for v in value)
+    if not all(0 <= v <= 255 for v in (red, green, blue)):
+        raise ValueError(f"color: expected three values in 0..255, found {list(value)}")
     return red, green, blue
 
 

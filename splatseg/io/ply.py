@@ -21,7 +21,7 @@ from plyfile import PlyData, PlyElement, PlyParseError
 from torch import Tensor
 
 from splatseg.core.atomic import atomic_write
-from splatseg.core.errors import SplatsegError
+from splatseg.core.errors import DAMAGED, SplatsegError
 from splatseg.core.gaussians import Gaussians
 
 _MEANS = ("x", "y", "z")
@@ -73,7 +73,7 @@ def _read(path: Path) -> tuple[NDArray[np.void], list[str]]:
         ply = read_ply(path)
     except PlyParseError as error:
         raise SplatsegError(f"{path}: expected a whole PLY file, found: {error}") from None
-    except (ValueError, UnicodeDecodeError, EOFError, OSError, MemoryError) as error:
+    except DAMAGED as error:
         raise SplatsegError(f"{path}: expected a PLY file, found unreadable data ({error})") from None
     names = [element.name for element in ply.elements]
     if "vertex" not in names:

@@ -22,9 +22,10 @@ from typing import Any
 import torch
 
 from splatseg.core.atomic import atomic_write, remove_leftovers_below, write_text
-from splatseg.core.errors import SplatsegError
+from splatseg.core.errors import DAMAGED, SplatsegError
 
 _IDENTITY = "scene.json"
+_BROKEN_CHECKPOINT: tuple[type[Exception], ...] = (*DAMAGED, pickle.UnpicklingError)
 _STAGE = re.compile(r"[A-Za-z0-9_.-]+")
 _WORK = ("stages/*.json", "checkpoints/*.pt", "sfm/sparse/*/images.bin", "masks/**/*.npz")
 _WHOLE_FILE = 64 * 1024 * 1024  # bytes; larger files count by size and time of change instead of their contents
@@ -253,7 +254,7 @@ class Run:
         path = self.folder / _IDENTITY
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except DAMAGED as error:
             raise SplatsegError(f"{path}: expected the settings of a run, found: {error}") from None
         if not isinstance(found, dict):
             raise SplatsegError(f"{path}: expected a JSON object, found {type(found).__name__}")
@@ -271,14 +272,14 @@ class Run:
             stamp = json.loads(self._stamp(stage).read_text(encoding="utf-8"))
             outputs = stamp["outputs"].items()
             return stamp["digest"] == digest and all((self.folder / p).stat().st_size == size for p, size in outputs)
-        except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        except DAMAGED:
             return False
 
     def made_from(self, stage: str) -> dict[str, str] | None:
         """The digest of each input of the finished ``stage``; None where they were not recorded."""
         try:
             found = json.loads(self._stamp(stage).read_text(encoding="utf-8"))["inputs"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except DAMAGED:
             return None
         return {str(name): str(value) for name, value in found.items()} if isinstance(found, dict) else None
 
@@ -328,10 +329,15 @@ class Run:
         """The checkpoint of ``stage`` on the CPU; None where there is none or, with a warning, where it is damaged."""
         path = self.checkpoint_path(stage)
         try:
+            if path.exists() and not path.is_file():
+                raise OSError("expected a file")
+            with zipfile.ZipFile(path) as archive:  # torch.save writes check sums, torch.load does not look at them
+                if (broken := archive.testzip()) is not None:
+                    raise ValueError(f"{broken}: the check sum is another")
             state = torch.load(path, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             return None
-        except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        except _BROKEN_CHECKPOINT as error:
             reason = str(error).split("\n", 1)[0]
             warnings.warn(f"{path}: unreadable checkpoint ignored, stage {stage} starts anew ({reason})", stacklevel=2)
             return None

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from splatseg.core.atomic import write_text
-from splatseg.core.errors import SplatsegError
+from splatseg.core.errors import DAMAGED, SplatsegError
 from splatseg.core.scene import Scene, View
 from splatseg.io.colmap import has_model, load_colmap
 from splatseg.io.run import Run, digest
@@ -54,7 +54,10 @@ def load_run_scene(
         elif not has_model(run.sfm):
             raise SplatsegError(f"{run.sfm}: expected the poses that scripts/fit.py --sfm finds, found none")
         folder, options["images"] = run.sfm, photos
-    return load_colmap(folder, int(settings.get("downscale", 1)), run.cache, **options)
+    downscale = settings.get("downscale", 1)
+    if type(downscale) is not int:
+        raise SplatsegError(f"{run.folder / 'scene.json'}: downscale: expected a whole number, found {downscale!r}")
+    return load_colmap(folder, downscale, run.cache, **options)
 
 
 def take_capture(run: Run, scene: Path, views: Sequence[View]) -> None:
@@ -117,7 +120,7 @@ def read_config(run: Run) -> dict[str, Any]:
         return {}
     try:
         content = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (*DAMAGED, yaml.YAMLError) as error:
         raise SplatsegError(f"{run.config}: expected YAML, found {error}") from None
     if not isinstance(content, dict):
         raise SplatsegError(f"{run.config}: expected settings, found a {type(content).__name__}")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from splatseg.core.camera import Camera
-from splatseg.core.errors import SplatsegError
+from splatseg.core.errors import DAMAGED, SplatsegError
 from splatseg.core.scene import Scene, View
 from splatseg.io.frames import Offset, local_offset
 
@@ -26,7 +26,7 @@ def load_test_views(folder: Path | str, scene: Scene) -> tuple[View, ...]:
     cameras = read_object(folder / "test_cameras.json")
     try:
         offset, views = held_out_views(folder, cameras)
-    except (KeyError, TypeError, ValueError) as error:
+    except DAMAGED as error:
         raise SplatsegError(
             f"{folder / 'test_cameras.json'}: expected camera fields, found a fault at {error}"
         ) from None
@@ -63,7 +63,7 @@ def read_object(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text())
     except FileNotFoundError:
         raise SplatsegError(f"{path}: file of the hierarchical scene not found") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except DAMAGED as error:
         raise SplatsegError(f"{path}: expected JSON, found {error}") from None
     if not isinstance(content, dict):
         raise SplatsegError(f"{path}: expected a JSON object, found a {type(content).__name__}")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from plyfile import PlyParseError
 from scipy.spatial.transform import Rotation
 
-from splatseg.core.errors import SplatsegError
+from splatseg.core.errors import DAMAGED, SplatsegError
 from splatseg.core.photos import photo_size, photo_suffixes
 from splatseg.io.colmap_model import Model, ModelCamera, ModelImage, checked_camera
 from splatseg.io.names import is_file
@@ -38,7 +38,7 @@ def read_transforms(path: Path) -> Model:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
+    except DAMAGED as error:
         raise SplatsegError(f"{path}: expected JSON, found: {error}") from None
     frames = content.get("frames") if isinstance(content, dict) else None
     if not isinstance(frames, list) or not frames or not all(isinstance(frame, dict) for frame in frames):
@@ -91,7 +91,7 @@ def _number(where: str, fields: dict[str, Any], *names: str) -> float | None:
     for name in names:
         value = fields.get(name)
         if value is not None:
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e308:
                 raise SplatsegError(f"{where}: {name}: expected a number, found {value!r}")
             return float(value)
     return None
@@ -137,7 +137,7 @@ def _pose(where: str, value: Any) -> tuple[NDArray[np.float64], NDArray[np.float
     """Rotation cam_from_world (3, 3) in OpenCV axes and the camera's position (3,)."""
     try:
         matrix = np.array(value, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         matrix = np.zeros(0)
     if matrix.shape not in ((4, 4), (3, 4)) or not np.isfinite(matrix).all():
         raise SplatsegError(f"{where}: transform_matrix: expected 4x4 finite numbers, found others")
@@ -169,7 +169,7 @@ def _read_points(path: Path) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
             rgb = np.stack([np.asarray(vertex[color]) for color in ("red", "green", "blue")], axis=1)
         else:
             rgb = np.full(xyz.shape, 128)
-    except (OSError, KeyError, ValueError, PlyParseError, UnicodeDecodeError) as error:
+    except (*DAMAGED, PlyParseError) as error:
         raise SplatsegError(f"{path}: expected a PLY of points with x, y, z, found: {error}") from None
     if not np.isfinite(xyz).all():
         raise SplatsegError(f"{path}: expected finite points, found others")

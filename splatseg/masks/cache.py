@@ -4,8 +4,6 @@ changed."""
 from __future__ import annotations
 
 import json
-import zipfile
-import zlib
 from collections.abc import Generator, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict
@@ -14,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from splatseg.core.atomic import atomic_write, write_text
-from splatseg.core.errors import SplatsegError
+from splatseg.core.errors import DAMAGED, SplatsegError
 from splatseg.core.scene import View
 from splatseg.io.names import run_path
 from splatseg.io.run import digest
@@ -101,7 +99,7 @@ class MaskCache:
                 lengths, counts = file["lengths"], file["counts"]
                 height, width = (int(size) for size in file["size"])
             return MaskSet(height, width, tuple(np.split(counts, np.cumsum(lengths)[:-1])) if len(lengths) else ())
-        except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error):
+        except DAMAGED:
             return None  # SplatsegError is a ValueError: run lengths that make no sense are damage too
 
     def save(self, view: View, masks: MaskSet) -> None:

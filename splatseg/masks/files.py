@@ -17,16 +17,15 @@ import hashlib
 import json
 import os
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from splatseg.core.errors import SplatsegError
+from splatseg.core.errors import DAMAGED, SplatsegError
 from splatseg.core.scene import View
 from splatseg.io.colmap_masks import source_pixels
 from splatseg.io.names import is_file, safe_name
@@ -34,6 +33,7 @@ from splatseg.masks import rle
 from splatseg.masks.mask_set import MaskSet
 
 T = TypeVar("T")
+_BROKEN_IMAGE: tuple[type[Exception], ...] = (*DAMAGED, Image.DecompressionBombError)
 _ARRAY_NAMES = ("masks", "labels", "levels", "ids")
 _LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 
@@ -150,7 +150,7 @@ def _read_json(path: Path) -> MaskSet | None:
     """COCO run-length dicts; None for an empty list, whose image size is unknown."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+    except DAMAGED as error:
         raise SplatsegError(f"{path}: unreadable JSON ({error})") from None
     annotations = content.get("annotations") if isinstance(content, dict) else content
     if not isinstance(annotations, list):
@@ -205,7 +205,7 @@ def _read_image(path: Path) -> NDArray[Any]:
             if file.mode not in _LABEL_MODES:
                 raise SplatsegError(f"{path}: expected one channel of 8 or 16 bits, found an image of mode {file.mode}")
             return np.array(file)
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+    except _BROKEN_IMAGE as error:
         if isinstance(error, SplatsegError):
             raise
         raise SplatsegError(f"{path}: unreadable image ({error})") from None
@@ -233,7 +233,7 @@ def _load_array(path: Path) -> NDArray[Any]:
                     f"{path}: expected one array or one called {', '.join(_ARRAY_NAMES)}, found {names}"
                 )
             return content[name]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         if isinstance(error, SplatsegError):
             raise
         raise SplatsegError(f"{path}: unreadable array ({error})") from None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from splatseg.core.atomic import atomic_write
-from splatseg.core.errors import SplatsegError, check_dims
+from splatseg.core.errors import DAMAGED, SplatsegError, check_dims
 from splatseg.io.names import run_path
 from splatseg.masks.mask_set import MaskSet
 from splatseg.ops.patches import patch_votes, patches
@@ -128,7 +126,7 @@ class PatchHierarchy:
             raise SplatsegError(f"{path}: hierarchy not found") from None
         except SplatsegError as error:
             raise SplatsegError(f"{path}: {error}") from None
-        except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except DAMAGED as error:
             raise SplatsegError(f"{path}: expected a hierarchy, found a damaged or another file ({error})") from None
 
 

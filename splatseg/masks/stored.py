@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from splatseg.core.errors import SplatsegError
+from splatseg.core.errors import DAMAGED, SplatsegError
 from splatseg.core.scene import View
 from splatseg.masks.cache import ABOUT
 from splatseg.masks.mask_set import MaskSet
@@ -36,7 +36,7 @@ class StoredMasks:
             self._settings, self._config = dict(about["settings"]), about["config"]
             self.ahead = bool(about["ahead"])
             self.written = path.stat().st_mtime_ns
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except DAMAGED as error:
             raise SplatsegError(f"{path}: expected the description of a folder of masks, found: {error!r}") from None
         self.one_core = self.name == "watershed"
         self._source: MaskSource | None = None

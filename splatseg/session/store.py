@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import time
-import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from splatseg.core.atomic import atomic_write
-from splatseg.core.errors import SplatsegError
+from splatseg.core.errors import DAMAGED, SplatsegError
 from splatseg.core.field import FeatureField
 from splatseg.core.label_tree import LabelNode, LabelTree
 from splatseg.core.selection import Selection
@@ -109,7 +108,7 @@ def load(path: Path, field: FeatureField, weights: Tensor) -> Saved:
             int(meta["level"]),
             _step(meta, arrays, field, weights),
         )
-    except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         reason = (
             str(error) if isinstance(error, SplatsegError) else f"unreadable content ({type(error).__name__}: {error})"
         )
@@ -121,6 +120,9 @@ def _objects(meta: dict[str, Any], arrays: dict[str, np.ndarray], n: int) -> tup
     ids = torch.from_numpy(arrays["ids"].astype(np.int32))
     if sum(counts) != len(ids) or (len(ids) and not (int(ids.min()) >= 0 and int(ids.max()) < n)):
         raise SplatsegError(f"ids: expected {sum(counts)} Gaussians in 0..{n - 1}, found {len(ids)}")
+    for entry in meta["objects"]:
+        if not 0 < int(entry["id"]) < 2**31:
+            raise SplatsegError("id: expected those of objects in 1..2^31 - 1, found another")
     return tuple(
         SceneObject(
             int(e["id"]), clean_name(e["name"]), check_color(tuple(e["color"])), part.clone(), bool(e["visible"])

@@ -1,0 +1,107 @@
+"""What tests/campaign.py found, each kind once: damage that came out as a traceback, or as a wrong state taken up."""
+
+from __future__ import annotations
+
+import json
+import warnings
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from splatseg.core.camera import Camera
+from splatseg.core.errors import SplatsegError
+from splatseg.core.label_tree import LabelNode, LabelTree
+from splatseg.core.scene import View
+from splatseg.io.run import Run
+from splatseg.io.run_scene import read_config
+from splatseg.masks.files import FileMasks
+from splatseg.masks.hierarchy import PatchHierarchy
+
+
+def view(path: Path) -> View:
+    return View("v.png", Camera(torch.eye(3), torch.eye(4), 4, 3), path)
+
+
+def test_an_array_that_claims_a_terabyte_is_refused_by_name(tmp_path: Path) -> None:
+    np.save(tmp_path / "v.npy", np.zeros((3, 4), np.uint8))
+    data = (tmp_path / "v.npy").read_bytes()
+    shape = b"(3, 99999999999999), }"
+    start = data.index(b"(3, 4), }")
+    (tmp_path / "v.npy").write_bytes(data[:start] + shape + data[start + len(shape) :])
+    for _ in range(2):
+        with pytest.raises(SplatsegError, match=r"v\.npy: unreadable array"):
+            FileMasks(tmp_path).masks(view(tmp_path))
+
+
+def test_deep_json_is_refused_by_name(tmp_path: Path) -> None:
+    run = Run.open(tmp_path / "run", {"scene": "a"})
+    (run.folder / "scene.json").write_text('{"a":' * 100_000 + "1" + "}" * 100_000)
+    for _ in range(2):
+        with pytest.raises(SplatsegError, match=r"scene\.json: expected the settings of a run"):
+            run.scene_settings()
+
+
+def test_an_error_that_quotes_a_parser_is_one_line(tmp_path: Path) -> None:
+    run = Run.open(tmp_path / "run", {})
+    run.config.write_text("a: [1,\nb: }")
+    with pytest.raises(SplatsegError, match=r"config\.yaml: expected YAML") as caught:
+        read_config(run)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("bit", [0, 7])
+def test_a_checkpoint_with_a_flipped_bit_is_not_taken_up(tmp_path: Path, bit: int) -> None:
+    """torch.load does not compare the check sums that torch.save writes: the fit went on from other numbers."""
+    run = Run.open(tmp_path / "run", {})
+    run.save_checkpoint("geometry", {"x": torch.arange(1000, dtype=torch.float32)})
+    path = run.checkpoint_path("geometry")
+    data = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        at = data.index(archive.read(next(n for n in archive.namelist() if n.endswith("data/0"))))
+    data[at + 400] ^= 1 << bit
+    path.write_bytes(bytes(data))
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=r"geometry\.pt: unreadable checkpoint ignored"):
+            assert run.load_checkpoint("geometry") is None
+
+
+def test_a_checkpoint_of_no_records_is_not_taken_up(tmp_path: Path) -> None:
+    run = Run.open(tmp_path / "run", {})
+    run.checkpoints.mkdir()
+    with zipfile.ZipFile(run.checkpoint_path("geometry"), "w"):
+        pass
+    with pytest.warns(UserWarning, match="ignored"):
+        assert run.load_checkpoint("geometry") is None
+
+
+def test_a_damaged_member_of_an_archive_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "h.npz"
+    np.savez_compressed(path, format=np.array(1), rows=np.zeros((30, 40), np.uint16), membership=np.zeros((1, 1), int))
+    data = bytearray(path.read_bytes())
+    data[data.index(b"rows.npy") + 12 : data.index(b"rows.npy") + 60] = b"\xff" * 48
+    (tmp_path / "v.npz").write_bytes(bytes(data))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(SplatsegError, match=r"v\.npz"):
+            PatchHierarchy.load(tmp_path / "v.npz")
+
+
+def test_a_downscale_that_is_no_number_is_named(tmp_path: Path) -> None:
+    from splatseg.io.run_scene import load_run_scene
+
+    (tmp_path / "scene").mkdir()
+    run = Run.open(tmp_path / "run", {"scene": str(tmp_path / "scene"), "downscale": 1})
+    (run.folder / "scene.json").write_text(json.dumps({"scene": str(tmp_path / "scene"), "downscale": "word"}))
+    with pytest.raises(SplatsegError, match=r"scene\.json: downscale: expected a whole number, found 'word'"):
+        load_run_scene(run)
+
+
+@pytest.mark.parametrize("change", [{"id": 1 << 40}, {"id": -1}, {"color": (300, 0, 0)}, {"id": 10**400}])
+def test_a_label_that_no_table_can_hold_is_refused(change: dict[str, object]) -> None:
+    fields: dict[str, object] = {"id": 1, "parent": 0, "level": 0, "count": 1, "name": "a", "color": (1, 2, 3)}
+    LabelTree(np.ones((2, 1), np.int32), (LabelNode(**fields),))  # type: ignore[arg-type]
+    with pytest.raises(SplatsegError, match="nodes: expected ids in"):
+        LabelTree(np.ones((2, 1), np.int32), (LabelNode(**{**fields, **change}),))  # type: ignore[arg-type]
