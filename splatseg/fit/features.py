@@ -47,7 +47,9 @@ from splatseg.ops import (
 )
 from splatseg.ops.columns import column_bytes
 from splatseg.ops.replay import PooledSteps, PoolStack, Schedule, can_replay
+from splatseg.regions import RegionConfig, complete
 from splatseg.render import render
+from splatseg.segments import Segments
 
 HierarchyOf = Callable[[View], PatchHierarchy]
 NO_MASKS = "masks: expected at least one view with a mask over the splat, found none"
@@ -75,6 +77,7 @@ class FeatureConfig:
     hold_segments: bool = True
     """Keep those codes; the loss trains the other Gaussians only."""
     mask_clustering: MaskClusteringConfig = field(default_factory=MaskClusteringConfig)
+    regions: RegionConfig = field(default_factory=RegionConfig)
     segment_features: SegmentFeatureConfig = field(default_factory=SegmentFeatureConfig)
     loss: LossConfig = field(default_factory=lambda: BEST_LOSS)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -248,6 +251,7 @@ class FeatureTrainer:
         self._replayed: PooledSteps | None = None
         self.held: Tensor | None = None
         """(n,) bool: Gaussians in an agreed segment, which ``hold_segments`` keeps; None before :meth:`start`."""
+        self.segments: Segments | None = None
 
     def start(self, quiet: bool = True) -> int:
         """Set the first features as ``config.init`` says; returns 0, the number of steps done."""
@@ -255,8 +259,9 @@ class FeatureTrainer:
         if self.config.init == "segments":
             with Progress(len(self.views), "segments", quiet=quiet) as progress:
                 pools = self._evidence(progress)
-                segments = find_segments(pools, len(self.gaussians), self.config.mask_clustering, self.config.seed)
-            codes = segment_features(segments, self.config.dim, self.config.segment_features, self.config.seed)
+                found = find_segments(pools, len(self.gaussians), self.config.mask_clustering, self.config.seed)
+            self.segments = complete(found, self.gaussians, self.config.regions)
+            codes = segment_features(self.segments, self.config.dim, self.config.segment_features, self.config.seed)
             codes = codes.to(self.features.device)
             self.held = (codes != 0).any(dim=1)
             self.features[self.held] = codes[self.held]
