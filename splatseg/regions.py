@@ -22,6 +22,7 @@ from splatseg.core.errors import SplatsegError
 from splatseg.core.gaussians import Gaussians
 from splatseg.segments import Segments
 
+COARSEST = 6  # regions at least, so that ground and sky are not one thing beside a table
 Doubles = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -95,8 +96,13 @@ def _nearest_seen(means: NDArray[np.float32], seen: NDArray[np.bool_]) -> Ints:
     home = np.arange(len(means))
     sources = np.flatnonzero(seen)
     if len(sources) < len(means):
-        home[~seen] = sources[cKDTree(means[sources]).query(means[~seen], workers=-1)[1]]
+        home[~seen] = sources[nearest_of(means[sources], means[~seen])]
     return home
+
+
+def nearest_of(points: NDArray[np.float32], places: NDArray[np.float32]) -> Ints:
+    """(m,) the nearest of ``points`` (n, 3) to each of ``places`` (m, 3)."""
+    return cKDTree(points).query(places, workers=-1)[1].astype(np.int64)
 
 
 def divide(gaussians: Gaussians, weights: NDArray[np.float32], config: RegionConfig) -> list[Ints]:
@@ -111,7 +117,8 @@ def divide(gaussians: Gaussians, weights: NDArray[np.float32], config: RegionCon
     edges = neighbor_edges(means, config.neighbors)
     merges, heights = merge_tree(appearance(gaussians, edges, config.place), weights.astype(np.float64), edges, means)
     count = len(means)
-    bands = np.unique(np.geomspace(2, max(min(config.most, count), 2), config.levels + 1).round().astype(int))
+    most = max(min(config.most, count), 2)
+    bands = np.unique(np.geomspace(min(COARSEST, most), most, config.levels + 1).round().astype(int))
     bands = bands if len(bands) > 1 else np.array([bands[0], bands[0] + 1])
     rise = np.log(np.maximum(heights, 1e-300))
     divisions = []

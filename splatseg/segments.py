@@ -65,6 +65,16 @@ class Segments:
         _, first, pattern = np.unique(keys, return_index=True, return_inverse=True)
         return pattern.ravel().astype(np.int64), self.inside[first].toarray().astype(bool)
 
+    def pattern_on(self, device: torch.device) -> Tensor:
+        """(n,) int64 pattern of each Gaussian on ``device``, kept there."""
+        if device not in self._patterns_on:
+            self._patterns_on[device] = torch.from_numpy(self.patterns[0]).to(device)
+        return self._patterns_on[device]
+
+    @cached_property
+    def _patterns_on(self) -> dict[torch.device, Tensor]:
+        return {}
+
     def pattern_weights(self, weights: Floats | None = None) -> NDArray[np.float64]:
         """(k,) summed ``weights`` (the blending weights if not given) of the Gaussians of each pattern."""
         pattern, table = self.patterns
@@ -129,6 +139,16 @@ class Family:
         found = np.full(self.member.shape[1], -1, np.int64)
         for node in np.argsort(self.depth, kind="stable"):
             found[self.member[node]] = node
+        return found
+
+    def likeness(self, segments: Segments) -> NDArray[np.float64]:
+        """(f,) overlap of each node with what it stands for, by blending weight; the least where that are several."""
+        table, weight = segments.patterns[1], segments.pattern_weights()
+        found = np.ones(len(self))
+        for segment in np.flatnonzero(self.node >= 0):
+            one, other = table[:, segment], self.member[self.node[segment]]
+            overlap = weight[one & other].sum() / max(weight[one | other].sum(), 1e-12)
+            found[self.node[segment]] = min(found[self.node[segment]], overlap)
         return found
 
     @cached_property

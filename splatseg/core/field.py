@@ -71,6 +71,11 @@ class FeatureField:
         """(n,) share of the views of a Gaussian that agree on what it lies in, on the CPU; 0 where none was asked."""
         return torch.zeros(len(self)) if self.segments is None else torch.from_numpy(self.segments.agreed)
 
+    def tensors(self) -> list[Tensor]:
+        """All that the field holds, for digests."""
+        segments = {} if self.segments is None else self.segments.to_tensors()
+        return [self.features, *(segments[name] for name in sorted(segments))]
+
     def to(self, device: torch.device | str) -> FeatureField:
         return FeatureField(self.features.to(device), self.fingerprint, self.segments)
 

@@ -29,7 +29,8 @@ class SegmentFeatureConfig:
         steps: steps of Adam, at rate ``lr`` falling to 2 % of it.
         margin: wanted distance between the lowest cosine inside a segment and the highest outside.
         sharpness: of the smooth minimum, maximum and hinge; smaller gives codes of small parts that coincide.
-        patterns: at most so many, those that fill most of the pixels, shape the codes; the others follow from them.
+        patterns: at most so many of those in segments that views confirm, those that fill most of the pixels, shape the
+            codes (regions do beside them, all of them); the others follow from them.
             Patterns beyond the real ones are borders of masks that do not quite agree: their wishes cost the others.
     """
 
@@ -61,8 +62,10 @@ def segment_features(
     pattern, table = segments.patterns
     weight = segments.pattern_weights()
     weight[~table.any(axis=1)] = 0
-    chosen = np.argsort(-weight, kind="stable")[: config.patterns]
-    chosen = chosen[weight[chosen] > 0]
+    order = np.argsort(-weight, kind="stable")
+    order = order[weight[order] > 0]
+    confirmed = table[order][:, segments.views > 0].any(axis=1)
+    chosen = np.concatenate([order[confirmed][: config.patterns], order[~confirmed]])
     if not len(chosen):
         return torch.zeros(len(segments.weights), dim)
     inside = torch.from_numpy(table[chosen])
