@@ -224,7 +224,8 @@ def merge_tree(values: Doubles, weights: Doubles, edges: Ints, means: Doubles) -
         kept[b] = False
         number = np.cumsum(kept) - 1
         number[b] = number[a]
-        values, weights, means, first, height = (one[kept] for one in (values, weights, means, first, height))
+        values, weights, means = values[kept], weights[kept], means[kept]
+        first, height = first[kept], height[kept]
         edges = _distinct(np.sort(number[edges], axis=1), len(first))
     together, costs = np.concatenate(merges or [np.zeros((0, 2), np.int64)]), np.concatenate(heights or [np.zeros(0)])
     order = np.argsort(costs, kind="stable")

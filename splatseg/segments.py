@@ -78,7 +78,7 @@ class Segments:
     def pattern_weights(self, weights: Floats | None = None) -> NDArray[np.float64]:
         """(k,) summed ``weights`` (the blending weights if not given) of the Gaussians of each pattern."""
         pattern, table = self.patterns
-        return np.bincount(pattern, self.weights if weights is None else weights, len(table))
+        return np.bincount(pattern, self.weights if weights is None else weights, len(table)).astype(np.float64)
 
     def to_tensors(self) -> dict[str, Tensor]:
         """What :meth:`from_tensors` reads: by pattern, which takes 4 bytes a Gaussian in place of 4 for each entry."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -53,7 +54,7 @@ def test_divisions_nest() -> None:
     gaussians, _ = table_and_ground()
     divisions = divide(gaussians, np.ones(1000, np.float32), RegionConfig())
     assert len(divisions) == 3 and divisions[-1].max() > divisions[0].max()
-    for coarse, fine in zip(divisions, divisions[1:], strict=False):
+    for coarse, fine in itertools.pairwise(divisions):
         assert all(len(np.unique(coarse[fine == region])) == 1 for region in range(fine.max() + 1))
 
 

@@ -43,6 +43,7 @@ class LevelConfig:
         smallest: share of the splat below which nothing is proposed.
         largest: share above which nothing is proposed (the whole scene is no answer to a click).
         agreed: how much the angles count at which a selection is an agreed segment, beside 1 for all plausible ones.
+            0, the default, turns it off: it did not help on both dev scenes (docs/evaluation.md).
         alike: overlap from which a selection is a segment.
     """
 
@@ -55,7 +56,7 @@ class LevelConfig:
     bins: int = 256
     smallest: float = 1e-5
     largest: float = 0.95
-    agreed: float = 1.0
+    agreed: float = 0.0
     alike: float = 0.7
 
     def __post_init__(self) -> None:

@@ -44,8 +44,8 @@ class Session:
         level: which proposed level a click shows first; 0 is the smallest part.
 
     Attributes:
-        notice: a line for people, else empty: what the last undo or redo left as another window has made it, or that the
-            last click was on what no masks tell of.
+        notice: a line for people, else empty: what the last undo or redo left as another window has made it, or that
+            the last click was on what no masks tell of.
     """
 
     def __init__(self, run: str | Path | Run | Workspace, level: int = 0) -> None:
