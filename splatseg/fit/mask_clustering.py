@@ -135,8 +135,8 @@ def _could(shown: Floats) -> Ints:
 def _group(agreement: sparse.coo_matrix, owner: Ints, iou: float, needed: Ints) -> Ints:
     """(m,) segment of each mask, -1 for none: those of ``owner`` and new ones among the masks that have none there.
 
-    A segment takes as many masks as ``needed`` (m,) says of its first. The mask that most others agree with takes those,
-    and so on.
+    A segment takes as many masks as ``needed`` (m,) says of its first. The mask that most others agree with takes
+    those, and so on.
     """
     a = agreement
     free = (a.data >= iou) & (owner[a.row] < 0) & (owner[a.col] < 0)
