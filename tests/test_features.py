@@ -17,9 +17,9 @@ from splatseg.fit.features import FeatureConfig, FeatureTrainer, fit_features, l
 from splatseg.fit.hooks import FitHooks
 from splatseg.fit.mask_clustering import MaskClusteringConfig
 from splatseg.fit.pixel_pools import SamplingConfig, draw_batch, sample_pool
+from splatseg.fit.regions import RegionConfig
 from splatseg.masks import MaskSet
 from splatseg.masks.hierarchy import PatchHierarchy, build_hierarchy
-from splatseg.regions import RegionConfig
 from splatseg.render import render, trace
 
 QUIET = FitHooks(quiet=True)

@@ -10,9 +10,9 @@ import torch
 from scipy import sparse
 
 from splatseg.core.gaussians import SH_C0, Gaussians
+from splatseg.core.segments import Segments
+from splatseg.fit.regions import RegionConfig, complete, cut, divide, merge_tree, neighbor_edges
 from splatseg.fit.segment_features import segment_features
-from splatseg.regions import RegionConfig, complete, cut, divide, merge_tree, neighbor_edges
-from splatseg.segments import Segments
 
 
 def table_and_ground() -> tuple[Gaussians, np.ndarray]:

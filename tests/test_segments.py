@@ -13,12 +13,12 @@ from tiny_splat import make_splat
 
 from splatseg.core.errors import SplatsegError
 from splatseg.core.field import FeatureField
+from splatseg.core.segments import Segments, nest
 from splatseg.fit.mask_clustering import find_segments
 from splatseg.segment.agreed import recall
 from splatseg.segment.discretize import ClusterConfig, discretize
 from splatseg.segment.levels import propose_levels
 from splatseg.segment.scores import Scores
-from splatseg.segments import Segments, nest
 
 PART_A, PART_B, OBJECT, OTHER = range(10), range(10, 20), range(20), range(20, 40)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from splatseg.core.atomic import atomic_write
 from splatseg.core.errors import SplatsegError, check_dims, check_finite
 from splatseg.core.gaussians import Gaussians
-from splatseg.segments import Segments
+from splatseg.core.segments import Segments
 
 NORM_EPS = 1e-6  # the loss, the renders and the queries all divide by |f| + NORM_EPS
 FORMAT = "splatseg-features-1"

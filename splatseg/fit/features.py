@@ -31,10 +31,12 @@ from splatseg.core.field import FeatureField
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.progress import Progress
 from splatseg.core.scene import View
+from splatseg.core.segments import Segments
 from splatseg.fit.hooks import FitHooks
 from splatseg.fit.malloc import freed_memory_kept
 from splatseg.fit.mask_clustering import MaskClusteringConfig, find_segments
 from splatseg.fit.pixel_pools import PixelPool, SamplingConfig, draw_batch, sample_pool
+from splatseg.fit.regions import RegionConfig, complete, nearest_of
 from splatseg.fit.segment_features import SegmentFeatureConfig, segment_features
 from splatseg.masks.hierarchy import PatchHierarchy
 from splatseg.ops import (
@@ -47,9 +49,7 @@ from splatseg.ops import (
 )
 from splatseg.ops.columns import column_bytes
 from splatseg.ops.replay import PooledSteps, PoolStack, Schedule, can_replay
-from splatseg.regions import RegionConfig, complete, nearest_of
 from splatseg.render import render
-from splatseg.segments import Segments
 
 HierarchyOf = Callable[[View], PatchHierarchy]
 NO_MASKS = "masks: expected at least one view with a mask over the splat, found none"

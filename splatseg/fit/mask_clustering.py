@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from splatseg.core.errors import SplatsegError
+from splatseg.core.segments import Segments
 from splatseg.fit.pixel_pools import PixelPool
 from splatseg.ops.mask_products import MaskEvidence, gather
-from splatseg.segments import Segments
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]

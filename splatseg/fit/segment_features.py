@@ -18,7 +18,7 @@ from torch import Tensor
 
 from splatseg.core.errors import SplatsegError
 from splatseg.core.field import unit_features
-from splatseg.segments import Segments
+from splatseg.core.segments import Segments
 
 
 @dataclass(frozen=True)

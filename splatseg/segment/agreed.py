@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from splatseg.core.segments import SAME, Family, Segments
 from splatseg.segment.neighbors import absorb_small
-from splatseg.segments import SAME, Family, Segments
 
 Ints = NDArray[np.int64]
 

@@ -31,6 +31,7 @@ from splatseg.core.errors import SplatsegError
 from splatseg.core.field import FeatureField
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.label_tree import LabelTree, tree_from_leaves
+from splatseg.core.segments import nest
 from splatseg.ops.spanning_tree import all_pairs_pay, reachability_tree
 from splatseg.segment.agreed import Leaves, family_leaves
 from splatseg.segment.neighbors import (
@@ -42,7 +43,6 @@ from splatseg.segment.neighbors import (
     scene_size,
     split_components,
 )
-from splatseg.segments import nest
 
 CPU = torch.device("cpu")
 CHUNK = 1 << 16  # Gaussians compared with all means at a time

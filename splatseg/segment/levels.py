@@ -24,8 +24,8 @@ from torch import Tensor
 
 from splatseg.core.errors import SplatsegError, check_dims
 from splatseg.core.gaussians import Gaussians
+from splatseg.core.segments import Segments
 from splatseg.segment.scores import Scores
-from splatseg.segments import Segments
 
 
 @dataclass(frozen=True)

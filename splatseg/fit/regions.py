@@ -20,7 +20,7 @@ from scipy.spatial import cKDTree
 
 from splatseg.core.errors import SplatsegError
 from splatseg.core.gaussians import Gaussians
-from splatseg.segments import Segments
+from splatseg.core.segments import Segments
 
 COARSEST = 6  # regions at least, so that ground and sky are not one thing beside a table
 Doubles = NDArray[np.float64]

@@ -29,7 +29,7 @@ class Segments:
         weights: (n,) float32 mean blending weight of a Gaussian in the pools that see it; 0 where none does.
         views: (s,) int64 views with a mask of the segment.
         could: (s,) int64 views that see enough of the segment to have one; at least ``views``.
-            0 of a region, which no view confirms (:mod:`splatseg.regions`).
+            0 of a region, which no view confirms (:mod:`splatseg.fit.regions`).
         agreed: (n,) float32 share of the views that see a Gaussian in which it lies in a mask of one of its segments.
         covered: (n,) float32 ... in which it lies in any mask.
     """
