@@ -39,6 +39,8 @@ class Arguments:
     """PLY to write; RUN/labels.ply if not given. JSON and NPZ get the same name."""
     sidecar: bool = False
     """Write a plain PLY and the labels to an .npz beside it."""
+    confidence: bool = False
+    """Also write the property 'confidence': percent of the views of a Gaussian that agree on what it lies in."""
     again: bool = False
     """Cluster anew even if the run has labels."""
     quiet: bool = False
@@ -72,7 +74,9 @@ def main() -> None:
     else:
         tree = cluster(gaussians, features, arguments.clusters, arguments.quiet)
     remove_leftovers(out.parent)  # what a killed call was writing
-    written = save_labels(out, gaussians, tree, arguments.sidecar)
+    written = save_labels(
+        out, gaussians, tree, arguments.sidecar, confidence=features.confidence if arguments.confidence else None
+    )
     for level in range(tree.levels):
         shown = " (label)" if level == tree.default_level else ""
         print(f"label_{level}  {len(tree.at_level(level))} labels{shown}")

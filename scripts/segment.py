@@ -30,7 +30,7 @@ from splatseg.io.run_scene import load_run_scene
 from splatseg.segment.clicks import Click, make_query
 from splatseg.segment.levels import Level, propose_levels, surface_weights
 from splatseg.segment.mask_images import mask_paths, save_masks
-from splatseg.segment.scores import Scores, scores
+from splatseg.segment.scores import UNCONFIRMED, Scores, scores
 
 Pixel = tuple[float, float]
 
@@ -68,7 +68,7 @@ def click_scores(
     clicks = [Click(view.camera, pixel) for pixel in (arguments.pixel, *arguments.add)]
     clicks += [Click(view.camera, pixel, positive=False) for pixel in arguments.subtract]
     found = scores(features, make_query(gaussians, features, clicks))
-    return found, propose_levels(found, surface_weights(gaussians))
+    return found, propose_levels(found, surface_weights(gaussians), segments=features.segments)
 
 
 def chosen_threshold(arguments: Arguments, levels: tuple[Level, ...]) -> float:
@@ -105,6 +105,8 @@ def main() -> None:
         count = len(found.above(level.threshold))
         print(f"level {number}    threshold {level.threshold:.4f}, {count} Gaussians")
     print(f"selected   {len(selection)} of {len(gaussians)} Gaussians above {threshold:.4f}")
+    if features.segments is not None and found.confidence(features) < UNCONFIRMED:
+        print("known      no masks of several views hold what was clicked: it follows color and shape alone")
     print(f"selection  {out}")
     print(f"masks      {out.with_suffix('')} ({len(scene.views)} views)")
 

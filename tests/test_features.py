@@ -17,6 +17,7 @@ from splatseg.fit.features import FeatureConfig, FeatureTrainer, fit_features, l
 from splatseg.fit.hooks import FitHooks
 from splatseg.fit.mask_clustering import MaskClusteringConfig
 from splatseg.fit.pixel_pools import SamplingConfig, draw_batch, sample_pool
+from splatseg.fit.regions import RegionConfig
 from splatseg.masks import MaskSet
 from splatseg.masks.hierarchy import PatchHierarchy, build_hierarchy
 from splatseg.render import render, trace
@@ -245,7 +246,14 @@ def test_the_loss_trains_what_no_segment_holds(world: Any) -> None:
         kept = torch.stack([mask for mask in masks if not bool((mask & (shares[..., 0] > 0.5)).any())])
         return build_hierarchy(MaskSet.from_dense(kept.numpy()))
 
-    trainer = FeatureTrainer(gaussians, views, with_gaps, small(init="segments", hold_segments=True))
+    with_regions = FeatureTrainer(gaussians, views, with_gaps, small(init="segments", hold_segments=True))
+    with_regions.start()
+    assert with_regions.held is not None
+    assert bool(with_regions.held[(cluster == 3) & seen_gaussians(gaussians, views)].all()), (
+        "six of eight views disagree"
+    )
+    config = small(init="segments", hold_segments=True, regions=RegionConfig(most=0))
+    trainer = FeatureTrainer(gaussians, views, with_gaps, config)
     trainer.start()
     assert trainer.held is not None and not bool(trainer.held[cluster == 3].any())
     first, free = trainer.features.clone(), ~trainer.held

@@ -85,6 +85,15 @@ class Plain:
     def mutual(self, sets: sparse.csr_matrix) -> NDArray[np.float64]:
         return self.overlaps_of(sets.toarray())
 
+    def shown(self, sets: sparse.csr_matrix | None = None) -> NDArray[np.float64]:
+        return self.overlaps(self.masks if sets is None else sets.toarray())[1]
+
+    def agreed(self, owner: NDArray[np.int64], sets: sparse.csr_matrix) -> NDArray[np.float64]:
+        agreeing = np.zeros(self.seen.shape, bool)
+        for mask in np.flatnonzero(owner >= 0):
+            agreeing[:, self.view[mask]] |= (self.masks[:, mask] > 0) & (sets.toarray()[:, owner[mask]] > 0)
+        return agreeing.sum(axis=1) / np.maximum((self.seen > 0).sum(axis=1), 1)
+
     def overlaps_of(self, sets: NDArray[np.float64]) -> NDArray[np.float64]:
         return sets.T @ (self.weights[:, None] * sets)
 
@@ -151,7 +160,8 @@ def test_segments_are_those_of_plain_tables(
     for expected, settings in ((wanted, config), (sampled, MaskClusteringConfig(max_gaussians=150))):
         found = find_segments(moved(pools, device), COUNT, settings)
         assert np.array_equal(found.inside.toarray(), expected.inside.toarray())
-        assert np.array_equal(found.views, expected.views)
+        assert np.array_equal(found.views, expected.views) and np.array_equal(found.could, expected.could)
+        assert np.allclose(found.agreed, expected.agreed, rtol=1e-6, atol=0)
         assert np.allclose(found.weights, expected.weights, rtol=1e-6, atol=0)
 
 
@@ -164,6 +174,9 @@ def test_tables_are_those_of_plain_tables(pools: list[PixelPool], gather: Gather
     assert np.array_equal(found.vote(owner).toarray(), sets.toarray())
     assert np.allclose(found.mutual(sets), plain.mutual(sets), rtol=2e-5, atol=0)
     assert np.allclose(found.agreement(0.5).toarray(), plain.agreement(0.5).toarray(), rtol=2e-5, atol=0)
+    assert np.allclose(found.shown(sets), plain.shown(sets), rtol=2e-5, atol=1e-7)
+    assert np.allclose(found.shown(), plain.shown(), rtol=2e-5, atol=1e-7)
+    assert np.allclose(found.agreed(owner, sets), plain.agreed(owner, sets), rtol=1e-6, atol=0)
     for mine, theirs in zip(found.matches(sets, 0.1), plain.matches(sets, 0.1), strict=True):
         mine, theirs = (one.toarray() if sparse.issparse(one) else one for one in (mine, theirs))
         assert np.allclose(mine, theirs, rtol=2e-5, atol=1e-7)
@@ -173,6 +186,7 @@ def test_no_segment_yet(pools: list[PixelPool], gather: Gather, device: torch.de
     found = gather(moved(pools, device), COUNT, MIN_WEIGHT)
     nothing = found.vote(np.full(len(found.view), -1))
     assert nothing.shape == (COUNT, 0) and found.mutual(nothing).shape == (0, 0)
+    assert not found.agreed(np.full(len(found.view), -1), nothing).any()
     overlap, shown = found.matches(nothing, 0.6)
     assert overlap.nnz == 0 and overlap.shape == (len(found.view), 0) and shown.shape == (0, len(pools))
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from splatseg.core.atomic import atomic_write
 from splatseg.core.errors import SplatsegError, check_dims, check_finite
 from splatseg.core.gaussians import Gaussians
+from splatseg.core.segments import Segments
 
 NORM_EPS = 1e-6  # the loss, the renders and the queries all divide by |f| + NORM_EPS
 FORMAT = "splatseg-features-1"
@@ -31,13 +32,15 @@ class FeatureField:
     Attributes:
         features: (n, d) float32, as fitted: what is blended along a ray. Not normalised.
         fingerprint: ``Gaussians.fingerprint()`` of the splat they were fitted on.
+        segments: what the masks of several views agree on, as the fit found it; None where no views were compared.
 
     Raises:
-        SplatsegError: wrong shape or type, or a non-finite value.
+        SplatsegError: wrong shape or type, a non-finite value, or segments of another number of Gaussians.
     """
 
     features: Tensor
     fingerprint: str
+    segments: Segments | None = None
 
     def __post_init__(self) -> None:
         check_dims("features", self.features, ("n", "d"))
@@ -46,6 +49,10 @@ class FeatureField:
         if self.features.shape[1] < 1:
             raise SplatsegError(f"features: expected at least one channel, found shape {tuple(self.features.shape)}")
         check_finite("features", self.features)
+        if self.segments is not None and len(self.segments.weights) != len(self.features):
+            raise SplatsegError(
+                f"segments: expected sets of {len(self.features)} Gaussians, found {len(self.segments.weights)}"
+            )
 
     def __len__(self) -> int:
         return self.features.shape[0]
@@ -59,8 +66,18 @@ class FeatureField:
         """(n, d) features of length 1 (0 where a feature is zero), computed once: the clicks' matrix."""
         return unit_features(self.features.detach())
 
+    @cached_property
+    def confidence(self) -> Tensor:
+        """(n,) share of the views of a Gaussian that agree on what it lies in, on the CPU; 0 where none was asked."""
+        return torch.zeros(len(self)) if self.segments is None else torch.from_numpy(self.segments.agreed)
+
+    def tensors(self) -> list[Tensor]:
+        """All that the field holds, for digests."""
+        segments = {} if self.segments is None else self.segments.to_tensors()
+        return [self.features, *(segments[name] for name in sorted(segments))]
+
     def to(self, device: torch.device | str) -> FeatureField:
-        return FeatureField(self.features.to(device), self.fingerprint)
+        return FeatureField(self.features.to(device), self.fingerprint, self.segments)
 
     def check_matches(self, gaussians: Gaussians, name: str = "features") -> None:
         """Raise :class:`SplatsegError` unless this field was fitted on ``gaussians``; ``name`` opens the message."""
@@ -75,19 +92,23 @@ class FeatureField:
             )
 
     def save(self, path: Path | str) -> None:
-        """Write safetensors: tensor ``features`` and metadata ``fingerprint``; the file appears whole or not at all.
+        """Write safetensors: ``features``, those of ``segments.to_tensors()`` where there are any, and metadata
+        ``fingerprint``; the file appears whole or not at all.
 
         Raises:
             SplatsegError: the folder cannot be written to, or the disk is full.
         """
         tensors = {"features": self.features.detach().cpu().contiguous()}
+        if self.segments is not None:
+            tensors |= self.segments.to_tensors()
         content = save(tensors, metadata={"format": FORMAT, "fingerprint": self.fingerprint})
         with atomic_write(path) as partial:
             partial.write_bytes(content)
 
     @classmethod
     def load(cls, path: Path | str, gaussians: Gaussians | None = None) -> FeatureField:
-        """Read what :meth:`save` wrote; given ``gaussians``, on their device and only if fitted on them.
+        """Read what :meth:`save` wrote; given ``gaussians``, on their device and only if fitted on them. Files of older
+        versions hold no segments.
 
         Raises:
             SplatsegError: the file is missing, corrupt, of another format, non-finite, or of another splat.
@@ -100,6 +121,7 @@ class FeatureField:
                 metadata = file.metadata() or {}
                 keys = list(file.keys())
                 features = file.get_tensor("features") if "features" in keys else None
+                stored = {name: file.get_tensor(name) for name in keys if name.startswith("segments.")}
         except (SafetensorError, OSError, RuntimeError) as error:
             raise SplatsegError(f"{path}: expected a whole safetensors file, found a broken one ({error})") from None
         if metadata.get("format") != FORMAT or features is None or "fingerprint" not in metadata:
@@ -108,7 +130,8 @@ class FeatureField:
                 f"found format {metadata.get('format')!r} with tensors {keys}"
             )
         try:
-            field = cls(features, metadata["fingerprint"])
+            segments = Segments.from_tensors(stored, len(features)) if stored else None
+            field = cls(features, metadata["fingerprint"], segments)
         except SplatsegError as error:
             raise SplatsegError(f"{path}: {error}") from None
         if gaussians is None:

@@ -260,6 +260,9 @@ def _result(field: FeatureField, scored: ScoredQuery, weights: Tensor | None) ->
     proposed: tuple[float | None, float | None] = (None, None)
     if weights is not None:
         query = Query(scored.feature[None], scored.feature.new_zeros((0, field.dim)))
-        masks = [scored.scores > level.threshold for level in propose_levels(scores(field, query), weights)]
+        masks = [
+            scored.scores > level.threshold
+            for level in propose_levels(scores(field, query), weights, segments=field.segments)
+        ]
         proposed = (max(iou(m, scored.truth1) for m in masks), max(iou(m, scored.truth2) for m in masks))
     return QueryResult(scored.query, first.iou, second.iou, first.threshold, second.threshold, *proposed)

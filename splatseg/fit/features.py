@@ -31,10 +31,12 @@ from splatseg.core.field import FeatureField
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.progress import Progress
 from splatseg.core.scene import View
+from splatseg.core.segments import Segments
 from splatseg.fit.hooks import FitHooks
 from splatseg.fit.malloc import freed_memory_kept
 from splatseg.fit.mask_clustering import MaskClusteringConfig, find_segments
 from splatseg.fit.pixel_pools import PixelPool, SamplingConfig, draw_batch, sample_pool
+from splatseg.fit.regions import RegionConfig, complete, nearest_of
 from splatseg.fit.segment_features import SegmentFeatureConfig, segment_features
 from splatseg.masks.hierarchy import PatchHierarchy
 from splatseg.ops import (
@@ -75,6 +77,7 @@ class FeatureConfig:
     hold_segments: bool = True
     """Keep those codes; the loss trains the other Gaussians only."""
     mask_clustering: MaskClusteringConfig = field(default_factory=MaskClusteringConfig)
+    regions: RegionConfig = field(default_factory=RegionConfig)
     segment_features: SegmentFeatureConfig = field(default_factory=SegmentFeatureConfig)
     loss: LossConfig = field(default_factory=lambda: BEST_LOSS)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -226,7 +229,8 @@ def fit_features(
             if time.monotonic() - last_saved > hooks.checkpoint_seconds:
                 hooks.save_checkpoint({**trainer.checkpoint(done), "seconds": seconds})
                 last_saved = time.monotonic()
-    return FeatureField(trainer.features.detach().cpu(), gaussians.fingerprint())
+    trainer.fill()
+    return FeatureField(trainer.features.detach().cpu(), gaussians.fingerprint(), trainer.segments)
 
 
 class FeatureTrainer:
@@ -240,14 +244,14 @@ class FeatureTrainer:
         self.gaussians = gaussians.detach()
         self.views = views
         self.config = config
-        noise = torch.randn(len(gaussians), config.dim, generator=torch.Generator().manual_seed(config.seed))
-        self.features = (noise * config.init_sigma).to(gaussians.device)
+        self.features = self._noise()
         self.optimizer = SparseFeatureAdam(self.features, AdamConfig(lr=config.lr, norm_weight=config.loss.norm_weight))
         self.replays = can_replay(self.features) and not config.full_render
         self.pools = PoolCache(self.gaussians, views, hierarchy_of, config.sampling, config.seed, self.replays)
         self._replayed: PooledSteps | None = None
         self.held: Tensor | None = None
         """(n,) bool: Gaussians in an agreed segment, which ``hold_segments`` keeps; None before :meth:`start`."""
+        self.segments: Segments | None = None
 
     def start(self, quiet: bool = True) -> int:
         """Set the first features as ``config.init`` says; returns 0, the number of steps done."""
@@ -255,13 +259,32 @@ class FeatureTrainer:
         if self.config.init == "segments":
             with Progress(len(self.views), "segments", quiet=quiet) as progress:
                 pools = self._evidence(progress)
-                segments = find_segments(pools, len(self.gaussians), self.config.mask_clustering, self.config.seed)
-            codes = segment_features(segments, self.config.dim, self.config.segment_features, self.config.seed)
+                found = find_segments(pools, len(self.gaussians), self.config.mask_clustering, self.config.seed)
+            self.segments = complete(found, self.gaussians, self.config.regions)
+            codes = segment_features(self.segments, self.config.dim, self.config.segment_features, self.config.seed)
             codes = codes.to(self.features.device)
-            self.held = (codes != 0).any(dim=1)
-            self.features[self.held] = codes[self.held]
+            known = (codes != 0).any(dim=1)
+            self.features[known] = codes[known]
+            # What no view was seen to show has its neighbour's code to begin with; the loss may know better.
+            self.held = known & torch.from_numpy(self.segments.weights > 0).to(known.device)
         self._hold()
         return 0
+
+    def _noise(self) -> Tensor:
+        generator = torch.Generator().manual_seed(self.config.seed)
+        noise = torch.randn(len(self.gaussians), self.config.dim, generator=generator)
+        return (noise * self.config.init_sigma).to(self.gaussians.device)
+
+    def fill(self) -> None:
+        """Give Gaussians that neither segments nor the loss have moved from their noise the feature of the nearest one
+        that has one. Without agreed segments the noise stays, as published."""
+        unmoved = (self.features == self._noise()).all(dim=1)
+        if self.segments is None or not bool(unmoved.any()) or bool(unmoved.all()):
+            return
+        means = self.gaussians.means.cpu().numpy()
+        blank, known = unmoved.cpu().numpy().nonzero()[0], (~unmoved).cpu().numpy().nonzero()[0]
+        nearest = torch.from_numpy(known[nearest_of(means[known], means[blank])]).to(self.features.device)
+        self.features[unmoved] = self.features[nearest]
 
     def _evidence(self, progress: Progress) -> Iterator[PixelPool]:
         """A pool a view, of pixels in and outside masks; none is kept."""
@@ -356,7 +379,8 @@ class FeatureTrainer:
 
     def checkpoint(self, done: int) -> dict[str, Any]:
         """Everything :meth:`restore` needs to go on after ``done`` steps as if nothing had happened."""
-        return {"step": done, "features": self.features, "held": self.held, **self.optimizer.state_dict()}
+        segments = {} if self.segments is None else self.segments.to_tensors()
+        return {"step": done, "features": self.features, "held": self.held, **segments, **self.optimizer.state_dict()}
 
     def restore(self, saved: dict[str, Any]) -> int:
         """Take the state over; returns the number of steps already done."""
@@ -367,6 +391,8 @@ class FeatureTrainer:
             )
         self.features.copy_(saved["features"])
         self.held = saved["held"].to(self.features.device)
+        stored = {name: value for name, value in saved.items() if name.startswith("segments.")}
+        self.segments = Segments.from_tensors(stored, len(self.features)) if stored else None
         self._hold()
         self.optimizer.load_state_dict(saved)
         return int(saved["step"])

@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from splatseg.core.errors import SplatsegError
+from splatseg.core.segments import Segments
 from splatseg.fit.pixel_pools import PixelPool
 from splatseg.ops.mask_products import MaskEvidence, gather
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
+ENOUGH = 0.3  # of what the best view shows of a segment: a view that shows less can neither confirm nor refute it
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class MaskClusteringConfig:
         late_iou: ... from which masks do that have then found no segment: small parts, which overlap less for the same
             error at their border. ``seed_iou`` turns it off.
         min_iou: overlap from which a mask counts as one of a segment's.
-        min_views: a segment that fewer views show is dropped.
+        min_views: a segment that fewer views show is dropped; where only few views see a third of it, one that fewer
+            than half of them show, or a single one.
         min_share: ... and one that is shown in less than this share of the views that see a third of it.
         duplicate_iou: overlap from which two segments are one.
         min_weight: a view sees a Gaussian whose blending weights sum to more in its pool.
@@ -79,23 +82,9 @@ class MaskClusteringConfig:
             if getattr(self, name) < 1:
                 raise SplatsegError(f"mask_clustering.{name}: expected at least 1, found {getattr(self, name)}")
 
-
-@dataclass(frozen=True, eq=False)
-class Segments:
-    """Sets of Gaussians that several views agree on.
-
-    Attributes:
-        inside: (n, s) sparse bool: Gaussian g belongs to segment k.
-        weights: (n,) float32 mean blending weight of a Gaussian in the pools that see it; 0 where none does.
-        views: (s,) int64 views with a mask of the segment.
-    """
-
-    inside: sparse.csr_matrix
-    weights: Floats
-    views: Ints
-
-    def __len__(self) -> int:
-        return int(self.inside.shape[1])
+    def needed(self, could: Ints) -> Ints:
+        """Views that must show what ``could`` views see: half of them, two at least and ``min_views`` at most."""
+        return np.minimum(np.maximum(-(-could // 2), 2), self.min_views)
 
 
 def find_segments(
@@ -111,15 +100,16 @@ def find_segments(
     """
     evidence = gather(pools, count, config.min_weight)
     if evidence is None:
-        return Segments(sparse.csr_matrix((count, 0), dtype=bool), np.zeros(count, np.float32), np.zeros(0, np.int64))
+        return Segments.none(count)
     compared = evidence
     if count > config.max_gaussians:
         chosen = np.random.default_rng(seed).choice(count, config.max_gaussians, replace=False)
         compared = evidence.rows(np.sort(chosen))
     agreement = compared.agreement(config.late_iou)
+    needed = config.needed(_could(compared.shown()))
     owner = np.full(len(compared.view), -1, np.int64)
     for iou in dict.fromkeys((config.seed_iou, config.late_iou)):
-        owner = _group(agreement, owner, iou, config.min_views)
+        owner = _group(agreement, owner, iou, needed)
         for _ in range(config.rounds):
             owner = _hand_out(compared, owner, config)
     inside = evidence.vote(owner)
@@ -127,16 +117,26 @@ def find_segments(
         inside = _nest(inside, evidence.mutual(inside), config.nesting)
     view = evidence.view
     views = np.array([len(np.unique(view[owner == k])) for k in range(inside.shape[1])], np.int64)
+    could = np.maximum(_could(evidence.shown(inside)), views)
+    agreed = evidence.agreed(owner, inside)
+    covered = evidence.agreed(np.zeros(len(view), np.int64), sparse.csr_matrix(np.ones((count, 1), np.float32)))
     if config.rest < 1 and len(views):
         rests, parents = _rests(inside, evidence, config)
-        inside, views = sparse.hstack([inside, *rests]).tocsr(), np.concatenate([views, views[parents]])
-    return Segments(inside.astype(bool), evidence.weights, views)
+        inside = sparse.hstack([inside, *rests]).tocsr()
+        views, could = (np.concatenate([counts, counts[parents]]) for counts in (views, could))
+    return Segments(inside.astype(bool), evidence.weights, views, could, agreed, covered)
 
 
-def _group(agreement: sparse.coo_matrix, owner: Ints, iou: float, min_views: int) -> Ints:
+def _could(shown: Floats) -> Ints:
+    """(s,) views that see more than :data:`ENOUGH` of what the best one sees, by the weight (s, views) each does."""
+    return (shown > ENOUGH * shown.max(axis=1, initial=0, keepdims=True)).sum(axis=1)
+
+
+def _group(agreement: sparse.coo_matrix, owner: Ints, iou: float, needed: Ints) -> Ints:
     """(m,) segment of each mask, -1 for none: those of ``owner`` and new ones among the masks that have none there.
 
-    The mask that most others agree with takes those, and so on.
+    A segment takes as many masks as ``needed`` (m,) says of its first. The mask that most others agree with takes
+    those, and so on.
     """
     a = agreement
     free = (a.data >= iou) & (owner[a.row] < 0) & (owner[a.col] < 0)
@@ -146,7 +146,7 @@ def _group(agreement: sparse.coo_matrix, owner: Ints, iou: float, min_views: int
     for mask in np.argsort(-np.diff(graph.indptr), kind="stable"):
         others = graph.indices[graph.indptr[mask] : graph.indptr[mask + 1]]
         members = np.append(others[owner[others] < 0], mask)
-        if owner[mask] < 0 and len(members) >= min_views:
+        if owner[mask] < 0 and len(members) >= needed[mask]:
             owner[members] = found
             found += 1
     return owner
@@ -158,6 +158,8 @@ def _hand_out(evidence: MaskEvidence, owner: Ints, config: MaskClusteringConfig)
     sets = sets[:, _distinct(evidence.mutual(sets), np.bincount(owner[owner >= 0]), config.duplicate_iou)]
     overlap, shown = evidence.matches(sets, config.min_iou)
     order = np.argsort(overlap.data, kind="stable")
+    could = _could(shown)
+    needed = config.needed(could)
     best = np.full(len(owner), -1, np.int64)
     best[overlap.row[order]] = overlap.col[order]  # the last, i.e. largest, assignment stays
     result = np.full(len(owner), -1, np.int64)
@@ -165,8 +167,7 @@ def _hand_out(evidence: MaskEvidence, owner: Ints, config: MaskClusteringConfig)
     for segment in range(sets.shape[1]):
         members = np.flatnonzero(best == segment)
         views = len(np.unique(view[members]))
-        could = int((shown[segment] > 0.3 * shown[segment].max()).sum())
-        if views >= max(config.min_views, config.min_share * could):
+        if views >= max(needed[segment], config.min_share * could[segment]):
             result[members] = found
             found += 1
     return result

@@ -310,7 +310,7 @@ class Fit:
         stage = Stage.of(
             "labels",
             geometry=gaussians.fingerprint(),
-            features=tensors_digest([field.features]),
+            features=tensors_digest(field.tensors()),
             settings=self._plain(self.config.clusters),
         )
         if self._is_done(stage):

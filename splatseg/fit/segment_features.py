@@ -18,7 +18,7 @@ from torch import Tensor
 
 from splatseg.core.errors import SplatsegError
 from splatseg.core.field import unit_features
-from splatseg.fit.mask_clustering import Segments
+from splatseg.core.segments import Segments
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class SegmentFeatureConfig:
         steps: steps of Adam, at rate ``lr`` falling to 2 % of it.
         margin: wanted distance between the lowest cosine inside a segment and the highest outside.
         sharpness: of the smooth minimum, maximum and hinge; smaller gives codes of small parts that coincide.
-        patterns: at most so many, those that fill most of the pixels, shape the codes; the others follow from them.
+        patterns: at most so many of those in segments that views confirm, those that fill most of the pixels, shape the
+            codes (regions do beside them, all of them); the others follow from them.
             Patterns beyond the real ones are borders of masks that do not quite agree: their wishes cost the others.
     """
 
@@ -58,25 +59,18 @@ def segment_features(
     """
     if not len(segments):
         return torch.zeros(len(segments.weights), dim)
-    pattern, table = _patterns(segments)
-    weight = np.bincount(pattern, weights=segments.weights, minlength=len(table))
+    pattern, table = segments.patterns
+    weight = segments.pattern_weights()
     weight[~table.any(axis=1)] = 0
-    chosen = np.argsort(-weight, kind="stable")[: config.patterns]
-    chosen = chosen[weight[chosen] > 0]
+    order = np.argsort(-weight, kind="stable")
+    order = order[weight[order] > 0]
+    confirmed = table[order][:, segments.views > 0].any(axis=1)
+    chosen = np.concatenate([order[confirmed][: config.patterns], order[~confirmed]])
     if not len(chosen):
         return torch.zeros(len(segments.weights), dim)
     inside = torch.from_numpy(table[chosen])
     codes = fit_nested_features(inside, torch.from_numpy(weight[chosen]).float(), dim, config, seed)
     return unit_features(torch.from_numpy(table).float() @ codes)[torch.from_numpy(pattern)]
-
-
-def _patterns(segments: Segments) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) int64 pattern of each Gaussian, and (k, s) bool segments of each pattern."""
-    # Sums of random 64-bit numbers stand for sets: two different sets share one with probability 2^-64 a pair.
-    names = np.random.default_rng(0).integers(-(2**62), 2**62, len(segments))
-    keys = segments.inside.astype(np.int64) @ names
-    _, first, pattern = np.unique(keys, return_index=True, return_inverse=True)
-    return pattern.ravel(), segments.inside[first].toarray().astype(bool)
 
 
 def fit_nested_features(inside: Tensor, weights: Tensor, dim: int, config: SegmentFeatureConfig, seed: int) -> Tensor:

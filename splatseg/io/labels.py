@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from splatseg.core.atomic import atomic_write, write_text
 from splatseg.core.errors import DAMAGED, SplatsegError
@@ -28,13 +29,19 @@ def label_columns(tree: LabelTree) -> dict[str, NDArray[np.int32]]:
 
 
 def save_labels(
-    path: Path | str, gaussians: Gaussians, tree: LabelTree, sidecar: bool = False, report: Report | None = None
+    path: Path | str,
+    gaussians: Gaussians,
+    tree: LabelTree,
+    sidecar: bool = False,
+    report: Report | None = None,
+    confidence: Tensor | None = None,
 ) -> list[Path]:
     """Write the splat with its labels, and the tree as JSON beside it (same name, ``.json``).
 
     The labels are integer properties after the standard ones; with ``sidecar`` the PLY holds the standard
     properties alone and the labels go to an ``.npz`` of the same name, for viewers that refuse what they do not
-    know. ``report`` is called with a file's name and the share of it written; it may raise to stop.
+    know. ``report`` is called with a file's name and the share of it written; it may raise to stop. ``confidence``
+    (n,) in [0, 1] goes beside the labels as an integer property, in percent.
 
     Returns:
         The files written.
@@ -45,6 +52,8 @@ def save_labels(
     path = Path(path)
     check_tree(gaussians, tree)
     columns = label_columns(tree)
+    if confidence is not None:
+        columns["confidence"] = (100 * confidence).round().int().cpu().numpy()
     written = [path, path.with_suffix(".json")]
     if sidecar:
         written.append(path.with_suffix(".npz"))

@@ -59,6 +59,15 @@ class MaskEvidence(Protocol):
         """(s, s) weight that each two sets share; on the diagonal, of each."""
         ...
 
+    def shown(self, sets: sparse.csr_matrix | None = None) -> Floats:
+        """(s, views) weight that each view sees of each set; of the masks where none are given."""
+        ...
+
+    def agreed(self, owner: Ints, sets: sparse.csr_matrix) -> Floats:
+        """(n,) share of the views that see a Gaussian in which a mask holds it whose set (``owner``, -1 for none) does,
+        too; 0 where no view sees it."""
+        ...
+
 
 def gather(pools: Iterable[Pool], count: int, min_weight: float) -> MaskEvidence | None:
     """What all views say of ``count`` Gaussians; None where there are no pools.
@@ -255,6 +264,23 @@ class BlockedEvidence:
         chosen = Rows.from_scipy(sets, self.mean.device)
         blocks = [shared.cpu() for _, shared in self._products(chosen, chosen)]
         return torch.cat(blocks).numpy() if blocks else np.zeros((0, 0), np.float32)
+
+    def shown(self, sets: sparse.csr_matrix | None = None) -> Floats:
+        return self._shown(self.masks if sets is None else Rows.from_scipy(sets, self.mean.device)).cpu().numpy()
+
+    def agreed(self, owner: Ints, sets: sparse.csr_matrix) -> Floats:
+        of_mask, chosen = torch.from_numpy(owner).to(self.mean.device), Rows.from_scipy(sets, self.mean.device)
+        views, shares = self.seen.width, []
+        for first, end in _blocks(len(self.masks), max(chosen.width, views)):
+            row, mask, _ = self.masks.entries(first, end)
+            row, mask = row[of_mask[mask] >= 0], mask[of_mask[mask] >= 0]
+            member = chosen.dense(first, end, torch.bool)
+            held = member[row, of_mask[mask]]
+            agreeing = torch.zeros((end - first) * views, dtype=torch.bool, device=row.device)
+            agreeing[row[held] * views + self.mask_view[mask[held]]] = True
+            seen = self.seen.offsets[first : end + 1].diff().clamp_min(1)
+            shares.append((agreeing.view(end - first, views).sum(1) / seen).float().cpu())
+        return torch.cat(shares).numpy()
 
     def _shown(self, sets: Rows) -> Tensor:
         """(s, views) float32 weight that each view sees of each set."""

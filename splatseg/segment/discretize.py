@@ -6,6 +6,10 @@
 3. A cluster that lies in several places is split into connected pieces, crumbs go to what surrounds them: the leaves.
 4. The leaves are joined by average linkage over feature distance plus a penalty for gaps in space, so that alike things
    far apart do not become one object. Cutting the tree where it is most stable gives the levels.
+
+Where the field knows what the masks of several views agree on, every such segment is a label
+(:mod:`splatseg.segment.agreed`): the leaves above are read where no segment is, and the linkage joins the segments
+that lie in no other.
 """
 
 from __future__ import annotations
@@ -27,7 +31,9 @@ from splatseg.core.errors import SplatsegError
 from splatseg.core.field import FeatureField
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.label_tree import LabelTree, tree_from_leaves
+from splatseg.core.segments import nest
 from splatseg.ops.spanning_tree import all_pairs_pay, reachability_tree
+from splatseg.segment.agreed import Leaves, family_leaves
 from splatseg.segment.neighbors import (
     LONG_EDGE,
     absorb_small,
@@ -113,12 +119,36 @@ def discretize(
     report("splitting", 0.85)
     size = scene_size(means)
     pieces = split_components(labels, neighbours, distances, LONG_EDGE * size)
-    leaves = absorb_small(pieces, labels, neighbours, min(config.min_gaussians, len(means)))
+    smallest = min(config.min_gaussians, len(means))
     report("levels", 0.95)
-    cuts, default = cut_levels(leaf_distances(means, unit, leaves, size, config.gap_penalty), config.levels)
-    tree = tree_from_leaves(leaves, cuts, default)
+    if field.segments is None or not len(field.segments):
+        leaves = absorb_small(pieces, labels, neighbours, smallest)
+        leaves = np.unique(leaves, return_inverse=True)[1].ravel().astype(np.int64)
+        cuts, default = cut_levels(leaf_distances(means, unit, leaves, size, config.gap_penalty), config.levels)
+        tree = tree_from_leaves(leaves, cuts, default)
+    else:
+        found = family_leaves(field.segments, nest(field.segments), pieces, neighbours, smallest)
+        tree = _family_tree(found, lambda items: leaf_distances(means, unit, items, size, config.gap_penalty), config)
     report("done", 1.0)
     return tree
+
+
+def _family_tree(
+    leaves: Leaves, distances: Callable[[NDArray[np.int64]], NDArray[np.float64]], config: ClusterConfig
+) -> LabelTree:
+    """Cuts of the tree of what stands at the family's top, then the family depth by depth, then the leaves.
+
+    As many levels as the family is deep and two above, where ``config.levels`` are fewer. Shown first is the family's
+    top: what views agree on and no other agreed thing holds.
+    """
+    deep = leaves.chain.shape[1]
+    top = np.unique(leaves.chain[:, 0], return_inverse=True)[1].ravel().astype(np.int64)
+    cuts = cut_levels(distances(top[leaves.leaf]), max(config.levels - deep + 1, 3))[0]
+    levels = [cut[top] for cut in cuts] + [np.unique(c, return_inverse=True)[1].ravel() for c in leaves.chain.T[1:]]
+    last = np.arange(len(leaves.chain))
+    if len(np.unique(levels[-1])) < len(last):
+        levels.append(last)
+    return tree_from_leaves(leaves.leaf, levels, len(cuts) - 1)
 
 
 def cluster_centres(

@@ -7,6 +7,10 @@ size of a selection two of them overlap by IoU = V(theta) / V(theta'). The k pro
 the expected IoU of the right selection with the nearest proposal. Where the field holds a hierarchy, V rests while
 a thing is whole and climbs while the next is swallowed: a rest counts by its width and is covered by one proposal
 in full, a climb is cheap to pass over. Solved exactly by dynamic programming (k-medoids in one dimension).
+
+Where it is known what the masks of several views agree on (``Segments``), an angle at which the selection is such a
+segment is likelier than others: it counts for ``agreed`` of all plausible angles times the segment's confidence, shared
+among the segments that some selection of the query equals.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from torch import Tensor
 
 from splatseg.core.errors import SplatsegError, check_dims
 from splatseg.core.gaussians import Gaussians
+from splatseg.core.segments import Segments
 from splatseg.segment.scores import Scores
 
 
@@ -37,6 +42,9 @@ class LevelConfig:
         bins: resolution of the angle over [0, pi].
         smallest: share of the splat below which nothing is proposed.
         largest: share above which nothing is proposed (the whole scene is no answer to a click).
+        agreed: how much the angles count at which a selection is an agreed segment, beside 1 for all plausible ones.
+            0, the default, turns it off: it did not help on both dev scenes (docs/evaluation.md).
+        alike: overlap from which a selection is a segment.
     """
 
     at_least: int = 2
@@ -48,6 +56,8 @@ class LevelConfig:
     bins: int = 256
     smallest: float = 1e-5
     largest: float = 0.95
+    agreed: float = 0.0
+    alike: float = 0.7
 
     def __post_init__(self) -> None:
         if not 1 <= self.at_least <= self.at_most:
@@ -70,11 +80,14 @@ class Level:
         share: selected share of the splat (by the weights), in (0, 1].
         stability: share of the plausible thresholds that it stands for, each counted by the IoU of its selection with
             this one; the levels' sum is the expected IoU.
+        confidence: views that agree / views that could, of the agreed segment that it is, times the overlap with that;
+            0 where it is none.
     """
 
     threshold: float
     share: float
     stability: float
+    confidence: float = 0.0
 
 
 def surface_weights(gaussians: Gaussians) -> Tensor:
@@ -86,12 +99,16 @@ def surface_weights(gaussians: Gaussians) -> Tensor:
     return weights / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
 
 
-def propose_levels(scores: Scores, weights: Tensor, config: LevelConfig | None = None) -> tuple[Level, ...]:
+def propose_levels(
+    scores: Scores, weights: Tensor, config: LevelConfig | None = None, segments: Segments | None = None
+) -> tuple[Level, ...]:
     """Propose nested selections for one query, the smallest first.
 
     Args:
         scores: what the clicks gave.
         weights: (n,) how much each Gaussian counts (:func:`surface_weights`).
+        config: settings.
+        segments: what views agree on (``FeatureField.segments``): selections that are such a segment come first.
 
     Returns:
         ``at_least`` to ``at_most`` levels of rising share and falling threshold; fewer where the scores hold fewer
@@ -105,37 +122,69 @@ def propose_levels(scores: Scores, weights: Tensor, config: LevelConfig | None =
     total = float(weights.sum())
     if not total > 0:
         raise SplatsegError(f"weights: expected a positive sum, found {total}")
-    share = _share_within(scores.values, weights / total, config.bins)
+    index = _bins(scores.values, config.bins)
+    share = torch.bincount(index, weights / total, config.bins).double().cumsum(0).cpu().numpy()
     angles = np.linspace(0, np.pi, config.bins + 1)[1:]
     closest = float(scores.values.max().clamp(-1, 1).acos())
     plausible = (angles >= max(config.nearest, closest + config.spread)) & (angles <= config.farthest)
+    certain, prior = np.zeros(config.bins), np.zeros(config.bins)
+    if segments is not None and (segments.views > 0).any():
+        certain, prior = _standing(index, weights / total, share, segments, config)
+        prior = np.where(plausible, prior, 0)
     plausible &= (share >= config.smallest) & (share <= config.largest)
     bins = np.flatnonzero(plausible)
     if not len(bins):
         first = int(np.argmax(share > 0))
         return (Level(float(np.cos(angles[first])), float(share[first]), 1.0),)
-    covers = cover(np.log(share[bins]), config.at_most)
+    likely = 1 / len(bins) + config.agreed * prior[bins]
+    covers = cover(np.log(share[bins]), config.at_most, likely / likely.sum())
     best = covers[0]
     for found in covers[1:]:
         worth = sum(value for _, value in found) - sum(value for _, value in best)
         if len(found) > config.at_least and worth < config.gain:
             break
         best = found
-    return tuple(Level(float(np.cos(angles[bins[i]])), float(share[bins[i]]), value) for i, value in best)
+    return tuple(
+        Level(float(np.cos(angles[bins[i]])), float(share[bins[i]]), value, float(certain[bins[i]]))
+        for i, value in best
+    )
 
 
-def cover(log_sizes: NDArray[np.float64], most: int) -> list[list[tuple[int, float]]]:
+def _standing(
+    index: Tensor, weights: Tensor, share: NDArray[np.float64], segments: Segments, config: LevelConfig
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(bins,) confidence of the segment that the selection within each bin's angle is, and how likely, summing to the
+    mean confidence of those, that segment is meant."""
+    pattern, table = segments.pattern_on(index.device), segments.patterns[1]
+    counts = torch.bincount(pattern * config.bins + index, weights, len(table) * config.bins)
+    within = counts.double().view(len(table), config.bins).cumsum(1).cpu().numpy()
+    agreed = segments.views > 0
+    inside = table[:, agreed].T.astype(np.float64) @ within
+    overlap = inside / np.maximum(inside[:, -1:] + share - inside, 1e-12)
+    best = overlap.argmax(axis=1)
+    reached = overlap[np.arange(len(best)), best]
+    certain = (overlap * (overlap >= config.alike) * segments.confidence[agreed][:, None]).max(axis=0)
+    # A thing rests at all angles up to the next one's: any of them selects it.
+    rests = (overlap >= reached[:, None] - 0.02) & (reached >= config.alike)[:, None]
+    mass = reached * segments.confidence[agreed] / np.maximum(rests.sum(axis=1), 1)
+    return certain, mass @ rests / max(int((reached >= config.alike).sum()), 1)
+
+
+def cover(
+    log_sizes: NDArray[np.float64], most: int, likely: NDArray[np.float64] | None = None
+) -> list[list[tuple[int, float]]]:
     """The best 1, 2, .. ``most`` of n nested selections to stand for all of them.
 
     Args:
-        log_sizes: (n,) ascending logarithms of their sizes; all are equally plausible.
+        log_sizes: (n,) ascending logarithms of their sizes.
+        likely: (n,) how plausible each is, summing to 1; all equally if not given.
 
     Returns:
         For each number up to ``most`` (at most the number of different sizes): the picked selections, ascending,
         and the mean over all n of the IoU with the picked one that stands for them, as far as this one does.
     """
     n = len(log_sizes)
-    overlap = np.exp(-np.abs(log_sizes[:, None] - log_sizes[None])) / n
+    overlap = np.exp(-np.abs(log_sizes[:, None] - log_sizes[None])) * (1 / n if likely is None else likely[None])
     summed = np.concatenate([np.zeros((n, 1)), overlap.cumsum(1)], axis=1)
     # worth[a, b]: what the best single pick covers of the run a..b-1, and which one it is.
     worth, pick = np.full((n + 1, n + 1), -np.inf), np.zeros((n + 1, n + 1), np.int64)
@@ -166,9 +215,6 @@ def _picked(
     return [(int(pick[a, b]), float(worth[a, b])) for a, b in reversed(runs)]
 
 
-def _share_within(values: Tensor, weights: Tensor, bins: int) -> np.ndarray:
-    """(bins,) float64 share of the weight within each bin's upper angle of the query."""
-    angles = values.clamp(-1, 1).acos()
-    index = (angles * (bins / np.pi)).long().clamp_(0, bins - 1)
-    mass = torch.bincount(index, weights=weights, minlength=bins).double()
-    return mass.cumsum(0).cpu().numpy()
+def _bins(values: Tensor, bins: int) -> Tensor:
+    """(n,) int64 bin of the angle of each score over [0, pi]."""
+    return (values.clamp(-1, 1).acos() * (bins / np.pi)).long().clamp_(0, bins - 1)

@@ -73,16 +73,20 @@ def split_components(
 
 
 def absorb_small(
-    pieces: NDArray[np.int64], labels: NDArray[np.int64], neighbours: NDArray[np.int64], smallest: int
+    pieces: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    neighbours: NDArray[np.int64],
+    smallest: int,
+    kept: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.int64]:
     """Hand the Gaussians of pieces with fewer than ``smallest`` members to the large pieces around them.
 
     Each goes to the large piece that most of its neighbours belong to, in rounds from the rim inward; what no large
-    piece touches goes to the largest piece of its own label, or of all where its label has none. Returns pieces
-    0..c-1.
+    piece touches goes to the largest piece of its own label, or of all where its label has none. ``kept`` (c,) pieces
+    stay, however small. Returns the number of the piece (n,) that each Gaussian ends in.
     """
     counts = np.bincount(pieces)
-    large = counts >= smallest
+    large = (counts >= smallest) if kept is None else (counts >= smallest) | kept
     if not large.any():
         large = np.arange(len(counts)) == counts.argmax()
     result = np.where(large[pieces], pieces, -1)
@@ -95,8 +99,7 @@ def absorb_small(
         best = np.take_along_axis(offered, votes.argmax(1)[:, None], 1)[:, 0] if offered.shape[1] else result[orphans]
         result[orphans] = best
     home = _largest_piece(pieces, labels, large)
-    result = np.where(result < 0, home[labels], result)
-    return np.unique(result, return_inverse=True)[1].astype(np.int64)
+    return np.where(result < 0, home[labels], result)
 
 
 def _largest_piece(pieces: NDArray[np.int64], labels: NDArray[np.int64], large: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -35,6 +35,8 @@ from splatseg.segment.clicks import EMPTY_ALPHA, Query
 
 GATE_WIDTH = 0.05  # of the gap between positive and negative clicks
 GATE_SHIFT = 0.6  # of the gap: so much nearer to a negative click is where a score is halved
+CLICKED = 0.01  # Gaussians whose score is so near the best one are what was clicked
+UNCONFIRMED = 0.02  # share of views that agree below which a click is one on what no masks tell of
 MIN_GAP = 1e-3  # clicks on the same thing: the gate stays finite
 
 
@@ -51,6 +53,11 @@ class Scores:
             SplatsegError: the threshold is not in [-1, 1].
         """
         return Selection(self.values > check_threshold(threshold))
+
+    def confidence(self, field: FeatureField) -> float:
+        """Mean share of the views that agree, over the Gaussians that score best: what was clicked."""
+        nearest = self.values >= self.values.max() - CLICKED
+        return float(field.confidence[nearest.cpu()].mean())
 
 
 def check_threshold(threshold: float) -> float:

@@ -23,8 +23,8 @@ from splatseg.segment.scores import project_selection
 from splatseg.session.session import Session
 from splatseg.session.workspace import Workspace
 
-DisplayMode = Literal["photo", "features", "labels", "depth", "scores"]
-DISPLAY_MODES: tuple[DisplayMode, ...] = ("photo", "features", "labels", "depth", "scores")
+DisplayMode = Literal["photo", "features", "labels", "depth", "scores", "confidence"]
+DISPLAY_MODES: tuple[DisplayMode, ...] = ("photo", "features", "labels", "depth", "scores", "confidence")
 HIGHLIGHT = np.array([255, 120, 0], np.float32)
 UNLABELLED = 150
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -51,7 +51,8 @@ class Look:
     """How a session is shown.
 
     Attributes:
-        mode: photo colours, feature PCA, labels and objects, depth, or the scores of the last click.
+        mode: photo colours, feature PCA, labels and objects, depth, the scores of the last click, or how many of the
+            views that see a Gaussian agree on what it lies in.
         dim: what is not selected is greyed while something is.
         highlight: what is selected is tinted.
     """
@@ -164,6 +165,8 @@ class Painter:
             return basis.colors(space.field.unit[ids]).cpu().numpy().astype(np.float32)
         if mode == "labels":
             return self._label_colors()
+        if mode == "confidence":
+            return colormap(space.field.confidence[ids.cpu()].numpy())
         if mode == "scores":
             if self.session.active is None:
                 raise SplatsegError("heat map: expected a clicked thing, found none; click one first")

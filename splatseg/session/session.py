@@ -27,6 +27,7 @@ from splatseg.session.workspace import Workspace
 
 UNDO_BYTES = 400_000_000  # scores, masks and labels of one person's undo steps, at most so much (UNDO_STEPS steps)
 UNDO_STEPS = 500
+UNKNOWN = "no masks of several views hold what was clicked: the selection follows color and shape alone"
 Where = str | View | Camera
 Edit = Callable[[Content], Change]
 
@@ -43,7 +44,8 @@ class Session:
         level: which proposed level a click shows first; 0 is the smallest part.
 
     Attributes:
-        notice: what the last undo or redo left as another window has made it, as a line for people; else empty.
+        notice: a line for people, else empty: what the last undo or redo left as another window has made it, or that
+            the last click was on what no masks tell of.
     """
 
     def __init__(self, run: str | Path | Run | Workspace, level: int = 0) -> None:
@@ -167,10 +169,14 @@ class Session:
         pick = Pick.of(space.field, space.weights, query, level)
         tell(job, "selecting", 0.8)
         if mode == "replace":
-            return self._select("click", Selection.none(len(space)), (pick,))
-        if mode == "add":
-            return self._select("add", step.fixed, (*step.picks, pick))
-        return self._select(mode, combine_sets(self.selection, pick.selection(), mode))
+            found = self._select("click", Selection.none(len(space)), (pick,))
+        elif mode == "add":
+            found = self._select("add", step.fixed, (*step.picks, pick))
+        else:
+            found = self._select(mode, combine_sets(self.selection, pick.selection(), mode))
+        if not pick.confirmed(space.field):
+            self.notice = UNKNOWN
+        return found
 
     def _subtract(self, negative: Tensor, job: Job | None) -> Selection:
         tell(job, "scoring again", 0.3)

@@ -19,7 +19,7 @@ from splatseg.core.field import FeatureField
 from splatseg.core.selection import Selection
 from splatseg.segment.clicks import Query
 from splatseg.segment.levels import Level, propose_levels
-from splatseg.segment.scores import Scores, check_threshold, scores
+from splatseg.segment.scores import UNCONFIRMED, Scores, check_threshold, scores
 from splatseg.session.shared import Change
 
 Mode = Literal["replace", "add", "subtract", "intersect"]
@@ -49,12 +49,18 @@ class Pick:
     def of(cls, field: FeatureField, weights: Tensor, query: Query, level: int) -> Pick:
         """Score ``query`` and take its ``level``-th proposal, or the largest one if there are fewer."""
         found = scores(field, query)
-        levels = propose_levels(found, weights)
+        levels = propose_levels(found, weights, segments=field.segments)
         index = min(level, len(levels) - 1)
         return cls(query, found, levels, levels[index].threshold, index)
 
     def selection(self) -> Selection:
         return self.scores.above(self.threshold)
+
+    def confirmed(self, field: FeatureField) -> bool:
+        """Whether the masks of several views hold what was clicked; True for a field that does not know."""
+        if field.segments is None:
+            return True
+        return self.scores.confidence(field) >= UNCONFIRMED
 
     def at_level(self, index: int) -> Pick:
         """At a proposed level.
@@ -74,7 +80,9 @@ class Pick:
         """Scored again with ``negative`` (k, d) features unwanted; the threshold stays."""
         query = Query(self.query.positive, torch.cat([self.query.negative, negative]))
         found = scores(field, query)
-        return replace(self, query=query, scores=found, levels=propose_levels(found, weights), level=None)
+        return replace(
+            self, query=query, scores=found, levels=propose_levels(found, weights, segments=field.segments), level=None
+        )
 
 
 @dataclass(frozen=True, eq=False)

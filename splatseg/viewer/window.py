@@ -258,6 +258,7 @@ class Window:
                 self.session.pick_label(camera, u, v, mode)
             else:
                 self.session.click(camera, u, v, mode, self.doing)
+                self.say(self.session.notice)
 
         self.act(action)
 

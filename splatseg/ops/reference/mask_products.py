@@ -89,12 +89,27 @@ class SparseEvidence:
     def mutual(self, sets: sparse.csr_matrix) -> Floats:
         return np.asarray((sets.T @ (sparse.diags(self.weights) @ sets)).toarray())
 
+    def shown(self, sets: sparse.csr_matrix | None = None) -> Floats:
+        weighted = sparse.diags(self.weights) @ (self.masks if sets is None else sets)
+        return np.asarray((weighted.T @ (self.seen > 0).astype(np.float32)).toarray(), np.float32)
+
+    def agreed(self, owner: Ints, sets: sparse.csr_matrix) -> Floats:
+        count, views = self.seen.shape
+        agreeing = np.zeros(count, np.int64)
+        for first in range(0, count, CHUNK):
+            masks = self.masks[first : first + CHUNK].tocoo()
+            member = sets[first : first + CHUNK].toarray() != 0
+            used = owner[masks.col] >= 0
+            row, mask = masks.row[used].astype(np.int64), masks.col[used]
+            held = member[row, owner[mask]]
+            pairs = np.unique(row[held] * views + self.view[mask[held]])
+            agreeing[first : first + CHUNK] = np.bincount(pairs // views, minlength=member.shape[0])
+        return (agreeing / np.maximum(np.diff(self.seen.indptr), 1)).astype(np.float32)
+
     def _overlaps(self, sets: sparse.csr_matrix) -> tuple[sparse.coo_matrix, Floats]:
         """Shared weight (m, s) of masks and sets of Gaussians, and the weight (s, views) that each view sees of a
         set."""
-        weighted = sparse.diags(self.weights) @ sets
-        shown = (weighted.T @ (self.seen > 0).astype(np.float32)).toarray()
-        return (self.masks.T @ weighted).tocoo(), shown
+        return (self.masks.T @ (sparse.diags(self.weights) @ sets)).tocoo(), self.shown(sets)
 
 
 def observe(pool: Any, count: int) -> tuple[sparse.csr_matrix, Floats]:

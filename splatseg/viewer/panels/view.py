@@ -14,6 +14,7 @@ LOOKS: dict[str, DisplayMode] = {
     "features (PCA)": "features",
     "labels and objects": "labels",
     "depth": "depth",
+    "agreement of the views": "confidence",
 }
 NO_PHOTO = "free camera"
 

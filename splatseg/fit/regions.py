@@ -1,0 +1,249 @@
+"""What no mask covers, divided by geometry and colour: a tree of regions that stand in for segments there.
+
+Masks say nothing about a table that the segmenter never marked, but its Gaussians touch, look alike and face the same
+way. Regions grow on the graph of 3D neighbours: the two neighbouring regions whose union costs least (Ward's criterion:
+the rise of the summed squares of color, normal and place about the region's mean) become one, and so on. Color and
+normal are measured in units of what neighbours differ by in this splat, so that noise costs the same everywhere.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
+
+from splatseg.core.errors import SplatsegError
+from splatseg.core.gaussians import Gaussians
+from splatseg.core.segments import Segments
+
+COARSEST = 6  # regions at least, so that ground and sky are not one thing beside a table
+Doubles = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class RegionConfig:
+    """How what no mask covers is divided.
+
+    Attributes:
+        most: regions of the finest division; 0 leaves what no mask covers without a feature of its own.
+        levels: nested divisions, each finer by about the same factor.
+        covered: a Gaussian that lies in masks in more than this share of the views that see it is left to the loss.
+        neighbors: of each Gaussian in the graph.
+        place: weight of the place beside color and normal; more makes rounder regions.
+    """
+
+    most: int = 48
+    levels: int = 3
+    covered: float = 0.5
+    neighbors: int = 10
+    place: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.most < 0 or self.levels < 1 or self.neighbors < 1:
+            raise SplatsegError(
+                "regions.most, levels, neighbors: expected at least 0, 1 and 1, "
+                f"found {self.most}, {self.levels} and {self.neighbors}"
+            )
+        if not 0 <= self.covered <= 1 or self.place < 0:
+            raise SplatsegError(
+                f"regions.covered, place: expected a share and at least 0, found {self.covered} and {self.place}"
+            )
+
+
+def complete(segments: Segments, gaussians: Gaussians, config: RegionConfig = RegionConfig()) -> Segments:
+    """``segments`` with regions of what no mask covers behind them, as sets that no view confirms (``views`` 0).
+
+    A Gaussian that no view sees lies where the nearest seen one does.
+    """
+    seen = segments.weights > 0
+    if config.most < 2 or not seen.any():
+        return segments
+    free = np.diff(segments.inside.indptr) == 0
+    loose = np.flatnonzero(seen & free & (segments.covered <= config.covered))
+    columns = [segments.inside.astype(bool)]
+    if len(loose) > 1:
+        columns += _columns(
+            divide(gaussians.select(torch.from_numpy(loose)), segments.weights[loose], config), loose, len(free)
+        )
+    inside = sparse.hstack(columns).tocsr()
+    home = _nearest_seen(gaussians.means.detach().cpu().numpy(), seen)
+    nobody = np.zeros(inside.shape[1] - len(segments), np.int64)
+    return replace(
+        segments,
+        inside=inside[home],
+        views=np.concatenate([segments.views, nobody]),
+        could=np.concatenate([segments.could, nobody]),
+        agreed=segments.agreed[home],
+        covered=segments.covered[home],
+    )
+
+
+def _columns(divisions: list[Ints], loose: Ints, count: int) -> list[sparse.csr_matrix]:
+    """A (count, regions) table for each division of the Gaussians ``loose``."""
+    ones = np.ones(len(loose), bool)
+    return [sparse.csr_matrix((ones, (loose, part)), (count, int(part.max()) + 1)) for part in divisions]
+
+
+def _nearest_seen(means: NDArray[np.float32], seen: NDArray[np.bool_]) -> Ints:
+    """(n,) each seen Gaussian itself, and for the others the nearest seen one."""
+    home = np.arange(len(means))
+    sources = np.flatnonzero(seen)
+    if len(sources) < len(means):
+        home[~seen] = sources[nearest_of(means[sources], means[~seen])]
+    return home
+
+
+def nearest_of(points: NDArray[np.float32], places: NDArray[np.float32]) -> Ints:
+    """(m,) the nearest of ``points`` (n, 3) to each of ``places`` (m, 3)."""
+    return cKDTree(points).query(places, workers=-1)[1].astype(np.int64)
+
+
+def divide(gaussians: Gaussians, weights: NDArray[np.float32], config: RegionConfig) -> list[Ints]:
+    """Region (m,) 0..r-1 of each Gaussian at up to ``config.levels`` nested divisions, coarse to fine.
+
+    Args:
+        gaussians: m > 1 of them.
+        weights: (m,) how much each counts, > 0.
+        config: settings.
+    """
+    means = gaussians.means.detach().cpu().numpy().astype(np.float64)
+    edges = neighbor_edges(means, config.neighbors)
+    merges, heights = merge_tree(appearance(gaussians, edges, config.place), weights.astype(np.float64), edges, means)
+    count = len(means)
+    most = max(min(config.most, count), 2)
+    bands = np.unique(np.geomspace(min(COARSEST, most), most, config.levels + 1).round().astype(int))
+    bands = bands if len(bands) > 1 else np.array([bands[0], bands[0] + 1])
+    rise = np.log(np.maximum(heights, 1e-300))
+    divisions = []
+    for low, high in itertools.pairwise(bands):
+        regions = np.arange(low, high)
+        gaps = [rise[count - r] - rise[count - r - 1] if r < count else 0.0 for r in regions]
+        divisions.append(cut(merges, count, int(regions[int(np.argmax(gaps))])))
+    return divisions
+
+
+def neighbor_edges(means: Doubles, neighbors: int) -> Ints:
+    """(e, 2) pairs a < b of Gaussians of which one is among the nearest of the other."""
+    count = min(neighbors + 1, len(means))
+    ids = cKDTree(means).query(means, k=count, workers=-1)[1].reshape(len(means), count)
+    pairs = np.stack([np.repeat(np.arange(len(means)), count), ids.ravel()], axis=1)
+    return _distinct(np.sort(pairs, axis=1), len(means))
+
+
+def _distinct(pairs: Ints, count: int) -> Ints:
+    """The different rows a < b among ``pairs`` of numbers below ``count``."""
+    keys = np.unique(pairs[pairs[:, 0] < pairs[:, 1]] @ np.array([count, 1]))
+    return np.stack([keys // count, keys % count], axis=1)
+
+
+def appearance(gaussians: Gaussians, edges: Ints, place: float) -> Doubles:
+    """(m, 12) color, normal (as the matrix n n^T, which has no sign) and place, in units of neighbours' differences.
+
+    A normal is the shortest axis, and counts as far as the Gaussian is flat.
+    """
+    scales, axes = np.sort(gaussians.scales.detach().cpu().numpy(), axis=1), _shortest_axes(gaussians)
+    flat = 1 - scales[:, 0] / np.maximum(scales[:, 1], 1e-12)
+    upper = np.triu_indices(3)
+    normal = (axes[:, :, None] * axes[:, None, :])[:, upper[0], upper[1]] * flat[:, None]
+    normal[:, [1, 2, 4]] *= 2**0.5
+    color = gaussians.base_colors.detach().cpu().numpy().astype(np.float64)
+    means = gaussians.means.detach().cpu().numpy().astype(np.float64)
+    extent = np.percentile(means, 90, axis=0) - np.percentile(means, 10, axis=0)
+    parts = [block / max(_typical(block, edges), 1e-6) for block in (color, normal)]
+    return np.concatenate(
+        [
+            *parts,
+            place
+            * np.clip(means - np.median(means, axis=0), -2 * extent, 2 * extent)
+            / max(float(extent.max()), 1e-12),
+        ],
+        axis=1,
+    )
+
+
+def _typical(block: Doubles, edges: Ints) -> float:
+    """The median difference of neighbours; 1 without neighbours."""
+    if not len(edges):
+        return 1.0
+    return float(np.median(np.linalg.norm(block[edges[:, 0]] - block[edges[:, 1]], axis=1)))
+
+
+def _shortest_axes(gaussians: Gaussians) -> Doubles:
+    """(m, 3) unit vectors along the shortest axis of each Gaussian."""
+    w, x, y, z = torch.nn.functional.normalize(gaussians.quats.detach().double().cpu(), dim=1).unbind(1)
+    columns = torch.stack(
+        [
+            torch.stack([1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y)], dim=1),
+            torch.stack([2 * (x * y - w * z), 1 - 2 * (x * x + z * z), 2 * (y * z + w * x)], dim=1),
+            torch.stack([2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y)], dim=1),
+        ],
+        dim=1,
+    )
+    shortest = gaussians.log_scales.detach().cpu().argmin(dim=1)
+    return columns[torch.arange(len(shortest)), shortest].numpy()
+
+
+def merge_tree(values: Doubles, weights: Doubles, edges: Ints, means: Doubles) -> tuple[Ints, Doubles]:
+    """All m - 1 merges of m regions to one, cheapest first, and the rising cost of each.
+
+    In a round every two regions that are each other's cheapest neighbour become one; for Ward's criterion that is the
+    tree of merging one pair at a time. Where the graph falls apart, pieces are joined to those nearest to them.
+
+    Args:
+        values: (m, d) what is compared.
+        weights: (m,) > 0.
+        edges: (e, 2) pairs a < b that touch.
+        means: (m, 3) places, for pieces that touch nothing.
+    """
+    first = np.arange(len(values))  # one Gaussian of each region
+    height = np.zeros(len(values))
+    merges, heights = [], []
+    while len(first) > 1:
+        if not len(edges):
+            edges = neighbor_edges(means, 3)
+        a, b = edges.T
+        cost = weights[a] * weights[b] / (weights[a] + weights[b]) * ((values[a] - values[b]) ** 2).sum(axis=1)
+        chosen = edges[_mutual(cost, edges, len(first))]
+        a, b = chosen.T
+        price = weights[a] * weights[b] / (weights[a] + weights[b]) * ((values[a] - values[b]) ** 2).sum(axis=1)
+        height[a] = np.maximum(np.maximum(price, height[a]), height[b])
+        merges.append(first[chosen])
+        heights.append(height[a])
+        share = (weights[a] / (weights[a] + weights[b]))[:, None]
+        values[a] = share * values[a] + (1 - share) * values[b]
+        means[a] = share * means[a] + (1 - share) * means[b]
+        weights[a] += weights[b]
+        kept = np.ones(len(first), bool)
+        kept[b] = False
+        number = np.cumsum(kept) - 1
+        number[b] = number[a]
+        values, weights, means = values[kept], weights[kept], means[kept]
+        first, height = first[kept], height[kept]
+        edges = _distinct(np.sort(number[edges], axis=1), len(first))
+    together, costs = np.concatenate(merges or [np.zeros((0, 2), np.int64)]), np.concatenate(heights or [np.zeros(0)])
+    order = np.argsort(costs, kind="stable")
+    return together[order], costs[order]
+
+
+def _mutual(cost: Doubles, edges: Ints, count: int) -> NDArray[np.bool_]:
+    """(e,) bool: the edge is the cheapest of both its ends; of equal ones the first."""
+    rank = np.empty(len(cost), np.int64)
+    rank[np.argsort(cost, kind="stable")] = np.arange(len(cost))
+    best = np.full(count, len(cost), np.int64)
+    for end in edges.T:
+        np.minimum.at(best, end, rank)
+    return (best[edges] == rank[:, None]).all(axis=1)
+
+
+def cut(merges: Ints, count: int, regions: int) -> Ints:
+    """(count,) region 0..regions-1 of each of ``count`` Gaussians after all but the last ``regions`` - 1 merges."""
+    done = merges[: max(count - regions, 0)]
+    graph = sparse.coo_matrix((np.ones(len(done), bool), (done[:, 0], done[:, 1])), (count, count))
+    return connected_components(graph, directed=False)[1].astype(np.int64)
