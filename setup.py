@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtensio
 
 ROOT = Path(__file__).parent
 SOURCES = Path("cuda_ext")
+VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "splatseg/__init__.py").read_text(), re.MULTILINE).group(1)
 X86_ISA_FLAGS = {
     "baseline": [],
     "avx2": ["-mavx2", "-mfma", "-mf16c", "-mbmi", "-mbmi2", "-mpopcnt", "-mlzcnt"],
@@ -105,15 +107,30 @@ def extension() -> CppExtension:
 
 setup(
     name="splatseg",
-    version="0.1.0",
+    version=VERSION,
     description="Gaussian-splatting feature fields with hierarchical click segmentation, on CPU and CUDA",
     long_description=(ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: C++",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Multimedia :: Graphics :: 3D Rendering",
+        "Topic :: Scientific/Engineering :: Image Processing",
+        "Typing :: Typed",
+    ],
+    keywords=["gaussian splatting", "segmentation", "segment anything", "colmap", "feature field"],
     python_requires=">=3.11",
     packages=find_packages(include=["splatseg", "splatseg.*"]),
+    package_data={"splatseg": ["py.typed"]},
     ext_modules=[extension()],
     cmdclass={"build_ext": Build},
+    entry_points={"console_scripts": ["splatseg = splatseg.cli.command:main"]},
     install_requires=[
         "torch>=2.5",
         "numpy>=1.26",

@@ -20,9 +20,9 @@ from typing import Annotated, Any
 import _installed  # noqa: F401 (first: without splatseg it says so)
 import tyro
 import yaml
-from _cli import parse
-from _cli import run as run_script
 
+from splatseg.cli.endings import parse
+from splatseg.cli.endings import run as run_script
 from splatseg.core.atomic import write_text
 from splatseg.core.errors import SplatsegError
 from splatseg.evaluate.ablation import AblationScene, Plan, run_plan

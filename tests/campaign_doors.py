@@ -312,11 +312,8 @@ def segment_again(case: Path, bases: Path) -> list[str]:
 
 def open_arguments(case: Path, bases: Path) -> None:
     """``arguments.json``: a command line of scripts/fit.py, parsed as the script parses it."""
-    scripts = str(Path(__file__).parent.parent / "scripts")
-    if scripts not in sys.path:
-        sys.path.insert(0, scripts)
-    from _cli import parse
-    from fit import Arguments
+    from splatseg.cli.endings import parse
+    from splatseg.cli.fit import Arguments
 
     try:
         words = json.loads((case / "arguments.json").read_bytes().decode("utf-8", "replace"))

@@ -1,4 +1,4 @@
-"""scripts/_cli.py: every ending of a command line has its exit code and at most one line on stderr."""
+"""splatseg.cli: every ending of a command line has its exit code and at most one line on stderr."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ from pathlib import Path
 import pytest
 from script_runner import run_script
 
+import splatseg
+from splatseg.cli.command import COMMANDS
+from splatseg.cli.command import main as command_main
+
 ROOT = Path(__file__).parent.parent
 
 
 def run_snippet(body: str) -> subprocess.CompletedProcess[str]:
-    code = f"import errno, os, sys\nfrom _cli import run\nfrom splatseg.core.errors import SplatsegError\n{body}"
+    imports = "from splatseg.cli.endings import run\nfrom splatseg.core.errors import SplatsegError"
+    code = f"import errno, os, sys\n{imports}\n{body}"
     env = {**os.environ, "PYTHONPATH": f"{ROOT / 'scripts'}{os.pathsep}{ROOT}"}
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=False)
 
@@ -135,3 +140,34 @@ def test_a_python_without_splatseg_is_told_so(script: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=env, cwd="/", check=False)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: ") and "found no splatseg, " in done.stderr
+
+
+def splatseg_command(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "splatseg.cli", *words]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+
+
+def test_the_command_lists_its_commands_and_refuses_others() -> None:
+    shown = splatseg_command("--help")
+    assert shown.returncode == 0 and shown.stderr == ""
+    for name in COMMANDS:
+        assert f"\n  {name} " in shown.stdout and (ROOT / "splatseg" / "cli" / f"{name}.py").is_file()
+    wrong = splatseg_command("fitt")
+    assert (wrong.returncode, wrong.stdout) == (2, "") and wrong.stderr.count("\n") == 1
+    assert "expected one of fit, masks," in wrong.stderr and "found 'fitt'" in wrong.stderr
+    assert splatseg_command("--version").stdout == f"splatseg {splatseg.__version__}\n"
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "doctor"])
+def test_a_command_and_its_script_are_the_same(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_script(f"{name}.py", "--help") == 0
+    by_script = capsys.readouterr().out
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["splatseg", name, "--help"])
+        with pytest.raises(SystemExit) as ending:
+            command_main()
+    assert ending.value.code in (0, None)
+    by_command = capsys.readouterr().out
+    usage = f"usage: splatseg {name} "
+    assert by_command.startswith(usage)
+    assert by_command.split()[3:] == by_script.split()[2:]

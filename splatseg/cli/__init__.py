@@ -1,1 +1,1 @@
-"""The commands."""
+"""The commands: ``splatseg fit`` and its siblings; ``scripts/*.py`` call the same."""

@@ -150,3 +150,14 @@ def available_memory() -> int:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError):
         raise SplatsegError("memory: this system does not tell how much is free") from None
+
+
+def main() -> int:
+    findings = examine()
+    width = max(len(finding.subject) for finding in findings)
+    for finding in findings:
+        mark = " " if finding.ok else ("!" if finding.required else "-")
+        print(
+            f"{mark} {finding.subject:<{width}}  {finding.state}" + (f"   ->  {finding.mend}" if finding.mend else "")
+        )
+    return int(any(finding.required and not finding.ok for finding in findings))

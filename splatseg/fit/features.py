@@ -187,7 +187,7 @@ def fit_features(
     gaussians: Gaussians,
     views: Sequence[View],
     hierarchy_of: HierarchyOf,
-    config: FeatureConfig,
+    config: FeatureConfig = FeatureConfig(),
     hooks: FitHooks | None = None,
 ) -> FeatureField:
     """Learn a feature for every Gaussian (OmniSeg3D, Ying et al. 2024, section 3).

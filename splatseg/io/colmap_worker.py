@@ -4,7 +4,7 @@ Started by :func:`splatseg.io.colmap_process.run_job` as a script, with one JSON
 last line of stdout. Imports nothing of splatseg: the start takes a second less.
 """
 
-import zlib  # noqa: F401 (before pycolmap: see splatseg/core/import_order.py)  # isort: skip
+import zlib  # noqa: F401 (before pycolmap: see splatseg/_libz.py)  # isort: skip
 
 import ctypes
 import json

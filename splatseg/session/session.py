@@ -493,3 +493,16 @@ class Session:
     def resume(self, step: Step) -> None:
         """Take up a selection that an earlier session left."""
         self._do("resume", step.fixed, step.picks)
+
+
+def open_run(folder: str | Path, scene: str | Path | None = None) -> Session:
+    """A session on a finished run.
+
+    Args:
+        folder: made by ``scripts/fit.py`` or ``fit_scene``.
+        scene: where its capture lies now, if it was moved.
+
+    Raises:
+        SplatsegError: not a run, or its files are missing, damaged or of another splat.
+    """
+    return Session(Workspace.open(folder, None if scene is None else Path(scene)))

@@ -55,9 +55,12 @@ def psnr(gaussians: Gaussians, views: Sequence[View]) -> float:
     return float(torch.stack(values).mean()) if values else float("nan")
 
 
+DEFAULTS = GeometryConfig()
+
+
 def fit_geometry(
     scene: Scene,
-    config: GeometryConfig,
+    config: GeometryConfig = DEFAULTS,
     held_out: Sequence[View] = (),
     device: torch.device | str = "cpu",
     hooks: FitHooks | None = None,

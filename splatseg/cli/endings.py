@@ -1,4 +1,4 @@
-"""What every command line of this folder begins and ends with: bad input becomes one line and an exit code.
+"""What every command begins and ends with: bad input becomes one line and an exit code.
 
 Use it as::
 
@@ -24,8 +24,8 @@ from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
 import tyro
-from _complaints import one_line
 
+from splatseg.cli.complaints import one_line
 from splatseg.core.errors import SplatsegError
 
 T = TypeVar("T")

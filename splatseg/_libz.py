@@ -8,6 +8,7 @@ before anything else of the package is imported; no other module has to think of
 
 A program that imports pycolmap before anything that uses libz is past mending: its libz is bound. It is told so in one
 line, at ``import splatseg`` and not by an abort hours later; ``import zlib`` above ``import pycolmap`` is the remedy.
+Imports the standard library alone: ``import splatseg`` is to be quick.
 """
 
 from __future__ import annotations
@@ -17,8 +18,6 @@ import signal
 import sys
 from contextlib import suppress
 
-from splatseg.core.errors import SplatsegError
-
 _ROUND_TRIP_SECONDS = 20
 
 
@@ -26,7 +25,7 @@ def load_libz() -> None:
     """Bring libz into the process before pycolmap can, or find out that it is too late.
 
     Raises:
-        SplatsegError: pycolmap came first and its zlib has taken the place of the system's.
+        ImportError: pycolmap came first and its zlib has taken the place of the system's.
     """
     loaded = list(sys.modules)
     late = "pycolmap" in loaded and "zlib" not in loaded[: loaded.index("pycolmap")]
@@ -35,9 +34,10 @@ def load_libz() -> None:
     with suppress(ImportError):  # scripts/doctor.py starts without Pillow, to say that it is missing
         from PIL import _imaging  # noqa: F401  (Pillow's codecs are linked to the same libz)
     if late and not _works():
-        raise SplatsegError(
+        raise ImportError(
             "pycolmap: expected 'import splatseg' (or 'import zlib') before 'import pycolmap', found it first: its "
-            "zlib has taken the place of the system's and the next PNG would abort Python"
+            "zlib has taken the place of the system's and the next PNG would abort Python",
+            name="pycolmap",
         )
 
 

@@ -1,0 +1,42 @@
+"""``splatseg COMMAND ...``: the command line that ``pip install`` brings."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import splatseg
+from splatseg.cli.endings import fail, run
+
+COMMANDS = {
+    "fit": "fit a segmentable splat to a capture (the main job)",
+    "masks": "make the 2D masks of a capture ahead of time",
+    "view": "select things by clicking, in the browser",
+    "segment": "select things by clicks given on the command line",
+    "export": "write the labels of a run as PLY",
+    "evaluate": "measure a run against ground truth",
+    "synthesize": "make a small capture with exact ground truth",
+    "demo": "make a small capture, fit it and measure it",
+    "doctor": "say what is installed and works",
+}
+
+
+def usage() -> str:
+    """What ``splatseg --help`` says."""
+    lines = "\n".join(f"  {name:<12}{about}" for name, about in COMMANDS.items())
+    return f"usage: splatseg COMMAND ...\n\n{lines}\n\n'splatseg COMMAND --help' lists the options of a command."
+
+
+def main() -> None:
+    """Run the command that the command line names; exit codes as :mod:`splatseg.cli.endings` says."""
+    words = sys.argv[1:]
+    if not words or words[0] in ("-h", "--help"):
+        print(usage())
+        sys.exit(0 if words else 2)
+    if words[0] == "--version":
+        print(f"splatseg {splatseg.__version__}")
+        sys.exit(0)
+    if words[0] not in COMMANDS:
+        fail(f"splatseg: expected one of {', '.join(COMMANDS)}, found '{words[0]}'", 2)
+    sys.argv = [f"splatseg {words[0]}", *words[1:]]
+    run(import_module(f"splatseg.cli.{words[0]}").main)

@@ -1,0 +1,191 @@
+"""Find the masks of all photos of a scene.
+
+    python scripts/masks.py SCENE --source sam --out RUN
+    torchrun --nproc-per-node 4 scripts/masks.py SCENE --source sam --out RUN     (a share for each process)
+
+SCENE is a COLMAP scene or a folder of images. Masks go to a folder in RUN/masks for each source and settings, where
+scripts/fit.py finds them; a killed run goes on where it stopped. ``--preview`` draws them, ``--coco DIR`` writes them
+as segment-anything's amg.py does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, get_args
+
+import torch
+import tyro
+from PIL import Image
+
+from splatseg.cli.endings import last_given, parse
+from splatseg.core.camera import Camera
+from splatseg.core.errors import SplatsegError
+from splatseg.core.photos import find_photos, photo_size, photo_suffixes
+from splatseg.core.progress import Progress
+from splatseg.core.scene import View
+from splatseg.draw.mask_preview import Pixels, hierarchy_preview
+from splatseg.fit.masks_job import MaskJob, first_rank_first, process_share, run_masks
+from splatseg.io.colmap import find_model, has_model, load_colmap
+from splatseg.io.run import Run
+from splatseg.io.run_scene import take_capture
+from splatseg.masks import MaskSource, mask_source
+from splatseg.masks.cache import MaskCache
+from splatseg.masks.hierarchy import HierarchyConfig, build_hierarchy
+from splatseg.masks.mask_set import MaskSet
+from splatseg.masks.sam.config import Preset
+from splatseg.masks.sam.source import SamConfig, SamMasks
+from splatseg.masks.watershed import WatershedConfig
+
+
+@dataclass(frozen=True)
+class Options:
+    """Masks of all photos of a scene."""
+
+    scene: Annotated[Path, tyro.conf.Positional]
+    """COLMAP scene, or a folder of images."""
+    out: Path
+    """Run folder; masks go to its masks/."""
+    source: str = "sam"
+    """sam, watershed, or a folder of masks (COCO JSON, amg.py folders, label maps)."""
+    images: Path | None = None
+    """Take all images of this folder instead of the scene's registered photos."""
+    model: str | None = None
+    """Of several models in SCENE/sparse the one in this folder, as in scripts/fit.py."""
+    downscale: int = 1
+    """Use photos this many times smaller, as in scripts/fit.py."""
+    preset: Preset = "default"
+    """16x16 points, 32x32 points, 32x32 points and a layer of crops; --sam.* overrides."""
+    sam_checkpoint: Path | None = None
+    """Weights; without it the official ones, from $SPLATSEG_CACHE (default ~/.cache/splatseg) or downloaded there."""
+    sam: SamConfig = field(default_factory=SamConfig)
+    watershed: WatershedConfig = field(default_factory=WatershedConfig)
+    preview: bool = False
+    """Draw masks and patch hierarchy of every view to the folder preview beside the masks."""
+    pixel: tuple[int, int] | None = None
+    """Column and row whose levels the hierarchy preview shows; by default a telling one of each view."""
+    coco: Path | None = None
+    """Also write amg.py's COCO run-length JSON to this folder."""
+    quiet: bool = False
+    """No progress, no summary."""
+
+
+def make(options: Options) -> None:
+    with process_share() as share:
+        device_of_rank(share.rank)
+        with first_rank_first(share):
+            place = {"scene": str(scene_folder(options).resolve()), "downscale": options.downscale}
+            run_folder = Run.open(options.out, place, may_differ=("scene",))
+            with run_folder.gone_if_refused():
+                views = load_views(options)
+                source = source_of(options, views, quiet=options.quiet or share.rank != 0)
+                cache = MaskCache(run_folder.masks, source)
+                if share.rank == 0:
+                    take_capture(run_folder, scene_folder(options), views)
+            source_name = options.source if options.source in ("watershed", "sam") else Path(options.source).resolve()
+            cache.describe(source_name, ahead=True)
+        job = MaskJob(
+            cache,
+            cache.folder / "preview" if options.preview else None,
+            lambda image, masks: picture_of_hierarchy(image, masks, options.pixel),
+            options.coco,
+            run_folder.log,
+            options.quiet,
+            tuple(view.name for view in views),
+        )
+        summary = run_masks(views, job, share)
+    if share.rank == 0 and not options.quiet:
+        print(
+            f"{len(views)} views: {summary.made} made, {summary.kept} already there; {summary.masks} masks in "
+            f"{summary.seconds:.1f} s -> {cache.folder}"
+        )
+
+
+def scene_folder(options: Options) -> Path:
+    """The scene, or of its models the one that ``--model`` names: a scene of its own."""
+    return options.scene if options.model is None else find_model(options.scene, options.model)
+
+
+def load_views(options: Options) -> Sequence[View]:
+    """The views of the scene, or one for each image of a folder."""
+    if options.images is None and not is_image_folder(options.scene):
+        no_masks = None if options.source in ("watershed", "sam") else Path(options.source)
+        return load_colmap(scene_folder(options), options.downscale, Run(options.out).cache, no_masks=no_masks).views
+    folder = options.images or options.scene
+    if options.downscale != 1:
+        raise SplatsegError(f"downscale: expected 1 with a folder of images, found {options.downscale}")
+    if not folder.is_dir():
+        raise SplatsegError(
+            f"{folder}: expected a folder of images, found {'a file' if folder.exists() else 'nothing'}"
+        )
+    names = find_photos(folder, without=[options.out, folder / "masks"]).names
+    if not names:
+        raise SplatsegError(f"{folder}: expected images (.jpg, .png, ...), found none")
+    return [view_of_image(folder / name, name) for name in names]
+
+
+def is_image_folder(folder: Path) -> bool:
+    """A folder that holds images itself and no poses."""
+    if not folder.is_dir() or has_model(folder):
+        return False
+    return any(path.suffix.lower() in photo_suffixes() for path in folder.iterdir())
+
+
+def view_of_image(path: Path, name: str) -> View:
+    """A view without a pose: masks need the image and its size only."""
+    width, height = photo_size(path, name)
+    return View(name, Camera(torch.eye(3), torch.eye(4), width, height), path)
+
+
+def device_of_rank(rank: int) -> None:
+    """Spread processes over the GPUs of the machine: "cuda" then means this process's own."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(rank % torch.cuda.device_count())
+
+
+def source_of(options: Options, views: Sequence[View], quiet: bool) -> MaskSource:
+    if options.source == "sam":
+        return SamMasks(sam_config(options), on_bytes=None if quiet else DownloadBar())
+    config = options.watershed if options.source == "watershed" else None
+    return mask_source(options.source, views, config)
+
+
+def sam_config(options: Options) -> SamConfig:
+    """The preset's values with what was given on the command line, as :func:`options_of` parsed it."""
+    return options.sam if options.sam_checkpoint is None else replace(options.sam, checkpoint=options.sam_checkpoint)
+
+
+def options_of() -> Options:
+    """The command line, with the values of its preset as the defaults: whatever is given explicitly holds."""
+    preset = last_given("--preset")
+    known = SamConfig.preset(preset) if preset in get_args(Preset) else SamConfig()  # type: ignore[arg-type]
+    default = Options(scene=tyro.MISSING, out=tyro.MISSING, sam=known)
+    return parse(Options, default=default, description=__doc__)
+
+
+def picture_of_hierarchy(image: Pixels, masks: MaskSet, pixel: tuple[int, int] | None) -> Image.Image:
+    hierarchy = build_hierarchy(masks, HierarchyConfig())
+    return hierarchy_preview(image, hierarchy.patch_ids, hierarchy.membership, pixel)
+
+
+class DownloadBar:
+    """Progress of the weights' download, in MB."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+        self._shown = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        megabytes = done // 1_000_000
+        if self._bar is None:
+            self._bar, self._shown = Progress(total // 1_000_000, "weights", unit="MB", initial=megabytes), megabytes
+        if megabytes > self._shown:
+            self._bar.advance(megabytes - self._shown)
+            self._shown = megabytes
+        if done == total:
+            self._bar.__exit__(None, None, None)
+
+
+def main() -> None:
+    make(options_of())

@@ -1,0 +1,109 @@
+"""Select an object by clicks: ``python scripts/segment.py RUN --view NAME --pixel U V [--add U V] [--subtract U V]``.
+
+Writes the selected Gaussians as a PLY and, beside it, the masks they project to in every view as PNGs. Without
+``--threshold`` the selection is one of the proposed levels, ``--level`` (0 is the part, higher ones are larger); all
+are printed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from splatseg.cli.endings import parse
+from splatseg.cli.finished_run import load_field
+from splatseg.core.atomic import remove_leftovers
+from splatseg.core.errors import SplatsegError
+from splatseg.core.field import FeatureField
+from splatseg.core.gaussians import Gaussians
+from splatseg.core.progress import Progress
+from splatseg.core.scene import Scene, View
+from splatseg.core.selection import Selection
+from splatseg.io.labels import save_selection
+from splatseg.io.run import Run
+from splatseg.io.run_scene import load_run_scene
+from splatseg.segment.clicks import Click, make_query
+from splatseg.segment.levels import Level, propose_levels, surface_weights
+from splatseg.segment.mask_images import mask_paths, save_masks
+from splatseg.segment.scores import UNCONFIRMED, Scores, scores
+
+Pixel = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Select Gaussians by clicks in a view of a finished run."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder made by scripts/fit.py."""
+    view: str
+    """View that is clicked: image name, or its stem."""
+    pixel: Pixel
+    """Click: column and row."""
+    add: Annotated[list[Pixel], tyro.conf.UseAppendAction] = field(default_factory=list)
+    """Another positive click in the view; repeatable."""
+    subtract: Annotated[list[Pixel], tyro.conf.UseAppendAction] = field(default_factory=list)
+    """A negative click in the view; repeatable."""
+    threshold: float | None = None
+    """Score in [-1, 1] above which a Gaussian is selected; a proposed level if not given."""
+    level: int = 0
+    """Which proposed level, from part to group."""
+    out: Path | None = None
+    """PLY to write; RUN/exports/selection.ply if not given. Masks go to a folder of the same name."""
+    scene: Path | None = None
+    """Where the capture lies now, if it was moved after the fit."""
+    quiet: bool = False
+    """No progress on stderr."""
+
+
+def click_scores(
+    arguments: Arguments, gaussians: Gaussians, features: FeatureField, view: View
+) -> tuple[Scores, tuple[Level, ...]]:
+    """Scores of the clicks in ``view`` and the levels they propose."""
+    clicks = [Click(view.camera, pixel) for pixel in (arguments.pixel, *arguments.add)]
+    clicks += [Click(view.camera, pixel, positive=False) for pixel in arguments.subtract]
+    found = scores(features, make_query(gaussians, features, clicks))
+    return found, propose_levels(found, surface_weights(gaussians), segments=features.segments)
+
+
+def chosen_threshold(arguments: Arguments, levels: tuple[Level, ...]) -> float:
+    """``--threshold`` where given, else that of ``--level``."""
+    if arguments.threshold is not None:
+        return arguments.threshold
+    if not 0 <= arguments.level < len(levels):
+        raise SplatsegError(f"--level: expected one of the {len(levels)} proposed levels, found {arguments.level}")
+    return levels[arguments.level].threshold
+
+
+def write(out: Path, gaussians: Gaussians, selection: Selection, scene: Scene, quiet: bool) -> None:
+    """The selection as a PLY at ``out`` and its masks in a folder of the same name."""
+    for folder in {out.parent, *(path.parent for path in mask_paths(out.with_suffix(""), scene.views).values())}:
+        remove_leftovers(folder)  # what a killed call was writing
+    save_selection(out, gaussians, selection)
+    with Progress(len(scene.views), "masks", unit="view", quiet=quiet) as progress:
+        save_masks(out.with_suffix(""), gaussians, selection, scene.views, lambda name, share: progress.advance())
+
+
+def main() -> None:
+    arguments = parse(Arguments, description=__doc__)
+    run = Run.existing(arguments.run)
+    out = arguments.out or run.exports / "selection.ply"
+    if out.suffix.lower() != ".ply":
+        raise SplatsegError(f"--out: expected a name that ends in .ply, found {out}")
+    gaussians, features = load_field(run)
+    scene = load_run_scene(run, arguments.scene).in_frame(gaussians.offset)
+    found, levels = click_scores(arguments, gaussians, features, scene.view(arguments.view))
+    threshold = chosen_threshold(arguments, levels)
+    selection = found.above(threshold)
+    write(out, gaussians, selection, scene, arguments.quiet)
+    for number, level in enumerate(levels):
+        count = len(found.above(level.threshold))
+        print(f"level {number}    threshold {level.threshold:.4f}, {count} Gaussians")
+    print(f"selected   {len(selection)} of {len(gaussians)} Gaussians above {threshold:.4f}")
+    if features.segments is not None and found.confidence(features) < UNCONFIRMED:
+        print("known      no masks of several views hold what was clicked: it follows color and shape alone")
+    print(f"selection  {out}")
+    print(f"masks      {out.with_suffix('')} ({len(scene.views)} views)")

@@ -1,0 +1,43 @@
+"""The main job as one call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from splatseg.core.field import FeatureField
+from splatseg.fit.pipeline import Fit, FitConfig, FitInputs
+from splatseg.io.ply import load_gaussians
+from splatseg.segment.splat import SegmentableSplat
+
+
+def fit_scene(
+    scene: Path | str,
+    out: Path | str,
+    masks: str | Path | None = None,
+    config: FitConfig | str = "default",
+    device: str = "auto",
+    quiet: bool = True,
+) -> SegmentableSplat:
+    """Fit a splat with features to a capture, label it, and leave everything in the run folder ``out``: what
+    ``python scripts/fit.py SCENE --out OUT`` does. Stages that are done are not done again.
+
+    Args:
+        scene: COLMAP capture, or a folder with a ``transforms.json``.
+        out: run folder; made if it is not there.
+        masks: "watershed", "sam" or a folder of masks; None: those that the run holds, else "watershed".
+        config: settings, or the name of a preset: "fast", "default", "quality".
+        device: "auto", "cpu" or "cuda".
+        quiet: no progress on stderr.
+
+    Returns:
+        The splat and its features, on the CPU.
+
+    Raises:
+        SplatsegError: bad input, or ``out`` is in use or of another capture.
+    """
+    chosen = FitConfig.preset(config) if isinstance(config, str) else config
+    inputs = FitInputs(Path(scene), Path(out), None if masks is None else str(masks), device=device)
+    fit = Fit(inputs, chosen, quiet)
+    fit.execute()
+    gaussians = load_gaussians(fit.run.geometry)
+    return SegmentableSplat(gaussians, FeatureField.load(fit.run.features, gaussians))
