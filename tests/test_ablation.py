@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -14,13 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from script_runner import run_script
 
+from benchmarks.ablation import cells
+from benchmarks.ablation.cells import AblationScene, Cell, Plan, read_cell, run_plan
+from benchmarks.ablation.report import AVERAGE, deviation, summarise, to_json, to_markdown
+from benchmarks.ablation.rows import TABLES, Row, Table, with_settings
 from splatseg.core.errors import SplatsegError
-from splatseg.evaluate import ablation
-from splatseg.evaluate.ablation import AblationScene, Cell, Plan, read_cell, run_plan
-from splatseg.evaluate.ablation_report import AVERAGE, deviation, summarise, to_json, to_markdown
-from splatseg.evaluate.ablation_rows import TABLES, Row, Table, with_settings
 from splatseg.evaluate.hierarchical import load_hierarchical
 from splatseg.fit.features import FeatureConfig
 from splatseg.fit.geometry import GeometryConfig
@@ -115,14 +115,14 @@ def test_keys_follow_settings_seed_and_scene(scene: AblationScene) -> None:
 def test_a_fit_that_fails_does_not_stop_the_others(
     scene: AblationScene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fit = ablation.fit_features
+    fit = cells.fit_features
 
     def diverges(gaussians: object, views: object, masks: object, config: FeatureConfig, hooks: object) -> object:
         if config.loss.level_decay == 0:
             raise SplatsegError("features: expected a finite loss, found nan")
         return fit(gaussians, views, masks, config, hooks)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ablation, "fit_features", diverges)
+    monkeypatch.setattr(cells, "fit_features", diverges)
     plan = plan_of(scene, seeds=(0,))
     (failure,) = run_plan(plan, tmp_path, quiet=True)
     assert "found nan" in failure and failure.startswith("tiny_seed0_")
@@ -136,7 +136,7 @@ def test_a_fit_that_fails_does_not_stop_the_others(
 def written(scene: AblationScene, folder: Path, row: Row, seed: int, mean: float) -> None:
     """A result as :meth:`Cell.measure` would leave it."""
     cell = Cell(scene, replace(row.config(FEW), seed=seed))
-    core = dict.fromkeys(ablation.MEASURES, mean)
+    core = dict.fromkeys(cells.MEASURES, mean)
     path = cell.path(folder)
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({"key": cell.key, "core": core, "fit_seconds": 2.0}))
@@ -222,6 +222,16 @@ def test_wrong_settings(settings: dict[str, object], message: str) -> None:
 # The command line -----------------------------------------------------------------------------------------------------
 
 
+def run_ablation(*arguments: object) -> int:
+    """Exit code of ``python -m benchmarks.ablation ARGUMENTS...``, run in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["ablation", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ending:
+            runpy.run_module("benchmarks.ablation", run_name="__main__", alter_sys=True)
+    code = ending.value.code
+    return code if isinstance(code, int) else 0
+
+
 def command(folder: Path, splat: Path, out: Path) -> list[str]:
     words = [str(folder), "--geometry", str(splat), "--out", str(out), "--tables", "main", "decay", "--seeds", "0"]
     return [*words, "--set", *FEW_WORDS, "--quiet"]
@@ -231,7 +241,7 @@ def test_script_writes_json_table_and_plot(
     folder: Path, splat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert run_script("ablate.py", *command(folder, splat, out)) == 0
+    assert run_ablation(*command(folder, splat, out)) == 0
     captured = capsys.readouterr()
     assert captured.err == "" and (out / "ablation.md").read_text() in captured.out
     content = json.loads((out / "ablation.json").read_text())
@@ -240,7 +250,7 @@ def test_script_writes_json_table_and_plot(
     assert [row["row"] for row in main["rows"]] == [row.name for row in TABLES["main"].rows]
     assert 0 < main["ceilings"]["tiny"]["mean"] <= 1 and 0 < main["rows"][2]["mean"]["mean"] <= 1
     assert len(decay["rows"]) == 5 and decay["rows"][0]["mean"] == main["rows"][1]["mean"]  # a shared cell
-    assert run_script("ablate.py", *command(folder, splat, out), "--no-measure", "--seeds", "0", "7") == 0
+    assert run_ablation(*command(folder, splat, out), "--no-measure", "--seeds", "0", "7") == 0
     row = json.loads((out / "ablation.json").read_text())["tables"][0]["rows"][0]
     assert row["seeds"] == [0] and row["mean"]["deviation"] is None, "seed 7 was measured though told not to"
     pytest.importorskip("matplotlib")
@@ -250,20 +260,20 @@ def test_script_writes_json_table_and_plot(
 
 def test_script_goes_on_after_sigkill(folder: Path, splat: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    words = [sys.executable, "scripts/ablate.py", *command(folder, splat, out)]
+    words = [sys.executable, "benchmarks/ablation/__main__.py", *command(folder, splat, out)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    cells = out / "cells"
+    results = out / "cells"
     deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline and len(list(cells.glob("[!.]*.json"))) < 2:
+    while process.poll() is None and time.monotonic() < deadline and len(list(results.glob("[!.]*.json"))) < 2:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    kept = {path: path.stat().st_mtime_ns for path in cells.glob("[!.]*.json")}
+    kept = {path: path.stat().st_mtime_ns for path in results.glob("[!.]*.json")}
     assert len(kept) >= 2, "nothing was measured before the kill"
-    assert run_script("ablate.py", *command(folder, splat, out)) == 0
+    assert run_ablation(*command(folder, splat, out)) == 0
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in kept.items()), "a finished cell was measured again"
-    assert len(list(cells.glob("[!.]*.json"))) == 1 + len(main_and_decay())
+    assert len(list(results.glob("[!.]*.json"))) == 1 + len(main_and_decay())
 
 
 def main_and_decay() -> set[FeatureConfig]:
@@ -287,7 +297,7 @@ def main_and_decay() -> set[FeatureConfig]:
 def test_wrong_arguments(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
-    assert run_script("ablate.py", folder, "--out", tmp_path / "out", "--quiet", *words) == 2
+    assert run_ablation(folder, "--out", tmp_path / "out", "--quiet", *words) == 2
     captured = capsys.readouterr()
     assert message in captured.err and captured.err.count("\n") == 1
 
@@ -295,5 +305,5 @@ def test_wrong_arguments(
 def test_geometry_is_fitted_where_none_is_given(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = ["--tables", "main", "--seeds", "0", "--set", *FEW_WORDS, "--quiet", "--fit.steps", "5"]
-    assert run_script("ablate.py", folder, "--out", out, *words) == 0
+    assert run_ablation(folder, "--out", out, *words) == 0
     assert (out / "tiny" / "geometry.ply").is_file() and (out / "ablation.json").is_file()

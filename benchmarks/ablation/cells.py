@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 
+from benchmarks.ablation.rows import Row, Table
 from splatseg.core.atomic import write_text
 from splatseg.core.errors import SplatsegError
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.progress import Progress
 from splatseg.core.scene import View
-from splatseg.evaluate.ablation_rows import Row, Table
 from splatseg.evaluate.ceiling import evaluate_ceiling
 from splatseg.evaluate.hierarchical import HierarchicalScene, Report, evaluate_scene
 from splatseg.fit.features import FeatureConfig, fit_features

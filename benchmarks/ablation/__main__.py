@@ -1,9 +1,12 @@
-"""Compare settings of the feature fit on annotated scenes: ``python scripts/ablate.py SCENE... --out FOLDER``.
+"""Compare settings of the feature fit on annotated scenes.
 
-Every row of every table (``--tables``; the rows are in ``splatseg/evaluate/ablation_rows.py``) is fitted with every
-seed on each scene, on one frozen splat a scene, with the masks in SCENE/masks_2d, and measured by part and object
-point queries at the best threshold and at the proposed levels; the ceiling of the splat is a row of every table.
-``--geometry RUN...``, one a scene, takes finished splats; else they are fitted first.
+    PYTHONPATH=. python benchmarks/ablation/__main__.py SCENE... --out FOLDER
+
+(``python -m benchmarks.ablation`` in the project's root is the same.) Every row of every table (``--tables``; the rows
+are in ``benchmarks/ablation/rows.py``) is fitted with every seed on each scene, on one frozen splat a scene, with the
+masks in SCENE/masks_2d, and measured by part and object point queries at the best threshold and at the proposed
+levels; the ceiling of the splat is a row of every table. ``--geometry RUN...``, one a scene, takes finished splats;
+else they are fitted first.
 
 Writes ``ablation.json``, ``ablation.md`` and ``ablation.png`` to FOLDER. A cell that has its result there is not
 measured again, so the same command goes on after a kill. ``--set steps=500`` changes a setting in all rows.
@@ -17,18 +20,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-import _installed  # noqa: F401 (first: without splatseg it says so)
 import tyro
 import yaml
-from _cli import parse
-from _cli import run as run_script
 
+from benchmarks.ablation.cells import AblationScene, Plan, run_plan
+from benchmarks.ablation.plot import save_plot
+from benchmarks.ablation.report import summarise, to_json, to_markdown
+from benchmarks.ablation.rows import TABLES
 from splatseg.core.atomic import write_text
 from splatseg.core.errors import SplatsegError
-from splatseg.evaluate.ablation import AblationScene, Plan, run_plan
-from splatseg.evaluate.ablation_plot import save_plot
-from splatseg.evaluate.ablation_report import summarise, to_json, to_markdown
-from splatseg.evaluate.ablation_rows import TABLES
 from splatseg.evaluate.hierarchical import load_hierarchical
 from splatseg.fit.geometry import GeometryConfig
 from splatseg.fit.pipeline import Fit, FitConfig, FitInputs
@@ -116,8 +116,12 @@ def write_report(plan: Plan, out: Path) -> str:
     return table
 
 
-def main() -> int:
-    arguments = parse(Arguments, description=__doc__)
+def ablate(arguments: Arguments) -> int:
+    """Measure and report; 1 where a cell could not be measured.
+
+    Raises:
+        SplatsegError: wrong arguments, scenes or splats.
+    """
     check(arguments)
     common = common_settings(arguments.set)
     tables = [TABLES[name] for name in arguments.tables]
@@ -142,5 +146,14 @@ def main() -> int:
     return 1 if failures else 0
 
 
+def main() -> int:
+    """The command's exit code: 2 for bad input, said in one line."""
+    try:
+        return ablate(tyro.cli(Arguments, description=__doc__))
+    except SplatsegError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
 if __name__ == "__main__":
-    run_script(main)
+    sys.exit(main())
