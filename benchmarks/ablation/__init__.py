@@ -4,6 +4,7 @@ Imports point down this list:
 
     rows         tables of settings of the feature fit
     cells        one fit and its measurement, kept in a file; a plan of them
+    stress       the table of masks of other kinds
     report       Markdown and JSON over seeds
     plot         the same as a picture
     __main__     the command

@@ -14,7 +14,13 @@ from benchmarks.ablation.rows import Row, Table
 from benchmarks.machine import machine
 from splatseg.evaluate.report import markdown_table
 
-COLUMNS = {"iou1": "IoU1", "iou2": "IoU2", "mean": "mean", "proposed_mean": "at proposed levels"}
+COLUMNS = {
+    "iou1": "IoU1",
+    "iou2": "IoU2",
+    "mean": "mean",
+    "boundary_mean": "boundary IoU",
+    "proposed_mean": "at proposed levels",
+}
 
 
 @dataclass(frozen=True, eq=False)
