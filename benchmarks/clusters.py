@@ -1,4 +1,6 @@
-"""How long whole-scene discretization takes: ``python benchmarks/clusters.py [--sizes 200000 1000000] [--threads 2]``.
+"""How long whole-scene discretization takes.
+
+    PYTHONPATH=. python benchmarks/clusters.py [--sizes 200000 1000000] [--threads 2]
 
 The splat is the one of ``benchmarks/click.py`` (walls and boxes, a feature a face, noise). Prints seconds a step (wall
 clock; and of all processor time, which other work on the machine does not lengthen), the peak memory of the process
@@ -22,8 +24,8 @@ from typing import Any
 import torch
 import tyro
 
+from benchmarks.machine import machine
 from splatseg.core.atomic import write_text
-from splatseg.evaluate.ablation_report import machine
 from splatseg.segment.discretize import ClusterConfig, discretize
 
 RESULT = Path(__file__).parent / "results" / "clusters.json"

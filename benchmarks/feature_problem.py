@@ -1,4 +1,4 @@
-"""What benchmarks/features.py and prototypes.py step on: a scene as a fit leaves it, pools of its views, patches."""
+"""What features.py and ablation/prototypes.py step on: a scene as a fit leaves it, pools of its views, patches."""
 
 from __future__ import annotations
 

@@ -21,7 +21,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from feature_problem import (
+from torch import Tensor
+
+from benchmarks.feature_problem import (
     BATCH,
     CHANNELS,
     HEIGHT,
@@ -35,10 +37,8 @@ from feature_problem import (
     surface_scene,
     views_of,
 )
-from loss_baselines import Batch, level_table, loop_loss, vectorised_loss
-from rasterize import processor
-from torch import Tensor
-
+from benchmarks.loss_baselines import Batch, level_table, loop_loss, vectorised_loss
+from benchmarks.machine import processor
 from splatseg import ops
 from splatseg.core.atomic import write_text
 from splatseg.core.camera import Camera

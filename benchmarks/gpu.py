@@ -25,9 +25,9 @@ from typing import Any
 from xml.etree import ElementTree
 
 import torch
-from feature_problem import CHANNELS, HEIGHT, WIDTH, ring_cameras, surface_scene
 from torch import Tensor
 
+from benchmarks.feature_problem import CHANNELS, HEIGHT, WIDTH, ring_cameras, surface_scene
 from splatseg import ops
 from splatseg.core.atomic import write_text
 from splatseg.core.field import FeatureField

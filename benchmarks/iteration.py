@@ -17,9 +17,10 @@ import time
 from pathlib import Path
 
 import torch
-from rasterize import HEIGHT, WIDTH, make_scene, processor
 from torch import Tensor
 
+from benchmarks.machine import processor
+from benchmarks.rasterize import HEIGHT, WIDTH, make_scene
 from splatseg.core.camera import Camera
 from splatseg.core.gaussians import Gaussians
 from splatseg.fit.geometry.config import GeometryConfig

@@ -5,7 +5,7 @@ its level tables from the membership bits inside its time, the other two get the
 (min_pixels 1). They take turns, as the speed of a shared machine changes within seconds: times are the best of all
 turns, and so are the ratios. Writes benchmarks/results/loss.json.
 
-    python benchmarks/loss.py [--sizes 4096 8192 32768] [--patches 50 200 500] [--threads 2]
+    PYTHONPATH=. python benchmarks/loss.py [--sizes 4096 8192 32768] [--patches 50 200 500] [--threads 2]
 
 On a loaded machine `--threads 1 --cpu-time` counts one thread's processor time, which waiting does not lengthen.
 """
@@ -21,9 +21,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from loss_baselines import Batch, level_table, loop_loss, make_batch, vectorised_loss
 from torch import Tensor
 
+from benchmarks.loss_baselines import Batch, level_table, loop_loss, make_batch, vectorised_loss
 from splatseg.core.atomic import write_text
 from splatseg.ops import LossConfig, hierarchical_contrastive_loss, hierarchical_contrastive_loss_and_grad
 from splatseg.ops.extension import build_info

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
-import platform
 import subprocess
 import tempfile
 import time
@@ -26,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.machine import processor
 from splatseg.core.camera import Camera
 from splatseg.fit.malloc import freed_memory_kept
 from splatseg.io import write_text
@@ -184,14 +184,6 @@ def time_reference(repeats: int, n: int = 1000) -> dict[str, float]:
 
         times[name] = best_ms(both, repeats)
     return times
-
-
-def processor() -> str:
-    """The model name Linux gives, or what Python knows."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]} ({len(names)} cores)" if names else platform.processor() or platform.machine()
 
 
 def main() -> None:

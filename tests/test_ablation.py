@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -14,19 +15,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from script_runner import run_script
 
+from benchmarks.ablation import cells, stress
+from benchmarks.ablation.cells import AblationScene, Cell, Plan, read_cell, run_plan
+from benchmarks.ablation.report import AVERAGE, deviation, summarise, to_json, to_markdown
+from benchmarks.ablation.rows import TABLES, Row, Table, with_settings
 from splatseg.core.errors import SplatsegError
-from splatseg.evaluate import ablation
-from splatseg.evaluate.ablation import AblationScene, Cell, Plan, read_cell, run_plan
-from splatseg.evaluate.ablation_report import AVERAGE, deviation, summarise, to_json, to_markdown
-from splatseg.evaluate.ablation_rows import TABLES, Row, Table, with_settings
 from splatseg.evaluate.hierarchical import load_hierarchical
 from splatseg.fit.features import FeatureConfig
 from splatseg.fit.geometry import GeometryConfig
 from splatseg.fit.pipeline import Fit, FitConfig, FitInputs
 from splatseg.io.colmap import load_colmap
-from splatseg.synthetic import SceneConfig, write_scene
+from splatseg.synthetic import MaskSimulation, SceneConfig, write_scene
 
 ROOT = Path(__file__).parent.parent
 FEW = {"steps": 3, "dim": 4, "sampling.pool_pixels": 500, "sampling.batch_pixels": 500}
@@ -115,14 +115,14 @@ def test_keys_follow_settings_seed_and_scene(scene: AblationScene) -> None:
 def test_a_fit_that_fails_does_not_stop_the_others(
     scene: AblationScene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fit = ablation.fit_features
+    fit = cells.fit_features
 
     def diverges(gaussians: object, views: object, masks: object, config: FeatureConfig, hooks: object) -> object:
         if config.loss.level_decay == 0:
             raise SplatsegError("features: expected a finite loss, found nan")
         return fit(gaussians, views, masks, config, hooks)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ablation, "fit_features", diverges)
+    monkeypatch.setattr(cells, "fit_features", diverges)
     plan = plan_of(scene, seeds=(0,))
     (failure,) = run_plan(plan, tmp_path, quiet=True)
     assert "found nan" in failure and failure.startswith("tiny_seed0_")
@@ -136,7 +136,7 @@ def test_a_fit_that_fails_does_not_stop_the_others(
 def written(scene: AblationScene, folder: Path, row: Row, seed: int, mean: float) -> None:
     """A result as :meth:`Cell.measure` would leave it."""
     cell = Cell(scene, replace(row.config(FEW), seed=seed))
-    core = dict.fromkeys(ablation.MEASURES, mean)
+    core = dict.fromkeys(cells.MEASURES, mean)
     path = cell.path(folder)
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({"key": cell.key, "core": core, "fit_seconds": 2.0}))
@@ -154,9 +154,9 @@ def test_report_of_known_figures(scene: AblationScene, tmp_path: Path) -> None:
     assert plain.seeds == (0, 1, 2) and plain.gain == pytest.approx([0, 0, 0])
     assert flat.gain == pytest.approx([-10, -15, -20]) and flat.share == pytest.approx([0.5, 0.5625, 0.625])
     table = to_markdown([result])
-    assert "| tiny | plain | 3 | 0.600 ± 0.100 | 0.600 ± 0.100 | 0.600 ± 0.100 | 0.600 ± 0.100 | 75.0 % | - |" in table
+    assert f"| tiny | plain | 3 |{' 0.600 ± 0.100 |' * 5} 75.0 % | - |" in table
     assert "| tiny | decay 0 | 3 | 0.450 ± 0.050 |" in table and "| 56.2 % | -15.0 ± 5.0 |" in table
-    assert "| tiny | ceiling | - | 0.800 | 0.800 | 0.800 | - | 100 % | - |" in table
+    assert "| tiny | ceiling | - | 0.800 | 0.800 | 0.800 | - | - | 100 % | - |" in table
     rows = to_json([result], plan)["tables"][0]["rows"]
     assert rows[1]["mean"] == {"mean": 0.45, "deviation": 0.05, "values": [0.4, 0.45, 0.5]}
     assert rows[1]["settings"] == {"published": False, "loss.level_decay": 0.0}
@@ -180,6 +180,91 @@ def test_average_over_scenes_needs_both(folder: Path, scene: AblationScene, tmp_
 def test_deviation_is_that_of_a_sample() -> None:
     assert deviation(np.array([1.0, 2.0, 3.0])) == 1.0
     assert deviation(np.array([1.0])) is None
+
+
+# Masks of other kinds -------------------------------------------------------------------------------------------------
+
+
+def test_stress_masks_are_made_once_and_say_what_they_show(
+    scene: AblationScene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = stress.Kind("parts", MaskSimulation.perfect(show="parts"))
+    first = stress.make_masks(scene, parts, tmp_path)
+    depths = {scene.gt.nodes[node].depth for node in first.shown}
+    assert 2 in depths and 0 not in depths
+    wanted, queries = stress.shown_levels(first), scene.gt.queries
+    assert wanted.shape == (len(queries), 2) and wanted[:, 0].any() and not wanted[:, 1].any()
+    assert not wanted[[not query.core for query in queries]].any()
+    assert first.scene.key != scene.key and first.scene.gt is scene.gt
+    monkeypatch.setattr(stress, "simulate_masks", lambda *_: pytest.fail("simulated again"))
+    assert stress.make_masks(scene, parts, tmp_path).shown == first.shown
+    with pytest.raises(pytest.fail.Exception):
+        stress.make_masks(scene, stress.Kind("wholes", MaskSimulation.perfect(show="wholes")), tmp_path)
+
+
+def test_masks_in_two_views_show_no_node(scene: AblationScene, tmp_path: Path) -> None:
+    few = stress.make_masks(scene, stress.Kind("few", MaskSimulation.perfect(every=2)), tmp_path)
+    masked = [len(few.scene.hierarchies[view.name].membership) > 1 for view in scene.views]
+    assert masked == [True, False, True, False] and few.shown == frozenset()
+
+
+def test_stress_row_of_known_figures(scene: AblationScene, tmp_path: Path) -> None:
+    made = stress.make_masks(scene, stress.Kind("parts", MaskSimulation.perfect(show="parts")), tmp_path)
+    wanted, ceiling = stress.shown_levels(made), Cell(scene, None)
+
+    def known(cell: Cell, iou: float) -> None:
+        """A result with ``iou`` at the levels that count, and 1 at those that must not."""
+        record = {"key": cell.key, "core": {"mean": 0.0}, "queries": np.where(wanted, iou, 1.0).tolist()}
+        cell.path(tmp_path).parent.mkdir(exist_ok=True)
+        cell.path(tmp_path).write_text(json.dumps(record))
+
+    def row() -> stress.StressRow:
+        return stress.stress_row(made, ceiling, (0, 1), tmp_path)
+
+    assert (row().share, row().holds) == (None, None)
+    known(ceiling, 0.8)
+    for seed, (ours, alone) in enumerate([(0.7, 0.6), (0.8, 0.7)]):
+        known(made.cell(stress.OURS, seed), ours)
+        assert row().holds is (None if seed == 0 else True)
+        known(made.cell(stress.ALONE, seed), alone)
+    assert row().ours == pytest.approx((0.7, 0.8)) and row().share == pytest.approx(0.9375)
+    levels = f"{wanted.sum()} of {2 * sum(query.core for query in scene.gt.queries)}"
+    table = stress.stress_to_markdown([row()], (0, 1))
+    assert f"| tiny | parts | {levels} | 0.750 | 0.650 | 0.800 | 93.8 % | yes |" in table
+    known(made.cell(stress.ALONE, 1), 1.0)
+    assert row().holds is False, "the loss alone is better"
+    known(made.cell(stress.ALONE, 1), 0.7)
+    known(made.cell(stress.OURS, 0), 0.6)
+    assert row().share == pytest.approx(0.875) and row().holds is False
+
+
+def test_stress_table_of_the_command(
+    folder: Path, splat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kinds = (
+        stress.Kind("fine", MaskSimulation.perfect()),
+        stress.Kind("center", MaskSimulation.perfect(show="center")),
+    )
+    monkeypatch.setattr(stress, "KINDS", kinds)
+    monkeypatch.setattr(stress, "OURS", Row("ours", {**FEW, "steps": 2}))
+    monkeypatch.setattr(stress, "ALONE", Row("loss alone", {**FEW, "init": "noise", "hold_segments": False}))
+    out = tmp_path / "out"
+    words = [folder, "--geometry", splat, "--out", out, "--tables", "stress", "--seeds", "0", "--quiet"]
+    assert run_ablation(*words) == 0
+    table = (out / "stress.md").read_text()
+    assert table in capsys.readouterr().out and "seeds 0" in table and table.count("| tiny |") == 2
+    rows = json.loads((out / "stress.json").read_text())["rows"]
+    assert [row["kind"]["name"] for row in rows] == ["fine", "center"] and rows[1]["kind"]["masks"]["show"] == "center"
+    assert all(0 < row["ours"][0] <= 1 and 0 < row["ceiling"] <= 1 for row in rows)
+    assert rows[0]["levels"][0] > rows[1]["levels"][0] > 0
+    monkeypatch.setattr(Cell, "measure", lambda cell: pytest.fail("measured again"))
+    assert run_ablation(*words) == 0 and (out / "stress.md").read_text() == table
+    assert not (out / "ablation.md").exists()
+
+
+def test_registered_kinds_differ() -> None:
+    assert len({kind.name for kind in stress.KINDS}) == len({kind.masks for kind in stress.KINDS}) == len(stress.KINDS)
+    assert stress.OURS.config() == FeatureConfig() and stress.ALONE.config() == FeatureConfig.from_noise()
 
 
 # Rows -----------------------------------------------------------------------------------------------------------------
@@ -222,6 +307,16 @@ def test_wrong_settings(settings: dict[str, object], message: str) -> None:
 # The command line -----------------------------------------------------------------------------------------------------
 
 
+def run_ablation(*arguments: object) -> int:
+    """Exit code of ``python -m benchmarks.ablation ARGUMENTS...``, run in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["ablation", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ending:
+            runpy.run_module("benchmarks.ablation", run_name="__main__", alter_sys=True)
+    code = ending.value.code
+    return code if isinstance(code, int) else 0
+
+
 def command(folder: Path, splat: Path, out: Path) -> list[str]:
     words = [str(folder), "--geometry", str(splat), "--out", str(out), "--tables", "main", "decay", "--seeds", "0"]
     return [*words, "--set", *FEW_WORDS, "--quiet"]
@@ -231,7 +326,7 @@ def test_script_writes_json_table_and_plot(
     folder: Path, splat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert run_script("ablate.py", *command(folder, splat, out)) == 0
+    assert run_ablation(*command(folder, splat, out)) == 0
     captured = capsys.readouterr()
     assert captured.err == "" and (out / "ablation.md").read_text() in captured.out
     content = json.loads((out / "ablation.json").read_text())
@@ -240,7 +335,7 @@ def test_script_writes_json_table_and_plot(
     assert [row["row"] for row in main["rows"]] == [row.name for row in TABLES["main"].rows]
     assert 0 < main["ceilings"]["tiny"]["mean"] <= 1 and 0 < main["rows"][2]["mean"]["mean"] <= 1
     assert len(decay["rows"]) == 5 and decay["rows"][0]["mean"] == main["rows"][1]["mean"]  # a shared cell
-    assert run_script("ablate.py", *command(folder, splat, out), "--no-measure", "--seeds", "0", "7") == 0
+    assert run_ablation(*command(folder, splat, out), "--no-measure", "--seeds", "0", "7") == 0
     row = json.loads((out / "ablation.json").read_text())["tables"][0]["rows"][0]
     assert row["seeds"] == [0] and row["mean"]["deviation"] is None, "seed 7 was measured though told not to"
     pytest.importorskip("matplotlib")
@@ -250,20 +345,20 @@ def test_script_writes_json_table_and_plot(
 
 def test_script_goes_on_after_sigkill(folder: Path, splat: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    words = [sys.executable, "scripts/ablate.py", *command(folder, splat, out)]
+    words = [sys.executable, "benchmarks/ablation/__main__.py", *command(folder, splat, out)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    cells = out / "cells"
+    results = out / "cells"
     deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline and len(list(cells.glob("[!.]*.json"))) < 2:
+    while process.poll() is None and time.monotonic() < deadline and len(list(results.glob("[!.]*.json"))) < 2:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    kept = {path: path.stat().st_mtime_ns for path in cells.glob("[!.]*.json")}
+    kept = {path: path.stat().st_mtime_ns for path in results.glob("[!.]*.json")}
     assert len(kept) >= 2, "nothing was measured before the kill"
-    assert run_script("ablate.py", *command(folder, splat, out)) == 0
+    assert run_ablation(*command(folder, splat, out)) == 0
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in kept.items()), "a finished cell was measured again"
-    assert len(list(cells.glob("[!.]*.json"))) == 1 + len(main_and_decay())
+    assert len(list(results.glob("[!.]*.json"))) == 1 + len(main_and_decay())
 
 
 def main_and_decay() -> set[FeatureConfig]:
@@ -275,8 +370,9 @@ def main_and_decay() -> set[FeatureConfig]:
     [
         (
             ["--tables", "colours"],
-            "--tables: expected some of main, decay, dimension, segments, ideas, found 'colours'",
+            "--tables: expected some of main, decay, dimension, segments, ideas, stress, found 'colours'",
         ),
+        (["--tables", "stress", "--set", "steps=3"], "--set: expected none with the table stress"),
         (["--set", "steps"], "--set: expected NAME=VALUE, found 'steps'"),
         (["--set", "steps=many"], "setting 'steps': expected a value of type int, found 'many'"),
         (["--geometry", "a", "b"], "--geometry: expected one for each of 1 scenes, found 2"),
@@ -287,7 +383,7 @@ def main_and_decay() -> set[FeatureConfig]:
 def test_wrong_arguments(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
-    assert run_script("ablate.py", folder, "--out", tmp_path / "out", "--quiet", *words) == 2
+    assert run_ablation(folder, "--out", tmp_path / "out", "--quiet", *words) == 2
     captured = capsys.readouterr()
     assert message in captured.err and captured.err.count("\n") == 1
 
@@ -295,5 +391,5 @@ def test_wrong_arguments(
 def test_geometry_is_fitted_where_none_is_given(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = ["--tables", "main", "--seeds", "0", "--set", *FEW_WORDS, "--quiet", "--fit.steps", "5"]
-    assert run_script("ablate.py", folder, "--out", out, *words) == 0
+    assert run_ablation(folder, "--out", out, *words) == 0
     assert (out / "tiny" / "geometry.ply").is_file() and (out / "ablation.json").is_file()

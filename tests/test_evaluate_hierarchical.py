@@ -79,6 +79,8 @@ def test_ideal_features_reach_the_top(folder: Path, splat: TinySplat) -> None:
     # Pixels that blend two parts are scored by both and may fall on either side; objects do not touch.
     assert core["iou1"] > 0.9 and core["iou2"] > 0.98
     assert report.headline == core["mean"] == pytest.approx((core["iou1"] + core["iou2"]) / 2)
+    assert core["boundary_mean"] == pytest.approx((core["boundary1"] + core["boundary2"]) / 2)
+    assert core["boundary1"] > 0.75 and core["boundary2"] > 0.95
     assert core["proposed_mean"] > core["mean"] - 0.1
     assert (
         core["proposed1"] <= core["iou1"] + 1e-9 and core["proposed2"] <= core["iou2"] + 1e-9
@@ -91,6 +93,7 @@ def test_features_without_parts_lose_level_one_only(folder: Path, splat: TinySpl
     gt = load_hierarchical(folder)
     sharp, flat = evaluate_scene(splat.gaussians, splat.field, gt), evaluate_scene(splat.gaussians, blind, gt)
     assert flat.averages()["iou1"] < sharp.averages()["iou1"] - 0.2
+    assert flat.averages()["boundary1"] < sharp.averages()["boundary1"] - 0.2
     assert flat.averages()["iou2"] == pytest.approx(sharp.averages()["iou2"], abs=0.05)
 
 

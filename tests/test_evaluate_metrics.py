@@ -75,6 +75,26 @@ def test_boundary_iou_counts_only_the_rim() -> None:
     assert boundary_iou(disc, shifted) < iou(disc, shifted)  # the rim suffers more than the area
 
 
+def test_boundary_iou_of_known_shapes() -> None:
+    """Squares in 150 x 200 pixels: the diagonal is 250, so that the bands are five pixels wide; areas by hand."""
+
+    def square(top: int, left: int, side: int) -> torch.Tensor:
+        mask = torch.zeros(150, 200, dtype=torch.bool)
+        mask[top : top + side, left : left + side] = True
+        return mask
+
+    big, ring = square(40, 40, 60), 60**2 - 50**2
+    assert boundary_iou(big, square(45, 45, 50)) == 0.0 < iou(big, square(45, 45, 50))  # the bands only touch
+    assert boundary_iou(big, square(42, 42, 56)) == pytest.approx((56**2 - 50**2) / (ring + 50**2 - 46**2))
+    shared = (
+        2 * 55 * 5
+    )  # moved right by a band's width: upper and lower sides overlap over 55 columns, the others never
+    assert boundary_iou(big, square(40, 45, 60)) == pytest.approx(shared / (2 * ring - shared))
+    corner = square(0, 0, 60)  # the image's edge counts as outside
+    assert boundary_iou(corner, square(40, 40, 60)) < boundary_iou(corner, square(0, 0, 58)) < 1
+    assert boundary_iou(square(0, 0, 4), square(0, 0, 4)) == 1.0  # thinner than the band: all of it is border
+
+
 def test_boundary_band_follows_the_authors_erosion() -> None:
     """The band equals mask minus d erosions with a 3x3 square, image border as outside."""
     generator = torch.Generator().manual_seed(3)

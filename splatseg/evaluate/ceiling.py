@@ -21,7 +21,7 @@ from splatseg.core.errors import SplatsegError
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.scene import View
 from splatseg.evaluate.hierarchical import HierarchicalScene, QueryResult, Report, checked_levels
-from splatseg.evaluate.metrics import best_threshold
+from splatseg.evaluate.metrics import best_threshold, boundary_iou
 from splatseg.segment.clicks import EMPTY_ALPHA
 
 
@@ -55,10 +55,22 @@ def evaluate_ceiling(
         rendered = rendering.render(gaussians, camera, indicators)
         assert rendered.features is not None
         shares = rendered.features / rendered.alpha.clamp_min(EMPTY_ALPHA)[..., None]
-        best = {node: best_threshold(shares[..., k], (levels == node).any(0)) for k, node in enumerate(ids)}
+        best, boundary = {}, {}
+        for k, node in enumerate(ids):
+            truth = (levels == node).any(0)
+            best[node] = best_threshold(shares[..., k], truth)
+            boundary[node] = boundary_iou(shares[..., k] > best[node].threshold, truth)
         for query in queries:
             first, second = best[query.l1], best[query.l2]
-            results[position[id(query)]] = QueryResult(query, first.iou, second.iou, first.threshold, second.threshold)
+            results[position[id(query)]] = QueryResult(
+                query,
+                first.iou,
+                second.iou,
+                first.threshold,
+                second.threshold,
+                boundary[query.l1],
+                boundary[query.l2],
+            )
     ordered = tuple(results[k] for k in sorted(results))
     return Report(gt.name, ordered, time.perf_counter() - start)
 

@@ -26,13 +26,14 @@ from splatseg.core.errors import DAMAGED, SplatsegError
 from splatseg.core.field import FeatureField, unit_features
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.scene import NEAR_SHARE, View, frame_size
-from splatseg.evaluate.metrics import best_threshold, iou
+from splatseg.evaluate.metrics import best_threshold, boundary_iou, iou
 from splatseg.io.test_cameras import held_out_views, read_object
 from splatseg.segment.clicks import EMPTY_ALPHA, Query
 from splatseg.segment.levels import propose_levels, surface_weights
 from splatseg.segment.scores import score_features, scores
 
 _MEANS = 20_000  # Gaussians that say how large a splat is
+ALWAYS = ("iou1", "iou2", "mean", "boundary1", "boundary2")  # averages that every report has
 
 
 @dataclass(frozen=True)
@@ -152,14 +153,16 @@ def load_hierarchical(folder: Path | str) -> HierarchicalScene:
 
 @dataclass(frozen=True)
 class QueryResult:
-    """What one query reached: IoUs in [0, 1] and the thresholds of the oracle; ``proposed_*`` is None if not asked
-    for."""
+    """What one query reached: IoUs in [0, 1] and the thresholds of the oracle; ``boundary*`` are the boundary IoUs at
+    these thresholds (`metrics.boundary_iou`); ``proposed_*`` is None if not asked for."""
 
     query: PointQuery
     iou1: float
     iou2: float
     threshold1: float
     threshold2: float
+    boundary1: float
+    boundary2: float
     proposed1: float | None = None
     proposed2: float | None = None
 
@@ -177,14 +180,15 @@ class Report:
     seconds: float
 
     def averages(self, core: bool = True) -> dict[str, float]:
-        """``queries`` (their number), ``iou1``, ``iou2``, ``mean`` and, where measured, ``proposed1``, ``proposed2``,
-        ``proposed_mean``; NaN without queries."""
+        """``queries`` (their number), ``iou1``, ``iou2``, ``mean``, ``boundary1``, ``boundary2``, ``boundary_mean``
+        and, where measured, ``proposed1``, ``proposed2``, ``proposed_mean``; NaN without queries."""
         rows = [result for result in self.results if result.query.core == core]
         found: dict[str, float] = {"queries": len(rows)}
-        for name in ("iou1", "iou2", "mean", "proposed1", "proposed2"):
+        for name in (*ALWAYS, "proposed1", "proposed2"):
             values = [value for row in rows if (value := getattr(row, name)) is not None]
-            if values or name in ("iou1", "iou2", "mean"):
+            if values or name in ALWAYS:
                 found[name] = float(np.mean(values)) if values else float("nan")
+        found["boundary_mean"] = (found["boundary1"] + found["boundary2"]) / 2
         if "proposed1" in found:
             found["proposed_mean"] = (found["proposed1"] + found["proposed2"]) / 2
         return found
@@ -265,4 +269,7 @@ def _result(field: FeatureField, scored: ScoredQuery, weights: Tensor | None) ->
             for level in propose_levels(scores(field, query), weights, segments=field.segments)
         ]
         proposed = (max(iou(m, scored.truth1) for m in masks), max(iou(m, scored.truth2) for m in masks))
-    return QueryResult(scored.query, first.iou, second.iou, first.threshold, second.threshold, *proposed)
+    ious, thresholds = (first.iou, second.iou), (first.threshold, second.threshold)
+    boundary1 = boundary_iou(scored.scores > first.threshold, scored.truth1)
+    boundary2 = boundary_iou(scored.scores > second.threshold, scored.truth2)
+    return QueryResult(scored.query, *ious, *thresholds, boundary1, boundary2, *proposed)

@@ -115,5 +115,6 @@ def _contenders(values: Tensor, labels: Tensor, positives: int, low: float, high
 
 
 def _band(mask: Tensor, distance: int) -> Tensor:
-    outside = F.pad((~mask).float()[None, None], [distance] * 4, value=1.0)
-    return mask & (F.max_pool2d(outside, 2 * distance + 1, stride=1)[0, 0] > 0)
+    outside, side = F.pad((~mask).float()[None, None], [distance] * 4, value=1.0), 2 * distance + 1
+    rows = F.max_pool2d(outside, (1, side), stride=1)  # a square's maximum is one of rows and then one of columns
+    return mask & (F.max_pool2d(rows, (side, 1), stride=1)[0, 0] > 0)

@@ -1,11 +1,13 @@
 """Small ray-cast scenes with an exact part-object-group tree, for the demo, tests and benchmarks."""
 
 from splatseg.synthetic.capture import SceneConfig, look_at, make_cameras, write_scene
+from splatseg.synthetic.mask_simulation import MaskSimulation, simulate_masks
 from splatseg.synthetic.raycast import Frame, cast_view
 from splatseg.synthetic.world import Node, Solid, World, build_world
 
 __all__ = [
     "Frame",
+    "MaskSimulation",
     "Node",
     "SceneConfig",
     "Solid",
@@ -14,5 +16,6 @@ __all__ = [
     "cast_view",
     "look_at",
     "make_cameras",
+    "simulate_masks",
     "write_scene",
 ]

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from plyfile import PlyData, PlyElement
 from splatseg.core.camera import Camera
 from splatseg.core.errors import SplatsegError
 from splatseg.io import atomic_write, write_text
-from splatseg.synthetic.annotations import queries_of_view, simulate_masks
+from splatseg.synthetic.annotations import queries_of_view
+from splatseg.synthetic.mask_simulation import MaskSimulation, encode_masks, simulate_masks
 from splatseg.synthetic.raycast import Frame, cast_view
 from splatseg.synthetic.surface import sample_surface
 from splatseg.synthetic.world import Vector, World, build_world
@@ -43,7 +44,8 @@ class SceneConfig:
         test_views: held-out views, not in the COLMAP model.
         width: image columns.
         height: image rows.
-        seed: of everything random.
+        seed: of everything random but the masks.
+        masks: how good the simulated masks are.
     """
 
     objects: int = 6
@@ -52,6 +54,7 @@ class SceneConfig:
     width: int = 320
     height: int = 240
     seed: int = 0
+    masks: MaskSimulation = field(default_factory=MaskSimulation)
 
     def __post_init__(self) -> None:
         for name, least in (("views", 3), ("test_views", 1), ("width", 32), ("height", 32), ("seed", 0)):
@@ -198,11 +201,14 @@ def _write_into(folder: Path, config: SceneConfig) -> None:
     train, test = make_cameras(config, rng)
     frames = []
     names = [f"train_{index:03}" for index in range(len(train))]
+    masked = config.masks.views(names)
     for name, camera in zip(names, train, strict=True):
         frames.append(cast_view(world, camera))
         levels = table[:, frames[-1].leaf]
         _write_frame(folder, "images", name, frames[-1], levels)
-        _write_json(folder / "masks_2d" / f"{name}.json", simulate_masks(world, levels, rng))
+        if name in masked:
+            masks = simulate_masks(world.nodes, levels, name, config.masks)
+            _write_json(folder / "masks_2d" / f"{name}.json", encode_masks(masks, name, config.masks.seed))
     (folder / "sparse" / "0").mkdir(parents=True)
     model = _sparse_model(train, frames, [f"{name}.jpg" for name in names], rng)
     model.write_binary(str(folder / "sparse" / "0"))

@@ -1,4 +1,4 @@
-"""What benchmarks/prototypes.py times: for each case both contenders' parts, after a check that their values agree."""
+"""What prototypes.py times: for each case both contenders' parts, after a check that their values agree."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import feature_problem as pools
 import torch
-from iteration import iterate, make_state
-from loss_baselines import make_batch
-from prototype_sources import Part, Prototypes, PrototypeScene
-from rasterize import HEIGHT, WIDTH, make_scene
 from torch import Tensor
 
+from benchmarks import feature_problem as pools
+from benchmarks.ablation.prototype_sources import Part, Prototypes, PrototypeScene
+from benchmarks.iteration import iterate, make_state
+from benchmarks.loss_baselines import make_batch
+from benchmarks.rasterize import HEIGHT, WIDTH, make_scene
 from splatseg import ops
 from splatseg.core.camera import Camera
 from splatseg.core.gaussians import Gaussians

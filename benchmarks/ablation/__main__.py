@@ -1,9 +1,13 @@
-"""Compare settings of the feature fit on annotated scenes: ``python scripts/ablate.py SCENE... --out FOLDER``.
+"""Compare settings of the feature fit on annotated scenes.
 
-Every row of every table (``--tables``; the rows are in ``splatseg/evaluate/ablation_rows.py``) is fitted with every
-seed on each scene, on one frozen splat a scene, with the masks in SCENE/masks_2d, and measured by part and object
-point queries at the best threshold and at the proposed levels; the ceiling of the splat is a row of every table.
-``--geometry RUN...``, one a scene, takes finished splats; else they are fitted first.
+    PYTHONPATH=. python benchmarks/ablation/__main__.py SCENE... --out FOLDER
+
+(``python -m benchmarks.ablation`` in the project's root is the same.) Every row of every table (``--tables``; the rows
+are in ``benchmarks/ablation/rows.py``) is fitted with every seed on each scene, on one frozen splat a scene, with the
+masks in SCENE/masks_2d, and measured by part and object point queries at the best threshold and at the proposed
+levels; the ceiling of the splat is a row of every table. The table ``stress`` has other masks in its rows, simulated
+from SCENE/gt (``benchmarks/ablation/stress.py``), and goes to ``stress.md`` and ``stress.json``. ``--geometry RUN...``,
+one a scene, takes finished splats; else they are fitted first.
 
 Writes ``ablation.json``, ``ablation.md`` and ``ablation.png`` to FOLDER. A cell that has its result there is not
 measured again, so the same command goes on after a kill. ``--set steps=500`` changes a setting in all rows.
@@ -17,24 +21,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-import _installed  # noqa: F401 (first: without splatseg it says so)
 import tyro
 import yaml
 
-from splatseg.cli.endings import parse
-from splatseg.cli.endings import run as run_script
+from benchmarks.ablation.cells import AblationScene, Plan, run_plan
+from benchmarks.ablation.plot import save_plot
+from benchmarks.ablation.report import summarise, to_json, to_markdown
+from benchmarks.ablation.rows import TABLES
+from benchmarks.ablation.stress import StressRow, run_stress, stress_to_json, stress_to_markdown
 from splatseg.core.atomic import write_text
 from splatseg.core.errors import SplatsegError
-from splatseg.evaluate.ablation import AblationScene, Plan, run_plan
-from splatseg.evaluate.ablation_plot import save_plot
-from splatseg.evaluate.ablation_report import summarise, to_json, to_markdown
-from splatseg.evaluate.ablation_rows import TABLES
 from splatseg.evaluate.hierarchical import load_hierarchical
 from splatseg.fit.geometry import GeometryConfig
 from splatseg.fit.pipeline import Fit, FitConfig, FitInputs
 from splatseg.io.colmap import load_colmap
 from splatseg.io.run_scene import take_capture
 from splatseg.io.test_cameras import load_test_views
+
+STRESS = "stress"  # the table whose rows are kinds of masks, not settings
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Arguments:
     masks: str = "masks_2d"
     """Folder of masks inside each scene."""
     tables: tuple[str, ...] = ("main", "decay", "dimension")
-    """Any of main, decay, dimension, ideas."""
+    """Any of main, decay, dimension, consensus, ideas, stress."""
     seeds: tuple[int, ...] = (0, 1, 2)
     set: tuple[str, ...] = ()
     """NAME=VALUE settings for all rows, e.g. steps=500 or loss.phi_min=0.2; a row's own settings win."""
@@ -87,8 +91,10 @@ def check(arguments: Arguments) -> None:
     if len({scene.resolve().name for scene in arguments.scenes}) < len(arguments.scenes):
         raise SplatsegError("scenes: expected different names, found one twice")
     for name in arguments.tables:
-        if name not in TABLES:
-            raise SplatsegError(f"--tables: expected some of {', '.join(TABLES)}, found '{name}'")
+        if name not in TABLES and name != STRESS:
+            raise SplatsegError(f"--tables: expected some of {', '.join([*TABLES, STRESS])}, found '{name}'")
+    if STRESS in arguments.tables and arguments.set:
+        raise SplatsegError("--set: expected none with the table stress, whose rows are the default and the loss alone")
 
 
 def prepare(arguments: Arguments, index: int) -> AblationScene:
@@ -116,22 +122,48 @@ def write_report(plan: Plan, out: Path) -> str:
     return table
 
 
-def main() -> int:
-    arguments = parse(Arguments, description=__doc__)
+def ablate(arguments: Arguments) -> int:
+    """Measure and report; 1 where a cell could not be measured.
+
+    Raises:
+        SplatsegError: wrong arguments, scenes or splats.
+    """
     check(arguments)
     common = common_settings(arguments.set)
-    tables = [TABLES[name] for name in arguments.tables]
+    tables = [TABLES[name] for name in arguments.tables if name != STRESS]
     for table in tables:
         for row in table.rows:
             row.config(common)  # a wrong setting is found before the geometry is fitted
     scenes = [prepare(arguments, index) for index in range(len(arguments.scenes))]
-    plan = Plan(scenes, tables, arguments.seeds, common)
+    failures = stress(arguments, scenes) if STRESS in arguments.tables else []
+    if tables:
+        failures += compare(arguments, Plan(scenes, tables, arguments.seeds, common))
+    for line in failures:
+        print(f"not measured: {line}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def stress(arguments: Arguments, scenes: list[AblationScene]) -> list[str]:
+    """The table ``stress``; a line for each cell that could not be measured."""
+    out, seeds = arguments.out, arguments.seeds
+
+    def write(rows: list[StressRow]) -> None:
+        write_text(out / "stress.md", stress_to_markdown(rows, seeds))
+        write_text(out / "stress.json", json.dumps(stress_to_json(rows, seeds), indent=1) + "\n")
+
+    rows, failures = run_stress(scenes, seeds, out, write, arguments.quiet, arguments.measure)
+    print(stress_to_markdown(rows, seeds))
+    for name in ("stress.md", "stress.json"):
+        print(f"written  {out / name}")
+    return failures
+
+
+def compare(arguments: Arguments, plan: Plan) -> list[str]:
+    """The tables of settings; a line for each cell that could not be measured."""
     failures = []
     if arguments.measure:
         failures = run_plan(plan, arguments.out, lambda: write_report(plan, arguments.out), arguments.quiet)
     print(write_report(plan, arguments.out))
-    for line in failures:
-        print(f"not measured: {line}", file=sys.stderr)
     try:
         save_plot(arguments.out / "ablation.png", summarise(plan, arguments.out))
         print(f"written  {arguments.out / 'ablation.png'}")
@@ -139,8 +171,17 @@ def main() -> int:
         print(f"no plot: {error}", file=sys.stderr)
     for name in ("ablation.md", "ablation.json"):
         print(f"written  {arguments.out / name}")
-    return 1 if failures else 0
+    return failures
+
+
+def main() -> int:
+    """The command's exit code: 2 for bad input, said in one line."""
+    try:
+        return ablate(tyro.cli(Arguments, description=__doc__))
+    except SplatsegError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":
-    run_script(main)
+    sys.exit(main())

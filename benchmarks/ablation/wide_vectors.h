@@ -1,5 +1,5 @@
 // The AVX-512 intrinsics that ../shared/prototypes use, as pairs of AVX2 vectors: lets those sources run, for a
-// comparison, on a processor without AVX-512. Force-included (g++ -include) before them; benchmarks/prototypes.py only.
+// comparison, on a processor without AVX-512. Force-included (g++ -include) before them; benchmarks/ablation/prototypes.py only.
 //
 // What it costs beside a port of the sources: a 16-bit mask must be expanded to lanes wherever it selects (and +
 // compare), and code written for 32 registers of 16 lanes spills with 16 of 8. No result depends on it but for the

@@ -1,7 +1,7 @@
-"""The project's prototypes, ../shared/prototypes, compiled where they lie and wrapped for benchmarks/prototypes.py.
+"""The project's prototypes, ../shared/prototypes, compiled where they lie and wrapped for prototypes.py.
 
 Nothing of them is copied: the sources are read from that folder on every run. They are AVX-512 intrinsics throughout;
-on a processor without those, benchmarks/wide_vectors.h stands in for them with pairs of AVX2 vectors.
+on a processor without those, wide_vectors.h stands in for them with pairs of AVX2 vectors.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.utils.cpp_extension import is_ninja_available, load
 from splatseg.core.camera import Camera
 from splatseg.core.errors import SplatsegError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT.parent / "shared/prototypes"
 BUILD = ROOT / "build/prototypes"
 NAMES = ("rasterize", "train_parts", "loss", "patches")

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from benchmarks.ablation.report import AVERAGE, Summary, TableResult, deviation
 from splatseg.core.atomic import atomic_write
 from splatseg.core.errors import SplatsegError
-from splatseg.evaluate.ablation_report import AVERAGE, Summary, TableResult, deviation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

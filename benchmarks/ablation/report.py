@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from splatseg.evaluate.ablation import MEASURES, AblationScene, Cell, Plan, read_cell
-from splatseg.evaluate.ablation_rows import Row, Table
+from benchmarks.ablation.cells import MEASURES, AblationScene, Cell, Plan, read_cell
+from benchmarks.ablation.rows import Row, Table
+from benchmarks.machine import machine
 from splatseg.evaluate.report import markdown_table
-from splatseg.ops.extension import build_info
 
-COLUMNS = {"iou1": "IoU1", "iou2": "IoU2", "mean": "mean", "proposed_mean": "at proposed levels"}
+COLUMNS = {
+    "iou1": "IoU1",
+    "iou2": "IoU2",
+    "mean": "mean",
+    "boundary_mean": "boundary IoU",
+    "proposed_mean": "at proposed levels",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,26 +143,6 @@ def _row_to_json(summary: Summary, plan: Plan) -> dict[str, Any]:
             for name, values in series.items()
         },
     }
-
-
-def machine() -> dict[str, Any]:
-    """What the seconds in the report were measured on."""
-    info = build_info()
-    return {
-        "processor": _processor(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "kernels": info.isa if info else "PyTorch references",
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
 
 
 def to_markdown(results: list[TableResult]) -> str:

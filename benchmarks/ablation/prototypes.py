@@ -1,16 +1,16 @@
 """Time our CPU kernels against the project's own prototypes (../shared/prototypes) on this machine, in one run.
 
 The figures published for the prototypes are from a processor with AVX-512. Here their sources are compiled, unchanged
-and where they lie, for the processor at hand: natively if it has AVX-512, else with benchmarks/wide_vectors.h in the
+and where they lie, for the processor at hand: natively if it has AVX-512, else with wide_vectors.h in the
 place of the intrinsics, each a pair of AVX2 vectors. Then their bit masks cost an expansion, and their 32 registers
 spills, that a port to AVX2 would avoid: the ratios are against the prototypes' *source* on this processor.
 
 The contenders take turns on the same inputs, after a check that their values agree. What the two sides do not share is
-in the docstrings of benchmarks/prototype_cases.py and in the notes of the output. Times are the best of all turns. The
+in the docstrings of prototype_cases.py and in the notes of the output. Times are the best of all turns. The
 first ratio is the median over turns of the prototype's time over ours, the second that of the best times; above 1 means
 that ours is faster. Writes benchmarks/results/prototypes.json.
 
-    PYTHONPATH=. python benchmarks/prototypes.py [--threads 1 2] [--sizes 50000 200000] [--turns 18] [--out FILE]
+    python -m benchmarks.ablation.prototypes [--threads 1 2] [--sizes 50000 200000] [--turns 18] [--out FILE]
 
 Exits with 2 where the prototypes' folder is missing. The first run compiles for minutes (ninja must be in PATH).
 """
@@ -24,7 +24,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from prototype_cases import (
+
+from benchmarks.ablation.prototype_cases import (
     TOLERANCE,
     Comparison,
     Traces,
@@ -34,9 +35,9 @@ from prototype_cases import (
     rasterize_cases,
     trace_cases,
 )
-from prototype_sources import Prototypes, compile_prototypes
-from rasterize import HEIGHT, WIDTH, processor
-
+from benchmarks.ablation.prototype_sources import Prototypes, compile_prototypes
+from benchmarks.machine import processor
+from benchmarks.rasterize import HEIGHT, WIDTH
 from splatseg.core.errors import SplatsegError
 from splatseg.fit.malloc import freed_memory_kept
 from splatseg.io import write_text
@@ -96,7 +97,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--views", type=int, default=50)
     parser.add_argument("--patches", type=int, nargs="+", default=[50, 200, 500])
     parser.add_argument("--turns", type=int, default=18)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/prototypes.json")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results/prototypes.json")
     return parser.parse_args()
 
 

@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 
+from benchmarks.ablation.rows import Row, Table
 from splatseg.core.atomic import write_text
 from splatseg.core.errors import SplatsegError
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.progress import Progress
 from splatseg.core.scene import View
-from splatseg.evaluate.ablation_rows import Row, Table
 from splatseg.evaluate.ceiling import evaluate_ceiling
 from splatseg.evaluate.hierarchical import HierarchicalScene, Report, evaluate_scene
 from splatseg.fit.features import FeatureConfig, fit_features
@@ -31,8 +31,8 @@ from splatseg.io.run import digest
 from splatseg.masks.hierarchy import HierarchyFolder
 from splatseg.segment.levels import LevelConfig
 
-PROTOCOL = 1  # part of every cell's name: raise it when the measurement changes
-MEASURES = ("iou1", "iou2", "mean", "proposed1", "proposed2", "proposed_mean")
+PROTOCOL = 2  # part of every cell's name: raise it when the measurement changes
+MEASURES = ("iou1", "iou2", "mean", "boundary_mean", "proposed1", "proposed2", "proposed_mean")
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +106,7 @@ class Cell:
             "features": self.settings,
             "core": report.averages(core=True),
             "groups": report.averages(core=False),
+            "queries": [[round(result.iou1, 5), round(result.iou2, 5)] for result in report.results],
             "fit_seconds": round(fit_seconds, 2),
             "evaluate_seconds": round(evaluate_seconds, 2),
             "threads": torch.get_num_threads(),
@@ -113,7 +114,8 @@ class Cell:
 
 
 def read_cell(cell: Cell, folder: Path) -> dict[str, Any] | None:
-    """What :meth:`Cell.measure` found earlier: averages over ``core`` and ``groups`` queries, seconds, settings.
+    """What :meth:`Cell.measure` found earlier: averages over ``core`` and ``groups`` queries, the two IoUs of each
+    of the ``queries`` in file order, seconds, settings.
 
     None where there is no result, or a file that is not one: the cell is then measured again.
     """
@@ -161,7 +163,13 @@ def run_plan(plan: Plan, folder: Path, after: Callable[[], object] = lambda: Non
     Returns:
         A line a cell that could not be measured (a fit that diverged): the others are measured all the same.
     """
-    cells = plan.cells()
+    return measure_cells(plan.cells(), folder, after, quiet)
+
+
+def measure_cells(
+    cells: Sequence[Cell], folder: Path, after: Callable[[], object] = lambda: None, quiet: bool = False
+) -> list[str]:
+    """Those of ``cells`` that have no result yet; arguments and result as :func:`run_plan`."""
     missing = [cell for cell in cells if read_cell(cell, folder) is None]
     failures = []
     with Progress(len(cells), "ablation", unit="cell", initial=len(cells) - len(missing), quiet=quiet) as progress:
