@@ -70,6 +70,7 @@ def written(path: Path, values: NDArray[Any], layout: str = "chunky", **options:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_16_bit_colour_tiff_keeps_the_upper_byte(tmp_path: Path, layout: str) -> None:
     assert (written(tmp_path / "a.tif", WIDE, layout).pixels == WIDE >> 8).all()
+    assert not is_plain(tmp_path / "a.tif", "a")  # COLMAP would round, and fit another photo
     hidden = np.dstack([WIDE, np.full((20, 24), 65535, np.uint16)])
     hidden[:5, :, 3] = 0
     photo = written(tmp_path / "b.tif", hidden, layout, extrasamples=["unassalpha"])

@@ -127,7 +127,8 @@ def is_plain(path: Path, view: str) -> bool:
     with _opened(path, view) as file:
         named = path.suffix.lower() in _COLMAP_WRITES  # by its suffix COLMAP chooses the format it writes
         plain = named and file.format in ("JPEG", "MPO", "PNG", "BMP", "TIFF") and file.mode in ("L", "RGB")
-        return plain and not file.has_transparency_data
+        wide = ";16" in str(getattr(file, "tile", [])[:1])  # COLMAP rounds where Pillow keeps the upper byte
+        return plain and not wide and not file.has_transparency_data
 
 
 def has_alpha(path: Path, view: str) -> bool:
