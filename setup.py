@@ -139,6 +139,7 @@ setup(
         "pycolmap>=4.0",
         "scipy>=1.11",
         "scikit-image>=0.22",
+        "tifffile>=2022.8.12",
         "hdbscan>=0.8.40",
         "tyro>=0.9",
         "tqdm>=4.66",

@@ -24,21 +24,21 @@ class KnownRun:
     workspace: Workspace
 
 
-def make_scene(folder: Path) -> Scene:
+def make_scene(folder: Path, size: float = 1.0) -> Scene:
     views = []
-    for name, camera in (("front", make_camera()), ("side", make_camera(0.5))):
+    for name, camera in (("front", make_camera(size=size)), ("side", make_camera(0.5, size))):
         path = folder / f"{name}.png"
         Image.fromarray(np.full((camera.height, camera.width, 3), 120, np.uint8)).save(path)
         views.append(View(f"{name}.png", camera, path))
     return Scene(tuple(views), Points(torch.zeros(1, 3), torch.zeros(1, 3, dtype=torch.uint8)))
 
 
-def make_run(folder: Path) -> KnownRun:
-    """Write the run (not its photos' COLMAP model) and open it."""
+def make_run(folder: Path, size: float = 1.0) -> KnownRun:
+    """Write the run (not its photos' COLMAP model) and open it; all lengths are ``size`` times as large."""
     photos = folder / "photos"
     photos.mkdir()
-    splat = make_splat()
+    splat = make_splat(size=size)
     run = Run.open(folder / "run", {"scene": str(photos), "downscale": 1})
     save_gaussians(run.geometry, splat.gaussians)
     splat.field.save(run.features)
-    return KnownRun(splat, Workspace(run, splat.gaussians, splat.field, make_scene(photos)))
+    return KnownRun(splat, Workspace(run, splat.gaussians, splat.field, make_scene(photos, size)))

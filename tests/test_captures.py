@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,19 @@ import numpy as np
 import pycolmap
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from plyfile import PlyData, PlyElement
 from test_colmap import FOCAL, HEIGHT, WIDTH, make_scene
 
+from splatseg.core.camera import Camera
 from splatseg.core.errors import SplatsegError
+from splatseg.core.scene import PhotoSource, View
 from splatseg.io import load_colmap
 from splatseg.io.colmap import find_model, has_model
 from splatseg.io.colmap_masks import source_pixels
 from splatseg.io.transforms import RANDOM_POINTS, random_points
-from splatseg.masks.files import FileMasks
+from splatseg.masks.files import FileMasks, write_note
 
 # Several models ------------------------------------------------------------------------------------------------
 
@@ -155,6 +159,47 @@ def test_masks_of_the_photos_follow_them(tmp_path: Path, model: str, downscale: 
                 seen = (photo >= low) & (photo < high)
                 mask = masks.dense(number).numpy()
                 assert (seen & mask).sum() / (seen | mask).sum() > 0.85
+
+
+def one_size(folder: Path) -> tuple[View, NDArray[np.bool_]]:
+    """A view of the size that its photo had before undistortion, and a mask of the latter, which is in masks/."""
+    intrinsics = torch.tensor([[FOCAL, 0, WIDTH / 2], [0, FOCAL, HEIGHT / 2], [0, 0, 1.0]])
+    camera = Camera(intrinsics, torch.eye(4), WIDTH, HEIGHT)
+    source = PhotoSource(WIDTH, HEIGHT, "OPENCV", (FOCAL, FOCAL, WIDTH / 2 + 6, HEIGHT / 2, 0.0, 0.0, 0.0, 0.0))
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[10:30, 20:40] = True
+    (folder / "masks").mkdir()
+    Image.fromarray(mask.astype(np.uint8)).save(folder / "masks/v.png")
+    return View("v.png", camera, folder / "v.png", source=source), mask
+
+
+@pytest.mark.parametrize("note", [None, "original", "undistorted"])
+def test_masks_of_equal_sizes_are_of_the_original_photo_unless_a_note_says_more(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, note: str | None
+) -> None:
+    view, mask = one_size(tmp_path)
+    if note is not None:
+        (tmp_path / "masks/masks_of.txt").write_text(f"{note}\n")
+    source = FileMasks(tmp_path / "masks", [view])
+    shifted = np.roll(mask, -6, axis=1)  # the principal point was 6 pixels to the right
+    for _ in range(2):
+        found = source.masks(view).dense(0).numpy()
+        assert (found == (mask if note == "undistorted" else shifted)).all()
+    lines = [record.message for record in caplog.records if "before undistortion" in record.message]
+    assert len(lines) == (note is None) and all(f"{tmp_path / 'masks'}: " in line and "64x48" in line for line in lines)
+
+
+def test_a_note_is_part_of_what_masks_depend_on_and_of_two_words(tmp_path: Path) -> None:
+    view, _ = one_size(tmp_path)
+    settings = [FileMasks(tmp_path / "masks", [view]).settings()]
+    for views in ([view], [replace(view, source=None)]):
+        write_note(tmp_path / "masks", views)
+        settings.append(FileMasks(tmp_path / "masks", [view]).settings())
+    assert (tmp_path / "masks/masks_of.txt").read_text() == "original\n"
+    assert len({json.dumps(one) for one in settings}) == 3
+    (tmp_path / "masks/masks_of.txt").write_text("photos")
+    with pytest.raises(SplatsegError, match=r"masks_of\.txt: expected 'undistorted' or 'original', found 'photos'"):
+        FileMasks(tmp_path / "masks", [view])
 
 
 def test_where_the_photo_does_not_reach_there_is_no_pixel(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ FRAMES = {
     "large": (1e4, np.eye(3), np.zeros(3)),
     "small, turned and far": (1e-4, TURN, np.array([448262.0, 5411932.0, 131.0])),
 }
+ON_OBJECTS, ON_GROUND = ((32, 28), (56, 48), (60, 32)), (30, 50)  # [column, row] of clicks into the base's first view
 Similarity = tuple[float, np.ndarray, np.ndarray]  # scale, rotation, translation of x' = s R x + t
 
 
@@ -116,9 +117,13 @@ def test_a_frame_changes_nothing(base: tuple[Path, Path, dict[str, float]], tmp_
     labels, others = figures["labels_per_level"], before["labels_per_level"]
     assert abs(len(labels) - len(others)) <= 1 and abs(labels[0] - others[0]) <= 1 < labels[0]
     assert 2 / 3 < labels[-1] / others[-1] < 3 / 2
-    for pixel in ((30, 50), (70, 30)):
+    for pixel in ON_OBJECTS:
         mask, other = selected(run, pixel), selected(base_run, pixel)
-        assert int((mask & other).sum()) > 0.9 * int((mask | other).sum()) > 0
+        assert 0 < int(other.sum()) < other.numel() / 10  # a part of an object: agreement is no matter of course
+        # Adam is not the same in a turned frame, and the rim of something 20 pixels across counts much.
+        assert int((mask & other).sum()) > 0.8 * int((mask | other).sum())
+    mask, other = selected(run, ON_GROUND), selected(base_run, ON_GROUND)
+    assert int((mask & other).sum()) > 0.9 * int((mask | other).sum()) > 0
 
 
 def test_a_far_capture_says_where_it_is(

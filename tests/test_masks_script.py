@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from script_runner import run_script
+from test_colmap import make_scene
 from test_sam_everything import LOOSE, build_sam, photo
 from test_sam_source import tiny_model
 
@@ -92,12 +93,30 @@ def test_written_coco_is_a_source_again(photos: Path) -> None:
     """``--coco DIR`` and then ``--source DIR``, also for a photo in a folder below: the same masks, bit by bit."""
     coco, again = photos.parent / "coco", photos.parent / "again"
     assert masks_script(photos, "--coco", coco, "--quiet") == 0
+    assert (coco / "masks_of.txt").read_text() == "original\n"
     assert run_script("masks.py", photos, "--out", again, "--source", coco, "--quiet") == 0
     for name in ("a.png.npz", "more/e.png.npz"):
         with np.load(made(photos.parent / "run") / name) as first, np.load(made(again) / name) as second:
             assert len(first["lengths"]) > 0
             for key in ("size", "lengths", "counts"):
                 assert (first[key] == second[key]).all()
+
+
+def test_coco_of_a_distorted_scene_says_that_it_is_of_undistorted_photos(tmp_path: Path) -> None:
+    make_scene(tmp_path / "scene", "OPENCV")
+    for number, path in enumerate(sorted((tmp_path / "scene/images/sub").iterdir())):
+        Image.fromarray(photo(48, 64, seed=number)).save(path)
+    for _ in range(2):
+        assert masks_script(tmp_path / "scene", "--coco", tmp_path / "coco", "--quiet") == 0
+        assert (tmp_path / "coco/masks_of.txt").read_text() == "undistorted\n"
+    options = ["--out", tmp_path / "again", "--source", tmp_path / "coco", "--quiet"]
+    assert run_script("masks.py", tmp_path / "scene", *options) == 0
+    first, second = made(tmp_path / "run"), made(tmp_path / "again")
+    names = sorted(path.relative_to(first) for path in first.rglob("*.npz"))
+    assert len(names) == 4
+    for name in names:
+        with np.load(first / name) as one, np.load(second / name) as other:
+            assert all((one[key] == other[key]).all() for key in ("size", "lengths", "counts"))
 
 
 def test_pictures_alone_use_the_stored_masks(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:

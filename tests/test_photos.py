@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pycolmap
 import pytest
+import tifffile
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -15,7 +18,7 @@ from test_colmap import HEIGHT, WIDTH, make_scene
 from test_render import make_scene as known_splat
 
 from splatseg.core.errors import SplatsegError
-from splatseg.core.photos import find_photos, photo_suffixes, read_photo
+from splatseg.core.photos import Photo, find_photos, is_plain, photo_size, photo_suffixes, read_photo
 from splatseg.core.scene import View
 from splatseg.fit.geometry.fit import masked_target, psnr
 from splatseg.fit.geometry.photos import halved, packed, unpacked
@@ -43,6 +46,84 @@ def test_16_bit_grey_is_scaled_by_its_full_range(tmp_path: Path, suffix: str) ->
 def test_float_tiff_is_scaled_by_the_range_its_largest_value_says(tmp_path: Path, scale: float, worst: int) -> None:
     found = read(Image.fromarray(GREY.astype(np.float32) * np.float32(scale)), tmp_path / "a.tif")
     assert np.abs(found.astype(int) - GREY[..., None]).max() <= worst
+
+
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "chunky": {},
+    "predictor": {"compression": "zlib", "predictor": True},
+    "big-endian": {"byteorder": ">"},
+    "tiled": {"tile": (16, 16)},
+    "planes": {"planarconfig": "separate"},  # Pillow: an error
+    "tiled planes": {"planarconfig": "separate", "tile": (16, 16), "compression": "zlib"},  # Pillow: other pixels
+}
+WIDE = np.random.default_rng(1).integers(0, 65536, (20, 24, 3), np.uint16)
+
+
+def written(path: Path, values: NDArray[Any], layout: str = "chunky", **options: Any) -> Photo:
+    """``values`` (h, w, channels) as an RGB TIFF, read."""
+    if layout.endswith("planes"):
+        values = np.ascontiguousarray(np.moveaxis(values, 2, 0))
+    tifffile.imwrite(path, values, photometric="rgb", **LAYOUTS[layout], **options)
+    return read_photo(path, path.name)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_16_bit_colour_tiff_keeps_the_upper_byte(tmp_path: Path, layout: str) -> None:
+    assert (written(tmp_path / "a.tif", WIDE, layout).pixels == WIDE >> 8).all()
+    assert not is_plain(tmp_path / "a.tif", "a")  # COLMAP would round, and fit another photo
+    hidden = np.dstack([WIDE, np.full((20, 24), 65535, np.uint16)])
+    hidden[:5, :, 3] = 0
+    photo = written(tmp_path / "b.tif", hidden, layout, extrasamples=["unassalpha"])
+    assert photo.shown is not None and not photo.shown[:5].any() and photo.shown[5:].all()
+    assert (photo.pixels[5:] == WIDE[5:] >> 8).all() and not photo.pixels[:5].any()
+
+
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "predictor"])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("scale", [1 / 255, 1.0, 257.0], ids=["unit", "8 bits", "16 bits"])
+def test_float_colour_tiff_is_scaled_as_float_grey_is(tmp_path: Path, layout: str, dtype: type, scale: float) -> None:
+    values = np.minimum(RGB.astype(np.float64) * scale, 65500).astype(dtype)  # float16 ends there
+    photo = written(tmp_path / "a.tif", values, layout)
+    assert (photo.pixels == RGB).all() and photo.shown is None
+    assert photo_size(tmp_path / "a.tif", "a") == (8, 8) and not is_plain(tmp_path / "a.tif", "a")
+
+
+def test_float_alpha_hides_and_premultiplied_colours_are_divided(tmp_path: Path) -> None:
+    alpha = np.full((8, 8, 1), 0.75)
+    alpha[:4] = 0.25
+    plain = np.concatenate([RGB / 255, alpha], axis=2).astype(np.float32)
+    multiplied = np.concatenate([RGB / 255 * alpha, alpha], axis=2).astype(np.float32)
+    for values, kind in ((plain, "unassalpha"), (multiplied, "assocalpha")):
+        photo = written(tmp_path / f"{kind}.tif", values, extrasamples=[kind])
+        assert photo.shown is not None and (photo.shown == (alpha[..., 0] > 0.5)).all()
+        assert (photo.pixels[4:] == RGB[4:]).all() and not photo.pixels[:4].any()
+
+
+@pytest.mark.parametrize("value", [2.5, -1.0, float("nan"), 1e6])
+def test_float_colours_of_no_known_range_are_refused_by_name(tmp_path: Path, value: float) -> None:
+    with pytest.raises(SplatsegError, match=r"a\.tif: expected (float|finite) values"):
+        written(tmp_path / "a.tif", np.full((4, 4, 3), value, np.float32))
+
+
+def test_without_tifffile_a_line_names_the_file_and_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path / "a.tif", np.ones((4, 4, 3), np.float32))
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    with pytest.raises(SplatsegError, match=r"a\.tif: expected tifffile, .*pip install tifffile") as error:
+        read_photo(tmp_path / "a.tif", "a")
+    assert "\n" not in str(error.value)
+
+
+def test_tiffs_that_are_no_photo_or_damaged_are_named(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "cmyk.tif", np.ones((4, 4, 4), np.float32), photometric="separated")
+    tifffile.imwrite(tmp_path / "cut.tif", np.ones((64, 64, 3), np.float32), photometric="rgb")
+    data = (tmp_path / "cut.tif").read_bytes()
+    (tmp_path / "cut.tif").write_bytes(data[:700])
+    for name in ("cmyk", "cut"):
+        with pytest.raises(SplatsegError, match=rf"{name}\.tif: ") as error:
+            read_photo(tmp_path / f"{name}.tif", name)
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("value", [2.5, -1.0, float("nan"), float("inf"), 1e6])

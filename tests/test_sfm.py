@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 
 from splatseg.core.errors import SplatsegError
 from splatseg.io import load_colmap, run_sfm
+from splatseg.io.sfm import is_sfm_of
 
 
 def noise_photos(folder: Path, count: int = 3, size: tuple[int, int] = (160, 120)) -> Path:
@@ -73,3 +75,82 @@ def test_other_photos_start_the_workspace_anew(tmp_path: Path) -> None:
     with pytest.raises(SplatsegError, match="expected photos that"):
         run_sfm(noise_photos(tmp_path / "photos"), tmp_path / "sfm")
     assert not (tmp_path / "sfm/sparse/0").exists()
+
+
+# Masks -----------------------------------------------------------------------------------------------------------
+
+
+def keypoints(workspace: Path) -> dict[str, np.ndarray]:
+    """Image name -> (n, 2) [x, y] of its features in COLMAP's database, pixels."""
+    with sqlite3.connect(workspace / "database.db") as database:
+        names = dict(database.execute("SELECT image_id, name FROM images"))
+        rows = database.execute("SELECT image_id, rows, cols, data FROM keypoints").fetchall()
+    return {names[i]: np.frombuffer(data or b"", np.float32).reshape(n, cols)[:, :2] for i, n, cols, data in rows}
+
+
+def half(path: Path, left: bool, size: tuple[int, int] = (160, 120)) -> None:
+    """A mask of COLMAP's that leaves the left or the right half of the photo."""
+    mask = np.zeros((size[1], size[0]), np.uint8)
+    mask[:, : size[0] // 2] = 255
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(mask if left else mask[:, ::-1]).save(path)
+
+
+@pytest.mark.parametrize("place", ["masks", "images/masks"])
+def test_no_feature_lies_where_the_mask_is_0_and_other_masks_are_other_poses(tmp_path: Path, place: str) -> None:
+    photos, out = noise_photos(tmp_path / "images"), tmp_path / "sfm"
+    for left in (True, False):
+        half(tmp_path / place / "p0.png.png", left)
+        half(tmp_path / place / "p1.png", left, (40, 30))  # nerfstudio's name, and of another size
+        with pytest.raises(SplatsegError, match="expected photos that"):
+            run_sfm(photos, out)
+        found = keypoints(out)
+        assert all(len(found[name]) > 20 for name in ("p0.png", "p1.png", "p2.png"))
+        for name in ("p0.png", "p1.png"):
+            assert bool((found[name][:, 0] <= 80).all() if left else (found[name][:, 0] >= 80).all())
+        assert float(found["p2.png"][:, 0].min()) < 60 and float(found["p2.png"][:, 0].max()) > 100
+        # As if it had found poses: they hold for these masks, whenever these were written, and for no others.
+        (out / "sparse/0").mkdir(parents=True)
+        (out / "sparse/0/images.bin").write_bytes(b"poses")
+        half(tmp_path / place / "p0.png.png", left)
+        assert run_sfm(photos, out) == out and (out / "sparse/0/images.bin").read_bytes() == b"poses"
+        assert is_sfm_of(photos, out)
+    shutil.rmtree(tmp_path / place)
+    assert is_sfm_of(photos, out)  # it is of the photos, with whatever masks
+    with pytest.raises(SplatsegError, match="expected photos that"):
+        run_sfm(photos, out)
+    found = keypoints(out)
+    assert all(float(xy[:, 0].min()) < 60 and float(xy[:, 0].max()) > 100 for xy in found.values())
+
+
+def test_an_unreadable_mask_is_named_and_gives_nothing_up(tmp_path: Path) -> None:
+    photos = noise_photos(tmp_path / "images")
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks/p1.png.png").write_bytes(b"no mask")
+    for _ in range(2):
+        with pytest.raises(SplatsegError, match=r"masks/p1\.png\.png: unreadable"):
+            run_sfm(photos, tmp_path / "sfm")
+        assert not (tmp_path / "sfm").exists()
+
+
+def test_a_folder_of_segments_is_no_mask_of_the_capture(tmp_path: Path) -> None:
+    photos = noise_photos(tmp_path / "images")
+    for index in range(3):
+        half(tmp_path / f"masks/p{index}.png", left=True)
+    with pytest.raises(SplatsegError, match="expected photos that"):
+        run_sfm(photos, tmp_path / "sfm", no_masks=tmp_path / "masks")
+    assert all(float(xy[:, 0].max()) > 100 for xy in keypoints(tmp_path / "sfm").values())
+
+
+def test_no_feature_lies_where_alpha_hides_the_photo(tmp_path: Path) -> None:
+    photos = noise_photos(tmp_path / "photos")
+    for path in photos.iterdir():
+        pixels = np.array(Image.open(path).convert("RGBA"))
+        pixels[:60, :, 3] = 0
+        Image.fromarray(pixels).save(path)
+    half(photos / "masks" / "p1.png.png", left=True)
+    with pytest.raises(SplatsegError, match="expected photos that"):
+        run_sfm(photos, tmp_path / "sfm")
+    found = keypoints(tmp_path / "sfm")
+    assert len(found) == 3 and all(len(xy) > 10 and float(xy[:, 1].min()) >= 60 for xy in found.values())
+    assert [float(xy[:, 0].max()) <= 80 for _, xy in sorted(found.items())] == [False, True, False]

@@ -436,7 +436,7 @@ def test_found_poses_go_with_a_moved_capture_and_are_not_given_up_for_another(
     """Their key was the place and times of the photos: with either another one, hours of SfM were deleted."""
     import pycolmap
 
-    def reconstruct(images: Path, names: list[str], single: bool, out: Path) -> None:
+    def reconstruct(images: Path, names: list[str], single: bool, masks: dict[str, Path], out: Path) -> None:
         reconstructed.append(images)
         (out / "database.db").write_bytes(b"features")
         shutil.copytree(room / "model", out / "sparse/0")

@@ -59,6 +59,25 @@ def test_level_of_detail_is_stated_and_selection_is_of_all(known: KnownRun, wind
     selects(window, size(known, 2))
 
 
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4, 1e8])
+def test_scenes_of_any_size_are_drawn_and_turned_around(tmp_path: Path, scale: float) -> None:
+    known = make_run(tmp_path, scale)
+    viewer = Viewer(known.workspace, ViewerConfig(ServerConfig(port=0)))
+    depths = known.splat.camera.project(known.splat.gaussians.means)[1]
+    try:
+        for _ in range(2):  # each window is told
+            window = HeadlessWindow(viewer.port, known.splat.camera)
+            window.click(*known.splat.pixel_of(2))
+            selects(window, size(known, 2))
+            limits = window.limits
+            assert 0 < limits["near"] < 0.1 * float(depths.min()) and float(depths.max()) * 10 < limits["far"]
+            assert limits["min_orbit_distance"] < 0.1 * float(depths.min())
+            assert float(depths.max()) * 10 < limits["max_orbit_distance"] < limits["far"]
+            window.close()
+    finally:
+        viewer.close()
+
+
 def test_level_and_threshold_sliders(known: KnownRun, window: HeadlessWindow) -> None:
     window.click(*known.splat.pixel_of(2))
     selects(window, size(known, 2))

@@ -50,16 +50,17 @@ def make_gaussians(means: Tensor, scale: float = 0.1, opacity: float = 0.995) ->
     return Gaussians(means, quats, torch.full((n, 3), scale).log(), logit, torch.zeros(n, 1, 3))
 
 
-def make_camera(x: float = 0.0) -> Camera:
-    """A camera at (x, 0, -6) that looks along +z."""
+def make_camera(x: float = 0.0, size: float = 1.0) -> Camera:
+    """A camera at (x, 0, -6) times ``size`` that looks along +z."""
     intrinsics = torch.tensor([[40.0, 0, WIDTH / 2], [0, 40.0, HEIGHT / 2], [0, 0, 1]])
     cam_from_world = torch.eye(4)
-    cam_from_world[0, 3], cam_from_world[2, 3] = -x, 6.0
-    return Camera(intrinsics, cam_from_world, WIDTH, HEIGHT)
+    cam_from_world[0, 3], cam_from_world[2, 3] = -x * size, 6.0 * size
+    return Camera(intrinsics, cam_from_world, WIDTH, HEIGHT, 0.01 * size)
 
 
-def make_splat(noise: float = 0.0, seed: int = 0) -> TinySplat:
-    """The splat of the module's docstring; ``noise`` is the standard deviation added to every feature channel."""
+def make_splat(noise: float = 0.0, seed: int = 0, size: float = 1.0) -> TinySplat:
+    """The splat of the module's docstring, lengths times ``size``; ``noise`` is the standard deviation added to every
+    feature channel."""
     generator = torch.Generator().manual_seed(seed)
     axis = torch.linspace(-0.4, 0.4, 6)
     half = torch.cartesian_prod(axis, torch.linspace(0.1, 0.9, 6), torch.tensor([0.0, 0.15]))
@@ -76,8 +77,9 @@ def make_splat(noise: float = 0.0, seed: int = 0) -> TinySplat:
         codes[part, part // 2] = PART_COSINE**0.5
         codes[part, 3 + part] = (1 - PART_COSINE) ** 0.5
     features = codes[part_ids] + noise * torch.randn((len(part_ids), 9), generator=generator)
-    gaussians = make_gaussians(torch.cat(means))
-    return TinySplat(gaussians, FeatureField(features, gaussians.fingerprint()), part_ids // 2, part_ids, make_camera())
+    gaussians = make_gaussians(torch.cat(means) * size, 0.1 * size)
+    field = FeatureField(features, gaussians.fingerprint())
+    return TinySplat(gaussians, field, part_ids // 2, part_ids, make_camera(size=size))
 
 
 def write_capture(folder: Path, count: int = 3) -> Path:

@@ -25,6 +25,12 @@ from viser import _messages
 from splatseg.core.camera import Camera
 
 PATIENCE = 120.0
+LIMIT_MESSAGES = {  # what a browser's camera draws and how far it turns; without one, its page's own defaults stay
+    "SetCameraNearMessage": "near",
+    "SetCameraFarMessage": "far",
+    "SetCameraMinOrbitDistanceMessage": "min_orbit_distance",
+    "SetCameraMaxOrbitDistanceMessage": "max_orbit_distance",
+}
 
 
 def wait_for(what: str, condition: Callable[[], Any], patience: float = PATIENCE) -> Any:
@@ -55,6 +61,7 @@ class HeadlessWindow:
         self.widgets: dict[str, dict[str, Any]] = {}
         self.shown: list[str] = []  # every text the status line has had
         self.downloads: dict[str, bytes] = {}
+        self.limits = {"near": 0.01, "far": 1000.0, "min_orbit_distance": 0.01, "max_orbit_distance": 1e4}
         self.pieces = 0  # of the splat that were sent
         self._parts: dict[str, tuple[str, int, bytearray]] = {}
         self._lock = threading.Lock()
@@ -85,10 +92,9 @@ class HeadlessWindow:
         ahead, up = position + rotation[:, 2], -rotation[:, 1]
         fov = 2 * float(np.arctan(self.camera.height / 2 / self.camera.fy))
         size = (self.camera.height, self.camera.width)
+        planes = (self.limits["near"], self.limits["far"])
         self._send(
-            _messages.ViewerCameraMessage(
-                tuple(wxyz), tuple(position), fov, 0.01, 1000.0, *size, tuple(ahead), tuple(up)
-            )
+            _messages.ViewerCameraMessage(tuple(wxyz), tuple(position), fov, *planes, *size, tuple(ahead), tuple(up))
         )
 
     def click(self, u: float, v: float, modifier: Any = None) -> None:
@@ -195,6 +201,9 @@ class HeadlessWindow:
                     widget["props"]["value"] = message["updates"]["value"]
             elif kind == "GuiRemoveMessage":
                 self.widgets.pop(message["uuid"], None)
+        if kind in LIMIT_MESSAGES:
+            name = LIMIT_MESSAGES[kind]
+            self.limits[name] = message[name]
         if "/splat/" in str(message.get("name")):
             self.pieces += 1
         if kind == "LocalStorageSetItemMessage":

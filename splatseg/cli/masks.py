@@ -32,6 +32,7 @@ from splatseg.io.run import Run
 from splatseg.io.run_scene import take_capture
 from splatseg.masks import MaskSource, mask_source
 from splatseg.masks.cache import MaskCache
+from splatseg.masks.files import write_note
 from splatseg.masks.hierarchy import HierarchyConfig, build_hierarchy
 from splatseg.masks.mask_set import MaskSet
 from splatseg.masks.sam.config import Preset
@@ -85,6 +86,8 @@ def make(options: Options) -> None:
                     take_capture(run_folder, scene_folder(options), views)
             source_name = options.source if options.source in ("watershed", "sam") else Path(options.source).resolve()
             cache.describe(source_name, ahead=True)
+            if options.coco is not None and share.rank == 0:
+                write_note(options.coco, views)
         job = MaskJob(
             cache,
             cache.folder / "preview" if options.preview else None,

@@ -1,11 +1,12 @@
 """Photographs in: the one place where a photo becomes pixels, and where photos are looked for in a folder.
 
-Every format that Pillow reads is read (HEIC with the plugin pillow-heif). How values become 8-bit RGB:
+Every format that Pillow reads is read (HEIC with the plugin pillow-heif), and TIFFs of floats in colour, which it does
+not read, by tifffile (:mod:`splatseg.core.tiff`). How values become 8-bit RGB:
 
-- 8 bits a channel, palette, CMYK, YCbCr, Lab, 1 bit: Pillow's conversion; 16-bit colour PNG: the upper byte.
+- 8 bits a channel, palette, CMYK, YCbCr, Lab, 1 bit: Pillow's conversion; 16-bit colour PNG and TIFF: the upper byte.
 - 16-bit grey (also stored as 32-bit integers): value / 257, the full range of 16 bits, rounded.
-- float grey: the largest value says the range: at most 1 -> 0..1, 16 to 255 -> 0..255, above that up to 65535 ->
-  0..65535. Anything else (negative, not finite, between 1 and 16: a radiance) is refused.
+- float grey and colour: the largest value says the range: at most 1 -> 0..1, 16 to 255 -> 0..255, above that up to
+  65535 -> 0..65535. Anything else (negative, not finite, between 1 and 16: a radiance) is refused.
 - alpha: what is less than half opaque is no photo. Those pixels are black, whatever colour is hidden there, and are
   left out of the geometry loss, as in INRIA's code; all others keep their colour.
 - EXIF orientation is ignored, as COLMAP ignores it: poses and intrinsics belong to the pixels as they are stored.
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from splatseg.core.errors import SplatsegError
+from splatseg.core.tiff import is_misread, is_tiff, read_tiff, to_bytes
 
 HEIC = (".heic", ".heif", ".hif")
 RAW = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2")  # sensor data: to be developed first
@@ -113,10 +115,8 @@ def read_photo(path: Path, view: str) -> Photo:
         SplatsegError: it is missing, unreadable, or its values have no known range.
     """
     with _opened(path, view) as file:
-        if file.mode.startswith("I"):
-            return Photo(_from_integers(np.array(file), path), None)
-        if file.mode == "F":
-            return Photo(_from_floats(np.array(file), path), None)
+        if file.mode.startswith("I") or file.mode == "F":
+            return Photo(_grey(to_bytes(np.array(file), path)), None)
         if file.has_transparency_data:
             return _from_alpha(np.array(file.convert("RGBA")))
         return Photo(np.array(file.convert("RGB")), None)
@@ -127,7 +127,8 @@ def is_plain(path: Path, view: str) -> bool:
     with _opened(path, view) as file:
         named = path.suffix.lower() in _COLMAP_WRITES  # by its suffix COLMAP chooses the format it writes
         plain = named and file.format in ("JPEG", "MPO", "PNG", "BMP", "TIFF") and file.mode in ("L", "RGB")
-        return plain and not file.has_transparency_data
+        wide = ";16" in str(getattr(file, "tile", [])[:1])  # COLMAP rounds where Pillow keeps the upper byte
+        return plain and not wide and not file.has_transparency_data
 
 
 def has_alpha(path: Path, view: str) -> bool:
@@ -155,14 +156,30 @@ def _opened(path: Path, view: str) -> Iterator[Image.Image]:
             _register_heic(path)
         if path.exists() and not path.is_file():  # a pipe would be waited for
             raise OSError("expected a file")
-        with Image.open(path) as file:
-            yield file
+        with _identified(path) as file:
+            yield read_tiff(path) if is_misread(file) else file
     except SplatsegError:
         raise
     except FileNotFoundError:
         raise SplatsegError(f"{path}: image of view '{view}' not found") from None
     except _BROKEN as error:
         raise SplatsegError(f"{path}: unreadable image of view '{view}' ({error})") from None
+
+
+def _identified(path: Path) -> Image.Image:
+    """The opened image; a TIFF of a kind that Pillow does not know whole, as 8 bits."""
+    try:
+        return Image.open(path)
+    except UnidentifiedImageError:
+        if not is_tiff(path):
+            raise
+    return read_tiff(path)
+
+
+def read_exif(path: Path, view: str) -> Image.Exif:
+    """What the camera wrote into the photo; empty where that is unknown."""
+    with _opened(path, view) as file:
+        return file.getexif()
 
 
 def _register_heic(path: Path) -> None:
@@ -174,25 +191,6 @@ def _register_heic(path: Path) -> None:
             "pip install pillow-heif"
         ) from None
     register_heif_opener()
-
-
-def _from_integers(values: NDArray[np.generic], path: Path) -> NDArray[np.uint8]:
-    """16-bit grey as RGB."""
-    wide = values.astype(np.int64)
-    low, high = int(wide.min(initial=0)), int(wide.max(initial=0))
-    if low < 0 or high > 65535:
-        raise SplatsegError(f"{path}: expected grey values of 16 bits (0..65535), found {low}..{high}")
-    return _grey(wide / 257)
-
-
-def _from_floats(values: NDArray[np.generic], path: Path) -> NDArray[np.uint8]:
-    wide = values.astype(np.float64)
-    if not np.isfinite(wide).all():
-        raise SplatsegError(f"{path}: expected finite values, found others")
-    low, high = float(wide.min(initial=0)), float(wide.max(initial=0))
-    if low < 0 or 1 < high < 16 or high > 65535:
-        raise SplatsegError(f"{path}: expected float values in 0..1, 0..255 or 0..65535, found {low:g}..{high:g}")
-    return _grey(wide * 255 if high <= 1 else wide if high <= 255 else wide / 257)
 
 
 def _grey(values: NDArray[np.float64]) -> NDArray[np.uint8]:

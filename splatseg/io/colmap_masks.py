@@ -4,6 +4,7 @@ keeps masks of what the geometry leaves out."""
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 
 from splatseg.core.atomic import atomic_write
 from splatseg.core.errors import SplatsegError
-from splatseg.core.photos import read_mask, read_photo
+from splatseg.core.photos import has_alpha, photo_size, read_mask, read_photo
 from splatseg.core.scene import PhotoSource, View
 from splatseg.io.colmap_model import PINHOLES, Model, ModelCamera
 from splatseg.io.names import is_file
@@ -30,24 +31,12 @@ def capture_masks(root: Path, model: Model, downscale: int, no_masks: Path | Non
     Raises:
         SplatsegError: a ``transforms.json`` names a mask that is not there.
     """
-    real = root.resolve()
-    beside = [real.parent, real] if real.name.startswith("images") else [real]
-    wanted = ["masks", *([f"masks_{downscale}"] if downscale > 1 else [])][::-1]
-    folders = [parent / name for parent in beside for name in wanted]
-    if no_masks is not None:
-        folders = [folder for folder in folders if folder.resolve() != no_masks.resolve()]
-    folders = [folder for folder in folders if folder.is_dir()]
-    found: dict[str, Path] = {}
-    for image in model.images:
-        if image.mask is not None:
-            if not is_file(image.mask):
-                raise SplatsegError(f"{image.mask}: expected the mask of view '{image.name}', found no such file")
-            found[image.name] = image.mask
-            continue
-        names = _mask_names(image.name)
-        paths = (folder / name for folder in folders for name in names)
-        if (path := next((path for path in paths if is_file(path)), None)) is not None:
-            found[image.name] = path
+    given = {image.name: image.mask for image in model.images if image.mask is not None}
+    for name, mask in given.items():
+        if not is_file(mask):
+            raise SplatsegError(f"{mask}: expected the mask of view '{name}', found no such file")
+    others = [image.name for image in model.images if image.name not in given]
+    found = given | mask_files(root, others, downscale, no_masks)
     if found:
         where = next(iter(found.values())).parent
         log.warning(
@@ -56,6 +45,23 @@ def capture_masks(root: Path, model: Model, downscale: int, no_masks: Path | Non
             len(found),
             len(model.images),
         )
+    return found
+
+
+def mask_files(root: Path, names: Iterable[str], downscale: int, no_masks: Path | None) -> dict[str, Path]:
+    """Image name -> mask, for those of ``names`` that have one in a folder of the capture (:func:`capture_masks`)."""
+    real = root.resolve()
+    beside = [real.parent, real] if real.name.startswith("images") else [real]
+    wanted = ["masks", *([f"masks_{downscale}"] if downscale > 1 else [])][::-1]
+    folders = [parent / name for parent in beside for name in wanted]
+    if no_masks is not None:
+        folders = [folder for folder in folders if folder.resolve() != no_masks.resolve()]
+    folders = [folder for folder in folders if folder.is_dir()]
+    found: dict[str, Path] = {}
+    for name in names:
+        paths = (folder / mask for folder in folders for mask in _mask_names(name))
+        if (path := next((path for path in paths if is_file(path)), None)) is not None:
+            found[name] = path
     return found
 
 
@@ -111,6 +117,19 @@ def resampled(values: NDArray[np.generic], view: View) -> NDArray[np.generic]:
     pixels = source_pixels(view, (values.shape[1], values.shape[0]))
     taken: NDArray[np.generic] = values[pixels[..., 1].clip(0), pixels[..., 0].clip(0)]
     return np.asarray(np.where(pixels[..., 0] >= 0, taken, np.zeros((), values.dtype)))
+
+
+def mask_of_photo(photo: Path, name: str, mask: Path | None) -> NDArray[np.bool_]:
+    """(h, w) bool of all pixels of the photo as it was taken: what its alpha and its mask, of any size, leave of it."""
+    width, height = photo_size(photo, name)
+    shown = read_photo(photo, name).shown if has_alpha(photo, name) else None
+    kept = np.ones((height, width), bool) if shown is None else shown
+    if mask is None:
+        return kept
+    values = read_mask(mask)
+    rows = ((np.arange(height) + 0.5) * values.shape[0] / height).astype(np.int64)
+    columns = ((np.arange(width) + 0.5) * values.shape[1] / width).astype(np.int64)
+    return np.asarray(kept & values[rows[:, None], columns])
 
 
 def fitted_pixels(view: View, photo: Path, mask: Path | None) -> NDArray[np.bool_]:

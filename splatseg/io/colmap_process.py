@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 from splatseg.core.errors import SplatsegError
-from splatseg.core.photos import is_plain, read_photo
+from splatseg.core.photos import is_plain, read_exif, read_photo
 from splatseg.io.names import safe_name
 
 _WORKER = Path(__file__).with_name("colmap_worker.py")
@@ -78,10 +78,8 @@ def photos_for_colmap(photos: dict[str, Path], folder: Path) -> dict[str, str]:
 
 
 def _convert(photo: Path, name: str, path: Path) -> None:
-    pixels = read_photo(photo, name).pixels
-    with Image.open(photo) as file:  # what the camera wrote about its lens is COLMAP's first guess of the focal length
-        exif = file.getexif()
-    Image.fromarray(pixels).save(path, exif=exif)
+    # What the camera wrote about its lens is COLMAP's first guess of the focal length.
+    Image.fromarray(read_photo(photo, name).pixels).save(path, exif=read_exif(photo, name))
 
 
 def _ending(code: int) -> str:

@@ -33,10 +33,16 @@ def undistort(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def reconstruct(job: dict[str, Any]) -> dict[str, Any]:
-    """Extract, match and map the photos ``names`` of ``images``; the largest model goes to ``work``/best."""
+    """Extract, match and map the photos ``names`` of ``images``; the largest model goes to ``work``/best. No feature
+    lies where the photo's mask in the folder ``masks``, if any, is 0."""
     database, images, work = job["database"], job["images"], job["work"]
     mode = pycolmap.CameraMode.SINGLE if job["single"] else pycolmap.CameraMode.PER_IMAGE
-    pycolmap.extract_features(database, images, job["names"], camera_mode=mode, device=pycolmap.Device.cpu)
+    reader = pycolmap.ImageReaderOptions()
+    if job["masks"] is not None:
+        reader.mask_path = job["masks"]
+    pycolmap.extract_features(
+        database, images, job["names"], camera_mode=mode, reader_options=reader, device=pycolmap.Device.cpu
+    )
     if job["overlap"] == 0:
         pycolmap.match_exhaustive(database, device=pycolmap.Device.cpu)
     else:

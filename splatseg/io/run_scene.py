@@ -50,7 +50,7 @@ def load_run_scene(
                     f"{run.folder}: scene: expected the photos that its poses were found from, once in "
                     f"{settings.get('scene')}, found others in {photos}; choose another --out"
                 )
-            run_sfm(photos, run.sfm)
+            run_sfm(photos, run.sfm, options["no_masks"])
         elif not has_model(run.sfm):
             raise SplatsegError(f"{run.sfm}: expected the poses that scripts/fit.py --sfm finds, found none")
         folder, options["images"] = run.sfm, photos

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from splatseg.core.atomic import write_text
 from splatseg.core.errors import SplatsegError
-from splatseg.core.photos import find_photos, is_plain, photo_size
+from splatseg.core.photos import find_photos, has_alpha, is_plain, photo_size
+from splatseg.io.colmap_masks import mask_files, mask_of_photo, write_mask
 from splatseg.io.colmap_model import write_names
 from splatseg.io.colmap_process import photos_for_colmap, run_job
 from splatseg.io.run import digest
@@ -78,39 +79,59 @@ def _for_colmap(images: Path, names: list[str], folder: Path) -> tuple[Path, dic
     return folder, {safe: name for name, safe in there.items()}
 
 
-def run_sfm(images: str | Path, out: str | Path) -> Path:
+def _write_masks(images: Path, there: dict[str, str], masks: dict[str, Path], folder: Path) -> Path | None:
+    """Masks of the photos' size in ``folder``, ``NAME.png`` by COLMAP's rule; None if nothing is left out anywhere.
+
+    Where one photo has a mask or alpha all get one: COLMAP drops photos whose mask it does not find.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    if not masks and not any(has_alpha(images / name, name) for name in there.values()):
+        return None
+    for safe, name in there.items():
+        path = folder / f"{safe}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_mask(path, mask_of_photo(images / name, name, masks.get(name)))
+    return folder
+
+
+def run_sfm(images: str | Path, out: str | Path, no_masks: Path | None = None) -> Path:
     """Find camera poses and sparse points of the photos in ``images``.
 
     Features and matches are kept in ``out/database.db``, where pycolmap takes up what is already there, so a killed run
-    goes on; the model is written under another name and renamed. A second call with the same photos returns at once.
-    One SIMPLE_RADIAL camera is fitted when all photos have one size, otherwise one per photo.
+    goes on; the model is written under another name and renamed. A second call with the same photos and masks returns
+    at once. One SIMPLE_RADIAL camera is fitted when all photos have one size, otherwise one per photo. Nothing is
+    matched that alpha or the capture's masks (:func:`splatseg.io.colmap_masks.capture_masks`) leave out.
 
     Args:
         images: folder of photos, searched recursively but for run folders: every format of :mod:`splatseg.core.photos`.
         out: workspace, made where it does not exist.
+        no_masks: a folder that is none of masks of the capture, though it is called so.
 
     Returns:
         ``out``: a COLMAP scene (``images`` is a link, the model with most registered photos is ``sparse/0``) that
         :func:`splatseg.io.load_colmap` opens.
 
     Raises:
-        SplatsegError: fewer than two photos, an unreadable one, or photos that could not be registered.
+        SplatsegError: fewer than two photos, an unreadable photo or mask, or photos that could not be registered.
     """
     images, out = Path(images), Path(out)
     names = _photos(images, out)
     single = len(_sizes(images, names)) == 1  # and so, it is assumed, one lens
     stamp, model, database = out / "sfm.digest", out / "sparse" / "0", out / "database.db"
+    masks = mask_files(images, names, 1, no_masks)
+    for path in masks.values():
+        photo_size(path, path.stem)  # an unreadable one is named before anything is given up
     try:
-        unchanged = _is_of(out, images, names)
+        unchanged = _is_of(out, images, names) and _stamped(out)[1:] == _mask_key(masks)
         if unchanged and (model / "images.bin").is_file():
             _link_images(images, out / "images")
             return out
-        if not unchanged and out.is_dir():  # other photos: nothing of the old workspace holds
+        if not unchanged and out.is_dir():  # other photos or masks: nothing of the old workspace holds
             database.unlink(missing_ok=True)
             shutil.rmtree(out / "sparse", ignore_errors=True)
-        write_text(stamp, _key(images, names))
+        write_text(stamp, " ".join([_key(images, names), *_mask_key(masks)]))
         _link_images(images, out / "images")
-        _reconstruct(images, names, single, out)
+        _reconstruct(images, names, single, masks, out)
     except OSError as error:
         raise SplatsegError(f"{out}: expected SfM to finish, found: {error.strerror or error}") from None
     return out
@@ -126,11 +147,21 @@ def is_sfm_of(images: Path, out: Path) -> bool:
 
 
 def _is_of(out: Path, images: Path, names: list[str]) -> bool:
-    stamp = out / "sfm.digest"
-    if not stamp.is_file():
+    stamped = _stamped(out)[:1]
+    if not stamped:
         return False
     by_place = digest([str(images.resolve()), names], stats=[images / name for name in names])  # older versions'
-    return stamp.read_text() in (_key(images, names), by_place)
+    return stamped[0] in (_key(images, names), by_place)
+
+
+def _stamped(out: Path) -> list[str]:
+    """What the workspace was made from: the key of its photos and, where there were masks, theirs; empty if unknown."""
+    stamp = out / "sfm.digest"
+    return stamp.read_text().split() if stamp.is_file() else []
+
+
+def _mask_key(masks: dict[str, Path]) -> list[str]:
+    return [digest(["masks", list(masks)], files=masks.values())] if masks else []
 
 
 def _key(images: Path, names: list[str]) -> str:
@@ -138,16 +169,18 @@ def _key(images: Path, names: list[str]) -> str:
     return digest(["photos", names], files=[images / name for name in names])
 
 
-def _reconstruct(images: Path, names: list[str], single: bool, out: Path) -> None:
+def _reconstruct(images: Path, names: list[str], single: bool, masks: dict[str, Path], out: Path) -> None:
     """Extract, match and map into ``out``."""
     work = out / ".mapping.tmp"
     folder, there = _for_colmap(images, names, out / "photos")
+    mask_folder = _write_masks(images, there, masks, out / "masks")
     answer = run_job(
         "reconstruct",
         images,
         database=str(out / "database.db"),
         images=str(folder),
         names=list(there),
+        masks=None if mask_folder is None else str(mask_folder),
         single=single,
         overlap=0 if len(names) <= _EXHAUSTIVE else _OVERLAP,
         work=str(work),

@@ -8,6 +8,10 @@ For a view ``cam0/0001.jpg`` one of these is read; NAME is ``cam0/0001``, ``cam0
 - ``NAME.png``: a label map, 8 or 16 bits, one channel: every value but 0 is one mask;
 - ``NAME.npz`` or ``NAME.npy``: (h, w) integer ids, (k, h, w) integer ids of k levels, or (k, h, w) bool masks;
   0 is no mask.
+
+Masks have the size of the view, or of the photo as it was taken, and are then resized and undistorted as that was.
+Where both have one size (the camera is distorted), ``masks_of.txt`` in the folder says which it is: ``undistorted``
+photos (``scripts/masks.py --coco`` writes that) or ``original`` ones, as is also taken without it, and said in a line.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from splatseg.core.atomic import write_text
 from splatseg.core.errors import DAMAGED, SplatsegError
 from splatseg.core.scene import View
 from splatseg.io.colmap_masks import source_pixels
@@ -34,7 +40,10 @@ from splatseg.masks.mask_set import MaskSet
 
 T = TypeVar("T")
 _BROKEN_IMAGE: tuple[type[Exception], ...] = (*DAMAGED, Image.DecompressionBombError)
+log = logging.getLogger(__name__)
 _ARRAY_NAMES = ("masks", "labels", "levels", "ids")
+_NOTE, _UNDISTORTED, _ORIGINAL = "masks_of.txt", "undistorted", "original"
+_EQUAL_SIZES = 2  # in the settings, so that masks kept by an older rule for equal sizes are read again
 _LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 
 
@@ -47,7 +56,8 @@ class FileMasks:
             :class:`MaskSet`.
 
     Raises:
-        SplatsegError: no such folder; no masks for any view; two candidates for one view, or one for two views.
+        SplatsegError: no such folder; no masks for any view; two candidates for one view, or one for two views; a note
+            (``masks_of.txt``) of other words.
     """
 
     name = "files"
@@ -56,6 +66,8 @@ class FileMasks:
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise SplatsegError(f"{self.folder}: expected a folder of masks, found {_what_is(self.folder)}")
+        self._note = _read_note(self.folder / _NOTE)
+        self._said = False
         found = {view.name: self.find(view) for view in views}
         missing = [name for name, path in found.items() if path is None]
         if views and len(missing) == len(found):
@@ -83,7 +95,11 @@ class FileMasks:
             if path.is_file():
                 stat = path.stat()
                 digest.update(f"{path.relative_to(self.folder)}|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
-        return {"folder": str(self.folder.resolve()), "files": digest.hexdigest()[:16]}
+        return {
+            "folder": str(self.folder.resolve()),
+            "files": digest.hexdigest()[:16],
+            "equal_sizes": _EQUAL_SIZES,
+        }
 
     def find(self, view: View) -> Path | None:
         """The file or folder that holds the masks of ``view``, None if there is none.
@@ -120,16 +136,57 @@ class FileMasks:
         masks = _read_folder(path) if path.is_dir() else _READERS[path.suffix](path)
         if masks is None:
             return MaskSet.empty(view.camera.height, view.camera.width)
-        if (masks.height, masks.width) == (view.camera.height, view.camera.width):
-            return masks
         taken = view.source
-        if taken is not None and (masks.height, masks.width) == (taken.height, taken.width):
+        like_view = (masks.height, masks.width) == (view.camera.height, view.camera.width)
+        like_photo = taken is not None and (masks.height, masks.width) == (taken.height, taken.width)
+        if like_view and like_photo and self._are_undistorted(view):
+            return masks
+        if like_photo:
             return _like_the_photo(masks, view)
+        if like_view:
+            return masks
         raise SplatsegError(
             f"{path}: expected masks of {view.camera.width}x{view.camera.height} pixels like view '{view.name}'"
             + ("" if taken is None else f", or of {taken.width}x{taken.height} like the photo it was made from")
             + f", found {masks.width}x{masks.height}"
         )
+
+    def _are_undistorted(self, view: View) -> bool:
+        """Whose masks these are where both sizes are one: what the note says, else the original photo's, in a line."""
+        assert view.source is not None
+        if self._note is not None:
+            return self._note == _UNDISTORTED
+        if not self._said:
+            log.warning(
+                "%s: masks, photos and undistorted photos have one size (%dx%d); taken as masks of the photos before "
+                "undistortion (if they are not, write '%s' into %s there)",
+                self.folder,
+                view.source.width,
+                view.source.height,
+                _UNDISTORTED,
+                _NOTE,
+            )
+            self._said = True
+        return False
+
+
+def write_note(folder: Path, views: Sequence[View]) -> None:
+    """Note beside masks of ``views`` as they are whether they are of undistorted photos or of original ones."""
+    undistorted = any(view.source is not None for view in views)
+    write_text(folder / _NOTE, f"{_UNDISTORTED if undistorted else _ORIGINAL}\n")
+
+
+def _read_note(path: Path) -> str | None:
+    """None without one."""
+    try:
+        found = path.read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise SplatsegError(f"{path}: expected '{_UNDISTORTED}' or '{_ORIGINAL}', found {error}") from None
+    if found not in (_UNDISTORTED, _ORIGINAL):
+        raise SplatsegError(f"{path}: expected '{_UNDISTORTED}' or '{_ORIGINAL}', found {found[:40]!r}")
+    return found
 
 
 def _like_the_photo(masks: MaskSet, view: View) -> MaskSet:

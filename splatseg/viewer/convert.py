@@ -15,6 +15,8 @@ from splatseg.core.gaussians import Gaussians
 from splatseg.core.scene import Scene
 
 MAX_HALF = 60_000.0  # the renderer holds covariances in float16
+# Of the least depth drawn, a thousandth of the scene's size: what is beyond is clipped, and how far one can move away.
+FAR_NEARS, ORBIT_NEARS = 1e7, 1e6
 
 
 @dataclass(frozen=True, eq=False)

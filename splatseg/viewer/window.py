@@ -16,7 +16,7 @@ from splatseg.core.scene import View
 from splatseg.session import Cancelled, Job, Mode, Session
 from splatseg.session.colors import Look, Painter, overlay, showable
 from splatseg.viewer.actions import Choices
-from splatseg.viewer.convert import Pose, browser_camera, turn_distance, view_pose
+from splatseg.viewer.convert import ORBIT_NEARS, Pose, browser_camera, turn_distance, view_pose
 from splatseg.viewer.panels.tabs import Panels
 from splatseg.viewer.queue import ActionQueue
 from splatseg.viewer.splats import SplatNodes, SplatTemplate
@@ -53,6 +53,7 @@ class Window:
         self._queue = ActionQueue(f"splatseg-window-{client.client_id}")
         self.panels = Panels(self)
         self._unlisten = session.workspace.shared.listen(lambda: self.post(self.refresh, "shared"))
+        self._limit_orbit()
         self._listen_to_canvas()
         self.post(self.refresh)
 
@@ -204,6 +205,14 @@ class Window:
             time.sleep(0.01)
             camera = self.camera()
         return camera
+
+    def _limit_orbit(self) -> None:
+        """How near to and far from what it turns around the browser's camera may come, by the scene's size."""
+        camera, near = self.client.camera, self.session.workspace.near
+        limits = {"min_orbit_distance": near, "max_orbit_distance": ORBIT_NEARS * near}
+        # viser refuses a least distance above the largest one, also between two assignments.
+        for name in sorted(limits, reverse=near <= camera.max_orbit_distance):
+            setattr(camera, name, limits[name])
 
     def go_to(self, pose: Pose) -> None:
         """Move the browser's camera."""
