@@ -15,6 +15,7 @@ from tiny_splat import TinySplat, make_splat, write_run
 
 from splatseg.core.field import FeatureField
 from splatseg.io.ply import load_gaussians
+from splatseg.session import Session
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,29 @@ def test_add_and_subtract(folder: Path, splat: TinySplat) -> None:
     wanted = torch.isin(splat.parts, torch.tensor([2, 4, 5]))
     found = load_gaussians(folder / "exports" / "selection.ply").means
     assert torch.equal(found, splat.gaussians.means[wanted])
+
+
+def test_clicks_select_what_they_select_in_the_viewer(folder: Path, splat: TinySplat) -> None:
+    """--add is a Shift-click and --subtract an Alt-click, twice over."""
+    where = {part: tuple(float(x) + 0.5 for x in splat.pixel_of(part)) for part in (0, 2, 4)}
+    for threshold in (None, 0.5):
+        session = Session(folder)
+        session.click("view_0", *where[2])
+        for refine in [] if threshold is None else [threshold]:
+            session.set_threshold(refine)
+        session.click("view_0", *where[4], "add")
+        for refine in [] if threshold is None else [threshold]:
+            session.set_threshold(refine)
+        session.click("view_0", *where[0], "add")
+        for refine in [] if threshold is None else [threshold]:
+            session.set_threshold(refine)
+        session.click("view_0", *where[2], "subtract")
+        clicks = ["--pixel", *where[2], "--add", *where[4], "--add", *where[0], "--subtract", *where[2]]
+        options = [] if threshold is None else ["--threshold", threshold]
+        assert segment(folder, "--view", "view_0", *clicks, *options) == 0
+        found = load_gaussians(folder / "exports" / "selection.ply").means
+        assert len(found) and torch.equal(found, splat.gaussians.means[session.selection.mask])
+        session.workspace.close()
 
 
 @pytest.mark.parametrize(

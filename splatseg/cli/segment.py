@@ -17,18 +17,15 @@ from splatseg.cli.endings import parse
 from splatseg.cli.finished_run import load_field
 from splatseg.core.atomic import remove_leftovers
 from splatseg.core.errors import SplatsegError
-from splatseg.core.field import FeatureField
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.progress import Progress
-from splatseg.core.scene import Scene, View
+from splatseg.core.scene import Scene
 from splatseg.core.selection import Selection
 from splatseg.io.labels import save_selection
 from splatseg.io.run import Run
 from splatseg.io.run_scene import load_run_scene
-from splatseg.segment.clicks import Click, make_query
-from splatseg.segment.levels import Level, propose_levels, surface_weights
 from splatseg.segment.mask_images import mask_paths, save_masks
-from splatseg.segment.scores import UNCONFIRMED, Scores, scores
+from splatseg.session import Pick, Session, Workspace
 
 Pixel = tuple[float, float]
 
@@ -44,11 +41,11 @@ class Arguments:
     pixel: Pixel
     """Click: column and row."""
     add: Annotated[list[Pixel], tyro.conf.UseAppendAction] = field(default_factory=list)
-    """Another positive click in the view; repeatable."""
+    """Another click, its thing added: Shift-click in the viewer; repeatable."""
     subtract: Annotated[list[Pixel], tyro.conf.UseAppendAction] = field(default_factory=list)
-    """A negative click in the view; repeatable."""
+    """A click whose thing is taken out: Alt-click in the viewer; repeatable."""
     threshold: float | None = None
-    """Score in [-1, 1] above which a Gaussian is selected; a proposed level if not given."""
+    """Score in [-1, 1] above which a Gaussian is selected, for each thing added; a proposed level if not given."""
     level: int = 0
     """Which proposed level, from part to group."""
     out: Path | None = None
@@ -59,23 +56,24 @@ class Arguments:
     """No progress on stderr."""
 
 
-def click_scores(
-    arguments: Arguments, gaussians: Gaussians, features: FeatureField, view: View
-) -> tuple[Scores, tuple[Level, ...]]:
-    """Scores of the clicks in ``view`` and the levels they propose."""
-    clicks = [Click(view.camera, pixel) for pixel in (arguments.pixel, *arguments.add)]
-    clicks += [Click(view.camera, pixel, positive=False) for pixel in arguments.subtract]
-    found = scores(features, make_query(gaussians, features, clicks))
-    return found, propose_levels(found, surface_weights(gaussians), segments=features.segments)
-
-
-def chosen_threshold(arguments: Arguments, levels: tuple[Level, ...]) -> float:
-    """``--threshold`` where given, else that of ``--level``."""
+def clicked(arguments: Arguments, session: Session) -> Pick:
+    """Do the clicks as a person does them in the viewer; the first thing clicked, as it was then."""
+    session.click(arguments.view, *arguments.pixel)
+    first = session.active
+    assert first is not None
+    if arguments.threshold is None and not 0 <= arguments.level < len(first.levels):
+        raise SplatsegError(
+            f"--level: expected one of the {len(first.levels)} proposed levels, found {arguments.level}"
+        )
     if arguments.threshold is not None:
-        return arguments.threshold
-    if not 0 <= arguments.level < len(levels):
-        raise SplatsegError(f"--level: expected one of the {len(levels)} proposed levels, found {arguments.level}")
-    return levels[arguments.level].threshold
+        session.set_threshold(arguments.threshold)
+    for pixel in arguments.add:
+        session.click(arguments.view, *pixel, "add")
+        if arguments.threshold is not None:
+            session.set_threshold(arguments.threshold)
+    for pixel in arguments.subtract:
+        session.click(arguments.view, *pixel, "subtract")
+    return first
 
 
 def write(out: Path, gaussians: Gaussians, selection: Selection, scene: Scene, quiet: bool) -> None:
@@ -95,15 +93,14 @@ def main() -> None:
         raise SplatsegError(f"--out: expected a name that ends in .ply, found {out}")
     gaussians, features = load_field(run)
     scene = load_run_scene(run, arguments.scene).in_frame(gaussians.offset)
-    found, levels = click_scores(arguments, gaussians, features, scene.view(arguments.view))
-    threshold = chosen_threshold(arguments, levels)
-    selection = found.above(threshold)
-    write(out, gaussians, selection, scene, arguments.quiet)
-    for number, level in enumerate(levels):
-        count = len(found.above(level.threshold))
+    session = Session(Workspace(run, gaussians, features, scene), max(arguments.level, 0))
+    first = clicked(arguments, session)
+    write(out, gaussians, session.selection, scene, arguments.quiet)
+    for number, level in enumerate(first.levels):
+        count = len(first.scores.above(level.threshold))
         print(f"level {number}    threshold {level.threshold:.4f}, {count} Gaussians")
-    print(f"selected   {len(selection)} of {len(gaussians)} Gaussians above {threshold:.4f}")
-    if features.segments is not None and found.confidence(features) < UNCONFIRMED:
+    print(f"selected   {len(session.selection)} of {len(gaussians)} Gaussians")
+    if not first.confirmed(features):
         print("known      no masks of several views hold what was clicked: it follows color and shape alone")
     print(f"selection  {out}")
     print(f"masks      {out.with_suffix('')} ({len(scene.views)} views)")
