@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from test_colmap import make_scene
 
+from splatseg.core.atomic import remove_leftovers, temporary_name
 from splatseg.core.camera import Camera
 from splatseg.core.errors import SplatsegError
 from splatseg.core.label_tree import LabelNode, LabelTree
 from splatseg.core.scene import View
+from splatseg.io import colmap
+from splatseg.io.colmap import load_colmap
 from splatseg.io.run import Run
 from splatseg.io.run_scene import read_config
 from splatseg.masks.files import FileMasks
 from splatseg.masks.hierarchy import PatchHierarchy
+
+ENDED = 2**22 + 1  # the number of no process: above the largest that Linux gives
 
 
 def view(path: Path) -> View:
@@ -105,3 +113,34 @@ def test_a_label_that_no_table_can_hold_is_refused(change: dict[str, object]) ->
     LabelTree(np.ones((2, 1), np.int32), (LabelNode(**fields),))  # type: ignore[arg-type]
     with pytest.raises(SplatsegError, match="nodes: expected ids in"):
         LabelTree(np.ones((2, 1), np.int32), (LabelNode(**{**fields, **change}),))  # type: ignore[arg-type]
+
+
+def test_what_a_killed_undistortion_left_is_removed(tmp_path: Path) -> None:
+    """Its folder had a name that the clean-up does not know: a kill there left it in the cache for good."""
+    make_scene(tmp_path / "scene", "OPENCV", views=2)
+    cache = tmp_path / "cache"
+    for name in ("undistorted-0123", "undistorted-4567"):
+        dead = temporary_name(cache / name)
+        dead = dead.with_name(dead.name.replace(f".{os.getpid()}-", f".{ENDED}-"))
+        (dead / "out/images").mkdir(parents=True)
+    load_colmap(tmp_path / "scene", cache=cache)
+    assert [path.name for path in cache.iterdir() if ".tmp" in path.name] == []
+
+
+def test_the_folder_of_an_undistortion_is_one_that_the_clean_up_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_scene(tmp_path / "scene", "OPENCV", views=2)
+    made: list[str] = []
+    write = colmap.write_cameras_and_images
+
+    def noted(folder: Path, *rest: Any) -> None:
+        made.append(folder.parent.name)
+        write(folder, *rest)
+
+    monkeypatch.setattr(colmap, "write_cameras_and_images", noted)
+    load_colmap(tmp_path / "scene", cache=tmp_path / "cache")
+    assert made and all(f".{os.getpid()}-" in name for name in made)
+    (tmp_path / "later" / made[0].replace(f".{os.getpid()}-", f".{ENDED}-")).mkdir(parents=True)
+    remove_leftovers(tmp_path / "later")
+    assert not list((tmp_path / "later").iterdir())

@@ -11,7 +11,6 @@ import logging
 import os
 import re
 import shutil
-import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -22,7 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from splatseg.core.atomic import atomic_write
+from splatseg.core.atomic import atomic_write, remove_leftovers, temporary_name
 from splatseg.core.camera import Camera
 from splatseg.core.errors import SplatsegError
 from splatseg.core.photos import find_photos, has_alpha, photo_size, read_photo
@@ -294,7 +293,8 @@ def _used(model: Model) -> dict[int, ModelCamera]:
 
 
 def _make_undistorted(model: Model, photos: _Photos, sizes: dict[int, tuple[int, int]], final: Path) -> None:
-    work = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.tmp")
+    remove_leftovers(final.parent)  # what a killed call was making
+    work = temporary_name(final)
     try:
         work.mkdir(parents=True)
         names = photos_for_colmap(photos.paths, work / "photos")
