@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +17,23 @@ import pytest
 import torch
 from test_colmap import make_scene
 
+from splatseg.core import reading
 from splatseg.core.atomic import remove_leftovers, temporary_name
 from splatseg.core.camera import Camera
 from splatseg.core.errors import SplatsegError
 from splatseg.core.label_tree import LabelNode, LabelTree
 from splatseg.core.scene import View
+from splatseg.fit.splat_transform import read_splat_transform
 from splatseg.io import colmap
 from splatseg.io.colmap import load_colmap
+from splatseg.io.ply import load_gaussians
 from splatseg.io.run import Run
 from splatseg.io.run_scene import read_config
-from splatseg.masks.files import FileMasks
+from splatseg.io.test_cameras import read_object
+from splatseg.masks.files import FileMasks, _load_array
 from splatseg.masks.hierarchy import PatchHierarchy
 
+SCRIPTS = Path(__file__).parent.parent / "scripts"
 ENDED = 2**22 + 1  # the number of no process: above the largest that Linux gives
 
 
@@ -144,3 +152,59 @@ def test_the_folder_of_an_undistortion_is_one_that_the_clean_up_knows(
     (tmp_path / "later" / made[0].replace(f".{os.getpid()}-", f".{ENDED}-")).mkdir(parents=True)
     remove_leftovers(tmp_path / "later")
     assert not list((tmp_path / "later").iterdir())
+
+
+def test_a_killed_masks_job_leaves_nothing_for_good(tmp_path: Path) -> None:
+    """scripts/masks.py did not look for what a killed call was writing, in the run and in the folder of COCO files."""
+    make_scene(tmp_path / "scene", views=2)
+    command = [sys.executable, str(SCRIPTS / "masks.py"), str(tmp_path / "scene"), "--source", "watershed", "--quiet"]
+    command += ["--out", str(tmp_path / "run"), "--coco", str(tmp_path / "coco")]
+    subprocess.run(command, check=True)
+    (folder,) = (path for path in (tmp_path / "run/masks").iterdir() if path.is_dir())
+    for place in (tmp_path / "run/scene.json", folder / "sub/v0.png.npz", tmp_path / "coco/sub/v0.json"):
+        assert place.parent.is_dir()
+        mine = temporary_name(place)
+        mine.with_name(mine.name.replace(f".{os.getpid()}-", f".{ENDED}-")).touch()
+    living = temporary_name(folder / "sub/v1.png.npz")
+    living.touch()
+    for _ in range(2):
+        subprocess.run(command, check=True)
+        assert [path for path in tmp_path.rglob("*.tmp*")] == [living]
+
+
+# Pipes -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("read", [reading.regular, reading.read_bytes, reading.read_text, reading.read_json])
+def test_what_is_no_regular_file_is_refused_before_it_is_opened(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    """A pipe was waited for, a device read without end."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for path in (tmp_path / "pipe", tmp_path / "link", Path("/dev/zero"), tmp_path):
+        for _ in range(2):
+            with pytest.raises(OSError, match="no regular file"):
+                read(path)
+    with pytest.raises(FileNotFoundError):
+        read(tmp_path / "none")
+    (tmp_path / "file").write_text("[1]")
+    (tmp_path / "right").symlink_to("file")
+    read(tmp_path / "right")
+
+
+def test_pipes_in_the_place_of_inputs_are_refused_by_name(tmp_path: Path) -> None:
+    for name in ("test_cameras.json", "h.npz", "v.npy", "points.ply", "transform.json"):
+        os.mkfifo(tmp_path / name)
+    (tmp_path / "v").mkdir()
+    os.mkfifo(tmp_path / "v/0.png")
+    (tmp_path / "v.npy").rename(tmp_path / "a.npy")
+    readers: dict[str, Callable[[Path], object]] = {
+        "test_cameras.json": read_object,
+        "h.npz": PatchHierarchy.load,
+        "a.npy": _load_array,
+        "points.ply": load_gaussians,
+        "transform.json": read_splat_transform,
+        "v": lambda path: FileMasks(path.parent).masks(view(path)),
+    }
+    for name, read in readers.items():
+        with pytest.raises(SplatsegError, match=name):
+            read(tmp_path / name)

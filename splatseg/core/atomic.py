@@ -206,13 +206,13 @@ def _finish(stage: Path, target: Path) -> None:
     _sync_folder(target)
 
 
-def remove_leftovers_below(folder: str | Path) -> None:
-    """:func:`remove_leftovers` of ``folder`` and all folders in it, and of temporary files that do not say whose they
-    are; only for who holds the whole folder."""
+def remove_leftovers_below(folder: str | Path, held: bool = True) -> None:
+    """:func:`remove_leftovers` of ``folder`` and all folders in it; for who holds the whole folder (``held``) also of
+    temporary files that do not say whose they are."""
     for where, folders, names in os.walk(folder):
         remove_leftovers(where)
         folders[:] = [name for name in folders if not _TEMPORARY.fullmatch(name)]  # a living process writes there
-        for name in names:
+        for name in names if held else ():
             if fnmatch(name, ".*.tmp*") and not _TEMPORARY.fullmatch(name):
                 with suppress(OSError):
                     (Path(where) / name).unlink(missing_ok=True)

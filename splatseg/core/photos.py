@@ -13,7 +13,6 @@ Every format that Pillow reads is read (HEIC with the plugin pillow-heif). How v
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from splatseg.core.errors import SplatsegError
+from splatseg.core.reading import read_json, regular
 
 HEIC = (".heic", ".heif", ".hif")
 RAW = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2")  # sensor data: to be developed first
@@ -90,8 +90,8 @@ def _is_ours(folder: Path, top: Path, left_out: set[Path]) -> bool:
 def _is_run(folder: Path) -> bool:
     """Whether ``folder`` is a run: by the file that :class:`splatseg.io.run.Run` leaves there first."""
     try:
-        identity = json.loads((folder / RUN_IDENTITY).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        identity = read_json(folder / RUN_IDENTITY)
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(identity, dict) and {"scene", "downscale"} <= identity.keys()
 
@@ -153,9 +153,7 @@ def _opened(path: Path, view: str) -> Iterator[Image.Image]:
     try:
         if path.suffix.lower() in HEIC:
             _register_heic(path)
-        if path.exists() and not path.is_file():  # a pipe would be waited for
-            raise OSError("expected a file")
-        with Image.open(path) as file:
+        with Image.open(regular(path)) as file:
             yield file
     except SplatsegError:
         raise

@@ -25,6 +25,7 @@ import splatseg.render as rendering
 from splatseg.core.errors import DAMAGED, SplatsegError
 from splatseg.core.field import FeatureField, unit_features
 from splatseg.core.gaussians import Gaussians
+from splatseg.core.reading import regular
 from splatseg.core.scene import NEAR_SHARE, View, frame_size
 from splatseg.evaluate.metrics import best_threshold, iou
 from splatseg.io.test_cameras import held_out_views, read_object
@@ -100,7 +101,7 @@ class HierarchicalScene:
         """
         path = self.folder / "gt" / f"{view}.npz"
         try:
-            with np.load(path) as file:
+            with np.load(regular(path)) as file:
                 levels = file["levels"]
         except FileNotFoundError:
             raise SplatsegError(f"{path}: ground truth of view '{view}' not found") from None

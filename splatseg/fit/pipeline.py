@@ -28,6 +28,7 @@ from splatseg.core.field import FeatureField
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.label_tree import LabelTree
 from splatseg.core.progress import Progress
+from splatseg.core.reading import read_json
 from splatseg.core.scene import Scene, View
 from splatseg.draw.mask_preview import hierarchy_preview
 from splatseg.draw.sheets import contact_sheet
@@ -428,8 +429,8 @@ class Fit:
     def _load_figures(self) -> None:
         """Figures of stages that an earlier call finished."""
         try:
-            self.figures = dict(json.loads(self.run.metrics.read_text()))
-        except (OSError, ValueError, TypeError):
+            self.figures = dict(read_json(self.run.metrics))
+        except (OSError, ValueError, TypeError, RecursionError):
             self.figures = {}
 
     def _settings(self) -> dict[str, Any]:

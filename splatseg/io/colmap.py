@@ -25,6 +25,7 @@ from splatseg.core.atomic import atomic_write, remove_leftovers, temporary_name
 from splatseg.core.camera import Camera
 from splatseg.core.errors import SplatsegError
 from splatseg.core.photos import find_photos, has_alpha, photo_size, read_photo
+from splatseg.core.reading import read_json
 from splatseg.core.scene import PhotoSource, Points, Scene, View
 from splatseg.io.colmap_masks import capture_masks, fitted_pixels, write_mask
 from splatseg.io.colmap_model import (
@@ -281,7 +282,7 @@ def _undistort(model: Model, photos: _Photos, cache: Path) -> tuple[Model, _Phot
     final = cache / f"undistorted-{digest(identity, stats=photos.paths.values())}"
     if not final.is_dir():
         _make_undistorted(model, photos, sizes, final)
-    names = {there: name for name, there in json.loads((final / _NAMES).read_text(encoding="utf-8")).items()}
+    names = {there: name for name, there in read_json(final / _NAMES).items()}
     undistorted = read_model(final / "sparse")
     images = tuple(replace(image, name=names[image.name]) for image in undistorted.images if image.name in names)
     result = replace(model, cameras=undistorted.cameras, images=tuple(sorted(images, key=lambda image: image.name)))

@@ -16,6 +16,7 @@ from PIL import Image
 
 from splatseg.core.errors import SplatsegError
 from splatseg.core.photos import is_plain, read_photo
+from splatseg.core.reading import regular
 from splatseg.io.names import safe_name
 
 _WORKER = Path(__file__).with_name("colmap_worker.py")
@@ -79,7 +80,8 @@ def photos_for_colmap(photos: dict[str, Path], folder: Path) -> dict[str, str]:
 
 def _convert(photo: Path, name: str, path: Path) -> None:
     pixels = read_photo(photo, name).pixels
-    with Image.open(photo) as file:  # what the camera wrote about its lens is COLMAP's first guess of the focal length
+    # What the camera wrote about its lens is COLMAP's first guess of the focal length.
+    with Image.open(regular(photo)) as file:
         exif = file.getexif()
     Image.fromarray(pixels).save(path, exif=exif)
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from splatseg.core.atomic import atomic_write
 from splatseg.core.errors import DAMAGED, SplatsegError
 from splatseg.core.gaussians import Gaussians
+from splatseg.core.reading import read_bytes, regular
 
 _MEANS = ("x", "y", "z")
 _NORMALS = ("nx", "ny", "nz")
@@ -48,10 +49,10 @@ def _float_properties(coefficients: int) -> tuple[str, ...]:
 def read_ply(path: Path) -> PlyData:
     """plyfile's reading, with header comments in any encoding; its exceptions."""
     try:
-        return PlyData.read(str(path))
+        return PlyData.read(str(regular(path)))
     except UnicodeDecodeError:
         # plyfile takes the whole header for ASCII; other bytes are legal in what people write, not in names.
-        content = path.read_bytes()
+        content = read_bytes(path)
         end = content.index(b"end_header")
         return PlyData.read(io.BytesIO(_COMMENT.sub(_ascii, content[:end]) + content[end:]))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from splatseg.core.atomic import write_text
 from splatseg.core.errors import SplatsegError
 from splatseg.core.photos import find_photos, is_plain, photo_size
+from splatseg.core.reading import read_text
 from splatseg.io.colmap_model import write_names
 from splatseg.io.colmap_process import photos_for_colmap, run_job
 from splatseg.io.run import digest
@@ -130,7 +131,7 @@ def _is_of(out: Path, images: Path, names: list[str]) -> bool:
     if not stamp.is_file():
         return False
     by_place = digest([str(images.resolve()), names], stats=[images / name for name in names])  # older versions'
-    return stamp.read_text() in (_key(images, names), by_place)
+    return read_text(stamp) in (_key(images, names), by_place)
 
 
 def _key(images: Path, names: list[str]) -> str:

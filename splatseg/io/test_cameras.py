@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 
 from splatseg.core.camera import Camera
 from splatseg.core.errors import DAMAGED, SplatsegError
+from splatseg.core.reading import read_json
 from splatseg.core.scene import Scene, View
 from splatseg.io.frames import Offset, local_offset
 
@@ -60,7 +60,7 @@ def read_object(path: Path) -> dict[str, Any]:
         SplatsegError: the file is missing, or holds something else.
     """
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path)
     except FileNotFoundError:
         raise SplatsegError(f"{path}: file of the hierarchical scene not found") from None
     except DAMAGED as error:

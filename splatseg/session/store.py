@@ -20,6 +20,7 @@ from splatseg.core.atomic import atomic_write
 from splatseg.core.errors import DAMAGED, SplatsegError
 from splatseg.core.field import FeatureField
 from splatseg.core.label_tree import LabelNode, LabelTree
+from splatseg.core.reading import regular
 from splatseg.core.selection import Selection
 from splatseg.segment.clicks import Query
 from splatseg.session.shared import Change, Content, SceneObject, check_color, clean_name
@@ -91,7 +92,7 @@ def load(path: Path, field: FeatureField, weights: Tensor) -> Saved:
     if not path.is_file():
         raise SplatsegError(f"{path}: expected a saved session, found none")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(regular(path), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         meta = json.loads(arrays["meta"].tobytes().decode())
         if meta["format"] != FORMAT:
