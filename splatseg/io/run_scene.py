@@ -56,8 +56,10 @@ def load_run_scene(
             raise SplatsegError(f"{run.sfm}: expected the poses that scripts/fit.py --sfm finds, found none")
         folder, options["images"] = run.sfm, photos
     downscale = settings.get("downscale", 1)
-    if type(downscale) is not int:
-        raise SplatsegError(f"{run.folder / 'scene.json'}: downscale: expected a whole number, found {downscale!r}")
+    if type(downscale) is not int or downscale < 1:
+        raise SplatsegError(
+            f"{run.folder / 'scene.json'}: downscale: expected a whole number of at least 1, found {downscale!r}"
+        )
     return load_colmap(folder, downscale, run.cache, **options)
 
 
