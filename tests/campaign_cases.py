@@ -183,6 +183,7 @@ def script_case(seed: int, number: int, bases: Path, work: Path) -> dict[str, An
     name, damage = prepare(seed, number, bases, place)
     command = script(place, bases)
     may = [place / "cache", place / "run"]
+    variables = environment(work)  # makes folders
     before, started = listing(work, may), time.monotonic()
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "scripts" / command[0]), *command[1:]],
@@ -190,7 +191,7 @@ def script_case(seed: int, number: int, bases: Path, work: Path) -> dict[str, An
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         cwd=work,
-        env=environment(work),
+        env=variables,
         start_new_session=True,
     )
     try:

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from campaign_bases import TINY
+from known_run import make_run
 from test_colmap import make_scene
 
 from splatseg.core import reading
@@ -23,15 +25,18 @@ from splatseg.core.camera import Camera
 from splatseg.core.errors import SplatsegError
 from splatseg.core.label_tree import LabelNode, LabelTree
 from splatseg.core.scene import View
+from splatseg.fit.pipeline import Fit, FitInputs
 from splatseg.fit.splat_transform import read_splat_transform
 from splatseg.io import colmap
 from splatseg.io.colmap import load_colmap
 from splatseg.io.ply import load_gaussians
 from splatseg.io.run import Run
 from splatseg.io.run_scene import read_config
-from splatseg.io.test_cameras import read_object
+from splatseg.io.test_cameras import held_out_views, read_object
 from splatseg.masks.files import FileMasks, _load_array
 from splatseg.masks.hierarchy import PatchHierarchy
+from splatseg.session import Session, store
+from splatseg.synthetic import SceneConfig, write_scene
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 ENDED = 2**22 + 1  # the number of no process: above the largest that Linux gives
@@ -208,3 +213,130 @@ def test_pipes_in_the_place_of_inputs_are_refused_by_name(tmp_path: Path) -> Non
     for name, read in readers.items():
         with pytest.raises(SplatsegError, match=name):
             read(tmp_path / name)
+
+
+# Kills -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_kill_between_a_stage_and_its_checkpoint_leaves_no_checkpoint(tmp_path: Path) -> None:
+    """The stage was done, so nobody looked at its checkpoint again: it stayed in the run for good."""
+    write_scene(tmp_path / "scene", SceneConfig(objects=2, views=4, test_views=1, width=64, height=48))
+    inputs = FitInputs(tmp_path / "scene", tmp_path / "run", str(tmp_path / "scene/masks_2d"), device="cpu")
+    Fit(inputs, TINY, quiet=True).execute()
+    run = Run.existing(tmp_path / "run")
+    for _ in range(2):
+        for stage in ("geometry", "features"):
+            run.save_checkpoint(stage, {"digest": "of the stage that is done", "state": {}})
+        Fit(inputs, TINY, quiet=True).execute()
+        assert list(run.checkpoints.iterdir()) == []
+
+
+# Values ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "words"),
+    [
+        ("cameras.txt", 4, "sparse/0: view 'sub/v0.png': camera.K: expected finite"),
+        ("images.txt", 5, "sparse/0: view 'sub/v0.png': camera.cam_from_world: expected finite"),
+        ("points3D.txt", 1, "sparse/0: points.xyz: expected finite"),
+    ],
+)
+def test_values_that_float32_cannot_hold_are_refused_with_their_file(
+    tmp_path: Path, name: str, column: int, words: str
+) -> None:
+    make_scene(tmp_path / "scene", views=3, text=True)
+    path = tmp_path / "scene/sparse/0" / name
+    lines = path.read_text().splitlines()
+    first = next(number for number, line in enumerate(lines) if line and line[0] != "#")
+    fields = lines[first].split()
+    fields[column] = "1e39"
+    path.write_text("\n".join([*lines[:first], " ".join(fields), *lines[first + 1 :]]) + "\n")
+    for _ in range(2):
+        with pytest.raises(SplatsegError, match=words):
+            load_colmap(tmp_path / "scene")
+
+
+def image_of(turn: list[list[float]]) -> dict[str, Any]:
+    return {"name": "a.jpg", "R": turn, "t": [0.0, 0.0, 0.0]}
+
+
+SQUARE = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"images": [image_of([[2.0, 0.0, 0.0], *SQUARE[1:]])]}, "image 'a.jpg': R: expected a rotation"),
+        ({"images": [image_of([[-1.0, 0.0, 0.0], *SQUARE[1:]])]}, "image 'a.jpg': R: expected a rotation"),
+        ({"images": [image_of([[1e308, 1e308, 0.0], *SQUARE[1:]])]}, "image 'a.jpg': R: expected a rotation"),
+        ({"images": [image_of([[float("nan"), 0.0, 0.0], *SQUARE[1:]])]}, "image 'a.jpg': expected finite R and t"),
+        ({"params": [0.0, 60.0, 32.0, 24.0]}, "params: expected positive focal lengths"),
+        ({"params": [1e39, 60.0, 32.0, 24.0]}, "image 'a.jpg': camera.K: expected finite"),
+        ({"width": 64.5}, "width, height: expected whole numbers"),
+        ({"images": [{"name": 3, "R": SQUARE, "t": [0, 0, 0]}]}, "images: expected each with a name"),
+        ({"images": 7}, "expected camera fields"),
+    ],
+)
+def test_test_cameras_that_no_camera_can_be_are_refused(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    """A matrix that is no rotation was taken."""
+    content = {"model": "PINHOLE", "width": 64, "height": 48, "params": [60.0, 60.0, 32.0, 24.0]}
+    content["images"] = [image_of(SQUARE)]
+    path = tmp_path / "test_cameras.json"
+    path.write_text(json.dumps(content))
+    assert len(held_out_views(tmp_path)[1]) == 1
+    path.write_text(json.dumps({**content, **change}))
+    for _ in range(2):
+        with pytest.raises(SplatsegError, match=rf"test_cameras\.json: {words}"):
+            held_out_views(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("positive_0", np.zeros((1, 3), np.float32)),
+        ("positive_0", np.zeros((0, 9), np.float32)),
+        ("positive_0", np.zeros(9, np.float32)),
+        ("negative_0", np.zeros((1, 3), np.float32)),
+        ("negative_0", np.full((1, 9), np.nan, np.float32)),
+        ("positive_0", np.full((1, 9), "a")),
+        ("fixed", np.zeros(3, np.uint8)),
+        ("ids", np.zeros((2, 2), np.int32)),
+    ],
+)
+def test_a_session_with_arrays_of_other_shapes_is_refused_by_name(
+    tmp_path: Path, name: str, values: np.ndarray
+) -> None:
+    """Negative features of another length were a traceback of the product of the two."""
+    known = make_run(tmp_path)
+    session = Session(known.workspace)
+    session.click_gaussian(5)
+    session.save("mine")
+    path = known.workspace.session_path("mine")
+    field, weights = known.workspace.field, known.workspace.weights
+    assert field.dim == 9
+    store.load(path, field, weights)
+    with np.load(path) as file:
+        arrays = {key: file[key] for key in file.files}
+    assert name in arrays
+    np.savez(path, **{**arrays, name: values})  # type: ignore[arg-type]
+    for _ in range(2):
+        with pytest.raises(SplatsegError, match=r"mine\.npz: expected a whole session of this splat"):
+            store.load(path, field, weights)
+
+
+def test_a_fault_of_ours_in_reopening_a_session_is_not_taken_for_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What wrapped the reading wrapped all that was made of it: a bug there was said to be a damaged file."""
+    known = make_run(tmp_path)
+    session = Session(known.workspace)
+    session.click_gaussian(5)
+    session.save("mine")
+
+    def fault(*arguments: object) -> None:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(store.Pick, "of", fault)
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        store.load(known.workspace.session_path("mine"), known.workspace.field, known.workspace.weights)

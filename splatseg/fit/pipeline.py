@@ -393,6 +393,7 @@ class Fit:
     def _is_done(self, stage: Stage) -> bool:
         """Whether the result of ``stage`` is there; where one of other inputs is, a line says which have changed."""
         if self.run.is_done(stage.name, stage.key):
+            self.run.drop_checkpoint(stage.name)  # of a call that was killed when the stage had just been done
             return True
         if self.run.was_done(stage.name) and (line := stage.line(self.run.made_from(stage.name))):
             log.warning(line)
@@ -414,7 +415,7 @@ class Fit:
 
     def _finish(self, stage: Stage, outputs: Sequence[Path]) -> None:
         self.run.mark_done(stage.name, stage.key, outputs, stage.inputs)
-        self.run.checkpoint_path(stage.name).unlink(missing_ok=True)
+        self.run.drop_checkpoint(stage.name)
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

@@ -313,7 +313,7 @@ class Run:
     def clear(self, stage: str) -> None:
         """Forget that ``stage`` was done and drop its checkpoint."""
         self._stamp(stage).unlink(missing_ok=True)
-        self.checkpoint_path(stage).unlink(missing_ok=True)
+        self.drop_checkpoint(stage)
 
     # Checkpoints -----------------------------------------------------------------------------------------------------
 
@@ -325,6 +325,11 @@ class Run:
         """Replace the checkpoint of ``stage``; ``state`` holds tensors, numbers, text, and dicts and lists of them."""
         with atomic_write(self.checkpoint_path(stage)) as temporary, open(temporary, "wb") as file:
             torch.save(dict(state), file)
+
+    def drop_checkpoint(self, stage: str) -> None:
+        """Remove the checkpoint of ``stage``, where there is one that can be removed."""
+        with suppress(OSError):
+            self.checkpoint_path(stage).unlink(missing_ok=True)
 
     def load_checkpoint(self, stage: str) -> dict[str, Any] | None:
         """The checkpoint of ``stage`` on the CPU; None where there is none or, with a warning, where it is damaged."""
