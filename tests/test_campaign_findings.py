@@ -9,6 +9,7 @@ import sys
 import warnings
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from splatseg.fit.pipeline import Fit, FitInputs
 from splatseg.fit.splat_transform import read_splat_transform
 from splatseg.io import colmap
 from splatseg.io.colmap import load_colmap
-from splatseg.io.ply import load_gaussians
+from splatseg.io.ply import load_gaussians, save_gaussians
 from splatseg.io.run import Run
 from splatseg.io.run_scene import read_config
 from splatseg.io.test_cameras import held_out_views, read_object
@@ -340,3 +341,18 @@ def test_a_fault_of_ours_in_reopening_a_session_is_not_taken_for_damage(
     monkeypatch.setattr(store.Pick, "of", fault)
     with pytest.raises(RuntimeError, match="a fault of ours"):
         store.load(known.workspace.session_path("mine"), known.workspace.field, known.workspace.weights)
+
+
+def test_a_scale_whose_exponential_is_infinite_is_refused_by_name(tmp_path: Path) -> None:
+    """It was taken up, and refused without the file's name when it was drawn."""
+    path = tmp_path / "splat.ply"
+    gaussians = make_run(tmp_path).splat.gaussians
+    sizes = gaussians.log_scales.clone()
+    sizes[3, 1] = 88.6
+    save_gaussians(path, replace(gaussians, log_scales=sizes))
+    assert bool(load_gaussians(path).log_scales.exp().isfinite().all())
+    sizes[3, 1] = 89.0
+    save_gaussians(path, replace(gaussians, log_scales=sizes))
+    for _ in range(2):
+        with pytest.raises(SplatsegError, match=r"splat\.ply: property scale_1: expected at most 88\.7.*row 3"):
+            load_gaussians(path)
