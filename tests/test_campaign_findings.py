@@ -30,6 +30,7 @@ from splatseg.fit.pipeline import Fit, FitInputs
 from splatseg.fit.splat_transform import read_splat_transform
 from splatseg.io import colmap
 from splatseg.io.colmap import load_colmap
+from splatseg.io.labels import load_labels, save_labels
 from splatseg.io.ply import load_gaussians, save_gaussians
 from splatseg.io.run import Run
 from splatseg.io.run_scene import read_config
@@ -356,3 +357,31 @@ def test_a_scale_whose_exponential_is_infinite_is_refused_by_name(tmp_path: Path
     for _ in range(2):
         with pytest.raises(SplatsegError, match=r"splat\.ply: property scale_1: expected at most 88\.7.*row 3"):
             load_gaussians(path)
+
+
+def test_an_object_that_holds_a_gaussian_twice_is_refused(tmp_path: Path) -> None:
+    known = make_run(tmp_path)
+    session = Session(known.workspace)
+    session.click_gaussian(5)
+    session.keep("a")
+    session.save("mine")
+    path = known.workspace.session_path("mine")
+    with np.load(path) as file:
+        arrays = {key: file[key] for key in file.files}
+    arrays["ids"][1] = arrays["ids"][0]
+    np.savez(path, **arrays)
+    for _ in range(2):
+        with pytest.raises(SplatsegError, match=r"mine\.npz: .*ids: expected each Gaussian of an object once"):
+            store.load(path, known.workspace.field, known.workspace.weights)
+
+
+def test_sidecar_labels_of_another_number_of_gaussians_are_refused(tmp_path: Path) -> None:
+    gaussians = make_run(tmp_path).splat.gaussians
+    node = LabelNode(id=1, parent=0, level=0, count=len(gaussians), name="a", color=(1, 2, 3))
+    path = tmp_path / "plain.ply"
+    save_labels(path, gaussians, LabelTree(np.ones((len(gaussians), 1), np.int32), (node,)), sidecar=True)
+    load_labels(path, gaussians)
+    np.savez(path.with_suffix(".npz"), label_0=np.ones(len(gaussians) - 1, np.int32))
+    for _ in range(2):
+        with pytest.raises(SplatsegError, match=rf"expected labels of {len(gaussians)} Gaussians"):
+            load_labels(path, gaussians)

@@ -133,9 +133,12 @@ def load_labels(path: Path | str, gaussians: Gaussians | None = None) -> LabelTr
         )
     columns = _label_arrays(path, levels)
     try:
-        return LabelTree(np.stack(columns, axis=1).astype(np.int32), nodes, default)
+        tree = LabelTree(np.stack(columns, axis=1).astype(np.int32), nodes, default)
     except DAMAGED as error:
         raise SplatsegError(f"{path}: {error}") from None
+    if gaussians is not None and len(tree) != len(gaussians):
+        raise SplatsegError(f"{path}: expected labels of {len(gaussians)} Gaussians, found {len(tree)}")
+    return tree
 
 
 def _label_arrays(path: Path, levels: int) -> list[NDArray[np.integer]]:

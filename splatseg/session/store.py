@@ -180,6 +180,8 @@ def _objects(written: _Written, n: int) -> tuple[SceneObject, ...]:
     shaped = ids.ndim == 1 and min(counts, default=0) >= 0 and sum(counts) == len(ids)
     if not shaped or (len(ids) and not (int(ids.min()) >= 0 and int(ids.max()) < n)):
         raise SplatsegError(f"ids: expected {sum(counts)} Gaussians in 0..{n - 1}, found {tuple(ids.shape)} of others")
+    if any(len(part.unique()) != len(part) for part in ids.split(counts)):
+        raise SplatsegError("ids: expected each Gaussian of an object once, found one twice")
     if not all(0 < entry.id < 2**31 for entry in written.objects):
         raise SplatsegError("id: expected those of objects in 1..2^31 - 1, found another")
     return tuple(
