@@ -18,6 +18,7 @@ import pytest
 import torch
 from campaign_bases import TINY
 from known_run import make_run
+from PIL import Image
 from test_colmap import make_scene
 
 from splatseg.core import reading
@@ -25,6 +26,7 @@ from splatseg.core.atomic import remove_leftovers, temporary_name
 from splatseg.core.camera import Camera
 from splatseg.core.errors import SplatsegError
 from splatseg.core.label_tree import LabelNode, LabelTree
+from splatseg.core.photos import read_photo
 from splatseg.core.scene import View
 from splatseg.fit.pipeline import Fit, FitInputs
 from splatseg.fit.splat_transform import read_splat_transform
@@ -385,3 +387,15 @@ def test_sidecar_labels_of_another_number_of_gaussians_are_refused(tmp_path: Pat
     for _ in range(2):
         with pytest.raises(SplatsegError, match=rf"expected labels of {len(gaussians)} Gaussians"):
             load_labels(path, gaussians)
+
+
+def test_a_palette_photo_without_its_palette_is_refused_by_name(tmp_path: Path) -> None:
+    """Pillow asserts that there is one."""
+    path = tmp_path / "photo.png"
+    Image.fromarray(np.zeros((3, 4), np.uint8)).convert("P").save(path)
+    data = path.read_bytes()
+    start = data.index(b"PLTE") - 4
+    path.write_bytes(data[:start] + data[start + 12 + int.from_bytes(data[start : start + 4], "big") :])
+    for _ in range(2):
+        with pytest.raises(SplatsegError, match=r"photo\.png: unreadable image of view 'v'"):
+            read_photo(path, "v")

@@ -30,7 +30,16 @@ HEIC = (".heic", ".heif", ".hif")
 RAW = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2")  # sensor data: to be developed first
 RUN_IDENTITY = "scene.json"  # of a run folder, whose pictures are ours
 OPAQUE = 128  # alpha from which a pixel belongs to the photo
-_BROKEN = (OSError, UnidentifiedImageError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+_BROKEN = (
+    OSError,
+    UnidentifiedImageError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    Image.DecompressionBombError,
+    AssertionError,
+)
+"""What Pillow raises on damage; it asserts that a palette image has a palette."""
 _COLMAP_WRITES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 # Formats that Pillow opens and that hold no photographs, or no pixels without a further program.
 _NO_PHOTOS = {"BUFR", "CUR", "EPS", "FLI", "GRIB", "HDF5", "ICNS", "ICO", "IPTC", "MPEG", "WMF", "XBM", "XPM"}
