@@ -83,7 +83,7 @@ class Watch:
         if event == "open" and isinstance(arguments[2], int) and arguments[2] & _WRITE:
             self._note(event, arguments[:1])
         elif event in _CHANGES:
-            self._note(event, arguments[: _CHANGES[event]])
+            self._note(event, arguments[1:2] if event in ("os.link", "os.symlink") else arguments[: _CHANGES[event]])
         elif event in ("os.system", "socket.connect", "os.exec", "shutil.rmtree"):
             self._note(event, arguments[:1])
 
@@ -91,7 +91,7 @@ class Watch:
         for path in paths:
             if isinstance(path, int):
                 continue
-            real = os.path.realpath(os.fsdecode(path)) if isinstance(path, str | bytes | os.PathLike) else str(path)
+            real = _place(event, os.fsdecode(path)) if isinstance(path, str | bytes | os.PathLike) else str(path)
             relative = not os.path.isabs(os.fsdecode(path)) if isinstance(path, str | bytes | os.PathLike) else False
             inside = any(real == place or real.startswith(f"{place}/") for place in self.allowed or ())
             # Names relative to an open folder (shutil.rmtree) cannot be told; the listing of the neighbours is.
@@ -105,6 +105,13 @@ class Watch:
             yield
         finally:
             self.allowed = None
+
+
+def _place(event: str, path: str) -> str:
+    """What an event writes to: what a link leads to where it is opened, the link itself where it is made or removed."""
+    if event == "open":
+        return os.path.realpath(path)
+    return os.path.join(os.path.realpath(os.path.dirname(os.path.abspath(path))), os.path.basename(path))
 
 
 def listing(folder: Path, without: list[Path]) -> dict[str, tuple[int, int]]:
@@ -176,6 +183,7 @@ def script_case(seed: int, number: int, bases: Path, work: Path) -> dict[str, An
     name, damage = prepare(seed, number, bases, place)
     command = script(place, bases)
     may = [place / "cache", place / "run"]
+    variables = environment(work)  # makes folders
     before, started = listing(work, may), time.monotonic()
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "scripts" / command[0]), *command[1:]],
@@ -183,7 +191,7 @@ def script_case(seed: int, number: int, bases: Path, work: Path) -> dict[str, An
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         cwd=work,
-        env=environment(work),
+        env=variables,
         start_new_session=True,
     )
     try:

@@ -22,8 +22,9 @@ from splatseg.core.camera import Camera
 from splatseg.core.field import FeatureField
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.label_tree import LabelTree
+from splatseg.core.reading import read_text
 from splatseg.core.scene import Scene, View
-from splatseg.evaluate.hierarchical import load_hierarchical, load_test_views
+from splatseg.evaluate.hierarchical import load_hierarchical
 from splatseg.fit.pipeline import Fit, FitInputs
 from splatseg.fit.splat_transform import read_splat_transform, transformed
 from splatseg.io.colmap import load_colmap
@@ -31,6 +32,7 @@ from splatseg.io.labels import load_labels
 from splatseg.io.ply import load_gaussians
 from splatseg.io.run import Run
 from splatseg.io.run_scene import load_run_scene
+from splatseg.io.test_cameras import load_test_views
 from splatseg.masks.cache import MaskCache
 from splatseg.masks.files import FileMasks
 from splatseg.masks.hierarchy import PatchHierarchy, build_hierarchy
@@ -101,7 +103,7 @@ def open_smaller_capture(case: Path, bases: Path) -> None:
 
 
 def open_test_views(case: Path, bases: Path) -> None:
-    for view in load_test_views(case):
+    for view in load_test_views(case, load_colmap(case, cache=case / "cache")):
         check_camera(view.camera)
         view.photo()
 
@@ -316,7 +318,7 @@ def open_arguments(case: Path, bases: Path) -> None:
     from splatseg.cli.fit import Arguments
 
     try:
-        words = json.loads((case / "arguments.json").read_bytes().decode("utf-8", "replace"))
+        words = json.loads(read_text(case / "arguments.json", errors="replace"))
     except (ValueError, RecursionError, OSError):
         return  # the list of words is ours
     words = words if isinstance(words, list) else [words]

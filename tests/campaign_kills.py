@@ -224,7 +224,10 @@ def serve() -> None:
         while (ended := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() - started < patience:
             time.sleep(0.002)
         if ended[0] == 0:
-            os.killpg(child, signal.SIGKILL)
+            try:
+                os.killpg(child, signal.SIGKILL)
+            except ProcessLookupError:  # it has no group yet
+                os.kill(child, signal.SIGKILL)
             ended = os.waitpid(child, 0)
         answer = {"code": os.waitstatus_to_exitcode(ended[1]), "seconds": time.monotonic() - started}
         print(json.dumps(answer), file=answers, flush=True)

@@ -44,7 +44,7 @@ def kill_viewer(folder: Path, rng: Random) -> dict[str, Any]:
         if list(sessions.glob(".*.tmp*")) or list(sessions.glob("*.unreadable")):
             wrong = f"left over: {[path.name for path in sessions.iterdir()]}"
         keep_parts(window, known, saved, saved + 1)
-        wait_for("it to be saved", lambda: saved_things(known) == saved + 1)
+        wait_for("it to be saved", lambda: autosave.is_file() and saved_things(known) == saved + 1)
         window.close()
     except Exception as error:
         wrong = f"not taken up: {error}"

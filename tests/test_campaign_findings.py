@@ -3,22 +3,47 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import warnings
 import zipfile
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from campaign_bases import TINY
+from known_run import make_run
+from PIL import Image
+from test_colmap import make_scene
 
+from splatseg.core import reading
+from splatseg.core.atomic import remove_leftovers, temporary_name
 from splatseg.core.camera import Camera
 from splatseg.core.errors import SplatsegError
 from splatseg.core.label_tree import LabelNode, LabelTree
+from splatseg.core.photos import read_photo
 from splatseg.core.scene import View
+from splatseg.fit.pipeline import Fit, FitInputs
+from splatseg.fit.splat_transform import read_splat_transform
+from splatseg.io import colmap
+from splatseg.io.colmap import load_colmap
+from splatseg.io.labels import load_labels, save_labels
+from splatseg.io.ply import load_gaussians, save_gaussians
 from splatseg.io.run import Run
 from splatseg.io.run_scene import read_config
-from splatseg.masks.files import FileMasks
+from splatseg.io.test_cameras import held_out_views, read_object
+from splatseg.masks.files import FileMasks, _load_array
 from splatseg.masks.hierarchy import PatchHierarchy
+from splatseg.session import Session, store
+from splatseg.synthetic import SceneConfig, write_scene
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+ENDED = 2**22 + 1  # the number of no process: above the largest that Linux gives
 
 
 def view(path: Path) -> View:
@@ -95,7 +120,7 @@ def test_a_downscale_that_is_no_number_is_named(tmp_path: Path) -> None:
     (tmp_path / "scene").mkdir()
     run = Run.open(tmp_path / "run", {"scene": str(tmp_path / "scene"), "downscale": 1})
     (run.folder / "scene.json").write_text(json.dumps({"scene": str(tmp_path / "scene"), "downscale": "word"}))
-    with pytest.raises(SplatsegError, match=r"scene\.json: downscale: expected a whole number, found 'word'"):
+    with pytest.raises(SplatsegError, match=r"scene\.json: downscale: expected a whole number .*, found 'word'"):
         load_run_scene(run)
 
 
@@ -105,3 +130,272 @@ def test_a_label_that_no_table_can_hold_is_refused(change: dict[str, object]) ->
     LabelTree(np.ones((2, 1), np.int32), (LabelNode(**fields),))  # type: ignore[arg-type]
     with pytest.raises(SplatsegError, match="nodes: expected ids in"):
         LabelTree(np.ones((2, 1), np.int32), (LabelNode(**{**fields, **change}),))  # type: ignore[arg-type]
+
+
+def test_what_a_killed_undistortion_left_is_removed(tmp_path: Path) -> None:
+    """Its folder had a name that the clean-up does not know: a kill there left it in the cache for good."""
+    make_scene(tmp_path / "scene", "OPENCV", views=2)
+    cache = tmp_path / "cache"
+    for name in ("undistorted-0123", "undistorted-4567"):
+        dead = temporary_name(cache / name)
+        dead = dead.with_name(dead.name.replace(f".{os.getpid()}-", f".{ENDED}-"))
+        (dead / "out/images").mkdir(parents=True)
+    load_colmap(tmp_path / "scene", cache=cache)
+    assert [path.name for path in cache.iterdir() if ".tmp" in path.name] == []
+
+
+def test_the_folder_of_an_undistortion_is_one_that_the_clean_up_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_scene(tmp_path / "scene", "OPENCV", views=2)
+    made: list[str] = []
+    write = colmap.write_cameras_and_images
+
+    def noted(folder: Path, *rest: Any) -> None:
+        made.append(folder.parent.name)
+        write(folder, *rest)
+
+    monkeypatch.setattr(colmap, "write_cameras_and_images", noted)
+    load_colmap(tmp_path / "scene", cache=tmp_path / "cache")
+    assert made and all(f".{os.getpid()}-" in name for name in made)
+    (tmp_path / "later" / made[0].replace(f".{os.getpid()}-", f".{ENDED}-")).mkdir(parents=True)
+    remove_leftovers(tmp_path / "later")
+    assert not list((tmp_path / "later").iterdir())
+
+
+def test_a_killed_masks_job_leaves_nothing_for_good(tmp_path: Path) -> None:
+    """scripts/masks.py did not look for what a killed call was writing, in the run and in the folder of COCO files."""
+    make_scene(tmp_path / "scene", views=2)
+    command = [sys.executable, str(SCRIPTS / "masks.py"), str(tmp_path / "scene"), "--source", "watershed", "--quiet"]
+    command += ["--out", str(tmp_path / "run"), "--coco", str(tmp_path / "coco")]
+    subprocess.run(command, check=True)
+    (folder,) = (path for path in (tmp_path / "run/masks").iterdir() if path.is_dir())
+    for place in (tmp_path / "run/scene.json", folder / "sub/v0.png.npz", tmp_path / "coco/sub/v0.json"):
+        assert place.parent.is_dir()
+        mine = temporary_name(place)
+        mine.with_name(mine.name.replace(f".{os.getpid()}-", f".{ENDED}-")).touch()
+    living = temporary_name(folder / "sub/v1.png.npz")
+    living.touch()
+    for _ in range(2):
+        subprocess.run(command, check=True)
+        assert [path for path in tmp_path.rglob("*.tmp*")] == [living]
+
+
+# Pipes -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("read", [reading.regular, reading.read_bytes, reading.read_text, reading.read_json])
+def test_what_is_no_regular_file_is_refused_before_it_is_opened(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    """A pipe was waited for, a device read without end."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for path in (tmp_path / "pipe", tmp_path / "link", Path("/dev/zero"), tmp_path):
+        for _ in range(2):
+            with pytest.raises(OSError, match="no regular file"):
+                read(path)
+    with pytest.raises(FileNotFoundError):
+        read(tmp_path / "none")
+    (tmp_path / "file").write_text("[1]")
+    (tmp_path / "right").symlink_to("file")
+    read(tmp_path / "right")
+
+
+def test_pipes_in_the_place_of_inputs_are_refused_by_name(tmp_path: Path) -> None:
+    for name in ("test_cameras.json", "h.npz", "v.npy", "points.ply", "transform.json"):
+        os.mkfifo(tmp_path / name)
+    (tmp_path / "v").mkdir()
+    os.mkfifo(tmp_path / "v/0.png")
+    (tmp_path / "v.npy").rename(tmp_path / "a.npy")
+    readers: dict[str, Callable[[Path], object]] = {
+        "test_cameras.json": read_object,
+        "h.npz": PatchHierarchy.load,
+        "a.npy": _load_array,
+        "points.ply": load_gaussians,
+        "transform.json": read_splat_transform,
+        "v": lambda path: FileMasks(path.parent).masks(view(path)),
+    }
+    for name, read in readers.items():
+        with pytest.raises(SplatsegError, match=name):
+            read(tmp_path / name)
+
+
+# Kills -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_kill_between_a_stage_and_its_checkpoint_leaves_no_checkpoint(tmp_path: Path) -> None:
+    """The stage was done, so nobody looked at its checkpoint again: it stayed in the run for good."""
+    write_scene(tmp_path / "scene", SceneConfig(objects=2, views=4, test_views=1, width=64, height=48))
+    inputs = FitInputs(tmp_path / "scene", tmp_path / "run", str(tmp_path / "scene/masks_2d"), device="cpu")
+    Fit(inputs, TINY, quiet=True).execute()
+    run = Run.existing(tmp_path / "run")
+    for _ in range(2):
+        for stage in ("geometry", "features"):
+            run.save_checkpoint(stage, {"digest": "of the stage that is done", "state": {}})
+        Fit(inputs, TINY, quiet=True).execute()
+        assert list(run.checkpoints.iterdir()) == []
+
+
+# Values ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "words"),
+    [
+        ("cameras.txt", 4, "sparse/0: view 'sub/v0.png': camera.K: expected finite"),
+        ("images.txt", 5, "sparse/0: view 'sub/v0.png': camera.cam_from_world: expected finite"),
+        ("points3D.txt", 1, "sparse/0: points.xyz: expected finite"),
+    ],
+)
+def test_values_that_float32_cannot_hold_are_refused_with_their_file(
+    tmp_path: Path, name: str, column: int, words: str
+) -> None:
+    make_scene(tmp_path / "scene", views=3, text=True)
+    path = tmp_path / "scene/sparse/0" / name
+    lines = path.read_text().splitlines()
+    first = next(number for number, line in enumerate(lines) if line and line[0] != "#")
+    fields = lines[first].split()
+    fields[column] = "1e39"
+    path.write_text("\n".join([*lines[:first], " ".join(fields), *lines[first + 1 :]]) + "\n")
+    for _ in range(2):
+        with pytest.raises(SplatsegError, match=words):
+            load_colmap(tmp_path / "scene")
+
+
+def image_of(turn: list[list[float]]) -> dict[str, Any]:
+    return {"name": "a.jpg", "R": turn, "t": [0.0, 0.0, 0.0]}
+
+
+SQUARE = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"images": [image_of([[2.0, 0.0, 0.0], *SQUARE[1:]])]}, "image 'a.jpg': R: expected a rotation"),
+        ({"images": [image_of([[-1.0, 0.0, 0.0], *SQUARE[1:]])]}, "image 'a.jpg': R: expected a rotation"),
+        ({"images": [image_of([[1e308, 1e308, 0.0], *SQUARE[1:]])]}, "image 'a.jpg': R: expected a rotation"),
+        ({"images": [image_of([[float("nan"), 0.0, 0.0], *SQUARE[1:]])]}, "image 'a.jpg': expected finite R and t"),
+        ({"params": [0.0, 60.0, 32.0, 24.0]}, "params: expected positive focal lengths"),
+        ({"params": [1e39, 60.0, 32.0, 24.0]}, "image 'a.jpg': camera.K: expected finite"),
+        ({"width": 64.5}, "width, height: expected whole numbers"),
+        ({"images": [{"name": 3, "R": SQUARE, "t": [0, 0, 0]}]}, "images: expected each with a name"),
+        ({"images": 7}, "expected camera fields"),
+    ],
+)
+def test_test_cameras_that_no_camera_can_be_are_refused(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    """A matrix that is no rotation was taken."""
+    content = {"model": "PINHOLE", "width": 64, "height": 48, "params": [60.0, 60.0, 32.0, 24.0]}
+    content["images"] = [image_of(SQUARE)]
+    path = tmp_path / "test_cameras.json"
+    path.write_text(json.dumps(content))
+    assert len(held_out_views(tmp_path)[1]) == 1
+    path.write_text(json.dumps({**content, **change}))
+    for _ in range(2):
+        with pytest.raises(SplatsegError, match=rf"test_cameras\.json: {words}"):
+            held_out_views(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("positive_0", np.zeros((1, 3), np.float32)),
+        ("positive_0", np.zeros((0, 9), np.float32)),
+        ("positive_0", np.zeros(9, np.float32)),
+        ("negative_0", np.zeros((1, 3), np.float32)),
+        ("negative_0", np.full((1, 9), np.nan, np.float32)),
+        ("positive_0", np.full((1, 9), "a")),
+        ("fixed", np.zeros(3, np.uint8)),
+        ("ids", np.zeros((2, 2), np.int32)),
+    ],
+)
+def test_a_session_with_arrays_of_other_shapes_is_refused_by_name(
+    tmp_path: Path, name: str, values: np.ndarray
+) -> None:
+    """Negative features of another length were a traceback of the product of the two."""
+    known = make_run(tmp_path)
+    session = Session(known.workspace)
+    session.click_gaussian(5)
+    session.save("mine")
+    path = known.workspace.session_path("mine")
+    field, weights = known.workspace.field, known.workspace.weights
+    assert field.dim == 9
+    store.load(path, field, weights)
+    with np.load(path) as file:
+        arrays = {key: file[key] for key in file.files}
+    assert name in arrays
+    np.savez(path, **{**arrays, name: values})  # type: ignore[arg-type]
+    for _ in range(2):
+        with pytest.raises(SplatsegError, match=r"mine\.npz: expected a whole session of this splat"):
+            store.load(path, field, weights)
+
+
+def test_a_fault_of_ours_in_reopening_a_session_is_not_taken_for_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What wrapped the reading wrapped all that was made of it: a bug there was said to be a damaged file."""
+    known = make_run(tmp_path)
+    session = Session(known.workspace)
+    session.click_gaussian(5)
+    session.save("mine")
+
+    def fault(*arguments: object) -> None:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(store.Pick, "of", fault)
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        store.load(known.workspace.session_path("mine"), known.workspace.field, known.workspace.weights)
+
+
+def test_a_scale_whose_exponential_is_infinite_is_refused_by_name(tmp_path: Path) -> None:
+    """It was taken up, and refused without the file's name when it was drawn."""
+    path = tmp_path / "splat.ply"
+    gaussians = make_run(tmp_path).splat.gaussians
+    sizes = gaussians.log_scales.clone()
+    sizes[3, 1] = 88.6
+    save_gaussians(path, replace(gaussians, log_scales=sizes))
+    assert bool(load_gaussians(path).log_scales.exp().isfinite().all())
+    sizes[3, 1] = 89.0
+    save_gaussians(path, replace(gaussians, log_scales=sizes))
+    for _ in range(2):
+        with pytest.raises(SplatsegError, match=r"splat\.ply: property scale_1: expected at most 88\.7.*row 3"):
+            load_gaussians(path)
+
+
+def test_an_object_that_holds_a_gaussian_twice_is_refused(tmp_path: Path) -> None:
+    known = make_run(tmp_path)
+    session = Session(known.workspace)
+    session.click_gaussian(5)
+    session.keep("a")
+    session.save("mine")
+    path = known.workspace.session_path("mine")
+    with np.load(path) as file:
+        arrays = {key: file[key] for key in file.files}
+    arrays["ids"][1] = arrays["ids"][0]
+    np.savez(path, **arrays)
+    for _ in range(2):
+        with pytest.raises(SplatsegError, match=r"mine\.npz: .*ids: expected each Gaussian of an object once"):
+            store.load(path, known.workspace.field, known.workspace.weights)
+
+
+def test_sidecar_labels_of_another_number_of_gaussians_are_refused(tmp_path: Path) -> None:
+    gaussians = make_run(tmp_path).splat.gaussians
+    node = LabelNode(id=1, parent=0, level=0, count=len(gaussians), name="a", color=(1, 2, 3))
+    path = tmp_path / "plain.ply"
+    save_labels(path, gaussians, LabelTree(np.ones((len(gaussians), 1), np.int32), (node,)), sidecar=True)
+    load_labels(path, gaussians)
+    np.savez(path.with_suffix(".npz"), label_0=np.ones(len(gaussians) - 1, np.int32))
+    for _ in range(2):
+        with pytest.raises(SplatsegError, match=rf"expected labels of {len(gaussians)} Gaussians"):
+            load_labels(path, gaussians)
+
+
+def test_a_palette_photo_without_its_palette_is_refused_by_name(tmp_path: Path) -> None:
+    """Pillow asserts that there is one."""
+    path = tmp_path / "photo.png"
+    Image.fromarray(np.zeros((3, 4), np.uint8)).convert("P").save(path)
+    data = path.read_bytes()
+    start = data.index(b"PLTE") - 4
+    path.write_bytes(data[:start] + data[start + 12 + int.from_bytes(data[start : start + 4], "big") :])
+    for _ in range(2):
+        with pytest.raises(SplatsegError, match=r"photo\.png: unreadable image of view 'v'"):
+            read_photo(path, "v")

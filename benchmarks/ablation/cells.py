@@ -22,6 +22,7 @@ from splatseg.core.atomic import write_text
 from splatseg.core.errors import SplatsegError
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.progress import Progress
+from splatseg.core.reading import read_json
 from splatseg.core.scene import View
 from splatseg.evaluate.ceiling import evaluate_ceiling
 from splatseg.evaluate.hierarchical import HierarchicalScene, Report, evaluate_scene
@@ -120,9 +121,9 @@ def read_cell(cell: Cell, folder: Path) -> dict[str, Any] | None:
     None where there is no result, or a file that is not one: the cell is then measured again.
     """
     try:
-        content = json.loads(cell.path(folder).read_text(encoding="utf-8"))
+        content = read_json(cell.path(folder))
         return content if content["key"] == cell.key and "mean" in content["core"] else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

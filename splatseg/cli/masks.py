@@ -79,6 +79,8 @@ def make(options: Options) -> None:
             place = {"scene": str(scene_folder(options).resolve()), "downscale": options.downscale}
             run_folder = Run.open(options.out, place, may_differ=("scene",))
             with run_folder.gone_if_refused():
+                if share.rank == 0:
+                    run_folder.remove_leftovers()
                 views = load_views(options)
                 source = source_of(options, views, quiet=options.quiet or share.rank != 0)
                 cache = MaskCache(run_folder.masks, source)

@@ -91,6 +91,7 @@ def main() -> None:
     out = arguments.out or run.exports / "selection.ply"
     if out.suffix.lower() != ".ply":
         raise SplatsegError(f"--out: expected a name that ends in .ply, found {out}")
+    run.remove_leftovers()  # what a killed call was writing; photos may be shrunk again
     gaussians, features = load_field(run)
     scene = load_run_scene(run, arguments.scene).in_frame(gaussians.offset)
     session = Session(Workspace(run, gaussians, features, scene), max(arguments.level, 0))

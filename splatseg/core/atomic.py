@@ -23,8 +23,9 @@ _TEMPORARY = re.compile(r"\..*\.(\d+)-[0-9a-f]{8}\.tmp(\..*)?")  # the names giv
 _ASIDE, _WHOLE = ".aside", ".whole"  # in the hidden folder of write_together: what was there before; all is written
 
 
-def _temporary(target: Path) -> Path:
-    """A name beside ``target`` that nobody else takes, with its suffix (writers choose a format by it)."""
+def temporary_name(target: Path) -> Path:
+    """A name beside ``target`` that nobody else takes, with its suffix (writers choose a format by it), and by which
+    :func:`remove_leftovers` knows whose it was."""
     return target.with_name(f".{target.stem}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp{target.suffix}")
 
 
@@ -67,7 +68,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         SplatsegError: the disk is full, or the folder cannot be written to.
     """
     target = Path(path)
-    temporary = _temporary(target)
+    temporary = temporary_name(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -117,7 +118,7 @@ def write_together(folder: str | Path) -> Iterator[Path]:
         SplatsegError: the disk is full, or the folder cannot be written to.
     """
     target = Path(folder)
-    stage = _temporary(target / "together")
+    stage = temporary_name(target / "together")
     try:
         stage.mkdir(parents=True)
         yield stage
@@ -200,18 +201,18 @@ def _finish(stage: Path, target: Path) -> None:
     """Make the moves that a killed :func:`_move_all` had not come to."""
     for entry in _staged(stage):
         if (target / entry.name).is_dir():
-            (target / entry.name).rename(_temporary(stage / _ASIDE / entry.name))
+            (target / entry.name).rename(temporary_name(stage / _ASIDE / entry.name))
         os.replace(entry, target / entry.name)
     _sync_folder(target)
 
 
-def remove_leftovers_below(folder: str | Path) -> None:
-    """:func:`remove_leftovers` of ``folder`` and all folders in it, and of temporary files that do not say whose they
-    are; only for who holds the whole folder."""
+def remove_leftovers_below(folder: str | Path, held: bool = True) -> None:
+    """:func:`remove_leftovers` of ``folder`` and all folders in it; for who holds the whole folder (``held``) also of
+    temporary files that do not say whose they are."""
     for where, folders, names in os.walk(folder):
         remove_leftovers(where)
         folders[:] = [name for name in folders if not _TEMPORARY.fullmatch(name)]  # a living process writes there
-        for name in names:
+        for name in names if held else ():
             if fnmatch(name, ".*.tmp*") and not _TEMPORARY.fullmatch(name):
                 with suppress(OSError):
                     (Path(where) / name).unlink(missing_ok=True)

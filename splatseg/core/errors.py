@@ -11,7 +11,8 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -34,6 +35,16 @@ DAMAGED: tuple[type[Exception], ...] = (
 """What numpy, zipfile, json and torch raise on a damaged file and on values in it that no field can hold: a header that
 claims a terabyte, JSON nested too deep (a RuntimeError), a number of 400 digits. For the readers of files only, around
 the reading alone. SplatsegError is among them, as a ValueError."""
+
+
+@contextmanager
+def naming(where: object) -> Iterator[None]:
+    """A :class:`SplatsegError` of the block with ``where`` before it: for what is made of a file's values, whose own
+    checks do not know the file."""
+    try:
+        yield
+    except SplatsegError as error:
+        raise SplatsegError(f"{where}: {error}") from None
 
 
 class MissingExtraError(SplatsegError):

@@ -14,6 +14,7 @@ from torch import Tensor
 from splatseg.core.atomic import atomic_write
 from splatseg.core.errors import SplatsegError, check_dims, check_finite
 from splatseg.core.gaussians import Gaussians
+from splatseg.core.reading import regular
 from splatseg.core.segments import Segments
 
 NORM_EPS = 1e-6  # the loss, the renders and the queries all divide by |f| + NORM_EPS
@@ -117,7 +118,7 @@ class FeatureField:
         if not path.is_file():
             raise SplatsegError(f"{path}: feature file not found")
         try:
-            with safe_open(path, framework="pt") as file:
+            with safe_open(regular(path), framework="pt") as file:
                 metadata = file.metadata() or {}
                 keys = list(file.keys())
                 features = file.get_tensor("features") if "features" in keys else None

@@ -14,7 +14,6 @@ not read, by tifffile (:mod:`splatseg.core.tiff`). How values become 8-bit RGB:
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,13 +25,23 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from splatseg.core.errors import SplatsegError
+from splatseg.core.reading import read_json, regular
 from splatseg.core.tiff import is_misread, is_tiff, read_tiff, to_bytes
 
 HEIC = (".heic", ".heif", ".hif")
 RAW = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2")  # sensor data: to be developed first
 RUN_IDENTITY = "scene.json"  # of a run folder, whose pictures are ours
 OPAQUE = 128  # alpha from which a pixel belongs to the photo
-_BROKEN = (OSError, UnidentifiedImageError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+_BROKEN = (
+    OSError,
+    UnidentifiedImageError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    Image.DecompressionBombError,
+    AssertionError,
+)
+"""What Pillow raises on damage; it asserts that a palette image has a palette."""
 _COLMAP_WRITES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 # Formats that Pillow opens and that hold no photographs, or no pixels without a further program.
 _NO_PHOTOS = {"BUFR", "CUR", "EPS", "FLI", "GRIB", "HDF5", "ICNS", "ICO", "IPTC", "MPEG", "WMF", "XBM", "XPM"}
@@ -92,8 +101,8 @@ def _is_ours(folder: Path, top: Path, left_out: set[Path]) -> bool:
 def _is_run(folder: Path) -> bool:
     """Whether ``folder`` is a run: by the file that :class:`splatseg.io.run.Run` leaves there first."""
     try:
-        identity = json.loads((folder / RUN_IDENTITY).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        identity = read_json(folder / RUN_IDENTITY)
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(identity, dict) and {"scene", "downscale"} <= identity.keys()
 
@@ -154,9 +163,7 @@ def _opened(path: Path, view: str) -> Iterator[Image.Image]:
     try:
         if path.suffix.lower() in HEIC:
             _register_heic(path)
-        if path.exists() and not path.is_file():  # a pipe would be waited for
-            raise OSError("expected a file")
-        with _identified(path) as file:
+        with _identified(regular(path)) as file:
             yield read_tiff(path) if is_misread(file) else file
     except SplatsegError:
         raise

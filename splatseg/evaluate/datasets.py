@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from splatseg.core.errors import SplatsegError
+from splatseg.core.reading import regular
 from splatseg.core.scene import View
 from splatseg.evaluate.reference import ReferenceTask
 
@@ -173,7 +174,7 @@ def _view(views: Sequence[View], path: Path, root: Path) -> View:
 def _read(path: Path) -> NDArray[np.generic]:
     """(h, w) values: a colour image counts by its largest channel, transparency does not count."""
     try:
-        with Image.open(path) as image:
+        with Image.open(regular(path)) as image:
             pixels = np.array(image if image.mode in ("1", "L", "P", "I", "I;16", "F") else image.convert("RGB"))
     except (OSError, UnidentifiedImageError, SyntaxError) as error:
         raise SplatsegError(f"{path}: unreadable annotation ({error})") from None

@@ -25,6 +25,7 @@ import splatseg.render as rendering
 from splatseg.core.errors import DAMAGED, SplatsegError
 from splatseg.core.field import FeatureField, unit_features
 from splatseg.core.gaussians import Gaussians
+from splatseg.core.reading import regular
 from splatseg.core.scene import NEAR_SHARE, View, frame_size
 from splatseg.evaluate.metrics import best_threshold, boundary_iou, iou
 from splatseg.io.test_cameras import held_out_views, read_object
@@ -101,7 +102,7 @@ class HierarchicalScene:
         """
         path = self.folder / "gt" / f"{view}.npz"
         try:
-            with np.load(path) as file:
+            with np.load(regular(path)) as file:
                 levels = file["levels"]
         except FileNotFoundError:
             raise SplatsegError(f"{path}: ground truth of view '{view}' not found") from None
@@ -125,30 +126,39 @@ def load_hierarchical(folder: Path | str) -> HierarchicalScene:
         SplatsegError: a file is missing, not JSON, lacks a field, or a query names a view or node that is not there.
     """
     folder = Path(folder)
-    cameras = read_object(folder / "test_cameras.json")
-    tree = read_object(folder / "gt" / "tree.json")
-    queries = read_object(folder / "queries.json")
-    try:
-        offset, test_views = held_out_views(folder, cameras)
-        views = {Path(view.name).stem: view for view in test_views}
-        nodes = {
-            n["id"]: Node(n["id"], n["name"], n["parent"], n["depth"], bool(n.get("stuff", False)))
-            for n in tree["nodes"]
-        }
-        read = tuple(
-            PointQuery(q["view"], (int(q["pixel"][0]), int(q["pixel"][1])), q["l1"], q["l2"], q["kind"], q["core"])
-            for q in queries["queries"]
-        )
-    except DAMAGED as error:
-        if isinstance(error, SplatsegError):
-            raise
-        raise SplatsegError(f"{folder}: expected the fields of a hierarchical scene, found {error!r}") from None
+    offset, test_views = held_out_views(folder)
+    views = {Path(view.name).stem: view for view in test_views}
+    nodes = _read_nodes(folder / "gt" / "tree.json")
+    read = _read_queries(folder / "queries.json")
     for query in read:
         if query.view not in views:
             raise SplatsegError(f"{folder / 'queries.json'}: view '{query.view}': not in test_cameras.json")
         if query.l1 not in nodes or query.l2 not in nodes:
             raise SplatsegError(f"{folder / 'queries.json'}: node {query.l1} or {query.l2}: not in gt/tree.json")
     return HierarchicalScene(folder, views, nodes, read, offset)
+
+
+def _read_nodes(path: Path) -> dict[int, Node]:
+    content = read_object(path)
+    try:
+        nodes = [
+            Node(n["id"], n["name"], n["parent"], n["depth"], bool(n.get("stuff", False))) for n in content["nodes"]
+        ]
+        return {node.id: node for node in nodes}
+    except DAMAGED as error:
+        raise SplatsegError(f"{path}: expected the fields of nodes, found a fault at {error!r}") from None
+
+
+def _read_queries(path: Path) -> tuple[PointQuery, ...]:
+    content = read_object(path)
+    try:
+        read = []
+        for q in content["queries"]:
+            (column, row), l1, l2 = q["pixel"], int(q["l1"]), int(q["l2"])
+            read.append(PointQuery(str(q["view"]), (int(column), int(row)), l1, l2, q["kind"], q["core"]))
+        return tuple(read)
+    except DAMAGED as error:
+        raise SplatsegError(f"{path}: expected the fields of queries, found a fault at {error!r}") from None
 
 
 @dataclass(frozen=True)

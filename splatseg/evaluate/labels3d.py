@@ -22,6 +22,7 @@ from scipy.spatial import cKDTree
 from splatseg.core.errors import SplatsegError
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.label_tree import LabelTree
+from splatseg.core.reading import regular
 
 AP_THRESHOLDS = np.arange(0.5, 1.0, 0.05)
 
@@ -44,7 +45,7 @@ def load_points(path: Path | str) -> LabelledPoints:
     if not path.is_file():
         raise SplatsegError(f"{path}: labelled points not found")
     try:
-        vertices = PlyData.read(str(path))["vertex"].data
+        vertices = PlyData.read(str(regular(path)))["vertex"].data
     except (PlyParseError, KeyError, ValueError, EOFError, OSError) as error:
         raise SplatsegError(f"{path}: expected a PLY with vertices, found {error}") from None
     names = vertices.dtype.names or ()

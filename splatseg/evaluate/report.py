@@ -11,6 +11,7 @@ from typing import Any
 
 from splatseg.core.atomic import write_text
 from splatseg.core.errors import SplatsegError
+from splatseg.core.reading import read_json
 from splatseg.evaluate.hierarchical import Report
 from splatseg.evaluate.labels3d import LabelReport
 from splatseg.evaluate.reference import ReferenceReport
@@ -118,8 +119,8 @@ def update_metrics(path: Path, name: str, content: Mapping[str, Any]) -> None:
     metrics: dict[str, Any] = {}
     if path.is_file():
         try:
-            metrics = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+            metrics = read_json(path)
+        except (OSError, ValueError, RecursionError) as error:
             raise SplatsegError(f"{path}: expected JSON, found {error}") from None
         if not isinstance(metrics, dict):
             raise SplatsegError(f"{path}: expected a JSON object, found a {type(metrics).__name__}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import torch
 
 from splatseg.core.errors import SplatsegError
 from splatseg.core.gaussians import Gaussians
+from splatseg.core.reading import read_json
 from splatseg.core.scene import Scene, View
 from splatseg.fit.geometry import psnr
 from splatseg.fit.splat_transform import Matrix, read_splat_transform, transformed
@@ -69,9 +69,9 @@ def _applied(folder: Path) -> Matrix | None:
         find_model(folder)
     except SplatsegError:
         try:
-            content: Any = json.loads((folder / TRANSFORMS).read_text(encoding="utf-8-sig"))
+            content: Any = read_json(folder / TRANSFORMS, "utf-8-sig")
             return np.array(content["applied_transform"], np.float64)
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return None
     return None
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch.distributed as dist
 from PIL import Image
 
-from splatseg.core.atomic import atomic_write, write_text
+from splatseg.core.atomic import atomic_write, remove_leftovers, write_text
 from splatseg.core.errors import SplatsegError
 from splatseg.core.progress import Progress
 from splatseg.core.scene import View
@@ -133,6 +133,9 @@ def run_masks(views: Sequence[View], job: MaskJob, share: Share = Share()) -> Su
         SplatsegError: from the source, for the first view that fails; what was stored before stays.
     """
     start = time.perf_counter()
+    if share.rank == 0 and job.coco is not None:
+        for folder in {path.parent for view in views if (path := job.coco_path(view)) is not None}:
+            remove_leftovers(folder)  # what a killed call was writing; the others wait for the list
     left = _agreed([view.name for view in views if _is_left(view, job)], share)
     mine = [view for view in views if view.name in set(left[share.rank :: share.world])]
     made = masks = 0

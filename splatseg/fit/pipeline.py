@@ -28,6 +28,7 @@ from splatseg.core.field import FeatureField
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.label_tree import LabelTree
 from splatseg.core.progress import Progress
+from splatseg.core.reading import read_json
 from splatseg.core.scene import Scene, View
 from splatseg.draw.mask_preview import hierarchy_preview
 from splatseg.draw.sheets import contact_sheet
@@ -392,6 +393,7 @@ class Fit:
     def _is_done(self, stage: Stage) -> bool:
         """Whether the result of ``stage`` is there; where one of other inputs is, a line says which have changed."""
         if self.run.is_done(stage.name, stage.key):
+            self.run.drop_checkpoint(stage.name)  # of a call that was killed when the stage had just been done
             return True
         if self.run.was_done(stage.name) and (line := stage.line(self.run.made_from(stage.name))):
             log.warning(line)
@@ -413,7 +415,7 @@ class Fit:
 
     def _finish(self, stage: Stage, outputs: Sequence[Path]) -> None:
         self.run.mark_done(stage.name, stage.key, outputs, stage.inputs)
-        self.run.checkpoint_path(stage.name).unlink(missing_ok=True)
+        self.run.drop_checkpoint(stage.name)
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
@@ -428,8 +430,8 @@ class Fit:
     def _load_figures(self) -> None:
         """Figures of stages that an earlier call finished."""
         try:
-            self.figures = dict(json.loads(self.run.metrics.read_text()))
-        except (OSError, ValueError, TypeError):
+            self.figures = dict(read_json(self.run.metrics))
+        except (OSError, ValueError, TypeError, RecursionError):
             self.figures = {}
 
     def _settings(self) -> dict[str, Any]:

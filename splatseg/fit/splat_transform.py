@@ -16,6 +16,7 @@ from torch import Tensor
 
 from splatseg.core.errors import SplatsegError
 from splatseg.core.gaussians import Gaussians
+from splatseg.core.reading import read_text
 from splatseg.ops.reference.rasterize import sh_basis
 
 Matrix = NDArray[np.float64]
@@ -37,7 +38,7 @@ def read_splat_transform(path: Path, applied: Matrix | None = None) -> Matrix:
         SplatsegError: the file is missing or holds something else.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path, "utf-8-sig")
     except (OSError, ValueError) as error:
         raise SplatsegError(
             f"{path}: expected a transform, found: {getattr(error, 'strerror', None) or error}"

@@ -11,7 +11,6 @@ import logging
 import os
 import re
 import shutil
-import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -22,10 +21,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from splatseg.core.atomic import atomic_write
+from splatseg.core.atomic import atomic_write, remove_leftovers, temporary_name
 from splatseg.core.camera import Camera
-from splatseg.core.errors import SplatsegError
+from splatseg.core.errors import SplatsegError, naming
 from splatseg.core.photos import find_photos, has_alpha, photo_size, read_photo
+from splatseg.core.reading import read_json
 from splatseg.core.scene import PhotoSource, Points, Scene, View
 from splatseg.io.colmap_masks import capture_masks, fitted_pixels, write_mask
 from splatseg.io.colmap_model import (
@@ -282,7 +282,7 @@ def _undistort(model: Model, photos: _Photos, cache: Path) -> tuple[Model, _Phot
     final = cache / f"undistorted-{digest(identity, stats=photos.paths.values())}"
     if not final.is_dir():
         _make_undistorted(model, photos, sizes, final)
-    names = {there: name for name, there in json.loads((final / _NAMES).read_text(encoding="utf-8")).items()}
+    names = {there: name for name, there in read_json(final / _NAMES).items()}
     undistorted = read_model(final / "sparse")
     images = tuple(replace(image, name=names[image.name]) for image in undistorted.images if image.name in names)
     result = replace(model, cameras=undistorted.cameras, images=tuple(sorted(images, key=lambda image: image.name)))
@@ -294,7 +294,8 @@ def _used(model: Model) -> dict[int, ModelCamera]:
 
 
 def _make_undistorted(model: Model, photos: _Photos, sizes: dict[int, tuple[int, int]], final: Path) -> None:
-    work = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.tmp")
+    remove_leftovers(final.parent)  # what a killed call was making
+    work = temporary_name(final)
     try:
         work.mkdir(parents=True)
         names = photos_for_colmap(photos.paths, work / "photos")
@@ -340,15 +341,16 @@ def _default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "splatseg"
 
 
-def _view(image: ModelImage, camera: ModelCamera, photos: _Photos, frame: CaptureFrame) -> View:
-    pinhole = Camera(
-        torch.tensor(camera.calibration_matrix(), dtype=torch.float32),
-        torch.tensor(frame.moved(image.cam_from_world()), dtype=torch.float32),
-        camera.width,
-        camera.height,
-        frame.near,
-    )
-    return View(image.name, pinhole.resized(*photos.sizes[image.name]), photos.paths[image.name])
+def _view(image: ModelImage, camera: ModelCamera, photos: _Photos, frame: CaptureFrame, where: Path) -> View:
+    with naming(f"{where}: view '{image.name}'"):
+        pinhole = Camera(
+            torch.tensor(camera.calibration_matrix(), dtype=torch.float32),
+            torch.tensor(frame.moved(image.cam_from_world()), dtype=torch.float32),
+            camera.width,
+            camera.height,
+            frame.near,
+        ).resized(*photos.sizes[image.name])
+    return View(image.name, pinhole, photos.paths[image.name])
 
 
 def load_colmap(
@@ -405,10 +407,11 @@ def load_colmap(
     if any(camera.model not in PINHOLES for camera in _used(poses).values()):
         straight, photos = _undistort(poses, photos, cache)
     frame = capture_frame(poses, folder)
-    views = [_view(image, straight.cameras[image.camera_id], photos, frame) for image in straight.images]
+    views = [_view(image, straight.cameras[image.camera_id], photos, frame, model_folder) for image in straight.images]
     views = _with_sources(views, poses)
     views = _with_masks(views, given, capture_masks(root, poses, downscale, no_masks), cache)
-    points = Points(torch.from_numpy((poses.xyz - frame.offset).astype(np.float32)), torch.from_numpy(poses.rgb))
+    with naming(model_folder), np.errstate(over="ignore"):
+        points = Points(torch.from_numpy((poses.xyz - frame.offset).astype(np.float32)), torch.from_numpy(poses.rgb))
     return Scene(tuple(views), points, frame.offset)
 
 

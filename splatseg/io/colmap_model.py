@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splatseg.core.errors import SplatsegError
+from splatseg.core.reading import read_bytes, read_text
 
 # Number in a file, intrinsic parameters, and how many of the first of them are focal lengths; COLMAP's
 # src/colmap/sensor/models.h.
@@ -189,7 +190,7 @@ class _Reader:
         self.path = path
         self.offset = 0
         try:
-            self.data = path.read_bytes()
+            self.data = read_bytes(path)
         except OSError as error:
             raise SplatsegError(f"{path}: expected a readable file, found: {error.strerror}") from None
 
@@ -306,7 +307,7 @@ def _binary_frames(path: Path, model: _Model, rigs: set[int]) -> None:
 def _lines(path: Path) -> list[str]:
     try:
         # Line ends alone: str.splitlines would also end lines at characters that a name may hold.
-        return [line.rstrip("\r") for line in path.read_text(encoding="utf-8-sig").split("\n")]
+        return [line.rstrip("\r") for line in read_text(path, "utf-8-sig").split("\n")]
     except UnicodeDecodeError:
         raise SplatsegError(f"{path}: expected UTF-8 text, found other bytes") from None
     except OSError as error:

@@ -14,6 +14,7 @@ from splatseg.core.atomic import atomic_write, write_text
 from splatseg.core.errors import DAMAGED, SplatsegError
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.label_tree import LabelNode, LabelTree
+from splatseg.core.reading import read_json, regular
 from splatseg.core.selection import Selection
 from splatseg.io.ply import load_extra, save_gaussians
 
@@ -110,7 +111,7 @@ def load_labels(path: Path | str, gaussians: Gaussians | None = None) -> LabelTr
     path = Path(path)
     json_path = path.with_suffix(".json")
     try:
-        content = json.loads(json_path.read_text(encoding="utf-8"))
+        content = read_json(json_path)
         if content["format"] != FORMAT:
             raise SplatsegError(f"{json_path}: format: expected '{FORMAT}', found {content['format']!r}")
         nodes = tuple(
@@ -132,9 +133,12 @@ def load_labels(path: Path | str, gaussians: Gaussians | None = None) -> LabelTr
         )
     columns = _label_arrays(path, levels)
     try:
-        return LabelTree(np.stack(columns, axis=1).astype(np.int32), nodes, default)
+        tree = LabelTree(np.stack(columns, axis=1).astype(np.int32), nodes, default)
     except DAMAGED as error:
         raise SplatsegError(f"{path}: {error}") from None
+    if gaussians is not None and len(tree) != len(gaussians):
+        raise SplatsegError(f"{path}: expected labels of {len(gaussians)} Gaussians, found {len(tree)}")
+    return tree
 
 
 def _label_arrays(path: Path, levels: int) -> list[NDArray[np.integer]]:
@@ -145,7 +149,7 @@ def _label_arrays(path: Path, levels: int) -> list[NDArray[np.integer]]:
     if names[0] not in found and path.with_suffix(".npz").is_file():
         source = path.with_suffix(".npz")
         try:
-            with np.load(source) as file:
+            with np.load(regular(source)) as file:
                 found = {name: file[name] for name in file.files}
         except DAMAGED as error:
             raise SplatsegError(f"{source}: expected an npz of labels, found {error}") from None

@@ -23,6 +23,7 @@ from torch import Tensor
 from splatseg.core.atomic import atomic_write
 from splatseg.core.errors import DAMAGED, SplatsegError
 from splatseg.core.gaussians import Gaussians
+from splatseg.core.reading import read_bytes, regular
 
 _MEANS = ("x", "y", "z")
 _NORMALS = ("nx", "ny", "nz")
@@ -38,6 +39,7 @@ _FILTER = "filter_3D"
 _ROWS = 8192  # rows copied at once: 2 MB of records, so that the column-wise copies stay in the cache
 _WRITTEN = 16 * _ROWS  # rows written between two reports
 _CODES = {"i1": "i1", "u1": "u1", "i2": "i2", "u2": "u2", "i4": "i4", "u4": "u4"}
+_LARGEST = 88.7  # a stored scale from which on its exponential is infinite in float32
 
 
 def _float_properties(coefficients: int) -> tuple[str, ...]:
@@ -48,10 +50,10 @@ def _float_properties(coefficients: int) -> tuple[str, ...]:
 def read_ply(path: Path) -> PlyData:
     """plyfile's reading, with header comments in any encoding; its exceptions."""
     try:
-        return PlyData.read(str(path))
+        return PlyData.read(str(regular(path)))
     except UnicodeDecodeError:
         # plyfile takes the whole header for ASCII; other bytes are legal in what people write, not in names.
-        content = path.read_bytes()
+        content = read_bytes(path)
         end = content.index(b"end_header")
         return PlyData.read(io.BytesIO(_COMMENT.sub(_ascii, content[:end]) + content[end:]))
 
@@ -163,6 +165,13 @@ def load_gaussians(path: str | Path) -> Gaussians:
     if degenerate.any():
         row = int(degenerate.argmax())
         raise SplatsegError(f"{path}: property rot_0..3: expected a quaternion, found all zeros at row {row}")
+    sizes = values[:, 7:10]
+    if (sizes > _LARGEST).any():
+        row, axis = (int(i) for i in np.argwhere(sizes > _LARGEST)[0])
+        raise SplatsegError(
+            f"{path}: property scale_{axis}: expected at most {_LARGEST:.1f}, the logarithm of what float32 can hold, "
+            f"found {sizes[row, axis]} at row {row}"
+        )
     sh = np.empty((len(values), _COEFFICIENTS[len(rest_names)], 3), np.float32)
     sh[:, 0] = values[:, 3:6]
     rest = values[:, fixed : fixed + len(rest_names)]

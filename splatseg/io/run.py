@@ -23,6 +23,7 @@ import torch
 
 from splatseg.core.atomic import atomic_write, remove_leftovers_below, write_text
 from splatseg.core.errors import DAMAGED, SplatsegError
+from splatseg.core.reading import read_bytes, read_json, read_text, regular
 
 _IDENTITY = "scene.json"
 _BROKEN_CHECKPOINT: tuple[type[Exception], ...] = (*DAMAGED, pickle.UnpicklingError)
@@ -43,7 +44,7 @@ def _canonical(value: Any) -> Any:
 def _contents(path: Path, state: tuple[int, ...]) -> bytes:
     """SHA-256 of a file; once in a process while its ``state`` (inode, size, times) is the same: several stages ask for
     the same photos."""
-    return hashlib.sha256(path.read_bytes()).digest()
+    return hashlib.sha256(read_bytes(path)).digest()
 
 
 def digest(settings: Any = None, files: Iterable[str | Path] = (), stats: Iterable[str | Path] = ()) -> str:
@@ -253,7 +254,7 @@ class Run:
         """
         path = self.folder / _IDENTITY
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = read_json(path)
         except DAMAGED as error:
             raise SplatsegError(f"{path}: expected the settings of a run, found: {error}") from None
         if not isinstance(found, dict):
@@ -269,7 +270,7 @@ class Run:
     def is_done(self, stage: str, digest: str) -> bool:
         """Whether ``stage`` was finished with this ``digest`` and its outputs are still there, of the same size."""
         try:
-            stamp = json.loads(self._stamp(stage).read_text(encoding="utf-8"))
+            stamp = read_json(self._stamp(stage))
             outputs = stamp["outputs"].items()
             return stamp["digest"] == digest and all((self.folder / p).stat().st_size == size for p, size in outputs)
         except DAMAGED:
@@ -278,7 +279,7 @@ class Run:
     def made_from(self, stage: str) -> dict[str, str] | None:
         """The digest of each input of the finished ``stage``; None where they were not recorded."""
         try:
-            found = json.loads(self._stamp(stage).read_text(encoding="utf-8"))["inputs"]
+            found = read_json(self._stamp(stage))["inputs"]
         except DAMAGED:
             return None
         return {str(name): str(value) for name, value in found.items()} if isinstance(found, dict) else None
@@ -312,7 +313,7 @@ class Run:
     def clear(self, stage: str) -> None:
         """Forget that ``stage`` was done and drop its checkpoint."""
         self._stamp(stage).unlink(missing_ok=True)
-        self.checkpoint_path(stage).unlink(missing_ok=True)
+        self.drop_checkpoint(stage)
 
     # Checkpoints -----------------------------------------------------------------------------------------------------
 
@@ -325,13 +326,17 @@ class Run:
         with atomic_write(self.checkpoint_path(stage)) as temporary, open(temporary, "wb") as file:
             torch.save(dict(state), file)
 
+    def drop_checkpoint(self, stage: str) -> None:
+        """Remove the checkpoint of ``stage``, where there is one that can be removed."""
+        with suppress(OSError):
+            self.checkpoint_path(stage).unlink(missing_ok=True)
+
     def load_checkpoint(self, stage: str) -> dict[str, Any] | None:
         """The checkpoint of ``stage`` on the CPU; None where there is none or, with a warning, where it is damaged."""
         path = self.checkpoint_path(stage)
         try:
-            if path.exists() and not path.is_file():
-                raise OSError("expected a file")
-            with zipfile.ZipFile(path) as archive:  # torch.save writes check sums, torch.load does not look at them
+            # torch.save writes check sums, torch.load does not look at them.
+            with zipfile.ZipFile(regular(path)) as archive:
                 if (broken := archive.testzip()) is not None:
                     raise ValueError(f"{broken}: the check sum is another")
             state = torch.load(path, map_location="cpu", weights_only=True)
@@ -366,12 +371,18 @@ class Run:
         if not self.log_file.is_file():
             return []
         records = []
-        for line in self.log_file.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in read_text(self.log_file, errors="replace").splitlines():
             with suppress(ValueError):
                 record = json.loads(line)
                 if isinstance(record, dict):
                     records.append(record)
         return records
+
+    # Leftovers -------------------------------------------------------------------------------------------------------
+
+    def remove_leftovers(self) -> None:
+        """Remove what processes that were killed were writing to the run; for commands that do not :meth:`lock` it."""
+        remove_leftovers_below(self.folder, held=False)
 
     # Lock ------------------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ import yaml
 
 from splatseg.core.atomic import write_text
 from splatseg.core.errors import DAMAGED, SplatsegError
+from splatseg.core.reading import read_json, read_text
 from splatseg.core.scene import Scene, View
 from splatseg.io.colmap import has_model, load_colmap
 from splatseg.io.run import Run, digest
@@ -55,8 +56,10 @@ def load_run_scene(
             raise SplatsegError(f"{run.sfm}: expected the poses that scripts/fit.py --sfm finds, found none")
         folder, options["images"] = run.sfm, photos
     downscale = settings.get("downscale", 1)
-    if type(downscale) is not int:
-        raise SplatsegError(f"{run.folder / 'scene.json'}: downscale: expected a whole number, found {downscale!r}")
+    if type(downscale) is not int or downscale < 1:
+        raise SplatsegError(
+            f"{run.folder / 'scene.json'}: downscale: expected a whole number of at least 1, found {downscale!r}"
+        )
     return load_colmap(folder, downscale, run.cache, **options)
 
 
@@ -92,8 +95,8 @@ def _is_elsewhere(run: Run, scene: Path) -> bool:
 def _known_photos(run: Run) -> dict[str, str]:
     """Digest of each photo of the run's capture; empty where an older version, or a kill, left none."""
     try:
-        return dict(json.loads(run.capture.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return dict(read_json(run.capture))
+    except (OSError, ValueError, TypeError, RecursionError):
         return {}
 
 
@@ -119,7 +122,7 @@ def read_config(run: Run) -> dict[str, Any]:
     if not run.config.is_file():
         return {}
     try:
-        content = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+        content = yaml.safe_load(read_text(run.config))
     except (*DAMAGED, yaml.YAMLError) as error:
         raise SplatsegError(f"{run.config}: expected YAML, found {error}") from None
     if not isinstance(content, dict):

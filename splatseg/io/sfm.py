@@ -10,6 +10,7 @@ from pathlib import Path
 from splatseg.core.atomic import write_text
 from splatseg.core.errors import SplatsegError
 from splatseg.core.photos import find_photos, has_alpha, is_plain, photo_size
+from splatseg.core.reading import read_text
 from splatseg.io.colmap_masks import mask_files, mask_of_photo, write_mask
 from splatseg.io.colmap_model import write_names
 from splatseg.io.colmap_process import photos_for_colmap, run_job
@@ -157,7 +158,7 @@ def _is_of(out: Path, images: Path, names: list[str]) -> bool:
 def _stamped(out: Path) -> list[str]:
     """What the workspace was made from: the key of its photos and, where there were masks, theirs; empty if unknown."""
     stamp = out / "sfm.digest"
-    return stamp.read_text().split() if stamp.is_file() else []
+    return read_text(stamp).split() if stamp.is_file() else []
 
 
 def _mask_key(masks: dict[str, Path]) -> list[str]:

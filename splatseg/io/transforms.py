@@ -7,7 +7,6 @@ world, x right, y up, z backward) and ``mask_path``; ``ply_file_path``, points i
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from pathlib import Path, PurePosixPath
@@ -20,6 +19,7 @@ from scipy.spatial.transform import Rotation
 
 from splatseg.core.errors import DAMAGED, SplatsegError
 from splatseg.core.photos import photo_size, photo_suffixes
+from splatseg.core.reading import read_json
 from splatseg.io.colmap_model import Model, ModelCamera, ModelImage, checked_camera
 from splatseg.io.names import is_file
 from splatseg.io.ply import read_ply
@@ -37,7 +37,7 @@ def read_transforms(path: Path) -> Model:
         SplatsegError: unreadable JSON, a field that is missing or makes no sense, a missing file.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = read_json(path, "utf-8-sig")
     except DAMAGED as error:
         raise SplatsegError(f"{path}: expected JSON, found: {error}") from None
     frames = content.get("frames") if isinstance(content, dict) else None

@@ -13,6 +13,7 @@ import numpy as np
 
 from splatseg.core.atomic import atomic_write, write_text
 from splatseg.core.errors import DAMAGED, SplatsegError
+from splatseg.core.reading import read_json, regular
 from splatseg.core.scene import View
 from splatseg.io.names import run_path
 from splatseg.io.run import digest
@@ -48,7 +49,7 @@ class MaskCache:
         """
         config = getattr(self.source, "config", None)
         with suppress(OSError, ValueError, KeyError, TypeError):
-            ahead = ahead or bool(json.loads((self.folder / ABOUT).read_text(encoding="utf-8"))["ahead"])
+            ahead = ahead or bool(read_json(self.folder / ABOUT)["ahead"])
         about = {
             "spec": str(spec),
             "name": self.source.name,
@@ -93,7 +94,7 @@ class MaskCache:
 
     def _read(self, path: Path, view: View) -> MaskSet | None:
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with np.load(regular(path), allow_pickle=False) as file:
                 if str(file["key"]) != self._key(view):
                     return None
                 lengths, counts = file["lengths"], file["counts"]

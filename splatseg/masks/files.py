@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import logging
 import os
 import warnings
@@ -32,6 +31,7 @@ from PIL import Image
 
 from splatseg.core.atomic import write_text
 from splatseg.core.errors import DAMAGED, SplatsegError
+from splatseg.core.reading import read_json, regular
 from splatseg.core.scene import View
 from splatseg.io.colmap_masks import source_pixels
 from splatseg.io.names import is_file, safe_name
@@ -206,7 +206,7 @@ def _what_is(path: Path) -> str:
 def _read_json(path: Path) -> MaskSet | None:
     """COCO run-length dicts; None for an empty list, whose image size is unknown."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except DAMAGED as error:
         raise SplatsegError(f"{path}: unreadable JSON ({error})") from None
     annotations = content.get("annotations") if isinstance(content, dict) else content
@@ -242,7 +242,7 @@ def _metadata_ids(path: Path) -> list[str] | None:
     if not path.is_file():
         return None
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with regular(path).open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
     except (OSError, ValueError, csv.Error) as error:
         raise SplatsegError(f"{path}: unreadable table ({error})") from None
@@ -258,7 +258,7 @@ def _read_label_map(path: Path) -> MaskSet:
 def _read_image(path: Path) -> NDArray[Any]:
     """(h, w) values of a one-channel image; palette images give their indices."""
     try:
-        with Image.open(path) as file:
+        with Image.open(regular(path)) as file:
             if file.mode not in _LABEL_MODES:
                 raise SplatsegError(f"{path}: expected one channel of 8 or 16 bits, found an image of mode {file.mode}")
             return np.array(file)
@@ -279,7 +279,7 @@ def _read_array(path: Path) -> MaskSet:
 
 def _load_array(path: Path) -> NDArray[Any]:
     try:
-        content = np.load(path, allow_pickle=False)
+        content = np.load(regular(path), allow_pickle=False)
         if isinstance(content, np.ndarray):
             return content
         with content:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from splatseg.core.atomic import atomic_write
 from splatseg.core.errors import DAMAGED, SplatsegError, check_dims
+from splatseg.core.reading import regular
 from splatseg.io.names import run_path
 from splatseg.masks.mask_set import MaskSet
 from splatseg.ops.patches import patch_votes, patches
@@ -116,7 +117,7 @@ class PatchHierarchy:
             SplatsegError: the file is missing, damaged or no hierarchy; names it.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with np.load(regular(path), allow_pickle=False) as file:
                 content = {name: file[name] for name in ("format", "rows", "membership")}
             if int(content["format"]) != _FORMAT:
                 raise SplatsegError(f"format: expected {_FORMAT}, found {int(content['format'])}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from splatseg.core.errors import DAMAGED, SplatsegError
+from splatseg.core.reading import read_json
 from splatseg.core.scene import View
 from splatseg.masks.cache import ABOUT
 from splatseg.masks.mask_set import MaskSet
@@ -31,7 +32,7 @@ class StoredMasks:
         self.folder = folder
         path = folder / ABOUT
         try:
-            about = json.loads(path.read_text(encoding="utf-8"))
+            about = read_json(path)
             self.spec, self.name = str(about["spec"]), str(about["name"])
             self._settings, self._config = dict(about["settings"]), about["config"]
             self.ahead = bool(about["ahead"])

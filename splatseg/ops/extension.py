@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from splatseg.core.errors import SplatsegError
+from splatseg.core.reading import read_text
 
 SOURCES = Path(__file__).resolve().parents[2] / "cuda_ext"  # in a checkout; an installed wheel has none
 BUILD = "python setup.py build_ext --inplace"
@@ -45,7 +46,7 @@ def compiled() -> bool:
 def declared_operators(sources: Path) -> list[str]:
     """Schemas that the C++ files in ``sources`` declare (``m.def("name(..) -> ..")``); none where there is no such
     folder."""
-    texts = [path.read_text(encoding="utf-8") for path in sorted(sources.glob("*.cpp"))]
+    texts = [read_text(path) for path in sorted(sources.glob("*.cpp"))]
     literals = [found for text in texts for found in re.findall(r'm\.def\(\s*((?:"[^"]*"\s*)+)', text)]
     return [schema for schema in ("".join(re.findall('"([^"]*)"', found)) for found in literals) if "->" in schema]
 

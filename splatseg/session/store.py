@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from splatseg.core.atomic import atomic_write
-from splatseg.core.errors import DAMAGED, SplatsegError
+from splatseg.core.errors import DAMAGED, SplatsegError, check_dims, check_finite, naming
 from splatseg.core.field import FeatureField
 from splatseg.core.label_tree import LabelNode, LabelTree
+from splatseg.core.reading import regular
 from splatseg.core.selection import Selection
 from splatseg.segment.clicks import Query
-from splatseg.session.shared import Change, Content, SceneObject, check_color, clean_name
+from splatseg.session.shared import Change, Color, Content, SceneObject, check_color, clean_name
 from splatseg.session.state import Pick, Step, gather
 
 FORMAT = "splatseg-session-1"
@@ -91,75 +93,136 @@ def load(path: Path, field: FeatureField, weights: Tensor) -> Saved:
     if not path.is_file():
         raise SplatsegError(f"{path}: expected a saved session, found none")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        meta = json.loads(arrays["meta"].tobytes().decode())
-        if meta["format"] != FORMAT:
-            raise SplatsegError(f"format: expected '{FORMAT}', found {meta['format']!r}")
-        if meta["fingerprint"] != field.fingerprint:
-            raise SplatsegError(
-                f"fingerprint: expected a session of splat {field.fingerprint}, found {meta['fingerprint']}"
-            )
-        tree = _tree(meta, arrays, len(weights))
-        return Saved(
-            str(meta["when"]),
-            _objects(meta, arrays, len(weights)),
-            tree,
-            int(meta["level"]),
-            _step(meta, arrays, field, weights),
-        )
+        written = _read(path)
     except DAMAGED as error:
-        reason = (
-            str(error) if isinstance(error, SplatsegError) else f"unreadable content ({type(error).__name__}: {error})"
-        )
-        raise SplatsegError(f"{path}: expected a whole session of this splat, found: {reason}") from None
-
-
-def _objects(meta: dict[str, Any], arrays: dict[str, np.ndarray], n: int) -> tuple[SceneObject, ...]:
-    counts = [int(entry["count"]) for entry in meta["objects"]]
-    ids = torch.from_numpy(arrays["ids"].astype(np.int32))
-    if sum(counts) != len(ids) or (len(ids) and not (int(ids.min()) >= 0 and int(ids.max()) < n)):
-        raise SplatsegError(f"ids: expected {sum(counts)} Gaussians in 0..{n - 1}, found {len(ids)}")
-    for entry in meta["objects"]:
-        if not 0 < int(entry["id"]) < 2**31:
-            raise SplatsegError("id: expected those of objects in 1..2^31 - 1, found another")
-    return tuple(
-        SceneObject(
-            int(e["id"]), clean_name(e["name"]), check_color(tuple(e["color"])), part.clone(), bool(e["visible"])
-        )
-        for e, part in zip(meta["objects"], ids.split(counts), strict=True)
-    )
-
-
-def _tree(meta: dict[str, Any], arrays: dict[str, np.ndarray], n: int) -> LabelTree | None:
-    if "tree" not in meta:
-        return None
-    nodes = tuple(
-        LabelNode(
-            int(e["id"]), int(e["parent"]), int(e["level"]), int(e["count"]), clean_name(e["name"]), tuple(e["color"])
-        )
-        for e in meta["tree"]["nodes"]
-    )
-    tree = LabelTree(arrays["labels"].astype(np.int32), nodes, int(meta["tree"]["default_level"]))
-    if len(tree) != n or not 0 <= int(meta["level"]) < tree.levels:
         raise SplatsegError(
-            f"labels: expected {n} Gaussians and a level of the tree, found {len(tree)} and {meta['level']}"
+            f"{path}: expected a whole session of this splat, found: unreadable content "
+            f"({type(error).__name__}: {error})"
+        ) from None
+    with naming(f"{path}: expected a whole session of this splat, found"):
+        if written.format != FORMAT:
+            raise SplatsegError(f"format: expected '{FORMAT}', found {written.format!r}")
+        if written.fingerprint != field.fingerprint:
+            raise SplatsegError(
+                f"fingerprint: expected a session of splat {field.fingerprint}, found {written.fingerprint}"
+            )
+        tree = _tree(written, len(weights))
+        step = _step(written, field, weights)
+        return Saved(written.when, _objects(written, len(weights)), tree, written.level, step)
+
+
+@dataclass(frozen=True, eq=False)
+class _Written:
+    """What the file says, converted: objects without their Gaussians, which are ``ids`` after one another."""
+
+    format: str
+    fingerprint: str
+    when: str
+    level: int
+    objects: list[_WrittenObject]
+    ids: NDArray[np.int32]
+    nodes: tuple[LabelNode, ...] | None
+    default_level: int
+    labels: NDArray[np.int32]
+    fixed: NDArray[np.uint8] | None
+    picks: list[tuple[float, NDArray[np.float32], NDArray[np.float32]]]
+
+
+@dataclass(frozen=True)
+class _WrittenObject:
+    id: int
+    name: str
+    color: Color
+    count: int
+    visible: bool
+
+
+def _read(path: Path) -> _Written:
+    """The fields of the file, of the right types; raises what :data:`DAMAGED` lists."""
+    with np.load(regular(path), allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    meta = json.loads(arrays["meta"].tobytes().decode())
+    tree, none = meta.get("tree"), np.zeros((0, 0), np.int32)
+    picks = []
+    for i, entry in enumerate(meta["picks"] if "fixed" in arrays else ()):
+        positive, negative = (arrays[f"{sign}_{i}"].astype(np.float32) for sign in ("positive", "negative"))
+        picks.append((float(entry["threshold"]), positive, negative))
+    return _Written(
+        str(meta["format"]),
+        str(meta["fingerprint"]),
+        str(meta["when"]),
+        int(meta["level"]),
+        [
+            _WrittenObject(int(e["id"]), str(e["name"]), _color(e["color"]), int(e["count"]), bool(e["visible"]))
+            for e in meta["objects"]
+        ],
+        arrays["ids"].astype(np.int32),
+        None if tree is None else tuple(_node(e) for e in tree["nodes"]),
+        0 if tree is None else int(tree["default_level"]),
+        none if tree is None else arrays["labels"].astype(np.int32),
+        arrays["fixed"].astype(np.uint8) if "fixed" in arrays else None,
+        picks,
+    )
+
+
+def _node(entry: dict[str, Any]) -> LabelNode:
+    number, parent, level, count = (int(entry[name]) for name in ("id", "parent", "level", "count"))
+    return LabelNode(number, parent, level, count, str(entry["name"]), _color(entry["color"]))
+
+
+def _color(value: Any) -> Color:
+    red, green, blue = (int(v) for v in value)
+    return red, green, blue
+
+
+def _objects(written: _Written, n: int) -> tuple[SceneObject, ...]:
+    counts, ids = [entry.count for entry in written.objects], torch.from_numpy(written.ids)
+    shaped = ids.ndim == 1 and min(counts, default=0) >= 0 and sum(counts) == len(ids)
+    if not shaped or (len(ids) and not (int(ids.min()) >= 0 and int(ids.max()) < n)):
+        raise SplatsegError(f"ids: expected {sum(counts)} Gaussians in 0..{n - 1}, found {tuple(ids.shape)} of others")
+    if any(len(part.unique()) != len(part) for part in ids.split(counts)):
+        raise SplatsegError("ids: expected each Gaussian of an object once, found one twice")
+    if not all(0 < entry.id < 2**31 for entry in written.objects):
+        raise SplatsegError("id: expected those of objects in 1..2^31 - 1, found another")
+    return tuple(
+        SceneObject(e.id, clean_name(e.name), check_color(e.color), part.clone(), e.visible)
+        for e, part in zip(written.objects, ids.split(counts), strict=True)
+    )
+
+
+def _tree(written: _Written, n: int) -> LabelTree | None:
+    if written.nodes is None:
+        return None
+    nodes = tuple(replace(node, name=clean_name(node.name)) for node in written.nodes)
+    tree = LabelTree(written.labels, nodes, written.default_level)
+    if len(tree) != n or not 0 <= written.level < tree.levels:
+        raise SplatsegError(
+            f"labels: expected {n} Gaussians and a level of the tree, found {len(tree)} and {written.level}"
         )
     return tree
 
 
-def _step(meta: dict[str, Any], arrays: dict[str, np.ndarray], field: FeatureField, weights: Tensor) -> Step | None:
-    if "fixed" not in arrays:
+def _step(written: _Written, field: FeatureField, weights: Tensor) -> Step | None:
+    if written.fixed is None:
         return None
     n = len(weights)
-    fixed = Selection(torch.from_numpy(np.unpackbits(arrays["fixed"], count=n).astype(bool)))
+    if written.fixed.shape != ((n + 7) // 8,):
+        raise SplatsegError(f"fixed: expected the bits of {n} Gaussians, found shape {written.fixed.shape}")
+    fixed = Selection(torch.from_numpy(np.unpackbits(written.fixed, count=n).astype(bool)))
     picks = []
-    for i, entry in enumerate(meta["picks"]):
-        query = Query(torch.from_numpy(arrays[f"positive_{i}"]), torch.from_numpy(arrays[f"negative_{i}"]))
-        if query.positive.shape[1] != field.dim:
-            raise SplatsegError(f"positive_{i}: expected {field.dim} channels, found {query.positive.shape[1]}")
+    for i, (threshold, positive, negative) in enumerate(written.picks):
+        query = Query(_features(f"positive_{i}", positive, field, 1), _features(f"negative_{i}", negative, field, 0))
         pick = Pick.of(field, weights, query, 0)
-        threshold = float(entry["threshold"])
         level = next((k for k, proposed in enumerate(pick.levels) if proposed.threshold == threshold), None)
         picks.append(pick.at_threshold(threshold) if level is None else pick.at_level(level))
     return gather("reopened", fixed, picks, None)
+
+
+def _features(name: str, values: NDArray[np.float32], field: FeatureField, least: int) -> Tensor:
+    """(p, d) features of a pick, p at least ``least``."""
+    features = torch.from_numpy(values)
+    check_dims(name, features, ("p", field.dim))
+    check_finite(name, features)
+    if len(features) < least:
+        raise SplatsegError(f"{name}: expected the features of a click, found none")
+    return features

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import uuid
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from plyfile import PlyData, PlyElement
 
+from splatseg.core.atomic import temporary_name
 from splatseg.core.camera import Camera
 from splatseg.core.errors import SplatsegError
 from splatseg.io import atomic_write, write_text
@@ -245,7 +245,7 @@ def write_scene(folder: str | Path, config: SceneConfig | None = None) -> Path:
     folder, config = Path(folder), config or SceneConfig()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SplatsegError(f"{folder}: expected a new or empty folder for the scene, found other files")
-    work = folder.with_name(f".{folder.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+    work = temporary_name(folder)
     try:
         work.mkdir(parents=True)
         _write_into(work, config)

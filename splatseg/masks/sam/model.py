@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from splatseg.core.errors import SplatsegError, require_extra
+from splatseg.core.reading import regular
 from splatseg.masks.sam.config import Autocast
 from splatseg.masks.sam.torchvision_standin import torchvision_or_standin
 
@@ -64,7 +65,7 @@ def load_weights(module: torch.nn.Module, checkpoint: Path, model: str, key: str
         SplatsegError: an unreadable file, or one of another model.
     """
     try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=_is_zip(checkpoint))
+        state = torch.load(regular(checkpoint), map_location="cpu", weights_only=True, mmap=_is_zip(checkpoint))
         module.load_state_dict(state if key is None else state[key])
     except FileNotFoundError:
         raise SplatsegError(f"{checkpoint}: checkpoint not found") from None
@@ -74,7 +75,7 @@ def load_weights(module: torch.nn.Module, checkpoint: Path, model: str, key: str
 
 
 def _is_zip(path: Path) -> bool:
-    with path.open("rb") as file:
+    with regular(path).open("rb") as file:
         return file.read(4) == b"PK\x03\x04"
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from splatseg.core.errors import SplatsegError
+from splatseg.core.reading import regular
 
 _SAM = "https://dl.fbaipublicfiles.com/segment_anything"
 _SAM2 = "https://dl.fbaipublicfiles.com/segment_anything_2/092824"
@@ -143,7 +144,7 @@ def _open_locked(part: Path) -> BinaryIO:
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
+    with regular(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

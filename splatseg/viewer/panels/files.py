@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from splatseg.core.reading import read_bytes
 from splatseg.session import Job
 from splatseg.session.exports import export_image, export_labels, export_masks, export_selection, export_without
 from splatseg.viewer.actions import Actions
@@ -47,7 +48,7 @@ class FilesPanel:
         paths = written if isinstance(written, list) else [written]
         for number, path in enumerate(paths):
             job.report(f"sending {path.name}", number / len(paths))
-            self._window.client.send_file_download(path.name, path.read_bytes(), save_immediately=True)
+            self._window.client.send_file_download(path.name, read_bytes(path), save_immediately=True)
         self._window.say(f"wrote {', '.join(path.name for path in paths)} to {paths[0].parent}")
 
     def _save(self) -> None:
