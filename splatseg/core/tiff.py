@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from splatseg.core.errors import SplatsegError
+from splatseg.core.reading import regular
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _BITS, _PLANES = 258, 284  # tags: bits of each sample; 2 where each channel is stored on its own
@@ -19,7 +20,7 @@ _PREMULTIPLIED, _ALPHA = 1, 2  # kinds of extra samples
 
 def is_tiff(path: Path) -> bool:
     """By its first bytes."""
-    with path.open("rb") as file:
+    with regular(path).open("rb") as file:
         return file.read(4) in _MAGIC
 
 

@@ -31,7 +31,7 @@ from PIL import Image
 
 from splatseg.core.atomic import write_text
 from splatseg.core.errors import DAMAGED, SplatsegError
-from splatseg.core.reading import read_json, regular
+from splatseg.core.reading import read_json, read_text, regular
 from splatseg.core.scene import View
 from splatseg.io.colmap_masks import source_pixels
 from splatseg.io.names import is_file, safe_name
@@ -179,7 +179,7 @@ def write_note(folder: Path, views: Sequence[View]) -> None:
 def _read_note(path: Path) -> str | None:
     """None without one."""
     try:
-        found = path.read_text(encoding="utf-8").strip()
+        found = read_text(path).strip()
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
