@@ -41,7 +41,7 @@ FRAMES = {
     "large": (1e4, np.eye(3), np.zeros(3)),
     "small, turned and far": (1e-4, TURN, np.array([448262.0, 5411932.0, 131.0])),
 }
-ON_OBJECTS, ON_GROUND = ((32, 28), (56, 48), (60, 32)), (30, 50)  # [column, row] of clicks into the base's first view
+ON_OBJECTS, ON_GROUND = ((36, 34), (36, 40), (60, 16)), (30, 60)  # [column, row] of clicks into the base's first view
 Similarity = tuple[float, np.ndarray, np.ndarray]  # scale, rotation, translation of x' = s R x + t
 
 
