@@ -81,6 +81,7 @@ def test_scenes_of_any_size_are_drawn_and_turned_around(tmp_path: Path, scale: f
 def test_level_and_threshold_sliders(known: KnownRun, window: HeadlessWindow) -> None:
     window.click(*known.splat.pixel_of(2))
     selects(window, size(known, 2))
+    wait_for("the slider of this click", lambda: "level 1 of" in window.status)
     window.put("Level", 1)
     selects(window, size(known, 2, 3))
     assert "level 2 of" in window.status

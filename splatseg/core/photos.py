@@ -163,7 +163,7 @@ def _opened(path: Path, view: str) -> Iterator[Image.Image]:
     try:
         if path.suffix.lower() in HEIC:
             _register_heic(path)
-        with _identified(regular(path)) as file:
+        with _identified(path) as file:
             yield read_tiff(path) if is_misread(file) else file
     except SplatsegError:
         raise
@@ -176,7 +176,7 @@ def _opened(path: Path, view: str) -> Iterator[Image.Image]:
 def _identified(path: Path) -> Image.Image:
     """The opened image; a TIFF of a kind that Pillow does not know whole, as 8 bits."""
     try:
-        return Image.open(path)
+        return Image.open(regular(path))
     except UnidentifiedImageError:
         if not is_tiff(path):
             raise
