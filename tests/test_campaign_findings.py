@@ -30,7 +30,7 @@ from splatseg.core.photos import read_photo
 from splatseg.core.scene import View
 from splatseg.fit.pipeline import Fit, FitInputs
 from splatseg.fit.splat_transform import read_splat_transform
-from splatseg.io import colmap
+from splatseg.io import colmap, colmap_model
 from splatseg.io.colmap import load_colmap
 from splatseg.io.labels import load_labels, save_labels
 from splatseg.io.ply import load_gaussians, save_gaussians
@@ -399,3 +399,29 @@ def test_a_palette_photo_without_its_palette_is_refused_by_name(tmp_path: Path) 
     for _ in range(2):
         with pytest.raises(SplatsegError, match=r"photo\.png: unreadable image of view 'v'"):
             read_photo(path, "v")
+
+
+def test_a_label_tree_without_levels_is_refused(tmp_path: Path) -> None:
+    gaussians = make_run(tmp_path).splat.gaussians
+    node = LabelNode(id=1, parent=0, level=0, count=len(gaussians), name="a", color=(1, 2, 3))
+    path = tmp_path / "labels.ply"
+    save_labels(path, gaussians, LabelTree(np.ones((len(gaussians), 1), np.int32), (node,)))
+    content = json.loads(path.with_suffix(".json").read_text())
+    for levels in (0, -3):
+        path.with_suffix(".json").write_text(json.dumps({**content, "levels": levels}))
+        with pytest.raises(SplatsegError, match=r"labels\.json: levels: expected at least 1, found"):
+            load_labels(path, gaussians)
+
+
+def test_whole_numbers_that_no_field_can_hold_are_refused() -> None:
+    assert colmap_model._integers("images.txt: line 2", [str(2**63 - 1), str(-(2**63))]) == [2**63 - 1, -(2**63)]
+    for number in (2**63, -(2**70)):
+        with pytest.raises(SplatsegError, match=r"images\.txt: line 2: expected numbers of 64 bits, found"):
+            colmap_model._integers("images.txt: line 2", ["1", str(number)])
+
+
+def test_a_downscale_beyond_any_photo_is_refused(tmp_path: Path) -> None:
+    make_scene(tmp_path / "scene", "PINHOLE", views=2)
+    for downscale in (0, 10**6, 10**300):
+        with pytest.raises(SplatsegError, match="downscale: expected"):
+            load_colmap(tmp_path / "scene", downscale, tmp_path / "cache")

@@ -52,6 +52,7 @@ _JPEG_QUALITY = 97  # of undistorted photos; resized ones are stored without los
 _NAMES = "names.json"  # of an undistorted folder: image name -> name there
 _NAMED = 3  # photos that a line names before it says how many more
 log = logging.getLogger(__name__)
+LARGEST_DOWNSCALE = 65_536  # more than any photo has pixels in a row
 
 
 @dataclass(frozen=True)
@@ -386,6 +387,8 @@ def load_colmap(
     folder = Path(folder)
     if downscale < 1:
         raise SplatsegError(f"downscale: expected a whole number of at least 1, found {downscale}")
+    if downscale > LARGEST_DOWNSCALE:
+        raise SplatsegError(f"downscale: expected at most {LARGEST_DOWNSCALE}, found {str(downscale)[:40]}")
     cache = Path(cache) if cache is not None else _default_cache()
     model_folder, poses = _poses(folder, model)
     check_distinct([image.name for image in poses.images], cache)

@@ -323,9 +323,12 @@ def _numbers(where: str, tokens: list[str]) -> list[float]:
 
 def _integers(where: str, tokens: list[str]) -> list[int]:
     try:
-        return [int(token) for token in tokens]
+        numbers = [int(token) for token in tokens]
     except ValueError as error:
         raise SplatsegError(f"{where}: expected whole numbers, found: {error}") from None
+    if large := [number for number in numbers if not -(2**63) <= number < 2**63]:
+        raise SplatsegError(f"{where}: expected numbers of 64 bits, found {str(large[0])[:40]}")
+    return numbers
 
 
 def _records(path: Path) -> Iterator[tuple[str, list[str]]]:

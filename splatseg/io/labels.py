@@ -121,6 +121,8 @@ def load_labels(path: Path | str, gaussians: Gaussians | None = None) -> LabelTr
             for n in content["nodes"]
         )
         levels, default, fingerprint = int(content["levels"]), int(content["default_level"]), content["fingerprint"]
+        if levels < 1:
+            raise SplatsegError(f"{json_path}: levels: expected at least 1, found {levels}")
     except SplatsegError:
         raise
     except FileNotFoundError:
