@@ -15,7 +15,7 @@ from splatseg.core.atomic import write_text
 from splatseg.core.errors import DAMAGED, SplatsegError
 from splatseg.core.reading import read_json, read_text
 from splatseg.core.scene import Scene, View
-from splatseg.io.colmap import has_model, load_colmap
+from splatseg.io.colmap import LARGEST_DOWNSCALE, has_model, load_colmap
 from splatseg.io.run import Run, digest
 from splatseg.io.sfm import is_sfm_of, run_sfm
 
@@ -56,10 +56,11 @@ def load_run_scene(
             raise SplatsegError(f"{run.sfm}: expected the poses that scripts/fit.py --sfm finds, found none")
         folder, options["images"] = run.sfm, photos
     downscale = settings.get("downscale", 1)
+    where = f"{run.folder / 'scene.json'}: downscale"
     if type(downscale) is not int or downscale < 1:
-        raise SplatsegError(
-            f"{run.folder / 'scene.json'}: downscale: expected a whole number of at least 1, found {downscale!r}"
-        )
+        raise SplatsegError(f"{where}: expected a whole number of at least 1, found {downscale!r}")
+    if downscale > LARGEST_DOWNSCALE:
+        raise SplatsegError(f"{where}: expected at most {LARGEST_DOWNSCALE}, found {str(downscale)[:40]}")
     return load_colmap(folder, downscale, run.cache, **options)
 
 
