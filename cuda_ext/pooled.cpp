@@ -1,4 +1,4 @@
-// splatseg::pool_batch_ and pool_advance_, the ends of a replayed step of the feature fit: schemas. See ops/pooled.py.
+// splatseg::pool_batch_ and pool_advance_, the ends of a replayed step of the feature fit: schemas. See ops/replay.py.
 #include <torch/library.h>
 
 #include "pooled_checks.h"

@@ -175,12 +175,7 @@ def mutations(options: argparse.Namespace) -> Log:
         worker = Worker(bases, options.work / f"worker-{index}")
         return lambda number: worker.case(options.seed, number), worker.close
 
-    if options.only is not None:
-        case, close = make(0)
-        show(case(options.only))
-        close()
-    else:
-        do_all(log, log.left(options.count, options.again), options.workers, make)
+    carry_out(options, log, make)
     return log
 
 
@@ -191,16 +186,20 @@ def kills(options: argparse.Namespace) -> Log:
     campaign = Kills(options.work / "kills", options.seed)
     log = Log(options.work / f"kills-{options.seed}.jsonl")
 
-    def make(index: int) -> tuple[Callable[[int], Result], Callable[[], None]]:
-        return campaign.worker(index)
+    carry_out(options, log, campaign.worker)
+    return log
 
+
+def carry_out(
+    options: argparse.Namespace, log: Log, make: Callable[[int], tuple[Callable[[int], Result], Callable[[], None]]]
+) -> None:
+    """The one case that was asked for, shown, or all that are left, into ``log``; ``make`` as in :func:`do_all`."""
     if options.only is not None:
         case, close = make(0)
         show(case(options.only))
         close()
     else:
         do_all(log, log.left(options.count, options.again), options.workers, make)
-    return log
 
 
 def show(result: Result) -> None:

@@ -61,15 +61,10 @@ def test_clicks_select_what_they_select_in_the_viewer(folder: Path, splat: TinyS
     where = {part: tuple(float(x) + 0.5 for x in splat.pixel_of(part)) for part in (0, 2, 4)}
     for threshold in (None, 0.5):
         session = Session(folder)
-        session.click("view_0", *where[2])
-        for refine in [] if threshold is None else [threshold]:
-            session.set_threshold(refine)
-        session.click("view_0", *where[4], "add")
-        for refine in [] if threshold is None else [threshold]:
-            session.set_threshold(refine)
-        session.click("view_0", *where[0], "add")
-        for refine in [] if threshold is None else [threshold]:
-            session.set_threshold(refine)
+        for part, mode in ((2, "replace"), (4, "add"), (0, "add")):
+            session.click("view_0", *where[part], mode)
+            if threshold is not None:
+                session.set_threshold(threshold)
         session.click("view_0", *where[2], "subtract")
         clicks = ["--pixel", *where[2], "--add", *where[4], "--add", *where[0], "--subtract", *where[2]]
         options = [] if threshold is None else ["--threshold", threshold]

@@ -152,6 +152,13 @@ class Family:
         return found
 
     @cached_property
+    def inner(self) -> Bools:
+        """(f,) nodes that others lie in."""
+        inner = np.zeros(len(self), bool)
+        inner[self.parent[self.parent >= 0]] = True
+        return inner
+
+    @cached_property
     def depth(self) -> Ints:
         """(f,) nodes around each node."""
         depth = np.zeros(len(self), np.int64)

@@ -2,11 +2,10 @@
 
 Geometry is frozen, so a pixel's feature is a fixed sparse combination of Gaussian features. A step gathers a batch of
 pixels from a cached pool (``blend``), computes the hierarchical contrastive loss with its gradient, scatters the
-gradient
-back and moves the touched Gaussians with Adam. ``full_render`` trains through complete rendered images instead:
-slower by more than an order of magnitude, kept as the check that pools lose nothing.
+gradient back and moves the touched Gaussians with Adam. ``full_render`` trains through complete rendered images
+instead: slower by more than an order of magnitude, kept as the check that pools lose nothing.
 
-On a device that can make steps without the host (``ops.pooled``), all pools are traced first and joined, and the steps
+On a device that can make steps without the host (``ops.replay``), all pools are traced first and joined, and the steps
 are replayed. A batch is then a window of the view's rows in random order, and not drawn anew: the same for batches as
 large as the pool, which is the default, and a sample without repetition otherwise.
 
@@ -278,8 +277,10 @@ class FeatureTrainer:
     def fill(self) -> None:
         """Give Gaussians that neither segments nor the loss have moved from their noise the feature of the nearest one
         that has one. Without agreed segments the noise stays, as published."""
+        if self.segments is None:
+            return
         unmoved = (self.features == self._noise()).all(dim=1)
-        if self.segments is None or not bool(unmoved.any()) or bool(unmoved.all()):
+        if not bool(unmoved.any()) or bool(unmoved.all()):
             return
         means = self.gaussians.means.cpu().numpy()
         blank, known = unmoved.cpu().numpy().nonzero()[0], (~unmoved).cpu().numpy().nonzero()[0]
@@ -288,8 +289,8 @@ class FeatureTrainer:
 
     def _evidence(self, progress: Progress) -> Iterator[PixelPool]:
         """A pool a view, of pixels in and outside masks; none is kept."""
-        consensus = self.config.mask_clustering
-        pixels = max(min(consensus.pixels, consensus.total_pixels // len(self.views)), 1)
+        clustering = self.config.mask_clustering
+        pixels = max(min(clustering.pixels, clustering.total_pixels // len(self.views)), 1)
         config = replace(self.config.sampling, pool_pixels=pixels, batch_pixels=1, unmasked=True)
         for index, view in enumerate(self.views):
             hierarchy, generator = self.pools.hierarchy_of(view), self.pools.generator(index)

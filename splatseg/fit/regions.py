@@ -210,9 +210,9 @@ def merge_tree(values: Doubles, weights: Doubles, edges: Ints, means: Doubles) -
             edges = neighbor_edges(means, 3)
         a, b = edges.T
         cost = weights[a] * weights[b] / (weights[a] + weights[b]) * ((values[a] - values[b]) ** 2).sum(axis=1)
-        chosen = edges[_mutual(cost, edges, len(first))]
+        mutual = _mutual(cost, edges, len(first))
+        chosen, price = edges[mutual], cost[mutual]
         a, b = chosen.T
-        price = weights[a] * weights[b] / (weights[a] + weights[b]) * ((values[a] - values[b]) ** 2).sum(axis=1)
         height[a] = np.maximum(np.maximum(price, height[a]), height[b])
         merges.append(first[chosen])
         heights.append(height[a])

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from splatseg.core.field import FeatureField
 from splatseg.fit.pipeline import Fit, FitConfig, FitInputs
-from splatseg.io.ply import load_gaussians
 from splatseg.segment.splat import SegmentableSplat
 
 
@@ -39,5 +37,4 @@ def fit_scene(
     inputs = FitInputs(Path(scene), Path(out), None if masks is None else str(masks), device=device)
     fit = Fit(inputs, chosen, quiet)
     fit.execute()
-    gaussians = load_gaussians(fit.run.geometry)
-    return SegmentableSplat(gaussians, FeatureField.load(fit.run.features, gaussians))
+    return SegmentableSplat.load(fit.run.geometry, fit.run.features)

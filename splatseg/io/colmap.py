@@ -354,6 +354,14 @@ def _view(image: ModelImage, camera: ModelCamera, photos: _Photos, frame: Captur
     return View(image.name, pinhole, photos.paths[image.name])
 
 
+def check_downscale(downscale: int) -> None:
+    """Raise :class:`SplatsegError` for a factor that no photo can be shrunk by."""
+    if downscale < 1:
+        raise SplatsegError(f"downscale: expected a whole number of at least 1, found {downscale}")
+    if downscale > LARGEST_DOWNSCALE:
+        raise SplatsegError(f"downscale: expected at most {LARGEST_DOWNSCALE}, found {str(downscale)[:40]}")
+
+
 def load_colmap(
     folder: str | Path,
     downscale: int = 1,
@@ -385,10 +393,7 @@ def load_colmap(
             non-finite values, or a photo that is missing, unreadable or of another size than its camera.
     """
     folder = Path(folder)
-    if downscale < 1:
-        raise SplatsegError(f"downscale: expected a whole number of at least 1, found {downscale}")
-    if downscale > LARGEST_DOWNSCALE:
-        raise SplatsegError(f"downscale: expected at most {LARGEST_DOWNSCALE}, found {str(downscale)[:40]}")
+    check_downscale(downscale)
     cache = Path(cache) if cache is not None else _default_cache()
     model_folder, poses = _poses(folder, model)
     check_distinct([image.name for image in poses.images], cache)

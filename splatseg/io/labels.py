@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,12 +115,7 @@ def load_labels(path: Path | str, gaussians: Gaussians | None = None) -> LabelTr
         content = read_json(json_path)
         if content["format"] != FORMAT:
             raise SplatsegError(f"{json_path}: format: expected '{FORMAT}', found {content['format']!r}")
-        nodes = tuple(
-            LabelNode(
-                int(n["id"]), int(n["parent"]), int(n["level"]), int(n["count"]), str(n["name"]), _color(n["color"])
-            )
-            for n in content["nodes"]
-        )
+        nodes = tuple(node_from_json(entry) for entry in content["nodes"])
         levels, default, fingerprint = int(content["levels"]), int(content["default_level"]), content["fingerprint"]
         if levels < 1:
             raise SplatsegError(f"{json_path}: levels: expected at least 1, found {levels}")
@@ -161,7 +157,14 @@ def _label_arrays(path: Path, levels: int) -> list[NDArray[np.integer]]:
     return [found[name] for name in names]
 
 
-def _color(value: Sequence[int]) -> tuple[int, int, int]:
+def node_from_json(entry: Mapping[str, Any]) -> LabelNode:
+    """A label as JSON holds it; raises what :data:`splatseg.core.errors.DAMAGED` lists."""
+    number, parent, level, count = (int(entry[name]) for name in ("id", "parent", "level", "count"))
+    return LabelNode(number, parent, level, count, str(entry["name"]), color_from_json(entry["color"]))
+
+
+def color_from_json(value: Sequence[int]) -> tuple[int, int, int]:
+    """(r, g, b) as JSON holds it; raises as :func:`node_from_json`."""
     red, green, blue = (int(v) for v in value)
     if not all(0 <= v <= 255 for v in (red, green, blue)):
         raise ValueError(f"color: expected three values in 0..255, found {list(value)}")

@@ -23,9 +23,9 @@ import torch
 
 from splatseg.core.atomic import atomic_write, remove_leftovers_below, write_text
 from splatseg.core.errors import DAMAGED, SplatsegError
+from splatseg.core.photos import RUN_IDENTITY
 from splatseg.core.reading import read_bytes, read_json, read_text, regular
 
-_IDENTITY = "scene.json"
 _BROKEN_CHECKPOINT: tuple[type[Exception], ...] = (*DAMAGED, pickle.UnpicklingError)
 _STAGE = re.compile(r"[A-Za-z0-9_.-]+")
 _WORK = ("stages/*.json", "checkpoints/*.pt", "sfm/sparse/*/images.bin", "masks/**/*.npz")
@@ -108,6 +108,11 @@ class Run:
         self._before: Before | None = None  # of a run that open() made
 
     # Paths -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def identity(self) -> Path:
+        """What the run is of (:meth:`scene_settings`); its presence makes a folder a run."""
+        return self.folder / RUN_IDENTITY
 
     @property
     def capture(self) -> Path:
@@ -195,10 +200,9 @@ class Run:
         """
         run = cls(folder)
         wanted = _canonical(dict(scene_settings))
-        identity = run.folder / _IDENTITY
         if run.folder.exists() and not run.folder.is_dir():
             raise SplatsegError(f"{run.folder}: expected a run folder, found a file")
-        if identity.is_file():
+        if run.identity.is_file():
             found = run.scene_settings()
             for key in sorted({*wanted, *found} - set(may_differ)):
                 if wanted.get(key) != found.get(key):
@@ -210,7 +214,7 @@ class Run:
         if run.folder.is_dir() and any(not entry.name.startswith(".") for entry in run.folder.iterdir()):
             raise SplatsegError(f"{run.folder}: expected a run folder or an empty one, found other files in it")
         run._before = Before.of(run.folder)
-        write_text(identity, json.dumps(wanted, indent=1, sort_keys=True) + "\n")
+        run._write_identity(wanted)
         return run
 
     @classmethod
@@ -221,8 +225,8 @@ class Run:
             SplatsegError: the folder is missing or is not a run folder.
         """
         run = cls(folder)
-        if not (run.folder / _IDENTITY).is_file():
-            state = "one without scene.json" if run.folder.is_dir() else "nothing"
+        if not run.identity.is_file():
+            state = f"one without {RUN_IDENTITY}" if run.folder.is_dir() else "nothing"
             raise SplatsegError(f"{run.folder}: expected a run folder (made by scripts/fit.py), found {state}")
         return run
 
@@ -243,8 +247,10 @@ class Run:
 
     def replace_scene_settings(self, **changes: Any) -> None:
         """Write ``scene.json`` with ``changes``."""
-        settings = _canonical({**self.scene_settings(), **changes})
-        write_text(self.folder / _IDENTITY, json.dumps(settings, indent=1, sort_keys=True) + "\n")
+        self._write_identity(_canonical({**self.scene_settings(), **changes}))
+
+    def _write_identity(self, settings: Any) -> None:
+        write_text(self.identity, json.dumps(settings, indent=1, sort_keys=True) + "\n")
 
     def scene_settings(self) -> dict[str, Any]:
         """The settings the run was opened with.
@@ -252,7 +258,7 @@ class Run:
         Raises:
             SplatsegError: ``scene.json`` is missing or damaged.
         """
-        path = self.folder / _IDENTITY
+        path = self.identity
         try:
             found = read_json(path)
         except DAMAGED as error:
@@ -312,7 +318,7 @@ class Run:
 
     def clear(self, stage: str) -> None:
         """Forget that ``stage`` was done and drop its checkpoint."""
-        self._stamp(stage).unlink(missing_ok=True)
+        self.unmark(stage)
         self.drop_checkpoint(stage)
 
     # Checkpoints -----------------------------------------------------------------------------------------------------

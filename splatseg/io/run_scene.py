@@ -12,10 +12,10 @@ from typing import Any
 import yaml
 
 from splatseg.core.atomic import write_text
-from splatseg.core.errors import DAMAGED, SplatsegError
+from splatseg.core.errors import DAMAGED, SplatsegError, naming
 from splatseg.core.reading import read_json, read_text
 from splatseg.core.scene import Scene, View
-from splatseg.io.colmap import LARGEST_DOWNSCALE, has_model, load_colmap
+from splatseg.io.colmap import check_downscale, has_model, load_colmap
 from splatseg.io.run import Run, digest
 from splatseg.io.sfm import is_sfm_of, run_sfm
 
@@ -46,7 +46,7 @@ def load_run_scene(
     if _has_found_poses(run, config, folder):
         photos = folder / "images" if (folder / "images").is_dir() else folder
         if find_poses:
-            if _is_elsewhere(run, folder) and has_model(run.sfm) and not is_sfm_of(photos, run.sfm):
+            if str(folder.resolve()) != settings.get("scene") and has_model(run.sfm) and not is_sfm_of(photos, run.sfm):
                 raise SplatsegError(
                     f"{run.folder}: scene: expected the photos that its poses were found from, once in "
                     f"{settings.get('scene')}, found others in {photos}; choose another --out"
@@ -56,11 +56,10 @@ def load_run_scene(
             raise SplatsegError(f"{run.sfm}: expected the poses that scripts/fit.py --sfm finds, found none")
         folder, options["images"] = run.sfm, photos
     downscale = settings.get("downscale", 1)
-    where = f"{run.folder / 'scene.json'}: downscale"
-    if type(downscale) is not int or downscale < 1:
-        raise SplatsegError(f"{where}: expected a whole number of at least 1, found {downscale!r}")
-    if downscale > LARGEST_DOWNSCALE:
-        raise SplatsegError(f"{where}: expected at most {LARGEST_DOWNSCALE}, found {str(downscale)[:40]}")
+    with naming(run.identity):
+        if type(downscale) is not int:
+            raise SplatsegError(f"downscale: expected a whole number of at least 1, found {downscale!r}")
+        check_downscale(downscale)
     return load_colmap(folder, downscale, run.cache, **options)
 
 
@@ -74,9 +73,8 @@ def take_capture(run: Run, scene: Path, views: Sequence[View]) -> None:
         SplatsegError: the run is of a capture elsewhere that shares less than half of the photos.
     """
     place, before = str(scene.resolve()), run.scene_settings().get("scene")
-    photos = {view.name: digest(files=[view.image_path]) for view in views}
-    if _is_elsewhere(run, scene):
-        known = _known_photos(run)
+    photos, known = {view.name: digest(files=[view.image_path]) for view in views}, _known_photos(run)
+    if place != before:
         shared = sum(known.get(name) == value for name, value in photos.items())
         if 2 * shared < max(len(photos), len(known), 1) and run.holds_work():
             raise SplatsegError(
@@ -85,12 +83,8 @@ def take_capture(run: Run, scene: Path, views: Sequence[View]) -> None:
             )
         log.warning("%s: its capture is in %s now, it was in %s", run.folder, place, before)
         run.replace_scene_settings(scene=place)
-    if _known_photos(run) != photos:
+    if known != photos:
         write_text(run.capture, json.dumps(photos, indent=1) + "\n")
-
-
-def _is_elsewhere(run: Run, scene: Path) -> bool:
-    return str(scene.resolve()) != run.scene_settings().get("scene")
 
 
 def _known_photos(run: Run) -> dict[str, str]:
@@ -103,7 +97,7 @@ def _known_photos(run: Run) -> dict[str, str]:
 
 def _recorded(run: Run, settings: dict[str, Any]) -> Path:
     if not isinstance(settings.get("scene"), str):
-        raise SplatsegError(f"{run.folder / 'scene.json'}: scene: expected a path, found {settings.get('scene')!r}")
+        raise SplatsegError(f"{run.identity}: scene: expected a path, found {settings.get('scene')!r}")
     return Path(settings["scene"])
 
 

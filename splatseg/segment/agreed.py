@@ -40,9 +40,7 @@ def family_leaves(segments: Segments, family: Family, pieces: Ints, neighbors: I
     deepest = family.deepest()[segments.patterns[0]]
     own = np.unique(np.where(deepest >= 0, deepest, len(family) + pieces), return_inverse=True)
     names, leaf = own[0], own[1].ravel().astype(np.int64)
-    inner = np.zeros(len(family), bool)
-    inner[family.parent[family.parent >= 0]] = True
-    is_node = (names < len(family)) & ~np.append(inner, True)[np.minimum(names, len(family))]
+    is_node = (names < len(family)) & ~np.append(family.inner, True)[np.minimum(names, len(family))]
     joined = absorb_small(leaf, np.zeros_like(leaf), neighbors, smallest, is_node)
     joined = _undo(joined, leaf, names, segments, family)
     names, joined = names[np.unique(joined)], np.unique(joined, return_inverse=True)[1].ravel().astype(np.int64)
@@ -56,12 +54,12 @@ def _undo(joined: Ints, leaf: Ints, names: Ints, segments: Segments, family: Fam
     """
     chain, weight = _chains(names, family), segments.weights
     least = np.minimum(1 + SAME - family.likeness(segments), 1)
+    before_of = [np.bincount(column[leaf], weight, len(family) + len(names) + 1) for column in chain.T]
     for _ in range(len(family)):
         worst = []
         moved = np.flatnonzero(joined != leaf)
-        for column in chain.T:
+        for column, before in zip(chain.T, before_of, strict=True):
             was, now = column[leaf[moved]], column[joined[moved]]
-            before = np.bincount(column[leaf], weight, len(family) + len(names) + 1)
             lost = np.bincount(was, weight[moved] * (was != now), len(before))
             gained = np.bincount(now, weight[moved] * (was != now), len(before))
             worst.append((before - lost)[: len(family)] < least * (before + gained)[: len(family)] - 1e-9)
@@ -76,19 +74,15 @@ def _undo(joined: Ints, leaf: Ints, names: Ints, segments: Segments, family: Fam
 
 def _chains(names: Ints, family: Family) -> Ints:
     """(l, depths) what stands for the leaf ``names`` (nodes, or numbers beyond them) at each depth of the family."""
-    depths = int(family.depth.max(initial=-1)) + 1
-    node = np.minimum(names, len(family) - 1)
     own = len(family) + np.arange(len(names))
+    if not len(family):
+        return own[:, None]
+    node = np.minimum(names, len(family) - 1)
     columns = []
-    inner = np.zeros(len(family), bool)
-    inner[family.parent[family.parent >= 0]] = True
-    for level in range(max(depths, 1)):
-        if not len(family):
-            columns.append(own)
-            continue
+    for level in range(int(family.depth.max()) + 1):
         around = family.ancestors(level)[node]
         # What a node has beside its children stands on its own below it.
-        beside = inner[node] & (family.depth[node] < level)
+        beside = family.inner[node] & (family.depth[node] < level)
         columns.append(np.where((names < len(family)) & ~beside, around, own))
     return np.stack(columns, axis=1)
 

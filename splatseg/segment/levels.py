@@ -108,7 +108,8 @@ def propose_levels(
         scores: what the clicks gave.
         weights: (n,) how much each Gaussian counts (:func:`surface_weights`).
         config: settings.
-        segments: what views agree on (``FeatureField.segments``): selections that are such a segment come first.
+        segments: what views agree on (``FeatureField.segments``): the levels' confidence and, by ``config.agreed``,
+            how likely they are.
 
     Returns:
         ``at_least`` to ``at_most`` levels of rising share and falling threshold; fewer where the scores hold fewer

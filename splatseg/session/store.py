@@ -23,6 +23,7 @@ from splatseg.core.field import FeatureField
 from splatseg.core.label_tree import LabelNode, LabelTree
 from splatseg.core.reading import regular
 from splatseg.core.selection import Selection
+from splatseg.io.labels import color_from_json, node_from_json
 from splatseg.segment.clicks import Query
 from splatseg.session.shared import Change, Color, Content, SceneObject, check_color, clean_name
 from splatseg.session.state import Pick, Step, gather
@@ -153,26 +154,18 @@ def _read(path: Path) -> _Written:
         str(meta["when"]),
         int(meta["level"]),
         [
-            _WrittenObject(int(e["id"]), str(e["name"]), _color(e["color"]), int(e["count"]), bool(e["visible"]))
+            _WrittenObject(
+                int(e["id"]), str(e["name"]), color_from_json(e["color"]), int(e["count"]), bool(e["visible"])
+            )
             for e in meta["objects"]
         ],
         arrays["ids"].astype(np.int32),
-        None if tree is None else tuple(_node(e) for e in tree["nodes"]),
+        None if tree is None else tuple(node_from_json(e) for e in tree["nodes"]),
         0 if tree is None else int(tree["default_level"]),
         none if tree is None else arrays["labels"].astype(np.int32),
         arrays["fixed"].astype(np.uint8) if "fixed" in arrays else None,
         picks,
     )
-
-
-def _node(entry: dict[str, Any]) -> LabelNode:
-    number, parent, level, count = (int(entry[name]) for name in ("id", "parent", "level", "count"))
-    return LabelNode(number, parent, level, count, str(entry["name"]), _color(entry["color"]))
-
-
-def _color(value: Any) -> Color:
-    red, green, blue = (int(v) for v in value)
-    return red, green, blue
 
 
 def _objects(written: _Written, n: int) -> tuple[SceneObject, ...]:
