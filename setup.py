@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import runpy
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtensio
 ROOT = Path(__file__).parent
 SOURCES = Path("cuda_ext")
 VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "splatseg/__init__.py").read_text(), re.MULTILINE).group(1)
+sources_digest = runpy.run_path(str(ROOT / "splatseg/ops/sources.py"))["sources_digest"]
 X86_ISA_FLAGS = {
     "baseline": [],
     "avx2": ["-mavx2", "-mfma", "-mf16c", "-mbmi", "-mbmi2", "-mpopcnt", "-mlzcnt"],
@@ -78,10 +80,10 @@ class Build(BuildExtension):
         super().build_extension(ext)
 
 
-def joined(folder: Path, build_dir: Path) -> str:
+def joined(folder: Path, build_dir: Path, first: str = "") -> str:
     """A source that includes every .cpp of ``folder``: reading torch's headers costs 15 s, and so is paid once."""
     target = build_dir / f"joined_{folder.name}.cpp"
-    text = "".join(f'#include "{(ROOT / p).resolve()}"\n' for p in sorted(folder.glob("*.cpp")))
+    text = first + "".join(f'#include "{(ROOT / p).resolve()}"\n' for p in sorted(folder.glob("*.cpp")))
     build_dir.mkdir(parents=True, exist_ok=True)
     if not target.exists() or target.read_text() != text:
         target.write_text(text)
@@ -89,7 +91,8 @@ def joined(folder: Path, build_dir: Path) -> str:
 
 
 def extension() -> CppExtension:
-    sources = [joined(folder, Path("build")) for folder in (SOURCES, SOURCES / "cpu")]
+    digest = f'#define SPLATSEG_SOURCES "{sources_digest(ROOT / SOURCES)}"\n'
+    sources = [joined(SOURCES, Path("build"), digest), joined(SOURCES / "cpu", Path("build"))]
     flags = {"cxx": ["-O3", "-fopenmp", "-Wall", "-Wno-psabi", "-Wno-unknown-pragmas"]}
     include = [str(ROOT / SOURCES)]
     # -fopenmp in compile and link alike: without it at link time the parallel loops run serially, silently.
@@ -143,6 +146,8 @@ setup(
         "hdbscan>=0.8.40",
         "tyro>=0.9",
         "tqdm>=4.66",
+        "filelock>=3.12",
+        "platformdirs>=4.0,<5",
         "pyyaml>=6.0",
         "safetensors>=0.4",
         "pillow>=10.1",

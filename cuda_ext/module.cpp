@@ -19,9 +19,16 @@ PyObject* has_cuda(PyObject*, PyObject*) {
 #endif
 }
 
+// What setup.py found in the sources; see splatseg/ops/sources.py.
+#ifndef SPLATSEG_SOURCES
+#define SPLATSEG_SOURCES ""
+#endif
+PyObject* sources(PyObject*, PyObject*) { return PyUnicode_FromString(SPLATSEG_SOURCES); }
+
 PyMethodDef methods[] = {
     {"isa", isa, METH_NOARGS, "Instruction set that the CPU kernels use: 'baseline', 'avx2' or 'avx512'."},
     {"has_cuda", has_cuda, METH_NOARGS, "Whether the CUDA kernels were compiled in."},
+    {"sources", sources, METH_NOARGS, "Digest of the C++ and CUDA sources that this was built from."},
     {nullptr, nullptr, 0, nullptr},
 };
 

@@ -12,34 +12,49 @@ import pytest
 
 from splatseg.core.errors import SplatsegError
 from splatseg.ops import extension
+from splatseg.ops.sources import sources_digest
 
 ROOT = Path(__file__).parent.parent
 
 
-def test_declared_operators_are_found_in_the_sources() -> None:
-    """Also those whose schema is several literals, or followed by tags."""
-    declared = extension.declared_operators(ROOT / "cuda_ext")
-    names = {text.partition("(")[0] for text in declared}
-    assert {"patches", "patch_votes", "rasterize", "hierarchical_contrastive_loss", "sparse_adam_"} <= names
-    assert "patch_votes(Tensor membership) -> Tensor" in declared
-    assert extension.declared_operators(ROOT / "nowhere") == []  # an installed wheel
+def write(folder: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
 
 
-@pytest.mark.parametrize(
-    ("declared", "found"),
-    [
-        ("brand_new_op(Tensor x) -> Tensor", "found none"),
-        ("patch_votes(Tensor membership, int least) -> Tensor", "found it with other arguments"),
-    ],
-)
-def test_stale_extension(declared: str, found: str) -> None:
-    """An op that the build does not have; one whose arguments changed after it."""
+def test_the_digest_is_that_of_names_and_contents_of_sources(tmp_path: Path) -> None:
+    files = {"a.cpp": "int a;", "cpu/b.h": "int b;", "cuda/c.cu": "int c;", "cuda/d.cuh": "int d;"}
+    digest = sources_digest(write(tmp_path / "one", files))
+    assert len(digest) == 16
+    assert sources_digest(write(tmp_path / "twin", dict(reversed(files.items())))) == digest
+    assert sources_digest(write(tmp_path / "notes", {**files, "README.md": "", "check.py": ""})) == digest
+    for name in files:
+        changed = {**files, name: files[name] + " "}
+        assert sources_digest(write(tmp_path / f"changed {Path(name).stem}", changed)) != digest
+    moved = {("cuda/b.h" if name == "cpu/b.h" else name): text for name, text in files.items()}
+    assert sources_digest(write(tmp_path / "moved", moved)) != digest
+    assert sources_digest(tmp_path / "nowhere") == ""  # an installed wheel
+
+
+def test_the_build_knows_its_sources() -> None:
     if not extension.compiled():
         pytest.skip("splatseg._C is not built")
-    extension.check_operators(["patch_votes(Tensor membership) -> Tensor"])
-    with pytest.raises(SplatsegError, match=rf"splatseg::\w+ .*{found}.* stale.* python setup.py build_ext") as error:
-        extension.check_operators([declared])
+    import splatseg._C as module
+
+    extension.check_sources(module.sources(), ROOT / "cuda_ext")
+    assert module.sources() == sources_digest(ROOT / "cuda_ext")
+
+
+@pytest.mark.parametrize(("built", "found"), [("0123456789abcdef", "0123456789abcdef"), ("", "of an older version")])
+def test_stale_extension(tmp_path: Path, built: str, found: str) -> None:
+    """Built from other sources; built before the digest was baked in. Beside no sources there is nothing to refuse."""
+    folder = write(tmp_path, {"new.cpp": "int x;"})
+    with pytest.raises(SplatsegError, match=rf"{sources_digest(folder)}.*sources {found}: .* python setup.py") as error:
+        extension.check_sources(built, folder)
     assert "\n" not in str(error.value)
+    extension.check_sources(built, tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("command", [["-c", "import splatseg.ops"], ["scripts/fit.py", "scene"]])
@@ -50,13 +65,13 @@ def test_stale_extension_at_import(tmp_path: Path, command: list[str]) -> None:
     for name in ("splatseg", "scripts"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "cuda_ext").mkdir()
-    (tmp_path / "cuda_ext/new.cpp").write_text('m.def("brand_new_op(Tensor x) "\n    "-> Tensor");\n')
+    (tmp_path / "cuda_ext/new.cpp").write_text("int x;")
     env = {**os.environ, "PYTHONPATH": str(tmp_path)}
     run = subprocess.run(
         [sys.executable, *command], capture_output=True, text=True, env=env, cwd=tmp_path, check=False, timeout=300
     )
     line = run.stderr.splitlines()[-1]
-    assert "splatseg::brand_new_op" in line and "stale" in line and "build_ext --inplace" in line
+    assert "sources" in line and "stale" in line and "build_ext --inplace" in line
     if command[0] != "-c":
         assert (run.returncode, run.stderr.count("\n"), run.stdout) == (2, 1, "")
         assert line.startswith("error: splatseg._C: ")

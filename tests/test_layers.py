@@ -193,7 +193,7 @@ OURS = ("/proc/", "BytesIO", '"w"', "torch.load(path,")
 @pytest.mark.parametrize("path", SOURCES, ids=identifier)
 def test_files_come_in_through_one_door(path: Path) -> None:
     """A pipe or device in the place of a file is waited for without end by whoever opens it: core/reading.py looks."""
-    if path.name in ("reading.py", "atomic.py"):
+    if path.name in ("reading.py", "atomic.py", "sources.py"):  # the last runs in setup.py, before there is a package
         return
     lines = path.read_text(encoding="utf-8").splitlines()
     found = [line.strip() for line in lines if OPENERS.search(line) and not any(word in line for word in OURS)]

@@ -1,14 +1,13 @@
 """Loading of ``splatseg._C``, and whether it has a kernel for given tensors.
 
 Without it the references run, with one warning. One that was built from other sources than those beside the package is
-refused: it would fail later and elsewhere, with "operator does not exist" or a wrong number of arguments.
+refused: it would fail later and elsewhere, with "operator does not exist", a wrong number of arguments, or old results.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
-import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from splatseg.core.errors import SplatsegError
-from splatseg.core.reading import read_text
+from splatseg.ops.sources import sources_digest
 
 SOURCES = Path(__file__).resolve().parents[2] / "cuda_ext"  # in a checkout; an installed wheel has none
 BUILD = "python setup.py build_ext --inplace"
@@ -28,10 +27,10 @@ def compiled() -> bool:
     """Whether ``splatseg._C`` is there; the first call loads it, which registers ``torch.ops.splatseg.*``.
 
     Raises:
-        SplatsegError: it was built before an op was added or its arguments changed.
+        SplatsegError: it was built from other sources than those beside the package.
     """
     try:
-        importlib.import_module("splatseg._C")
+        module = importlib.import_module("splatseg._C")
     except ImportError as error:
         warnings.warn(
             f"splatseg._C does not load ({error}): the slow PyTorch references run instead; build it with: {BUILD}",
@@ -39,32 +38,21 @@ def compiled() -> bool:
             stacklevel=2,
         )
         return False
-    check_operators(declared_operators(SOURCES))
+    check_sources(module.sources() if hasattr(module, "sources") else "", SOURCES)
     return True
 
 
-def declared_operators(sources: Path) -> list[str]:
-    """Schemas that the C++ files in ``sources`` declare (``m.def("name(..) -> ..")``); none where there is no such
-    folder."""
-    texts = [read_text(path) for path in sorted(sources.glob("*.cpp"))]
-    literals = [found for text in texts for found in re.findall(r'm\.def\(\s*((?:"[^"]*"\s*)+)', text)]
-    return [schema for schema in ("".join(re.findall('"([^"]*)"', found)) for found in literals) if "->" in schema]
-
-
-def check_operators(declared: list[str]) -> None:
-    """Refuse a loaded ``splatseg._C`` that lacks an op of ``declared`` or has it with other arguments.
+def check_sources(built: str, folder: Path) -> None:
+    """Refuse an extension whose sources had the digest ``built``, unless ``folder`` has the same ones or none.
 
     Raises:
-        SplatsegError: names the op and the command that builds the extension.
+        SplatsegError: names both digests and the command that builds the extension.
     """
-    for text in declared:
-        expected = torch._C.parse_schema(f"splatseg::{text}")
-        found = torch._C._jit_get_schemas_for_operator(expected.name)
-        if expected in found:
-            continue
+    found = sources_digest(folder)
+    if found not in ("", built):
         raise SplatsegError(
-            f"splatseg._C: expected operator {expected.name} as {SOURCES} declares it, found "
-            f"{'it with other arguments' if found else 'none'}: the extension is stale; rebuild it with: {BUILD}"
+            f"splatseg._C: expected it built from {folder} (sources {found}), found it built from sources "
+            f"{built or 'of an older version'}: the extension is stale; rebuild it with: {BUILD}"
         )
 
 
