@@ -1,4 +1,4 @@
-// splatseg::patches, splatseg::patch_votes: schema and the checks that every device shares. See ops/patches.py.
+// splatseg::patches: schema and the checks that every device shares. See ops/patches.py.
 #include "patches_checks.h"
 
 #include <torch/library.h>
@@ -15,15 +15,8 @@ void check_patches(const at::Tensor& counts, const at::Tensor& offsets, int64_t 
   TORCH_CHECK(nesting > 0 && nesting <= 1, "patches: nesting: expected a share in (0, 1], found ", nesting);
 }
 
-void check_patch_votes(const at::Tensor& membership) {
-  TORCH_CHECK(membership.dim() == 2 && membership.scalar_type() == at::kLong && membership.is_contiguous(),
-              "patch_votes: membership: expected (p, words) contiguous int64, found ", membership.sizes(), " ",
-              membership.scalar_type());
-}
-
 }  // namespace splatseg
 
 TORCH_LIBRARY_FRAGMENT(splatseg, m) {
   m.def("patches(Tensor counts, Tensor offsets, int height, int width, float nesting) -> (Tensor ids, Tensor membership)");
-  m.def("patch_votes(Tensor membership) -> Tensor");
 }

@@ -9,10 +9,8 @@ namespace splatseg {
 
 using PatchesOp = std::tuple<at::Tensor, at::Tensor>(const at::Tensor& counts, const at::Tensor& offsets, int64_t height,
                                                      int64_t width, double nesting);
-using PatchVotesOp = at::Tensor(const at::Tensor& membership);
 
-// Throw c10::Error naming the argument unless shapes, dtypes, layout and ranges fit.
+// Throws c10::Error naming the argument unless shapes, dtypes, layout and ranges fit.
 void check_patches(const at::Tensor& counts, const at::Tensor& offsets, int64_t height, int64_t width, double nesting);
-void check_patch_votes(const at::Tensor& membership);
 
 }  // namespace splatseg

@@ -12,7 +12,9 @@ from torch import Tensor
 from splatseg.core.errors import SplatsegError
 from splatseg.masks import MaskSet
 from splatseg.ops import extension
-from splatseg.ops.patches import patch_votes, patches
+from splatseg.ops.levels import votes as count_votes
+from splatseg.ops.patches import patches
+from splatseg.ops.reference import levels as reference_levels
 from splatseg.ops.reference import patches as reference
 
 needs_op = pytest.mark.skipif(not extension.compiled(), reason="splatseg._C is not built")
@@ -69,7 +71,7 @@ def test_equals_the_specification(case: str, nesting: float):
     expected_ids, expected_membership = reference.patches(counts, offsets, *size, nesting)
     assert torch.equal(ids, expected_ids)
     assert torch.equal(membership, expected_membership)
-    assert torch.equal(patch_votes(membership), reference.patch_votes(membership))
+    assert torch.equal(count_votes(membership), reference_levels.votes(membership, torch.arange(len(membership))))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -91,7 +93,7 @@ def test_votes_are_symmetric_and_their_diagonal_counts_masks(case: str):
     masks = CASES[case]
     counts, offsets = runs_of(masks)
     ids, membership = patches(counts, offsets, *masks.shape[1:])
-    votes = patch_votes(membership)
+    votes = count_votes(membership)
     assert torch.equal(votes, votes.T)
     covered = torch.from_numpy(masks.sum(0)).to(torch.int32)
     assert torch.equal(votes.diagonal()[ids.long()], covered)
@@ -110,7 +112,7 @@ def test_published_patches_and_votes(vectors_dir: Path, name: str):
     pairs = torch.unique(torch.stack([published.flatten(), ids.flatten().long()], 1), dim=0)
     assert pairs[:, 0].tolist() == list(range(len(content["votes"])))  # one of ours for each of theirs
     assert len(pairs[:, 1].unique()) == len(pairs)  # and back
-    assert torch.equal(patch_votes(membership[pairs[:, 1]]).long(), torch.from_numpy(content["votes"]))
+    assert torch.equal(count_votes(membership[pairs[:, 1]]).long(), torch.from_numpy(content["votes"]))
 
 
 def absorbed_areas(masks: np.ndarray) -> list[int]:
@@ -182,10 +184,10 @@ def test_opcheck():
     counts, offsets = runs_of(rectangles(9, 8, 9))
     # Faketensor checks only: the ops have no gradient.
     torch.library.opcheck(torch.ops.splatseg.patches, (counts, offsets, 8, 9, 0.9))
-    torch.library.opcheck(torch.ops.splatseg.patch_votes, (torch.randint(0, 2**40, (7, 3)),))
+    torch.library.opcheck(torch.ops.splatseg.votes, (torch.randint(0, 2**40, (7, 3)), torch.tensor([6, 0, 6])))
 
 
 def test_votes_of_membership_on_any_device(device: torch.device):
     membership = torch.randint(-(2**62), 2**62, (9, 3), generator=torch.Generator().manual_seed(0)).to(device)
     bits = reference.unpack_bits(membership).cpu().long()
-    assert torch.equal(patch_votes(membership).cpu().long(), bits @ bits.T)
+    assert torch.equal(count_votes(membership).cpu().long(), bits @ bits.T)

@@ -1,10 +1,8 @@
-#include <ATen/Parallel.h>
 #include <torch/library.h>
 
 #include <memory>
 #include <numeric>
 
-#include "cpu/patch_votes.h"
 #include "cpu/patches.h"
 #include "patches_checks.h"
 
@@ -35,22 +33,9 @@ std::tuple<at::Tensor, at::Tensor> patches_cpu(const at::Tensor& counts, const a
   return {ids, membership};
 }
 
-at::Tensor patch_votes_cpu(const at::Tensor& membership) {
-  check_patch_votes(membership);
-  const int64_t n = membership.size(0), words = membership.size(1);
-  at::Tensor votes = at::empty({n, n}, membership.options().dtype(at::kInt));
-  const auto* bits = reinterpret_cast<const Bits*>(membership.const_data_ptr<int64_t>());
-  auto* out = votes.data_ptr<int32_t>();
-  at::parallel_for(0, n, 64, [&](int64_t begin, int64_t end) {
-    SPLATSEG_PICK(patch_votes_rows)(bits, n, words, begin, end, out);
-  });
-  return votes;
-}
-
 }  // namespace
 }  // namespace splatseg
 
 TORCH_LIBRARY_IMPL(splatseg, CPU, m) {
   m.impl("patches", splatseg::kernel<splatseg::PatchesOp>(splatseg::patches_cpu));
-  m.impl("patch_votes", splatseg::kernel<splatseg::PatchVotesOp>(splatseg::patch_votes_cpu));
 }

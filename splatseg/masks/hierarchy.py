@@ -17,7 +17,8 @@ from splatseg.core.errors import DAMAGED, SplatsegError, check_dims
 from splatseg.core.reading import regular
 from splatseg.io.names import run_path
 from splatseg.masks.mask_set import MaskSet
-from splatseg.ops.patches import patch_votes, patches
+from splatseg.ops.levels import votes as count_votes
+from splatseg.ops.patches import patches
 
 _FORMAT = 1
 
@@ -82,7 +83,7 @@ class PatchHierarchy:
 
     def votes(self, ids: Tensor | None = None) -> Tensor:
         """(k, k) int32 for patches ``ids`` (k,), None for all: how many masks hold both patches (equation 1)."""
-        return patch_votes(self.membership if ids is None else self.membership[ids])
+        return count_votes(self.membership, ids)
 
     def masks_of(self, patch: int) -> list[int]:
         """Numbers of the masks that hold ``patch``, smallest mask first."""

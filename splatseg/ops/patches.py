@@ -1,4 +1,4 @@
-"""Masks to patches and votes (OmniSeg3D section 3.2): the finest pieces that overlapping masks cut an image into.
+"""Masks to patches (OmniSeg3D section 3.2): the finest pieces that overlapping masks cut an image into.
 
 The membership of a pixel is the set of masks it lies in; a patch is the set of pixels of one membership.
 """
@@ -46,20 +46,6 @@ def patches(counts: Tensor, offsets: Tensor, height: int, width: int, nesting: f
     return reference.patches(counts, offsets, height, width, nesting)
 
 
-def patch_votes(membership: Tensor) -> Tensor:
-    """(p, p) int32: how many masks contain both patches (equation 1); the diagonal counts a patch's masks.
-
-    Args:
-        membership: (p, words) int64 bits.
-    """
-    check_dims("membership", membership, ("p", "words"))
-    if membership.dtype != torch.int64:
-        raise SplatsegError(f"membership: expected int64, found {membership.dtype}")
-    if extension.has_kernel("patch_votes", membership):
-        return torch.ops.splatseg.patch_votes(membership)
-    return reference.patch_votes(membership)
-
-
 def _check_runs(counts: Tensor, offsets: Tensor, pixels: int) -> None:
     """Refuse run lengths that would leave the image: the kernel trusts them."""
     bounds = offsets.tolist()
@@ -80,10 +66,5 @@ def _patches_fake(counts: Tensor, offsets: Tensor, height: int, width: int, nest
     return counts.new_empty((height, width)), offsets.new_empty((found, words))
 
 
-def _votes_fake(membership: Tensor) -> Tensor:
-    return membership.new_empty((membership.shape[0], membership.shape[0]), dtype=torch.int32)
-
-
 if extension.compiled():
     torch.library.register_fake("splatseg::patches", _patches_fake)
-    torch.library.register_fake("splatseg::patch_votes", _votes_fake)

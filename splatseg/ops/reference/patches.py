@@ -1,4 +1,4 @@
-"""Plain PyTorch specification of ``splatseg::patches`` and ``splatseg::patch_votes``. Holds all masks at full size."""
+"""Plain PyTorch specification of ``splatseg::patches``. Holds all masks at full size."""
 
 from __future__ import annotations
 
@@ -52,9 +52,3 @@ def patches(counts: Tensor, offsets: Tensor, height: int, width: int, nesting: f
     order = first.argsort()
     ids = order.argsort()[inverse][1:].to(torch.int32)
     return ids.reshape(width, height).T.contiguous(), pack_bits(unique[:, order].T)
-
-
-def patch_votes(membership: Tensor) -> Tensor:
-    """See :func:`splatseg.ops.patches.patch_votes`."""
-    bits = unpack_bits(membership).double()
-    return (bits @ bits.T).to(torch.int32)
