@@ -1,21 +1,28 @@
-// Input checks of the sparse Adam step that every device shares.
+// The type of the Adam step and its input checks, shared by devices.
 #pragma once
 
 #include <ATen/core/Tensor.h>
+
+#include <optional>
 
 #include "registration.h"
 
 namespace splatseg {
 
-using SparseAdamOp = void(at::Tensor params, at::Tensor exp_avg, at::Tensor exp_avg_sq, at::Tensor grad, at::Tensor touched,
-                          int64_t step, double lr, double beta1, double beta2, double eps, double norm_weight);
-using SparseAdamAtOp = void(at::Tensor params, at::Tensor exp_avg, at::Tensor exp_avg_sq, at::Tensor grad,
-                            at::Tensor touched, const at::Tensor& rates, at::Tensor bad, double beta1, double beta2,
-                            double eps, double norm_weight);
+// In the order of the schema; see splatseg/ops/reference/adam.py.
+struct AdamTensors {
+  at::Tensor params, exp_avg, exp_avg_sq, grad;
+  std::optional<at::Tensor> rows, lr;
+  at::Tensor rates;
+  std::optional<at::Tensor> bad;
+};
 
-// Raises ValueError unless params and averages are contiguous (n, d) matrices, grad (parts, n, d), of one type and place, and
-// touched (parts, n).
-void check_sparse_adam(const at::Tensor& params, const at::Tensor& exp_avg, const at::Tensor& exp_avg_sq,
-                       const at::Tensor& grad, const at::Tensor& touched);
+using AdamOp = void(at::Tensor params, at::Tensor exp_avg, at::Tensor exp_avg_sq, at::Tensor grad,
+                    std::optional<at::Tensor> rows, const std::optional<at::Tensor>& lr, const at::Tensor& rates,
+                    std::optional<at::Tensor> bad, double beta1, double beta2, double eps, double norm_weight, bool clear);
+
+// Raises ValueError naming the argument unless params and averages are contiguous (n, d) matrices, grad (parts, n, d), of one
+// type and place, rows (parts, n), lr (d,), rates (2,) here or on the host, and bad a number.
+void check_adam(const AdamTensors& t);
 
 }  // namespace splatseg

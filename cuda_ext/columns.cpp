@@ -56,7 +56,7 @@ void check_columns(const ColumnTensors& c) {
 }  // namespace splatseg
 
 TORCH_LIBRARY_FRAGMENT(splatseg, m) {
-  // rates (2,) float64 and bad () int64 as in sparse_adam_at_.
+  // rates (2,) float64 and bad () int64 as in adam_.
   m.def(
       "pooled_transpose_adam_(Tensor step, Tensor schedule, Tensor view_start, Tensor view_columns, Tensor ids, "
       "Tensor offsets, Tensor positions, Tensor weights, int[] most, Tensor grad, Tensor rates, Tensor(a!) params, "

@@ -11,7 +11,7 @@ from torch import Tensor
 from splatseg.ops.blend import weights_beside
 from splatseg.ops.columns import BLOCK_ENTRIES, WARP_ENTRIES, PoolColumns
 from splatseg.ops.contributions import Contributions
-from splatseg.ops.reference.adam import sparse_adam_at_
+from splatseg.ops.reference.adam import adam_
 from splatseg.ops.reference.blend import blend_transpose, select_rows
 from splatseg.ops.reference.replay import pool_batch_
 from splatseg.ops.replay import run_op
@@ -118,11 +118,11 @@ class Step:
         return shown
 
     def by_rows(self, at: int, weights: torch.dtype) -> None:
-        """The same step as two ops: ``blend_transpose`` into a gradient and flags, then ``sparse_adam_at_``."""
+        """The same step as two ops: ``blend_transpose`` into a gradient and flags, then ``adam_``."""
         c, rows, n = contributions(weights), self.rows(at), len(self.state[0])
         total = blend_transpose(c.offsets, c.ids, c.weights, self.grad, rows, n)
         touched = self.shown(at).to(torch.uint8)
-        sparse_adam_at_(*self.state, total[None], touched[None], self.rates, self.bad, *self.settings)
+        adam_(*self.state, total[None], touched[None], None, self.rates, self.bad, *self.settings, True)
 
 
 def some_step(columns: PoolColumns, d: int, dtype: torch.dtype) -> Step:

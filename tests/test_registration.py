@@ -37,7 +37,7 @@ def test_every_registration_names_its_type() -> None:
         named = re.fullmatch(r'"\w+",\s*splatseg::kernel<splatseg::(\w+Op)>\(splatseg::\w+\)', whole)
         assert named, f"{file}: {whole}: expected splatseg::kernel<splatseg::...Op>(...)"
         types.setdefault(op, set()).add(named[1])
-    assert {"blend", "visible_adam_", "trace", "rasterize", "rasterize_backward", "trace_tiles"} <= set(types)
+    assert {"blend", "adam_", "trace", "rasterize", "rasterize_backward", "trace_tiles"} <= set(types)
     assert all(len(names) == 1 for names in types.values()), "one type an op"
     owners = Counter(name for names in types.values() for name in names)
     assert set(owners.values()) == {1}, "no type serves two ops"
@@ -69,7 +69,7 @@ void register_both(Library& m) {
     ("second", "compiles"), [("Tensor&", True), ("Tensor", False), ("const Tensor&", False), ("Tensor*", False)]
 )
 def test_another_type_does_not_compile(tmp_path: Path, second: str, compiles: bool) -> None:
-    """As visible_adam_ was: ``Tensor`` beside ``Tensor&``. The twin of equal types shows that nothing else is wrong."""
+    """As Adam was once: ``Tensor`` beside ``Tensor&``. The twin of equal types shows that nothing else is wrong."""
     compiler = shutil.which(os.environ.get("CXX", "g++"))
     if compiler is None:
         pytest.skip("no C++ compiler (set CXX)")

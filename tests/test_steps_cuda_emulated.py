@@ -12,10 +12,10 @@ import torch
 from cuda_emulator.build import ORDERS, compile_for_host, in_order
 from torch import Tensor
 
+from splatseg.ops.adam import AdamConfig
 from splatseg.ops.reference import adam as adam_reference
 from splatseg.ops.reference import blend as reference
 from splatseg.ops.reference import replay as pooled_reference
-from splatseg.ops.reference import visible_adam as visible_reference
 
 TYPES = {0: (torch.float32, torch.float32), 1: (torch.float32, torch.float16), 2: (torch.float64, torch.float64)}
 NO_ROW = torch.iinfo(torch.int64).max
@@ -177,56 +177,62 @@ def adam_state(n: int, d: int, dtype: torch.dtype, seed: int = 0) -> tuple[list[
     return state, touched
 
 
+def emulated_adam(
+    library: ctypes.CDLL, state: list[Tensor], rows: Tensor | None, lr: Tensor | None, bad: Tensor | None,
+    settings: tuple[float, ...], clear: bool, on_device: bool,
+) -> None:  # fmt: skip
+    """``settings``: the step's two rates, betas, eps and the weight of the norm term."""
+    n, d = state[0].shape
+    rates, rest = settings[:2], (*settings[2:5], 2 * settings[5] / n)
+    library.adam_any(
+        int(state[0].dtype == torch.float64), int64s(n, d, clear), pointers(state), pointer(rows), pointer(lr),
+        doubles(*((0, 0) if on_device else rates), *rest), doubles(*rates) if on_device else None, pointer(bad),
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("d", CHANNELS)
 @pytest.mark.parametrize("on_device", [False, True])
-def test_sparse_adam(library: ctypes.CDLL, dtype: torch.dtype, d: int, on_device: bool) -> None:
+def test_adam_of_touched_rows(library: ctypes.CDLL, dtype: torch.dtype, d: int, on_device: bool) -> None:
     """Scalars from the launch or from memory; the last warp is not full; two gradients are not finite."""
-    n, step, lr, betas, eps, norm_weight = 300, 7, 0.01, (0.9, 0.999), 1e-8, 5.0
-    state, touched = adam_state(n, d, dtype)
-    for row in (70, 65):
-        state[3][row, d - 1] = math.nan if row == 70 else math.inf
-    twins, marks = [t.clone() for t in state], touched.clone()
-    rates = doubles(lr / (1 - betas[0] ** step), 1 / (1 - betas[1] ** step) ** 0.5)
-    bad = torch.tensor(NO_ROW)
-    given = (
-        doubles(0, 0, *betas, eps, 2 * norm_weight / n)
-        if on_device
-        else doubles(*rates, *betas, eps, 2 * norm_weight / n)
-    )
-    library.sparse_adam_any(
-        int(dtype == torch.float64), int64s(n, d), pointers(state), pointer(touched), given,
-        rates if on_device else None, pointer(bad),
-    )  # fmt: skip
-    with pytest.raises(ValueError, match="row 65"):
-        adam_reference.sparse_adam_(*twins[:3], twins[3][None], marks[None], step, lr, *betas, eps, norm_weight)
-    assert int(bad) == 65 and not touched.any()
-    tolerance = 1e-12 if dtype == torch.float64 else 3e-6
-    for found, want in zip(state, twins, strict=True):
-        torch.testing.assert_close(found, want, rtol=tolerance, atol=tolerance)
-    assert not state[3][marks != 0].any()
+    config = AdamConfig(lr=0.01, norm_weight=5.0)
+    for with_lr in (False, True):
+        state, touched = adam_state(300, d, dtype)
+        for row in (70, 65):
+            state[3][row, d - 1] = math.nan if row == 70 else math.inf
+        twins, marks = [t.clone() for t in state], touched.clone()
+        lr = torch.linspace(0.1, 1, d, dtype=dtype) if with_lr else None
+        bad, least, rates = torch.tensor(NO_ROW), torch.tensor(NO_ROW), config.rates(7)
+        settings = (*config.betas, config.eps, config.norm_weight)
+        emulated_adam(library, state, touched, lr, bad, (*rates, *settings), True, on_device)
+        there = torch.tensor(rates, dtype=torch.float64)
+        adam_reference.adam_(*twins[:3], twins[3][None], marks[None], lr, there, least, *settings, True)
+        assert int(bad) == int(least) == 65 and not touched.any()
+        tolerance = 1e-12 if dtype == torch.float64 else 3e-6
+        for found, want in zip(state, twins, strict=True):
+            torch.testing.assert_close(found, want, rtol=tolerance, atol=tolerance)
+        assert not state[3].any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("k", [1, 3, 27])
-@pytest.mark.parametrize("with_mask", [False, True])
-def test_visible_adam(library: ctypes.CDLL, dtype: torch.dtype, k: int, with_mask: bool) -> None:
-    g = torch.Generator().manual_seed(k)
-    param, grad, mean, square = (torch.randn(200, k, generator=g, dtype=dtype) for _ in range(4))
-    square = square.square()
-    lr = torch.linspace(0.1, 1, k, dtype=dtype)
-    visible = torch.arange(200) % 3 == 0 if with_mask else None
-    twins = [t.clone() for t in (param, mean, square)]
-    scalars = doubles(0.9, 0.999, 1e-15, 1 / (1 - 0.9**7), 1 / (1 - 0.999**7) ** 0.5)
-    library.visible_adam_any(
-        int(dtype == torch.float64),
-        int64s(200, k),
-        pointers([param, grad, mean, square, lr]),
-        pointer(visible),
-        scalars,
-    )
-    visible_reference.visible_adam_(twins[0], grad, (twins[1], twins[2]), lr, visible, 7)
-    for found, want in zip((param, mean, square), twins, strict=True):
+@pytest.mark.parametrize("d", [1, 3, 27, 48])
+@pytest.mark.parametrize("with_rows", [False, True])
+@pytest.mark.parametrize("asked", [False, True])
+def test_adam_in_place(library: ctypes.CDLL, dtype: torch.dtype, d: int, with_rows: bool, asked: bool) -> None:
+    """A gradient that stays, as the geometry's: a thread per value, or whole rows where poison is asked for."""
+    state, _ = adam_state(200, d, dtype)
+    state[3] = torch.randn(200, d, dtype=dtype)
+    lr = torch.linspace(0.1, 1, d, dtype=dtype)
+    rows = (torch.arange(200) % 3 == 0).to(torch.uint8) if with_rows else None
+    twins = [t.clone() for t in state]
+    bad, settings = (torch.tensor(NO_ROW) if asked else None), (0.9, 0.999, 1e-15, 0.0)
+    rates = AdamConfig(lr=1.0).rates(7)
+    for on_device in (False, True):
+        emulated_adam(library, state, rows, lr, bad, (*rates, *settings), False, on_device)
+        marks, there = (None if rows is None else rows[None]), torch.tensor(rates, dtype=torch.float64)
+        adam_reference.adam_(*twins[:3], twins[3][None], marks, lr, there, bad, *settings, False)
+    assert bad is None or int(bad) == NO_ROW
+    for found, want in zip(state, twins, strict=True):
         torch.testing.assert_close(found, want, rtol=2e-5 if dtype == torch.float32 else 1e-12, atol=1e-6)
 
 

@@ -1,8 +1,8 @@
-// Adam over touched rows of a feature field, and over drawn rows of a parameter. Mirror splatseg/ops/reference/adam.py and
-// visible_adam.py.
+// Adam over rows of a parameter. Mirrors splatseg/ops/reference/adam.py.
 //
-// Touched rows are few and scattered: a warp looks at 32 flags at once, lists the rows that are set, and shares them out
-// to groups of lanes that each hold a row in 16-byte pieces.
+// Where a row must be seen whole (the norm term, gradients that may not be finite) or is cleared, the rows are few and scattered:
+// a warp looks at 32 flags at once, lists the rows that are set, and shares them out to groups of lanes that each hold a row in
+// 16-byte pieces. Else most rows move, and a value has a thread of its own.
 #pragma once
 #include "cuda/device.cuh"
 
@@ -17,17 +17,19 @@ struct AdamScalars {
 };
 
 template <class T>
-struct SparseAdamTask {
+struct AdamTask {
   int64_t n, d;
   T* params;      // (n, d), as the next three
   T* exp_avg;
   T* exp_avg_sq;
-  T* grad;        // cleared where touched
-  uint8_t* touched;  // (n,), cleared
+  T* grad;
+  uint8_t* rows;  // (n,): those to move, or null for all
+  const T* lr;    // (d,), which multiplies the step's size, or null
   AdamScalars scalars;
   const AdamScalars* on_device;  // in place of `scalars` where not null: what a replayed graph reads anew
-  int64_t* bad;                  // first row whose gradient is not finite, else as it was (kNoRow); may be null
+  int64_t* bad;  // becomes the least row, if lower, whose gradient is not finite; such rows stay. Null: nobody asks
   double beta1, beta2, eps, norm_scale;
+  bool clears;  // gradients and flags of the rows are zeroed
 };
 
 __device__ inline float root_of(float x) { return sqrtf(x); }
@@ -41,7 +43,7 @@ __device__ T group_sum(T x) {
   return x;
 }
 
-// V channels of a row: feature, gradient and moments. A Task has the matrices and settings of SparseAdamTask.
+// V channels of a row: feature, gradient and moments. A Task has the matrices and settings of AdamTask.
 template <class T, int V>
 struct AdamPack {
   Pack<T, V> f{}, g{}, m{}, q{};
@@ -52,17 +54,18 @@ struct AdamPack {
     m = *reinterpret_cast<const Pack<T, V>*>(t.exp_avg + at);
     q = *reinterpret_cast<const Pack<T, V>*>(t.exp_avg_sq + at);
   }
-  // Moves the feature and its moments along the gradient, to which `pull` times the feature is added.
+  // Moves the feature and its moments along the gradient, to which `pull` times the feature is added. `lr`: the rates of these
+  // channels, or null.
   template <class Task>
-  __device__ void move(const Task& t, const AdamScalars& s, int64_t at, T pull) {
+  __device__ void move(const Task& t, const AdamScalars& s, int64_t at, T pull, const T* lr = nullptr) {
     const T beta1 = (T)t.beta1, beta2 = (T)t.beta2, eps = (T)t.eps, rate = (T)s.step_size, scale = (T)s.v_scale;
     const T rest1 = (T)(1 - t.beta1), rest2 = (T)(1 - t.beta2);  // subtracted in T, 1 - 0.999 keeps four digits
 #pragma unroll
     for (int v = 0; v < V; v++) {
-      const T gradient = g.value[v] + pull * f.value[v];
+      const T gradient = pull == 0 ? g.value[v] : g.value[v] + pull * f.value[v];
       m.value[v] = beta1 * m.value[v] + rest1 * gradient;
       q.value[v] = beta2 * q.value[v] + rest2 * gradient * gradient;
-      f.value[v] -= rate * m.value[v] / (root_of(q.value[v]) * scale + eps);
+      f.value[v] -= (lr ? lr[v] * rate : rate) * m.value[v] / (root_of(q.value[v]) * scale + eps);
     }
     *reinterpret_cast<Pack<T, V>*>(t.params + at) = f;
     *reinterpret_cast<Pack<T, V>*>(t.exp_avg + at) = m;
@@ -92,7 +95,7 @@ struct RowSums {
   template <class Task>
   __device__ bool finite(const Task& t, int64_t row, int sub) const {
     if (probe == 0) return true;
-    if (sub == 0 && t.bad) atomicMin((long long*)t.bad, (long long)row);
+    if (sub == 0) atomicMin((long long*)t.bad, (long long)row);
     return false;
   }
   // The norm term's gradient is this times the feature.
@@ -106,7 +109,7 @@ struct RowSums {
 // A row by L lanes, V channels each at a time. Lanes without a row (live = false) take part in the shuffles alone. A lane's
 // first pack is read whole before anything is waited for; rows of up to V L channels have no second.
 template <class T, int V, int L>
-__device__ void update_row(const SparseAdamTask<T>& t, AdamScalars s, int64_t row, bool live, int sub) {
+__device__ void update_row(const AdamTask<T>& t, AdamScalars s, int64_t row, bool live, int sub) {
   const auto load = [&](AdamPack<T, V>& pack, int64_t c) {
     pack.load_state(t, row * t.d + c);
     pack.g = *reinterpret_cast<const Pack<T, V>*>(t.grad + row * t.d + c);
@@ -122,11 +125,11 @@ __device__ void update_row(const SparseAdamTask<T>& t, AdamScalars s, int64_t ro
   }
   sums.share();
   if (!live) return;
-  const bool finite = sums.finite(t, row, sub);
+  const bool moves = !t.bad || sums.finite(t, row, sub);
   const T pull = sums.pull(t);
   const auto store = [&](AdamPack<T, V>& pack, int64_t c) {
-    if (finite) pack.move(t, s, row * t.d + c, pull);
-    *reinterpret_cast<Pack<T, V>*>(t.grad + row * t.d + c) = Pack<T, V>{};
+    if (moves) pack.move(t, s, row * t.d + c, pull, t.lr ? t.lr + c : nullptr);
+    if (t.clears) *reinterpret_cast<Pack<T, V>*>(t.grad + row * t.d + c) = Pack<T, V>{};
   };
   if (sub * V < t.d) store(first, sub * V);
   for (int64_t c = (sub + L) * V; c < t.d; c += V * L) {
@@ -138,18 +141,18 @@ __device__ void update_row(const SparseAdamTask<T>& t, AdamScalars s, int64_t ro
 
 // One warp for 32 rows. Shared memory: 32 row numbers a warp.
 template <class T, int V, int L>
-__global__ void sparse_adam_rows(SparseAdamTask<T> t) {
+__global__ void adam_rows(AdamTask<T> t) {
   constexpr int kGroups = kWarp / L;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   int* listed = reinterpret_cast<int*>(dynamic_shared()) + warp * kWarp;
   const int64_t first = ((int64_t)blockIdx.x * kAdamThreads / kWarp + warp) * kWarp;
   const AdamScalars scalars = t.on_device ? *t.on_device : t.scalars;
-  const bool own = first + lane < t.n && t.touched[first + lane] != 0;
+  const bool own = first + lane < t.n && (!t.rows || t.rows[first + lane] != 0);
   const unsigned set = __ballot_sync(kFullWarp, own);
   if (set == 0) return;
   if (own) {
     listed[__popc(set & ((1u << lane) - 1))] = lane;
-    t.touched[first + lane] = 0;
+    if (t.clears && t.rows) t.rows[first + lane] = 0;
   }
   __syncwarp();
   const int count = __popc(set);
@@ -160,49 +163,35 @@ __global__ void sparse_adam_rows(SparseAdamTask<T> t) {
   }
 }
 
+// One value per thread; neighboring threads have neighboring values.
 template <class T>
-struct VisibleAdamTask {
-  int64_t n, k;
-  T* param;  // (n, k), as the next three
-  const T* grad;
-  T* mean;
-  T* square;
-  const T* lr;          // (k,)
-  const bool* visible;  // (n,) or null for all
-  double beta1, beta2, eps, rate, root;  // rate: 1 / (1 - beta1^step), root: 1 / sqrt(1 - beta2^step)
-};
-
-// One value a thread; neighbouring threads have neighbouring values.
-template <class T>
-__global__ void visible_adam_values(VisibleAdamTask<T> t) {
+__global__ void adam_values(AdamTask<T> t) {
   const int64_t i = (int64_t)blockIdx.x * kAdamThreads + threadIdx.x;
-  if (i >= t.n * t.k || (t.visible && !t.visible[i / t.k])) return;
+  if (i >= t.n * t.d || (t.rows && !t.rows[i / t.d])) return;
+  const AdamScalars s = t.on_device ? *t.on_device : t.scalars;
   const T g = t.grad[i];
-  const T mean = (T)t.beta1 * t.mean[i] + (T)(1 - t.beta1) * g;
-  const T square = (T)t.beta2 * t.square[i] + (T)(1 - t.beta2) * g * g;
-  t.mean[i] = mean;
-  t.square[i] = square;
-  t.param[i] -= t.lr[i % t.k] * (T)t.rate * mean / (root_of(square) * (T)t.root + (T)t.eps);
+  const T mean = (T)t.beta1 * t.exp_avg[i] + (T)(1 - t.beta1) * g;
+  const T square = (T)t.beta2 * t.exp_avg_sq[i] + (T)(1 - t.beta2) * g * g;
+  t.exp_avg[i] = mean;
+  t.exp_avg_sq[i] = square;
+  const T rate = (t.lr ? t.lr[i % t.d] : T(1)) * (T)s.step_size;
+  t.params[i] -= rate * mean / (root_of(square) * (T)s.v_scale + (T)t.eps);
 }
 
 // For n > 0 and d > 0.
 template <class T>
-void launch_sparse_adam(const SparseAdamTask<T>& t, const Stream& stream) {
+void launch_adam(const AdamTask<T>& t, const Stream& stream) {
+  if (!t.bad && !t.clears && t.norm_scale == 0)
+    return stream.launch(adam_values<T>, (t.n * t.d + kAdamThreads - 1) / kAdamThreads, kAdamThreads, 0, t);
   const int64_t blocks = (t.n + kAdamThreads - 1) / kAdamThreads;
   with_row_layout<T>(t.d, [&](auto v, auto l) {
-    stream.launch(sparse_adam_rows<T, v(), l()>, blocks, kAdamThreads, kAdamThreads * sizeof(int), t);
+    stream.launch(adam_rows<T, v(), l()>, blocks, kAdamThreads, kAdamThreads * sizeof(int), t);
   });
-}
-template <class T>
-void launch_visible_adam(const VisibleAdamTask<T>& t, const Stream& stream) {
-  stream.launch(visible_adam_values<T>, (t.n * t.k + kAdamThreads - 1) / kAdamThreads, kAdamThreads, 0, t);
 }
 
 #ifdef SPLATSEG_INSTANTIATE  // for compile_check.py
-template void launch_sparse_adam<float>(const SparseAdamTask<float>&, const Stream&);
-template void launch_sparse_adam<double>(const SparseAdamTask<double>&, const Stream&);
-template void launch_visible_adam<float>(const VisibleAdamTask<float>&, const Stream&);
-template void launch_visible_adam<double>(const VisibleAdamTask<double>&, const Stream&);
+template void launch_adam<float>(const AdamTask<float>&, const Stream&);
+template void launch_adam<double>(const AdamTask<double>&, const Stream&);
 #endif
 
 }  // namespace splatseg::cuda

@@ -1,4 +1,4 @@
-"""Adam for a feature field whose step touches only the Gaussians that the sampled pixels show."""
+"""Adam over rows of a parameter, and the optimizer of a feature field, whose rows are what the sampled pixels show."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NO_ROW = torch.iinfo(torch.int64).max
 
 @dataclass(frozen=True)
 class AdamConfig:
-    """Settings of :class:`SparseFeatureAdam`.
+    """Settings of :func:`adam_` and :class:`SparseFeatureAdam`.
 
     Attributes:
         lr: learning rate, > 0; ``step`` may be given another (a schedule's).
@@ -47,6 +47,55 @@ class AdamConfig:
             raise SplatsegError(f"adam.eps: expected a positive number, found {self.eps}")
         if not (self.norm_weight >= 0 and math.isfinite(self.norm_weight)):
             raise SplatsegError(f"adam.norm_weight: expected 0 or more, found {self.norm_weight}")
+
+    def rates(self, step: int, lr: float | None = None) -> tuple[float, float]:
+        """Step size and scale of the averages' root of step number ``step``, from 1, at ``lr`` (the config's if None).
+
+        They carry the bias correction of Kingma & Ba.
+        """
+        beta1, beta2 = self.betas
+        return (self.lr if lr is None else lr) / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step)
+
+
+def adam_(
+    params: Tensor,
+    moments: tuple[Tensor, Tensor],
+    grad: Tensor,
+    rates: Tensor,
+    config: AdamConfig = AdamConfig(),
+    *,
+    rows: Tensor | None = None,
+    lr: Tensor | None = None,
+    bad: Tensor | None = None,
+    clear: bool = False,
+) -> None:
+    """One Adam step, in place, on the rows of ``params`` where ``rows``; others keep their values and moments.
+
+    The rule of 3DGS' sparse Adam (Mallick et al. 2024) with bias correction at the global step. Never waits for the
+    device.
+
+    Args:
+        params: (n, d) float32 or float64, contiguous, updated.
+        moments: running means of the gradient and of its square, (n, d) each, updated.
+        grad: (n, d) gradient of ``params``, or (parts, n, d), of which the sum is taken (on CUDA one part).
+        rates: (2,) float64 of :meth:`AdamConfig.rates`, on the host or, for replay, on the device, where it is read
+            when the step runs.
+        config: betas, eps and the weight of the norm term.
+        rows: (n,) bool, or (parts, n) uint8 of which one must be set; all rows if None.
+        lr: (d,) learning rate of each column, which ``rates[0]`` is multiplied by; 1 if None.
+        bad: () int64. Where it is given, rows whose gradient is not finite stay as they are, and it becomes the least
+            of them, if lower. If None, gradients are taken as they come.
+        clear: zero gradient and flags of the rows, for the next step.
+
+    Raises:
+        ValueError: shapes, dtypes, devices or layouts that do not fit, naming the argument.
+    """
+    if grad.dim() == 2:
+        grad = grad[None]
+    if rows is not None and rows.dtype == torch.bool:
+        rows = rows.view(torch.uint8)[None]
+    run = torch.ops.splatseg.adam_ if has_kernel("adam_", params) else reference.adam_
+    run(params, *moments, grad, rows, lr, rates, bad, *config.betas, config.eps, config.norm_weight, clear)
 
 
 class SparseFeatureAdam:
@@ -83,7 +132,7 @@ class SparseFeatureAdam:
         self._grad = features.new_zeros(parts, *features.shape)
         self._touched = features.new_zeros(parts, features.shape[0], dtype=torch.uint8)
         self.bad = torch.full((), NO_ROW, dtype=torch.int64, device=features.device)
-        """() int64: least row whose gradient was not finite in a replayed step since the last :meth:`check`."""
+        """() int64: least row whose gradient was not finite in a step since the last :meth:`check`."""
         self._movable: Tensor | None = None
 
     @property
@@ -145,32 +194,21 @@ class SparseFeatureAdam:
                 are updated.
         """
         self.steps += 1
-        self._drop_frozen()
-        rate = self.config.lr if lr is None else lr
-        state = (self.features, self.exp_avg, self.exp_avg_sq, self._grad, self._touched)
-        run = torch.ops.splatseg.sparse_adam_ if has_kernel("sparse_adam_", self.features) else reference.sparse_adam_
+        self.step_at(torch.tensor(self.config.rates(self.steps, lr), dtype=torch.float64))
         try:
-            run(*state, self.steps, rate, *self.settings)
-        except ValueError as error:
-            raise SplatsegError(f"feature {str(error).splitlines()[0]} (step {self.steps})") from None
-
-    def rates(self, step: int, lr: float | None = None) -> tuple[float, float]:
-        """What :meth:`step_at` needs for step number ``step``, from 1: the step size and the scale of the averages."""
-        beta1, beta2 = self.config.betas
-        rate = self.config.lr if lr is None else lr
-        return rate / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step)
+            self.check()
+        except SplatsegError as error:
+            raise SplatsegError(f"{error} (step {self.steps})") from None
 
     def step_at(self, rates: Tensor) -> None:
         """:meth:`step` for replay: ``rates`` (2,) float64 is read on the device when the step runs, ``steps`` stays.
 
-        Never waits for the device; :meth:`check` tells afterwards whether a gradient was not finite.
+        ``rates`` are those of :meth:`AdamConfig.rates`. Never waits for the device; :meth:`check` tells afterwards
+        whether a gradient was not finite.
         """
         self._drop_frozen()
-        tensors = (self.features, self.exp_avg, self.exp_avg_sq, self._grad, self._touched, rates, self.bad)
-        run = reference.sparse_adam_at_
-        if has_kernel("sparse_adam_at_", self.features):
-            run = torch.ops.splatseg.sparse_adam_at_
-        run(*tensors, *self.settings)
+        moments = (self.exp_avg, self.exp_avg_sq)
+        adam_(self.features, moments, self._grad, rates, self.config, rows=self._touched, bad=self.bad, clear=True)
 
     def _drop_frozen(self) -> None:
         if self._movable is not None:
@@ -208,10 +246,9 @@ class SparseFeatureAdam:
         self.reset()
 
 
-def _step_fake(*state_and_settings: Tensor | float) -> None:
+def _step_fake(*state_and_settings: Tensor | float | None) -> None:
     return None
 
 
 if compiled():
-    torch.library.register_fake("splatseg::sparse_adam_", _step_fake)
-    torch.library.register_fake("splatseg::sparse_adam_at_", _step_fake)
+    torch.library.register_fake("splatseg::adam_", _step_fake)

@@ -141,7 +141,7 @@ class PooledSteps:
         self.columns = replace(columns, weights=weights_beside(columns.weights, optimizer.features.dtype))
         device, steps = optimizer.features.device, len(schedule.lr)
         pairs = torch.stack([schedule.views, schedule.starts], dim=1)
-        rates = [optimizer.rates(step + 1, rate) for step, rate in enumerate(schedule.lr)]
+        rates = [optimizer.config.rates(step + 1, rate) for step, rate in enumerate(schedule.lr)]
         self._schedule = pairs.to(device, torch.int32).contiguous()
         self._rates = torch.tensor(rates, dtype=torch.float64).to(device)
         self._step = torch.tensor(optimizer.steps, dtype=torch.int64, device=device)

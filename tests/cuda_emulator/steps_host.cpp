@@ -29,19 +29,12 @@ void runs(const int64_t* sizes, const void* const* in, T* out, uint8_t* touched)
 }
 
 template <class T>
-void sparse_adam(const int64_t* sizes, T* const* state, uint8_t* touched, const double* scalars, const double* on_device,
-                 int64_t* bad) {
-  launch_sparse_adam(SparseAdamTask<T>{sizes[0], sizes[1], state[0], state[1], state[2], state[3], touched,
-                                       {scalars[0], scalars[1]}, reinterpret_cast<const AdamScalars*>(on_device), bad,
-                                       scalars[2], scalars[3], scalars[4], scalars[5]},
-                     Stream());
-}
-
-template <class T>
-void visible_adam(const int64_t* sizes, T* const* state, const bool* visible, const double* scalars) {
-  launch_visible_adam(VisibleAdamTask<T>{sizes[0], sizes[1], state[0], state[1], state[2], state[3], state[4], visible,
-                                         scalars[0], scalars[1], scalars[2], scalars[3], scalars[4]},
-                      Stream());
+void adam(const int64_t* sizes, T* const* state, uint8_t* rows, const T* lr, const double* scalars, const double* on_device,
+          int64_t* bad) {
+  launch_adam(AdamTask<T>{sizes[0], sizes[1], state[0], state[1], state[2], state[3], rows, lr,
+                          {scalars[0], scalars[1]}, reinterpret_cast<const AdamScalars*>(on_device), bad,
+                          scalars[2], scalars[3], scalars[4], scalars[5], sizes[2] != 0},
+              Stream());
 }
 
 }  // namespace
@@ -58,15 +51,11 @@ extern "C" void sum_runs_any(int types, const int64_t* sizes, const void* const*
   if (types == 2) runs<double, double>(sizes, in, static_cast<double*>(out), touched);
 }
 extern "C" float half_to_float(uint16_t bits) { return weight_of(Half{bits}); }
-extern "C" void sparse_adam_any(int wide, const int64_t* sizes, void* const* state, uint8_t* touched, const double* scalars,
-                                const double* on_device, int64_t* bad) {
-  if (wide) sparse_adam(sizes, reinterpret_cast<double* const*>(state), touched, scalars, on_device, bad);
-  else sparse_adam(sizes, reinterpret_cast<float* const*>(state), touched, scalars, on_device, bad);
-}
-extern "C" void visible_adam_any(int wide, const int64_t* sizes, void* const* state, const bool* visible,
-                                 const double* scalars) {
-  if (wide) visible_adam(sizes, reinterpret_cast<double* const*>(state), visible, scalars);
-  else visible_adam(sizes, reinterpret_cast<float* const*>(state), visible, scalars);
+// sizes: n, d, clears. state: parameters, averages, gradient; scalars: the step's two, betas, eps, scale of the norm term.
+extern "C" void adam_any(int wide, const int64_t* sizes, void* const* state, uint8_t* rows, const void* lr,
+                         const double* scalars, const double* on_device, int64_t* bad) {
+  if (wide) adam(sizes, reinterpret_cast<double* const*>(state), rows, static_cast<const double*>(lr), scalars, on_device, bad);
+  else adam(sizes, reinterpret_cast<float* const*>(state), rows, static_cast<const float*>(lr), scalars, on_device, bad);
 }
 // sizes: batch, steps, views, rows, words, empty_row. in: step, schedule, rates, view_start, shuffled, patch, membership.
 extern "C" void pool_batch(const int64_t* sizes, const void* const* in, void* const* out) {

@@ -15,9 +15,11 @@ from torch.nn import Parameter, ParameterDict
 from splatseg.core.gaussians import Gaussians
 from splatseg.fit.geometry.config import GeometryConfig
 from splatseg.fit.geometry.mcmc import Mcmc
-from splatseg.ops.visible_adam import visible_adam_
+from splatseg.ops.adam import AdamConfig, adam_
 from splatseg.render import Means2dProbe
 
+ADAM = AdamConfig(lr=1.0, eps=1e-15)
+"""3DGS' constants; each column has a rate of its own."""
 # gsplat's strategies look parameters up by these names
 _FIELD_OF_PARAM = {
     "means": "means",
@@ -48,7 +50,8 @@ class VisibleAdam(torch.optim.Optimizer):
         state["step"] += 1
         rows, columns = param.shape[0], group["lr"].numel()
         flat = [t.view(rows, columns) for t in (param, param.grad.contiguous(), state["exp_avg"], state["exp_avg_sq"])]
-        visible_adam_(flat[0], flat[1], (flat[2], flat[3]), group["lr"], visible, state["step"])
+        rates = torch.tensor(ADAM.rates(state["step"]), dtype=torch.float64)
+        adam_(flat[0], (flat[2], flat[3]), flat[1], rates, ADAM, rows=visible, lr=group["lr"])
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         raise RuntimeError("VisibleAdam needs the drawn rows: call step_visible")

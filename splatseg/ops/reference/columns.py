@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from splatseg.ops.reference.adam import sparse_adam_at_
+from splatseg.ops.reference.adam import adam_
 from splatseg.ops.reference.blend import select_rows
 
 
@@ -31,7 +31,7 @@ def pooled_transpose_adam_(
     eps: float,
     norm_weight: float,
 ) -> None:
-    """Adam, as ``sparse_adam_at_``, on the Gaussians that the batch of step number ``step`` () shows.
+    """Adam, as ``adam_``, on the Gaussians that the batch of step number ``step`` () shows.
 
     The batch is the window of ``pool_batch_``: the entry at position p of its view has row (p - start) mod count of
     ``grad`` (batch, d), where the batch has that row. The columns of view v are ``view_columns[v, 0]`` up to
@@ -52,4 +52,4 @@ def pooled_transpose_adam_(
     sums, touched = params.new_zeros(1, *params.shape), params.new_zeros(1, len(params), dtype=ids.dtype)
     sums[0].index_add_(0, gaussian, weights[entries].to(grad.dtype)[:, None] * grad[row])
     touched[0, gaussian] = 1
-    sparse_adam_at_(params, exp_avg, exp_avg_sq, sums, touched, rates, bad, beta1, beta2, eps, norm_weight)
+    adam_(params, exp_avg, exp_avg_sq, sums, touched, None, rates, bad, beta1, beta2, eps, norm_weight, True)
