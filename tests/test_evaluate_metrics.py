@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from splatseg.core.errors import SplatsegError
-from splatseg.evaluate.metrics import accuracy, best_threshold, boundary_iou, iou, psnr
+from splatseg.evaluate.metrics import accuracy, best_threshold, boundary_iou, iou
 
 
 def brute_force(scores: torch.Tensor, truth: torch.Tensor) -> float:
@@ -110,9 +110,3 @@ def test_boundary_band_follows_the_authors_erosion() -> None:
     other_eroded = torch.zeros_like(other)
     other_eroded[distance : 20 - distance, distance:-distance] = True
     assert boundary_iou(mask, other) == pytest.approx(iou(band, other & ~other_eroded))
-
-
-def test_psnr() -> None:
-    reference = torch.zeros(4, 4, 3)
-    assert psnr(reference, reference) == math.inf
-    assert psnr(reference + 0.1, reference) == pytest.approx(20.0, abs=1e-5)

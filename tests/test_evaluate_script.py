@@ -22,10 +22,11 @@ from splatseg.core.field import FeatureField
 from splatseg.core.label_tree import tree_from_leaves
 from splatseg.core.scene import View
 from splatseg.core.selection import Selection
+from splatseg.draw.layout import Cell, contact_sheet
 from splatseg.evaluate.ceiling import evaluate_ceiling, in_subtree, node_weights, truth_labels
 from splatseg.evaluate.hierarchical import evaluate_scene, load_hierarchical
 from splatseg.evaluate.report import markdown_table, update_metrics
-from splatseg.evaluate.sheets import Cell, contact_sheet, extreme_queries, overlay
+from splatseg.evaluate.sheets import extreme_queries, overlay
 from splatseg.io.labels import save_labels
 from splatseg.io.ply import save_gaussians
 from splatseg.segment.scores import project_selection
@@ -155,7 +156,7 @@ def test_overlay_colours_hits_and_misses() -> None:
 def test_contact_sheet_places_every_cell() -> None:
     cells = [Cell(np.full((10, 20, 3), 40 * k, np.uint8), f"cell {k}") for k in range(5)]
     sheet = np.array(contact_sheet(cells, columns=2, width=40))
-    assert sheet.shape[1] == 84 and all((sheet == 40 * k).all(2).any() for k in range(5))
+    assert sheet.shape[1] == 92 and all((sheet == 40 * k).all(2).any() for k in range(5))
     with pytest.raises(SplatsegError, match="at least one picture"):
         contact_sheet([], 2)
 

@@ -107,6 +107,13 @@ def test_ssim_and_psnr_values() -> None:
     darker = torch.full((5, 5, 3), 0.5)
     assert ops.psnr(darker, darker + 0.1).item() == pytest.approx(20.0, abs=1e-4)
     assert ops.psnr(darker, torch.zeros(5, 5, 3, dtype=torch.uint8)).item() == pytest.approx(-20 * math.log10(0.5))
+    half = torch.zeros(5, 5, dtype=torch.bool)
+    assert torch.isnan(ops.psnr(darker, darker, half))
+    half[2] = True
+    brighter = torch.where(half[..., None], darker + 0.1, darker + 0.4)
+    assert ops.psnr(darker, brighter, half).item() == pytest.approx(20.0, abs=1e-4)
+    with pytest.raises(SplatsegError, match="counts"):
+        ops.psnr(darker, brighter, half[:3])
 
 
 def test_same_bits_for_any_thread_count() -> None:

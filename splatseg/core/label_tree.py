@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import colorsys
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from splatseg.core.errors import SplatsegError
+from splatseg.core.palette import color_from_json, hue_color
 from splatseg.core.selection import Selection
-
-GOLDEN = 0.61803398875  # successive hues as far apart as they can be, whatever their number
 
 MAX_ID = 1 << 24  # of labels; a tree holds some thousand
 
@@ -39,6 +38,46 @@ class LabelNode:
     count: int
     name: str
     color: tuple[int, int, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """The label as JSON holds it."""
+        return {
+            "id": self.id,
+            "parent": self.parent,
+            "level": self.level,
+            "name": self.name,
+            "color": list(self.color),
+            "count": self.count,
+        }
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> LabelNode:
+        """What :meth:`to_json` gave; raises what :data:`splatseg.core.errors.DAMAGED` lists."""
+        number, parent, level, count = (int(entry[name]) for name in ("id", "parent", "level", "count"))
+        return cls(number, parent, level, count, str(entry["name"]), color_from_json(entry["color"]))
+
+
+@dataclass(frozen=True)
+class TreeOutline:
+    """A label tree without the labels of the Gaussians: what ``labels.json`` and saved sessions hold of it.
+
+    ``levels`` may be 0 in what an older version saved: not known.
+    """
+
+    nodes: tuple[LabelNode, ...]
+    default_level: int
+    levels: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The outline as JSON holds it."""
+        nodes = [node.to_json() for node in self.nodes]
+        return {"levels": self.levels, "default_level": self.default_level, "nodes": nodes}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> TreeOutline:
+        """What :meth:`to_json` gave, in a larger mapping or not; raises what ``DAMAGED`` lists."""
+        nodes = tuple(LabelNode.from_json(entry) for entry in content["nodes"])
+        return cls(nodes, int(content["default_level"]), int(content.get("levels", 0)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +155,10 @@ class LabelTree:
         node = self.node(label)
         return Selection(torch.from_numpy(self.labels[:, node.level] == label))
 
+    def outline(self) -> TreeOutline:
+        """All but the labels of the Gaussians; :meth:`TreeOutline.to_json` writes it."""
+        return TreeOutline(self.nodes, self.default_level, self.levels)
+
     def colors(self, level: int) -> NDArray[np.uint8]:
         """(n, 3) colours of the Gaussians at ``level``; grey where unlabelled."""
         return self.palette()[self.labels[:, level]]
@@ -186,12 +229,6 @@ class LabelTree:
             else:
                 nodes.append(replace(fresh, name=(names or {})[fresh.id]))
         return LabelTree(labels, tuple(nodes), self.default_level)
-
-
-def hue_color(index: int) -> tuple[int, int, int]:
-    """A colour for the ``index``-th label; neighbours in order are far apart in hue, then differ in lightness."""
-    red, green, blue = colorsys.hls_to_rgb(index * GOLDEN % 1.0, (0.55, 0.42, 0.68)[index % 3], 0.75)
-    return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def build_nodes(labels: NDArray[np.int32]) -> tuple[LabelNode, ...]:

@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import colorsys
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from scipy import ndimage
 from torch import Tensor
 
 from splatseg.core.errors import SplatsegError
+from splatseg.core.palette import palette
+from splatseg.draw.layout import Cell, contact_sheet
 from splatseg.masks.mask_set import MaskSet
 
 Pixels = NDArray[np.uint8]
 
-MARGIN = 4  # pixels
 COLUMNS = 3  # of a hierarchy preview
 PANEL_WIDTHS = (320, 640)  # smallest and largest panel: captions fit, and a person sees the whole at once
-
-
-def palette(count: int) -> Pixels:
-    """(count, 3) colours, neighbours far apart in hue, the same for every call."""
-    golden = 0.618033988749895
-    colors = [colorsys.hsv_to_rgb((0.13 + i * golden) % 1, 0.55 + 0.4 * ((i * 7) % 3) / 2, 0.95) for i in range(count)]
-    return (255 * np.array(colors).reshape(-1, 3)).round().astype(np.uint8)
 
 
 def mask_overlay(image: Pixels, masks: MaskSet, strength: float = 0.5) -> Pixels:
@@ -141,7 +134,7 @@ def hierarchy_preview(
         shared = "1 mask" if found.votes[level] == 1 else f"{found.votes[level]} masks"
         caption = f"level {level + 1} of {levels}: shares {shared} with the click"
         pictures.append((caption, _with_click(tinted.round().astype(np.uint8), click)))
-    return _grid(pictures)
+    return contact_sheet([Cell(pixels, caption) for caption, pixels in pictures], COLUMNS, width)
 
 
 def _scaled(pixels: NDArray[Any], width: int) -> NDArray[Any]:
@@ -159,22 +152,6 @@ def _with_click(image: Pixels, pixel: tuple[float, ...]) -> Pixels:
     for radius, color in ((9, "black"), (7, "white"), (5, "black")):
         draw.ellipse([x - radius, y - radius, x + radius, y + radius], outline=color, width=2)
     return np.array(picture)
-
-
-def _grid(pictures: list[tuple[str, Pixels]]) -> Image.Image:
-    """Captioned pictures of one size, ``COLUMNS`` a row."""
-    height, width = pictures[0][1].shape[:2]
-    font = ImageFont.load_default(width / 32)
-    caption_height = round(width / 32 * 1.3) + MARGIN
-    columns, rows = min(len(pictures), COLUMNS), -(-len(pictures) // COLUMNS)
-    cell = width + MARGIN, height + caption_height + MARGIN
-    sheet = Image.new("RGB", (columns * cell[0] + MARGIN, rows * cell[1] + MARGIN), "white")
-    draw = ImageDraw.Draw(sheet)
-    for index, (caption, pixels) in enumerate(pictures):
-        left, top = MARGIN + index % COLUMNS * cell[0], MARGIN + index // COLUMNS * cell[1]
-        draw.text((left, top), caption, fill="black", font=font)
-        sheet.paste(Image.fromarray(pixels), (left, top + caption_height))
-    return sheet
 
 
 def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

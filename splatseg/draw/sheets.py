@@ -8,17 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor
 
 from splatseg.core.atomic import atomic_write
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.scene import View
+from splatseg.draw.layout import Cell, contact_sheet, stacked
 from splatseg.render import render
-
-TILE_WIDTH = 320  # pixels of a picture on the sheet
-MARGIN = 4
-CAPTION = 14
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +73,7 @@ def label_image(gaussians: Gaussians, view: View, labels: Tensor, count: int) ->
     return torch.where(alpha >= 0.5, winner, 0).cpu().numpy()
 
 
-def contact_sheet(
+def run_sheet(
     path: Path,
     gaussians: Gaussians,
     features: Tensor,
@@ -97,7 +94,7 @@ def contact_sheet(
         below: further pictures, each drawn as wide as the sheet under the rows.
     """
     basis = PcaBasis.fit(features)
-    rows = []
+    cells = []
     with torch.no_grad():
         for view in views:
             drawn = render(gaussians, view.camera.to(gaussians.device), features=features)
@@ -105,53 +102,13 @@ def contact_sheet(
             unit = torch.nn.functional.normalize(drawn.features, dim=-1)
             pca = basis.colors(unit).cpu().numpy()
             pca[(drawn.alpha < 0.5).cpu().numpy()] = 40
-            rows.append(
-                (
-                    view.name,
-                    [
-                        ("photo", view.image().numpy()),
-                        ("render", (drawn.color.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()),
-                        ("features (PCA)", pca),
-                        ("labels", palette[label_image(gaussians, view, labels, len(palette))]),
-                    ],
-                )
-            )
-    sheet = stacked([tile(rows), *below])
+            pictures = {
+                "photo": view.image().numpy(),
+                "render": (drawn.color.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy(),
+                "features (PCA)": pca,
+                "labels": palette[label_image(gaussians, view, labels, len(palette))],
+            }
+            cells += [Cell(pixels, f"{view.name}: {caption}") for caption, pixels in pictures.items()]
+    sheet = stacked([contact_sheet(cells, columns=4), *below])
     with atomic_write(path) as temporary:
         sheet.save(temporary, format="PNG")
-
-
-def tile(rows: Sequence[tuple[str, Sequence[tuple[str, np.ndarray]]]]) -> Image.Image:
-    """Lay out captioned (h, w, 3) uint8 pictures: one row an entry, each picture ``TILE_WIDTH`` wide."""
-    scaled = [
-        [(f"{name}: {caption}", _fit_width(Image.fromarray(pixels))) for caption, pixels in pictures]
-        for name, pictures in rows
-    ]
-    heights = [max(image.height for _, image in row) + CAPTION + MARGIN for row in scaled]
-    columns = max(len(row) for row in scaled)
-    sheet = Image.new("RGB", (columns * (TILE_WIDTH + MARGIN) + MARGIN, sum(heights) + MARGIN), "white")
-    draw = ImageDraw.Draw(sheet)
-    top = MARGIN
-    for row, height in zip(scaled, heights, strict=True):
-        for column, (caption, image) in enumerate(row):
-            left = MARGIN + column * (TILE_WIDTH + MARGIN)
-            draw.text((left, top), caption, fill="black")
-            sheet.paste(image, (left, top + CAPTION))
-        top += height
-    return sheet
-
-
-def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
-    """The pictures under each other, all scaled to the width of the first."""
-    width = pictures[0].width
-    scaled = [p.resize((width, max(round(p.height * width / p.width), 1)), Image.Resampling.LANCZOS) for p in pictures]
-    sheet = Image.new("RGB", (width, sum(p.height for p in scaled)), "white")
-    top = 0
-    for picture in scaled:
-        sheet.paste(picture, (0, top))
-        top += picture.height
-    return sheet
-
-
-def _fit_width(image: Image.Image) -> Image.Image:
-    return image.resize((TILE_WIDTH, max(round(image.height * TILE_WIDTH / image.width), 1)), Image.Resampling.LANCZOS)

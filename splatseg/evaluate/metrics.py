@@ -40,13 +40,6 @@ def boundary_iou(predicted: Tensor, truth: Tensor, dilation_ratio: float = 0.02)
     return iou(_band(predicted, distance), _band(truth, distance))
 
 
-def psnr(image: Tensor, reference: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of two images with values in [0, 1]; infinite where they are equal."""
-    check_dims("image", image, tuple(reference.shape))
-    error = float(F.mse_loss(image.double(), reference.double()))
-    return -10 * math.log10(error) if error > 0 else math.inf
-
-
 @dataclass(frozen=True)
 class Best:
     """The best that thresholding can do: {score > threshold} has this ``iou`` with the truth."""

@@ -6,31 +6,20 @@ True positives are green, false positives red, false negatives blue, the rest is
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from splatseg.core.atomic import atomic_write
-from splatseg.core.errors import SplatsegError
 from splatseg.core.field import FeatureField
 from splatseg.core.gaussians import Gaussians
+from splatseg.draw.layout import Cell, contact_sheet
 from splatseg.evaluate.hierarchical import HierarchicalScene, QueryResult, Report, score_view
 
 COLORS = {"hit": (40, 200, 70), "extra": (230, 60, 50), "missed": (60, 100, 240)}
-CAPTION_HEIGHT = 18
-GAP = 4
-
-
-@dataclass(frozen=True, eq=False)
-class Cell:
-    """One picture (h, w, 3) uint8 of a sheet and the line under it."""
-
-    image: NDArray[np.uint8]
-    caption: str
 
 
 def overlay(image: Tensor, predicted: Tensor, truth: Tensor, pixel: tuple[int, int] | None = None) -> NDArray[np.uint8]:
@@ -51,27 +40,6 @@ def overlay(image: Tensor, predicted: Tensor, truth: Tensor, pixel: tuple[int, i
             draw.line([(column - 8, row), (column + 8, row)], fill=color, width=width)
             draw.line([(column, row - 8), (column, row + 8)], fill=color, width=width)
     return np.array(picture)
-
-
-def contact_sheet(cells: Sequence[Cell], columns: int, width: int = 320) -> Image.Image:
-    """The cells in rows of ``columns``, each scaled to ``width`` pixels; rows are as high as their highest cell."""
-    if not cells:
-        raise SplatsegError("contact sheet: expected at least one picture, found none")
-    pictures = [Image.fromarray(cell.image) for cell in cells]
-    pictures = [
-        p.resize((width, max(1, round(p.height * width / p.width))), Image.Resampling.LANCZOS) for p in pictures
-    ]
-    rows = [range(start, min(start + columns, len(cells))) for start in range(0, len(cells), columns)]
-    row_heights = [max(pictures[k].height for k in row) + CAPTION_HEIGHT + GAP for row in rows]
-    sheet = Image.new("RGB", (columns * (width + GAP) - GAP, sum(row_heights)), (255, 255, 255))
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
-    top = 0
-    for row, height in zip(rows, row_heights, strict=True):
-        for column, k in enumerate(row):
-            sheet.paste(pictures[k], (column * (width + GAP), top))
-            draw.text((column * (width + GAP) + 2, top + pictures[k].height + 1), cells[k].caption, (0, 0, 0), font)
-        top += height
-    return sheet
 
 
 def save_sheet(path: Path, sheet: Image.Image) -> None:

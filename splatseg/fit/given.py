@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from splatseg import ops
 from splatseg.core.errors import SplatsegError
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.reading import read_json
 from splatseg.core.scene import Scene, View
-from splatseg.fit.geometry import psnr
+from splatseg.fit.geometry.fit import BEST_PSNR, psnr
 from splatseg.fit.splat_transform import Matrix, read_splat_transform, transformed
 from splatseg.io.colmap import find_model
 from splatseg.io.ply import load_gaussians
@@ -101,9 +102,9 @@ def agreement(gaussians: Gaussians, scene: Scene, views: Sequence[View]) -> Agre
     flat = []
     for view in views:
         image, fitted = view.photo()
-        pixels = (image if fitted is None else image[fitted]).reshape(-1, 3).double() / 255
-        if len(pixels):
-            flat.append(-10 * torch.log10((pixels - pixels.mean(0)).square().mean().clamp_min(1e-10)))
+        pixels = (image if fitted is None else image[fitted]).reshape(1, -1, 3).double() / 255
+        if pixels.numel():
+            flat.append(ops.psnr(pixels.mean(1, keepdim=True).expand_as(pixels), pixels).clamp_max(BEST_PSNR))
     mean = float(torch.stack(flat).mean()) if flat else float("nan")
     return Agreement(psnr(gaussians, views), mean, _points_at_surface(gaussians, scene, views))
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +12,13 @@ from torch import Tensor
 from splatseg.core.atomic import atomic_write, write_text
 from splatseg.core.errors import DAMAGED, SplatsegError
 from splatseg.core.gaussians import Gaussians
-from splatseg.core.label_tree import LabelNode, LabelTree
+from splatseg.core.label_tree import LabelTree, TreeOutline
+from splatseg.core.progress import Report
 from splatseg.core.reading import read_json, regular
 from splatseg.core.selection import Selection
 from splatseg.io.ply import load_extra, save_gaussians
 
 FORMAT = "splatseg-labels-1"
-Report = Callable[[str, float], None]
 
 
 def label_columns(tree: LabelTree) -> dict[str, NDArray[np.int32]]:
@@ -70,37 +68,15 @@ def save_labels(
 
 def _described(tree: LabelTree, gaussians: Gaussians) -> dict[str, object]:
     """The tree as JSON holds it; with the ``offset`` of a splat in a local frame (add it to positions)."""
-    described = tree_to_json(tree, gaussians.fingerprint())
-    return {**described, "offset": list(gaussians.offset)} if any(gaussians.offset) else described
+    about = {"format": FORMAT, "fingerprint": gaussians.fingerprint(), "gaussians": len(tree)}
+    offset = {"offset": list(gaussians.offset)} if any(gaussians.offset) else {}
+    return {**about, **tree.outline().to_json(), **offset}
 
 
 def check_tree(gaussians: Gaussians, tree: LabelTree) -> None:
     """Raise :class:`SplatsegError` unless ``tree`` labels as many Gaussians as there are."""
     if len(tree) != len(gaussians):
         raise SplatsegError(f"labels: expected one for each of {len(gaussians)} Gaussians, found {len(tree)}")
-
-
-def tree_to_json(tree: LabelTree, fingerprint: str) -> dict[str, object]:
-    """Everything of the tree but the labels of the Gaussians, as JSON holds it."""
-    nodes = [
-        {
-            "id": node.id,
-            "parent": node.parent,
-            "level": node.level,
-            "name": node.name,
-            "color": list(node.color),
-            "count": node.count,
-        }
-        for node in tree.nodes
-    ]
-    return {
-        "format": FORMAT,
-        "fingerprint": fingerprint,
-        "gaussians": len(tree),
-        "levels": tree.levels,
-        "default_level": tree.default_level,
-        "nodes": nodes,
-    }
 
 
 def load_labels(path: Path | str, gaussians: Gaussians | None = None) -> LabelTree:
@@ -115,10 +91,9 @@ def load_labels(path: Path | str, gaussians: Gaussians | None = None) -> LabelTr
         content = read_json(json_path)
         if content["format"] != FORMAT:
             raise SplatsegError(f"{json_path}: format: expected '{FORMAT}', found {content['format']!r}")
-        nodes = tuple(node_from_json(entry) for entry in content["nodes"])
-        levels, default, fingerprint = int(content["levels"]), int(content["default_level"]), content["fingerprint"]
-        if levels < 1:
-            raise SplatsegError(f"{json_path}: levels: expected at least 1, found {levels}")
+        outline, fingerprint = TreeOutline.from_json(content), content["fingerprint"]
+        if outline.levels < 1:
+            raise SplatsegError(f"{json_path}: levels: expected at least 1, found {outline.levels}")
     except SplatsegError:
         raise
     except FileNotFoundError:
@@ -129,9 +104,9 @@ def load_labels(path: Path | str, gaussians: Gaussians | None = None) -> LabelTr
         raise SplatsegError(
             f"{json_path}: expected labels of the splat with fingerprint {gaussians.fingerprint()}, found {fingerprint}"
         )
-    columns = _label_arrays(path, levels)
+    columns = _label_arrays(path, outline.levels)
     try:
-        tree = LabelTree(np.stack(columns, axis=1).astype(np.int32), nodes, default)
+        tree = LabelTree(np.stack(columns, axis=1).astype(np.int32), outline.nodes, outline.default_level)
     except DAMAGED as error:
         raise SplatsegError(f"{path}: {error}") from None
     if gaussians is not None and len(tree) != len(gaussians):
@@ -155,20 +130,6 @@ def _label_arrays(path: Path, levels: int) -> list[NDArray[np.integer]]:
     if missing:
         raise SplatsegError(f"{source}: expected the labels {', '.join(names)}, found no {missing[0]}")
     return [found[name] for name in names]
-
-
-def node_from_json(entry: Mapping[str, Any]) -> LabelNode:
-    """A label as JSON holds it; raises what :data:`splatseg.core.errors.DAMAGED` lists."""
-    number, parent, level, count = (int(entry[name]) for name in ("id", "parent", "level", "count"))
-    return LabelNode(number, parent, level, count, str(entry["name"]), color_from_json(entry["color"]))
-
-
-def color_from_json(value: Sequence[int]) -> tuple[int, int, int]:
-    """(r, g, b) as JSON holds it; raises as :func:`node_from_json`."""
-    red, green, blue = (int(v) for v in value)
-    if not all(0 <= v <= 255 for v in (red, green, blue)):
-        raise ValueError(f"color: expected three values in 0..255, found {list(value)}")
-    return red, green, blue
 
 
 def save_selection(path: Path | str, gaussians: Gaussians, selection: Selection, report: Report | None = None) -> None:

@@ -68,13 +68,18 @@ def ssim(image: Tensor, target: Tensor) -> Tensor:
     return 1 - photometric_loss(image, target, 1.0)
 
 
-def psnr(image: Tensor, target: Tensor) -> Tensor:
+def psnr(image: Tensor, target: Tensor, counts: Tensor | None = None) -> Tensor:
     """Peak signal-to-noise ratio of images with values in [0, 1]: -10 log10(mean squared difference), dB; scalar.
 
-    Infinite where the images are equal. Arguments and errors of :func:`photometric_loss`.
+    Infinite where the images are equal, NaN where no pixel counts. Arguments and errors of :func:`photometric_loss`;
+    ``counts`` (h, w) bool: the pixels to compare, all if None.
     """
     _check_images(image, target)
-    return -10 * (image - reference.as_image(target, image.dtype)).square().mean().log10()
+    squares = (image - reference.as_image(target, image.dtype)).square()
+    if counts is not None:
+        check_dims("counts", counts, tuple(image.shape[:2]))
+        squares = squares[counts]
+    return -10 * squares.mean().log10()
 
 
 def _check_images(image: Tensor, target: Tensor) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -13,13 +12,14 @@ from torch import Tensor
 from splatseg.core.camera import Camera
 from splatseg.core.errors import SplatsegError
 from splatseg.core.gaussians import Gaussians
-from splatseg.core.label_tree import LabelTree, build_nodes, hue_color
+from splatseg.core.label_tree import LabelTree, build_nodes
+from splatseg.core.palette import hue_color
+from splatseg.core.progress import Report
 from splatseg.core.selection import Selection
 from splatseg.segment.clicks import EMPTY_ALPHA
 from splatseg.segment.picking import trace_few
 from splatseg.session.shared import Content
 
-Report = Callable[[str, float], None]
 ROUNDS = 30  # of 2-means, at most; it settles in a few
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,10 @@ from torch import Tensor
 from splatseg.core.atomic import atomic_write
 from splatseg.core.errors import DAMAGED, SplatsegError, check_dims, check_finite, naming
 from splatseg.core.field import FeatureField
-from splatseg.core.label_tree import LabelNode, LabelTree
+from splatseg.core.label_tree import LabelTree, TreeOutline
+from splatseg.core.palette import color_from_json
 from splatseg.core.reading import regular
 from splatseg.core.selection import Selection
-from splatseg.io.labels import color_from_json, node_from_json
 from splatseg.segment.clicks import Query
 from splatseg.session.shared import Change, Color, Content, SceneObject, check_color, clean_name
 from splatseg.session.state import Pick, Step, gather
@@ -70,10 +70,7 @@ def save(path: Path, content: Content, fingerprint: str, step: Step | None) -> N
     }
     if content.tree is not None:
         arrays["labels"] = content.tree.labels
-        meta["tree"] = {
-            "default_level": content.tree.default_level,
-            "nodes": [asdict(node) for node in content.tree.nodes],
-        }
+        meta["tree"] = content.tree.outline().to_json()
     if step is not None:
         arrays["fixed"] = np.packbits(step.fixed.mask.cpu().numpy())
         meta["picks"] = [{"threshold": pick.threshold} for pick in step.picks]
@@ -122,8 +119,7 @@ class _Written:
     level: int
     objects: list[_WrittenObject]
     ids: NDArray[np.int32]
-    nodes: tuple[LabelNode, ...] | None
-    default_level: int
+    outline: TreeOutline | None
     labels: NDArray[np.int32]
     fixed: NDArray[np.uint8] | None
     picks: list[tuple[float, NDArray[np.float32], NDArray[np.float32]]]
@@ -160,8 +156,7 @@ def _read(path: Path) -> _Written:
             for e in meta["objects"]
         ],
         arrays["ids"].astype(np.int32),
-        None if tree is None else tuple(node_from_json(e) for e in tree["nodes"]),
-        0 if tree is None else int(tree["default_level"]),
+        None if tree is None else TreeOutline.from_json(tree),
         none if tree is None else arrays["labels"].astype(np.int32),
         arrays["fixed"].astype(np.uint8) if "fixed" in arrays else None,
         picks,
@@ -184,10 +179,10 @@ def _objects(written: _Written, n: int) -> tuple[SceneObject, ...]:
 
 
 def _tree(written: _Written, n: int) -> LabelTree | None:
-    if written.nodes is None:
+    if written.outline is None:
         return None
-    nodes = tuple(replace(node, name=clean_name(node.name)) for node in written.nodes)
-    tree = LabelTree(written.labels, nodes, written.default_level)
+    nodes = tuple(replace(node, name=clean_name(node.name)) for node in written.outline.nodes)
+    tree = LabelTree(written.labels, nodes, written.outline.default_level)
     if len(tree) != n or not 0 <= written.level < tree.levels:
         raise SplatsegError(
             f"labels: expected {n} Gaussians and a level of the tree, found {len(tree)} and {written.level}"
