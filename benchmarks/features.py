@@ -44,7 +44,6 @@ from splatseg.core.atomic import write_text
 from splatseg.core.camera import Camera
 from splatseg.core.gaussians import Gaussians
 from splatseg.fit.features import FeatureConfig, fit_features
-from splatseg.fit.hooks import FitHooks
 from splatseg.fit.malloc import freed_memory_kept
 from splatseg.fit.pixel_pools import SamplingConfig
 from splatseg.ops import Contributions, LossConfig
@@ -256,7 +255,7 @@ def measure_fits(gaussians: Gaussians, cameras: list[Camera], lengths: list[int]
     for steps in lengths:
         config = replace(FeatureConfig.from_noise(), dim=CHANNELS, steps=steps, sampling=sampling)
         start = time.perf_counter()
-        fit_features(gaussians, views, lambda _: hierarchy, config, FitHooks(quiet=True))
+        fit_features(gaussians, views, lambda _: hierarchy, config)
         result[f"fit_{steps}_steps_s"] = time.perf_counter() - start
     return result
 

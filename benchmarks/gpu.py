@@ -220,7 +220,7 @@ def fit(args: argparse.Namespace) -> dict[str, Any]:
         )
     device = torch.device(args.device)
     result: dict[str, Any] = {"scene": scene.name, "masks": Path(masks).name, "preset": args.preset}
-    first = Fit(FitInputs(scene, out / "pools", masks, device=args.device), config, quiet=True)
+    first = Fit(FitInputs(scene, out / "pools", masks, device=args.device), config)
     result["whole_seconds"] = seconds(first.execute, device)
     figures = first.figures
     for name in ("geometry", "masks", "features", "labels"):
@@ -230,9 +230,7 @@ def fit(args: argparse.Namespace) -> dict[str, Any]:
     jobs = {"pools": first}
     if not args.no_full_render:
         whole = replace(config, features=replace(config.features, full_render=True))
-        jobs["full_render"] = Fit(
-            FitInputs(scene, out / "full", masks, first.run.geometry, device=args.device), whole, quiet=True
-        )
+        jobs["full_render"] = Fit(FitInputs(scene, out / "full", masks, first.run.geometry, device=args.device), whole)
         result["full_render_features_seconds"] = jobs["full_render"].execute().get("features_seconds")
     if device.type == "cuda":
         result["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9

@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from campaign_cases import GOOD, PATIENCE, SCRIPT_EVERY, environment, script_case
 
-from splatseg.core.progress import Progress
+from splatseg.core.progress import terminal
 
 Result = dict[str, Any]
 
@@ -138,7 +138,7 @@ def do_all(
     for number in numbers:
         waiting.put(number)
     failed, errors = Counter[str](), []
-    with Progress(waiting.qsize(), "campaign", unit="case") as progress:
+    with terminal(False).count(waiting.qsize(), "campaign", unit="case") as progress:
 
         def work(index: int) -> None:
             case, close = make(index)

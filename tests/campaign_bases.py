@@ -80,7 +80,7 @@ def _models(folder: Path) -> None:
 def _run(folder: Path) -> None:
     """A finished run with sidecar labels, a checkpoint of either fit, a session and exports."""
     capture = folder / "capture"
-    fit = Fit(FitInputs(capture, folder / "run/run", str(capture / "masks_2d"), device="cpu"), TINY, quiet=True)
+    fit = Fit(FitInputs(capture, folder / "run/run", str(capture / "masks_2d"), device="cpu"), TINY)
     saved = {"geometry": 10, "features": 5}
 
     def hooks(stage: Stage) -> FitHooks:
@@ -88,7 +88,7 @@ def _run(folder: Path) -> None:
             if state["step"] == saved[stage.name]:
                 fit.run.save_checkpoint(f"{stage.name}-kept", {"digest": stage.key, "state": state})
 
-        return FitHooks(save_checkpoint=keep, checkpoint_seconds=0.0, quiet=True)
+        return FitHooks(save_checkpoint=keep, checkpoint_seconds=0.0)
 
     fit._hooks = hooks  # type: ignore[method-assign]
     fit.execute()

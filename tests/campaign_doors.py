@@ -291,7 +291,7 @@ def fit_again(case: Path, bases: Path) -> None:
     capture = bases / "capture"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        Fit(FitInputs(capture, case / "run", str(capture / "masks_2d"), device="cpu"), TINY, quiet=True).execute()
+        Fit(FitInputs(capture, case / "run", str(capture / "masks_2d"), device="cpu"), TINY).execute()
     open_parts(case, bases)
 
 

@@ -112,7 +112,7 @@ def contents(place: Path) -> dict[str, str]:
     return {
         path.relative_to(place).as_posix(): content(path, place)
         for path in sorted(place.rglob("*"))
-        if path.is_file() and path.name not in ("lock", ".lock", "log.jsonl", "journal")
+        if path.is_file() and path.name not in ("lock", "lock.pid", ".lock", ".lock.pid", "log.jsonl", "journal")
     } | {path.relative_to(place).as_posix(): "folder" for path in place.rglob("*.tmp*") if path.is_dir()}
 
 

@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def scene(folder: Path) -> AblationScene:
     """A splat of a few steps, in ``run`` beside the scene, and the hierarchies."""
     config = FitConfig(geometry=GeometryConfig(steps=20))
-    job = Fit(FitInputs(folder, folder.parent / "run", str(folder / "masks_2d")), config, quiet=True)
+    job = Fit(FitInputs(folder, folder.parent / "run", str(folder / "masks_2d")), config)
     capture = load_colmap(folder)
     gaussians = job.geometry(capture, capture.views, ())
     return AblationScene(load_hierarchical(folder), gaussians, tuple(capture.views), job.hierarchies(capture.views))

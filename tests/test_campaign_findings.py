@@ -226,12 +226,12 @@ def test_a_kill_between_a_stage_and_its_checkpoint_leaves_no_checkpoint(tmp_path
     """The stage was done, so nobody looked at its checkpoint again: it stayed in the run for good."""
     write_scene(tmp_path / "scene", SceneConfig(objects=2, views=4, test_views=1, width=64, height=48))
     inputs = FitInputs(tmp_path / "scene", tmp_path / "run", str(tmp_path / "scene/masks_2d"), device="cpu")
-    Fit(inputs, TINY, quiet=True).execute()
+    Fit(inputs, TINY).execute()
     run = Run.existing(tmp_path / "run")
     for _ in range(2):
         for stage in ("geometry", "features"):
             run.save_checkpoint(stage, {"digest": "of the stage that is done", "state": {}})
-        Fit(inputs, TINY, quiet=True).execute()
+        Fit(inputs, TINY).execute()
         assert list(run.checkpoints.iterdir()) == []
 
 

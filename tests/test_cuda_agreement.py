@@ -262,6 +262,6 @@ def test_feature_fit_is_that_of_the_cpu(device: torch.device, world: Any) -> Non
 def test_geometry_fit(device: torch.device, scene: Any, strategy: str) -> None:  # noqa: F811
     """Random splits differ between devices; what is learned does not, within 1.5 dB after 120 steps."""
     config = SMALL if strategy == "default" else replace(SMALL, refine_stop=0.8).mcmc()
-    found = fit_geometry(scene, config, device=device, hooks=FitHooks(quiet=True))
-    want = fit_geometry(scene, config, hooks=FitHooks(quiet=True))
+    found = fit_geometry(scene, config, device=device, hooks=FitHooks())
+    want = fit_geometry(scene, config, hooks=FitHooks())
     assert psnr(found, scene.views) > psnr(want, scene.views) - 1.5

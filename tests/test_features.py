@@ -22,7 +22,7 @@ from splatseg.masks import MaskSet
 from splatseg.masks.hierarchy import PatchHierarchy, build_hierarchy
 from splatseg.render import render, trace
 
-QUIET = FitHooks(quiet=True)
+QUIET = FitHooks()
 
 
 @pytest.fixture(scope="module")
@@ -101,12 +101,8 @@ def test_resumed_fit_equals_uninterrupted(world: Any) -> None:
         saved.append({k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in state.items()})
 
     config = small(steps=40)
-    whole = fit_features(
-        gaussians, views, hierarchy_of, config, FitHooks(save_checkpoint=keep, checkpoint_seconds=0.0, quiet=True)
-    )
-    resumed = fit_features(
-        gaussians, views, hierarchy_of, config, FitHooks(load_checkpoint=lambda: saved[16], quiet=True)
-    )
+    whole = fit_features(gaussians, views, hierarchy_of, config, FitHooks(save_checkpoint=keep, checkpoint_seconds=0.0))
+    resumed = fit_features(gaussians, views, hierarchy_of, config, FitHooks(load_checkpoint=lambda: saved[16]))
     assert torch.equal(whole.features, resumed.features)
 
 
@@ -280,11 +276,9 @@ def test_resumed_consensus_fit_equals_uninterrupted(world: Any) -> None:
         saved.append({k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in state.items()})
 
     config = small(steps=12, init="segments")
-    hooks = FitHooks(save_checkpoint=keep, checkpoint_seconds=0.0, quiet=True)
+    hooks = FitHooks(save_checkpoint=keep, checkpoint_seconds=0.0)
     whole = fit_features(gaussians, views, hierarchy_of, config, hooks)
-    resumed = fit_features(
-        gaussians, views, hierarchy_of, config, FitHooks(load_checkpoint=lambda: saved[5], quiet=True)
-    )
+    resumed = fit_features(gaussians, views, hierarchy_of, config, FitHooks(load_checkpoint=lambda: saved[5]))
     assert torch.equal(whole.features, resumed.features)
 
 

@@ -51,7 +51,7 @@ def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(capture: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run on :func:`capture`."""
     out = tmp_path_factory.mktemp("runs") / "run"
-    Fit(FitInputs(capture, out, str(capture / "masks_2d")), TINY, quiet=True).execute()
+    Fit(FitInputs(capture, out, str(capture / "masks_2d")), TINY).execute()
     return out
 
 
@@ -124,7 +124,7 @@ def test_run_folder_holds_everything(finished: Path) -> None:
 def test_unchanged_stages_are_not_run_again(capture: Path, finished: Path) -> None:
     stamps = {p: p.stat().st_mtime_ns for p in (finished / "geometry.ply", finished / "features.safetensors")}
     again = replace(TINY, features=replace(TINY.features, steps=21))
-    Fit(FitInputs(capture, finished, str(capture / "masks_2d")), again, quiet=True).execute()
+    Fit(FitInputs(capture, finished, str(capture / "masks_2d")), again).execute()
     geometry, features = stamps
     assert geometry.stat().st_mtime_ns == stamps[geometry], "geometry was kept"
     assert features.stat().st_mtime_ns != stamps[features], "its settings changed"
@@ -132,7 +132,7 @@ def test_unchanged_stages_are_not_run_again(capture: Path, finished: Path) -> No
 
 def test_given_splat_skips_the_geometry(capture: Path, finished: Path, tmp_path: Path) -> None:
     inputs = FitInputs(capture, tmp_path / "run", str(capture / "masks_2d"), splat=finished / "geometry.ply")
-    figures = Fit(inputs, TINY, quiet=True).execute()
+    figures = Fit(inputs, TINY).execute()
     assert "geometry_seconds" not in figures
     given, kept = load_gaussians(finished / "geometry.ply"), load_gaussians(tmp_path / "run" / "geometry.ply")
     assert given.fingerprint() == kept.fingerprint()
@@ -151,7 +151,7 @@ def test_short_options_reach_the_config(capture: Path, finished: Path, tmp_path:
 
 def test_downscaled_capture_with_watershed_masks(capture: Path, tmp_path: Path) -> None:
     config = replace(TINY, downscale=2)
-    Fit(FitInputs(capture, tmp_path / "run"), config, quiet=True).execute()
+    Fit(FitInputs(capture, tmp_path / "run"), config).execute()
     assert (tmp_path / "run" / "labels.ply").is_file()
 
 
@@ -243,6 +243,6 @@ def test_full_disk_keeps_what_was_written(capture: Path, tmp_path: Path) -> None
 
 
 def test_two_fits_in_one_folder(capture: Path, finished: Path) -> None:
-    first = Fit(FitInputs(capture, finished, str(capture / "masks_2d")), TINY, quiet=True)
+    first = Fit(FitInputs(capture, finished, str(capture / "masks_2d")), TINY)
     with first.run.lock(), pytest.raises(SplatsegError, match="in use by process"):
-        Fit(FitInputs(capture, finished, str(capture / "masks_2d")), TINY, quiet=True).execute()
+        Fit(FitInputs(capture, finished, str(capture / "masks_2d")), TINY).execute()

@@ -72,7 +72,7 @@ def similar(capture: Path, to: Path, how: Similarity) -> Path:
 
 
 def fitted(capture: Path, out: Path) -> tuple[Path, dict[str, float]]:
-    return out, Fit(FitInputs(capture, out, str(capture / "masks_2d")), CONFIG, quiet=True).execute()
+    return out, Fit(FitInputs(capture, out, str(capture / "masks_2d")), CONFIG).execute()
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,7 @@ def test_one_camera_has_the_size_of_its_points(base: tuple[Path, Path, dict[str,
     alone = Scene(scene.views[:1], scene.points)
     expected = (scene.points.xyz - scene.views[0].camera.position).norm(dim=1).median()
     assert alone.extent == pytest.approx(float(expected), rel=0.01)
-    gaussians = fit_geometry(alone, replace(CONFIG.geometry, steps=60), hooks=FitHooks(quiet=True))
+    gaussians = fit_geometry(alone, replace(CONFIG.geometry, steps=60), hooks=FitHooks())
     assert psnr(gaussians, alone.views) > 12
 
 
@@ -179,7 +179,7 @@ def test_a_checkpoint_of_another_frame_is_not_taken_up(base: tuple[Path, Path, d
     scene = load_colmap(base[0])
     saved: list[dict[str, object]] = []
     config = replace(CONFIG.geometry, steps=4)
-    fit_geometry(scene, config, hooks=FitHooks(save_checkpoint=saved.append, checkpoint_seconds=-1, quiet=True))
+    fit_geometry(scene, config, hooks=FitHooks(save_checkpoint=saved.append, checkpoint_seconds=-1))
     half = saved[1]  # type: ignore[assignment]
     moved = Scene(scene.views, replace(scene.points, xyz=scene.points.xyz + 0.0), scene.offset)
     steps: list[object] = []
@@ -189,7 +189,6 @@ def test_a_checkpoint_of_another_frame_is_not_taken_up(base: tuple[Path, Path, d
             load_checkpoint=lambda found=checkpoint: found,  # type: ignore[misc]
             save_checkpoint=done.append,
             checkpoint_seconds=-1,
-            quiet=True,
         )
         fit_geometry(moved, config, hooks=hooks)
         steps.append(done[0]["step"])

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from gsplat import DefaultStrategy
+from listener import Listener
 
 from splatseg.core.camera import Camera
 from splatseg.core.errors import SplatsegError
@@ -94,7 +95,7 @@ def test_fit_learns_and_keeps_the_bound(scene: Scene) -> None:
     logged: list[dict[str, Any]] = []
     before = psnr(gaussians_from_points(scene.points, SMALL), scene.views[:2])
     config = replace(SMALL, steps=500)
-    gaussians = fit_geometry(scene, config, scene.views[:2], hooks=FitHooks(log=logged.append, quiet=True))
+    gaussians = fit_geometry(scene, config, scene.views[:2], hooks=FitHooks(reporter=Listener(logged)))
     gaussians.check_finite()
     # clones are chosen on statistics one step old, so a tie may add one more
     assert len(gaussians) <= SMALL.max_gaussians + 1
@@ -106,9 +107,9 @@ def test_fit_learns_and_keeps_the_bound(scene: Scene) -> None:
 def test_resumed_fit_equals_uninterrupted(scene: Scene) -> None:
     """A kill after any checkpoint changes nothing, not even the random splits."""
     saved: list[dict[str, Any]] = []
-    keep = FitHooks(save_checkpoint=lambda s: saved.append(_copied(s)), checkpoint_seconds=0.0, quiet=True)
+    keep = FitHooks(save_checkpoint=lambda s: saved.append(_copied(s)), checkpoint_seconds=0.0)
     whole = fit_geometry(scene, SMALL, hooks=keep)
-    resumed = fit_geometry(scene, SMALL, hooks=FitHooks(load_checkpoint=lambda: saved[69], quiet=True))
+    resumed = fit_geometry(scene, SMALL, hooks=FitHooks(load_checkpoint=lambda: saved[69]))
     assert saved[69]["step"] == 70
     assert resumed.fingerprint() == whole.fingerprint()
 
@@ -123,7 +124,7 @@ def _copied(value: Any) -> Any:
 
 def test_opacity_reset_lowers_all_opacities(scene: Scene) -> None:
     config = replace(SMALL, opacity_reset_every=40, steps=42, refine_stop=1.0, coarse_fraction=0.0)
-    gaussians = fit_geometry(scene, config, hooks=FitHooks(quiet=True))
+    gaussians = fit_geometry(scene, config, hooks=FitHooks())
     # reset to 0.01 at step 40, then one more step of Adam at 0.05 a logit
     assert float(gaussians.opacities.max()) < 0.02
 
@@ -183,16 +184,16 @@ def test_a_kept_photo_is_not_read_again(scene: Scene, ahead: bool) -> None:
 
 def test_photos_begun_ahead_change_nothing(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(SMALL, steps=40)
-    in_turn = fit_geometry(scene, config, hooks=FitHooks(quiet=True))
+    in_turn = fit_geometry(scene, config, hooks=FitHooks())
     monkeypatch.setattr(photos_module, "uploads_beside", lambda device: True)
     monkeypatch.setattr(photos_module, "image_room", lambda device, most: 100_000)
-    assert fit_geometry(scene, config, hooks=FitHooks(quiet=True)).fingerprint() == in_turn.fingerprint()
+    assert fit_geometry(scene, config, hooks=FitHooks()).fingerprint() == in_turn.fingerprint()
 
 
 def test_missing_photo_names_the_file(scene: Scene, ahead: bool) -> None:
     scene.views[0].image_path.unlink()
     with pytest.raises(SplatsegError, match=r"0\.png: image of view"):
-        fit_geometry(scene, replace(SMALL, steps=8), hooks=FitHooks(quiet=True))
+        fit_geometry(scene, replace(SMALL, steps=8), hooks=FitHooks())
 
 
 @pytest.mark.parametrize("field, value", [("steps", 0), ("sh_degree", 4), ("max_gaussians", 0)])

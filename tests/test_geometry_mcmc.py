@@ -52,12 +52,12 @@ def test_relocation_of_two_is_the_formula() -> None:
 def test_grows_to_the_cap_and_learns(scene: Scene) -> None:  # noqa: F811
     few = replace(scene, points=Points(scene.points.xyz[:200], scene.points.rgb[:200]))
     original = gsplat.strategy.ops.compute_relocation
-    fitted = fit_geometry(few, CONFIG, hooks=FitHooks(quiet=True))
+    fitted = fit_geometry(few, CONFIG, hooks=FitHooks())
     # 5 % more at steps 20, 40, 60 and 80 of 120; nothing is ever pruned
     assert len(fitted) == int(int(int(int(200 * 1.05) * 1.05) * 1.05) * 1.05)
     assert psnr(fitted, scene.views) > psnr(gaussians_from_points(few.points, CONFIG), scene.views) + 3
     assert gsplat.strategy.ops.compute_relocation is original, "gsplat is left as it was found"
-    capped = fit_geometry(few, replace(CONFIG, max_gaussians=205), hooks=FitHooks(quiet=True))
+    capped = fit_geometry(few, replace(CONFIG, max_gaussians=205), hooks=FitHooks())
     assert len(capped) == 205
 
 
@@ -65,9 +65,9 @@ def test_resumed_fit_equals_uninterrupted(scene: Scene) -> None:  # noqa: F811
     """Noise is added every step, so the generator's state must come back too."""
     saved: list[dict[str, Any]] = []
     config = replace(CONFIG, steps=60)
-    keep = FitHooks(save_checkpoint=lambda s: saved.append(_copied(s)), checkpoint_seconds=0.0, quiet=True)
+    keep = FitHooks(save_checkpoint=lambda s: saved.append(_copied(s)), checkpoint_seconds=0.0)
     whole = fit_geometry(scene, config, hooks=keep)
-    resumed = fit_geometry(scene, config, hooks=FitHooks(load_checkpoint=lambda: saved[29], quiet=True))
+    resumed = fit_geometry(scene, config, hooks=FitHooks(load_checkpoint=lambda: saved[29]))
     assert resumed.fingerprint() == whole.fingerprint()
 
 

@@ -147,7 +147,7 @@ def test_a_stopped_run_goes_on_where_it_was(views: list[View], tmp_path: Path) -
         first = [next(each).to_coco() for _ in range(3)]
     stored = {path.name: path.stat().st_mtime_ns for path in cache.folder.iterdir()}
     assert sorted(stored) == ["0.png.npz", "1.png.npz", "2.png.npz"]
-    summary = run_masks(views, MaskJob(cache, coco=tmp_path / "coco", quiet=True))
+    summary = run_masks(views, MaskJob(cache, coco=tmp_path / "coco"))
     assert (summary.made, summary.kept) == (3, 3) and len(list((tmp_path / "coco").iterdir())) == 6
     assert all((cache.folder / name).stat().st_mtime_ns == when for name, when in stored.items())
     again = [masks.to_coco() for masks in cache.all_masks(views)]

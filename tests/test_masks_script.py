@@ -19,11 +19,11 @@ from test_sam_everything import LOOSE, build_sam, photo
 from test_sam_source import tiny_model
 
 from splatseg.core.errors import SplatsegError
+from splatseg.core.palette import palette
 from splatseg.core.scene import View
 from splatseg.draw.mask_preview import (
     hierarchy_preview,
     mask_overlay,
-    palette,
     patch_overlay,
     pixel_levels,
     telling_pixel,
@@ -219,7 +219,7 @@ def test_coco_of_sam_keeps_its_scores(photos: Path, tmp_path: Path) -> None:
     view = View("a.png", view_camera(64, 48), photos / "a.png")
     torch.save(build_sam().state_dict(), tmp_path / "tiny.pth")
     source = SamMasks(replace(LOOSE, checkpoint=tmp_path / "tiny.pth", device="cpu"), load=tiny_model)
-    job = MaskJob(MaskCache(tmp_path / "masks", source), coco=tmp_path / "coco", quiet=True)
+    job = MaskJob(MaskCache(tmp_path / "masks", source), coco=tmp_path / "coco")
     summary = run_masks([view], job)
     assert (summary.made, summary.kept) == (1, 0)
     records = json.loads((tmp_path / "coco/a.json").read_text())

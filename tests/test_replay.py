@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from listener import Listener
 from test_features import small, world  # noqa: F401  (a fixture)
 
 from splatseg.core.errors import SplatsegError
@@ -91,7 +92,7 @@ def test_fit_reports_every_twentieth(world: Any, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr("splatseg.fit.features.can_replay", lambda _, on=replays: on)
         entries: list[dict[str, Any]] = []
         fit_features(
-            gaussians, views, hierarchy_of, small(steps=45, sampling=WHOLE), FitHooks(log=entries.append, quiet=True)
+            gaussians, views, hierarchy_of, small(steps=45, sampling=WHOLE), FitHooks(reporter=Listener(entries))
         )
         logs.append(entries)
     assert [e["step"] for e in logs[0]] == [e["step"] for e in logs[1]] == list(range(2, 46, 2))
@@ -183,7 +184,7 @@ def test_stack_keeps_rows_patches_and_masks_together(world: Any) -> None:  # noq
 def test_gradients_that_are_not_finite_are_told_afterwards() -> None:
     features = torch.randn(6, 4)
     optimizer = SparseFeatureAdam(features, AdamConfig())
-    rates = torch.tensor(optimizer.rates(1), dtype=torch.float64)
+    rates = torch.tensor(optimizer.config.rates(1), dtype=torch.float64)
     for row in (4, 2):
         grad = torch.ones(6, 4)
         grad[row, 1] = torch.nan
@@ -203,7 +204,7 @@ def test_step_at_is_step() -> None:
         for optimizer in (one, other):
             optimizer.accumulate_dense(grad)
         one.step(0.01 * step)
-        other.step_at(torch.tensor(other.rates(step, 0.01 * step), dtype=torch.float64))
+        other.step_at(torch.tensor(other.config.rates(step, 0.01 * step), dtype=torch.float64))
     # In float32, 1 - 0.999 is off by 5e-5 of itself where it is not taken in float64: half that in the step of 0.1.
     torch.testing.assert_close(*twins, rtol=0, atol=5e-6)
     assert SimpleNamespace(a=one.steps, b=other.steps) == SimpleNamespace(a=4, b=0)

@@ -305,13 +305,13 @@ def test_two_fits_in_one_folder_are_refused_and_a_dead_ones_lock_is_taken_over(t
     finally:
         process.kill()
         process.communicate()
-    assert (run.folder / "lock").read_text() == f"{process.pid}\n"  # the stale file is still there
+    assert (run.folder / "lock.pid").read_text() == f"{process.pid}\n"  # the stale files are still there
     leftover = run.folder / "checkpoints" / ".geometry.1-ab.tmp.pt"
     leftover.parent.mkdir()
     leftover.write_bytes(b"half")
     with run.lock():
         assert not leftover.exists()
-        assert (run.folder / "lock").read_text() == f"{os.getpid()}\n"
+        assert (run.folder / "lock.pid").read_text() == f"{os.getpid()}\n"
     with run.lock():  # and it can be taken again
         pass
 

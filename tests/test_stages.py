@@ -82,7 +82,7 @@ def write_text_model(folder: Path) -> None:
 
 
 def fit(room: Path, config: FitConfig = TINY) -> None:
-    Fit(FitInputs(room / "scene", room / "run", str(room / "scene/masks_2d")), config, quiet=True).execute()
+    Fit(FitInputs(room / "scene", room / "run", str(room / "scene/masks_2d")), config).execute()
 
 
 def changed(room: Path, act: Callable[[], object]) -> set[str]:
@@ -228,14 +228,14 @@ def test_masks_made_ahead_are_taken_and_never_overwritten(
     monkeypatch.setenv("SPLATSEG_OFFLINE", "1")
     monkeypatch.setenv("SPLATSEG_CACHE", str(tmp_path / "cache"))
     for _ in range(2):
-        Fit(FitInputs(capture, run), TINY, quiet=True).execute()
+        Fit(FitInputs(capture, run), TINY).execute()
         assert [line for line in caplog.messages if "taking those of 'sam'" in line and "sam-" in line]
         caplog.clear()
         assert (
             HierarchyFolder(run / "hierarchy")["train_001.jpg"].membership.shape[0] == 4
         )  # one half, the other, both, none
         assert masks_of(run, "sam") == made and not masks_of(run, "watershed")
-        Fit(FitInputs(capture, run, "watershed"), TINY, quiet=True).execute()
+        Fit(FitInputs(capture, run, "watershed"), TINY).execute()
         assert "hierarchy: masks changed, made anew" in caplog.messages
         caplog.clear()
         assert masks_of(run, "sam") == made and len(masks_of(run, "watershed")) == 4
@@ -255,7 +255,7 @@ def test_of_masks_made_ahead_the_newest_are_taken(
     assert json.loads((newest / "source.json").read_text())["settings"]["min_area"] == 20
     before = (newest / "train_002.jpg.npz").read_bytes()
     (newest / "train_002.jpg.npz").unlink()
-    Fit(FitInputs(capture, run), TINY, quiet=True).execute()
+    Fit(FitInputs(capture, run), TINY).execute()
     assert f"in {newest}, the newest of 2" in caplog.text
     assert (newest / "train_002.jpg.npz").read_bytes() == before
     assert len(list((run / "masks").iterdir())) == 2
@@ -391,7 +391,7 @@ def test_a_moved_capture_is_fitted_on_in_its_run(room: Path, caplog: pytest.LogC
     masks = str(room / "moved/masks_2d")
 
     def again() -> None:
-        Fit(FitInputs(room / "moved", room / "run", masks), TINY, quiet=True).execute()
+        Fit(FitInputs(room / "moved", room / "run", masks), TINY).execute()
 
     assert changed(room, again) == set()
     assert [line for line in caplog.messages if f"its capture is in {room / 'moved'} now" in line]
@@ -421,7 +421,7 @@ def test_another_capture_does_not_take_over_a_run(room: Path, tmp_path: Path) ->
     before = contents(room / "run")
     for _ in range(2):
         with pytest.raises(SplatsegError, match=r"run: scene: .*other with 0 of its 4 photos; choose another --out"):
-            Fit(FitInputs(tmp_path / "other", room / "run"), TINY, quiet=True).execute()
+            Fit(FitInputs(tmp_path / "other", room / "run"), TINY).execute()
         assert run_script("masks.py", tmp_path / "other", "--out", room / "run", "--source", "watershed") == 2
         found = contents(room / "run")
         assert {name: found[name] for name in before if name != "lock"} == {
@@ -449,7 +449,7 @@ def test_found_poses_go_with_a_moved_capture_and_are_not_given_up_for_another(
     run = room / "sfm-run"
 
     def again(scene: Path) -> None:
-        Fit(FitInputs(scene, run, str(room / "masks"), sfm=True), TINY, quiet=True).execute()
+        Fit(FitInputs(scene, run, str(room / "masks"), sfm=True), TINY).execute()
 
     (room / "scene/masks_2d").rename(room / "masks")
     again(room / "scene")

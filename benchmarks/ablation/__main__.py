@@ -31,6 +31,7 @@ from benchmarks.ablation.rows import TABLES
 from benchmarks.ablation.stress import StressRow, run_stress, stress_to_json, stress_to_markdown
 from splatseg.core.atomic import write_text
 from splatseg.core.errors import SplatsegError
+from splatseg.core.progress import terminal
 from splatseg.evaluate.hierarchical import load_hierarchical
 from splatseg.fit.geometry import GeometryConfig
 from splatseg.fit.pipeline import Fit, FitConfig, FitInputs
@@ -105,7 +106,7 @@ def prepare(arguments: Arguments, index: int) -> AblationScene:
     if splat is not None and splat.is_dir():
         splat = splat / "geometry.ply"
     inputs = FitInputs(folder, arguments.out / folder.name, str(folder / arguments.masks), splat)
-    job = Fit(inputs, FitConfig(geometry=arguments.fit), arguments.quiet)
+    job = Fit(inputs, FitConfig(geometry=arguments.fit), terminal(arguments.quiet))
     with job.run.lock():
         scene = load_colmap(folder)
         take_capture(job.run, folder, scene.views)

@@ -21,13 +21,12 @@ from benchmarks.ablation.rows import Row, Table
 from splatseg.core.atomic import write_text
 from splatseg.core.errors import SplatsegError
 from splatseg.core.gaussians import Gaussians
-from splatseg.core.progress import Progress
+from splatseg.core.progress import terminal
 from splatseg.core.reading import read_json
 from splatseg.core.scene import View
 from splatseg.evaluate.ceiling import evaluate_ceiling
 from splatseg.evaluate.hierarchical import HierarchicalScene, Report, evaluate_scene
 from splatseg.fit.features import FeatureConfig, fit_features
-from splatseg.fit.hooks import FitHooks
 from splatseg.io.run import digest
 from splatseg.masks.hierarchy import HierarchyFolder
 from splatseg.segment.levels import LevelConfig
@@ -91,9 +90,8 @@ class Cell:
             report, fitted = evaluate_ceiling(self.scene.gaussians, self.scene.gt, self.scene.views), start
         else:
             hierarchies = self.scene.hierarchies
-            hooks = FitHooks(quiet=True)
             field = fit_features(
-                self.scene.gaussians, self.scene.views, lambda view: hierarchies[view.name], self.config, hooks
+                self.scene.gaussians, self.scene.views, lambda view: hierarchies[view.name], self.config
             )
             fitted = time.perf_counter()
             report = evaluate_scene(self.scene.gaussians, field, self.scene.gt)
@@ -173,7 +171,7 @@ def measure_cells(
     """Those of ``cells`` that have no result yet; arguments and result as :func:`run_plan`."""
     missing = [cell for cell in cells if read_cell(cell, folder) is None]
     failures = []
-    with Progress(len(cells), "ablation", unit="cell", initial=len(cells) - len(missing), quiet=quiet) as progress:
+    with terminal(quiet).count(len(cells), "ablation", "cell", len(cells) - len(missing)) as progress:
         for cell in missing:
             try:
                 result = cell.measure()

@@ -23,7 +23,7 @@ from splatseg.cli.finished_run import load_field
 from splatseg.core.atomic import write_text
 from splatseg.core.field import FeatureField
 from splatseg.core.gaussians import Gaussians
-from splatseg.core.progress import Progress
+from splatseg.core.progress import terminal
 from splatseg.evaluate.ceiling import evaluate_ceiling
 from splatseg.evaluate.datasets import load_lerf_mask, load_mvseg, load_nvos, load_replica
 from splatseg.evaluate.hierarchical import HierarchicalScene, Report, evaluate_scene, load_hierarchical
@@ -70,7 +70,7 @@ class Arguments:
 
 def measure_ceiling(gaussians: Gaussians, gt: HierarchicalScene, quiet: bool) -> Report:
     views = load_colmap(gt.folder).in_frame(gaussians.offset).views
-    with Progress(len(views), "ceiling", unit="view", quiet=quiet) as progress:
+    with terminal(quiet).count(len(views), "ceiling", unit="view") as progress:
         return evaluate_ceiling(gaussians, gt, views, report=lambda name, share: progress.advance())
 
 

@@ -21,7 +21,7 @@ from splatseg.core.errors import SplatsegError
 from splatseg.core.field import FeatureField
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.label_tree import LabelTree
-from splatseg.core.progress import Progress
+from splatseg.core.progress import Percent, terminal
 from splatseg.io.labels import load_labels, save_labels
 from splatseg.io.run import Run
 from splatseg.segment.discretize import ClusterConfig, discretize
@@ -48,15 +48,8 @@ class Arguments:
 
 def cluster(gaussians: Gaussians, features: FeatureField, config: ClusterConfig, quiet: bool) -> LabelTree:
     """A new tree, with progress in percent."""
-    with Progress(100, "labels", unit="%", quiet=quiet) as progress:
-        done = 0
-
-        def report(step: str, share: float) -> None:
-            nonlocal done
-            progress.advance(round(100 * share) - done, step=step)
-            done = round(100 * share)
-
-        return discretize(gaussians, features, config, report)
+    with Percent(terminal(quiet), "labels") as reporter:
+        return discretize(gaussians, features, config, reporter.report)
 
 
 def main() -> None:

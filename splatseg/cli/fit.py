@@ -17,6 +17,7 @@ import tyro
 
 from splatseg.cli.endings import last_given, parse
 from splatseg.core.errors import SplatsegError
+from splatseg.core.progress import terminal
 from splatseg.fit.pipeline import Fit, FitConfig, FitInputs
 from splatseg.io.colmap import find_model
 
@@ -73,7 +74,7 @@ def main() -> None:
         config = replace(config, downscale=arguments.downscale)
     if arguments.full_render:
         config = replace(config, features=replace(config.features, full_render=True))
-    figures = Fit(inputs, config, arguments.quiet).execute()
+    figures = Fit(inputs, config, terminal(arguments.quiet)).execute()
     for name, value in figures.items():
         if not isinstance(value, dict):  # tables that scripts/evaluate.py added
             print(f"{name:>20}  {value}")

@@ -23,12 +23,12 @@ from splatseg.cli.endings import last_given, parse
 from splatseg.core.camera import Camera
 from splatseg.core.errors import SplatsegError
 from splatseg.core.photos import find_photos, photo_size, photo_suffixes
-from splatseg.core.progress import Progress
+from splatseg.core.progress import SILENT, Reporter, terminal
 from splatseg.core.scene import View
 from splatseg.draw.mask_preview import Pixels, hierarchy_preview
 from splatseg.fit.masks_job import MaskJob, first_rank_first, process_share, run_masks
 from splatseg.io.colmap import find_model, has_model, load_colmap
-from splatseg.io.run import Run
+from splatseg.io.run import Run, RunLog
 from splatseg.io.run_scene import take_capture
 from splatseg.masks import MaskSource, mask_source
 from splatseg.masks.cache import MaskCache
@@ -59,7 +59,7 @@ class Options:
     preset: Preset = "default"
     """16x16 points, 32x32 points, 32x32 points and a layer of crops; --sam.* overrides."""
     sam_checkpoint: Path | None = None
-    """Weights; without it the official ones, from $SPLATSEG_CACHE (default ~/.cache/splatseg) or downloaded there."""
+    """Weights; without it the official ones, from $SPLATSEG_CACHE (default: the user's cache folder)."""
     sam: SamConfig = field(default_factory=SamConfig)
     watershed: WatershedConfig = field(default_factory=WatershedConfig)
     preview: bool = False
@@ -82,7 +82,8 @@ def make(options: Options) -> None:
                 if share.rank == 0:
                     run_folder.remove_leftovers()
                 views = load_views(options)
-                source = source_of(options, views, quiet=options.quiet or share.rank != 0)
+                reporter = terminal(options.quiet or share.rank != 0)
+                source = source_of(options, views, reporter)
                 cache = MaskCache(run_folder.masks, source)
                 if share.rank == 0:
                     take_capture(run_folder, scene_folder(options), views)
@@ -95,8 +96,7 @@ def make(options: Options) -> None:
             cache.folder / "preview" if options.preview else None,
             lambda image, masks: picture_of_hierarchy(image, masks, options.pixel),
             options.coco,
-            run_folder.log,
-            options.quiet,
+            RunLog(run_folder, reporter),
             tuple(view.name for view in views),
         )
         summary = run_masks(views, job, share)
@@ -149,9 +149,9 @@ def device_of_rank(rank: int) -> None:
         torch.cuda.set_device(rank % torch.cuda.device_count())
 
 
-def source_of(options: Options, views: Sequence[View], quiet: bool) -> MaskSource:
+def source_of(options: Options, views: Sequence[View], reporter: Reporter = SILENT) -> MaskSource:
     if options.source == "sam":
-        return SamMasks(sam_config(options), on_bytes=None if quiet else DownloadBar())
+        return SamMasks(sam_config(options), reporter)
     config = options.watershed if options.source == "watershed" else None
     return mask_source(options.source, views, config)
 
@@ -172,24 +172,6 @@ def options_of() -> Options:
 def picture_of_hierarchy(image: Pixels, masks: MaskSet, pixel: tuple[int, int] | None) -> Image.Image:
     hierarchy = build_hierarchy(masks, HierarchyConfig())
     return hierarchy_preview(image, hierarchy.patch_ids, hierarchy.membership, pixel)
-
-
-class DownloadBar:
-    """Progress of the weights' download, in MB."""
-
-    def __init__(self) -> None:
-        self._bar: Progress | None = None
-        self._shown = 0
-
-    def __call__(self, done: int, total: int) -> None:
-        megabytes = done // 1_000_000
-        if self._bar is None:
-            self._bar, self._shown = Progress(total // 1_000_000, "weights", unit="MB", initial=megabytes), megabytes
-        if megabytes > self._shown:
-            self._bar.advance(megabytes - self._shown)
-            self._shown = megabytes
-        if done == total:
-            self._bar.__exit__(None, None, None)
 
 
 def main() -> None:

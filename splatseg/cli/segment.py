@@ -18,7 +18,7 @@ from splatseg.cli.finished_run import load_field
 from splatseg.core.atomic import remove_leftovers
 from splatseg.core.errors import SplatsegError
 from splatseg.core.gaussians import Gaussians
-from splatseg.core.progress import Progress
+from splatseg.core.progress import terminal
 from splatseg.core.scene import Scene
 from splatseg.core.selection import Selection
 from splatseg.io.labels import save_selection
@@ -81,7 +81,7 @@ def write(out: Path, gaussians: Gaussians, selection: Selection, scene: Scene, q
     for folder in {out.parent, *(path.parent for path in mask_paths(out.with_suffix(""), scene.views).values())}:
         remove_leftovers(folder)  # what a killed call was writing
     save_selection(out, gaussians, selection)
-    with Progress(len(scene.views), "masks", unit="view", quiet=quiet) as progress:
+    with terminal(quiet).count(len(scene.views), "masks", unit="view") as progress:
         save_masks(out.with_suffix(""), gaussians, selection, scene.views, lambda name, share: progress.advance())
 
 

@@ -9,7 +9,7 @@ share of it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch import Tensor
 import splatseg.render as rendering
 from splatseg.core.errors import SplatsegError
 from splatseg.core.gaussians import Gaussians
+from splatseg.core.progress import Report as ToReport
 from splatseg.core.scene import View
 from splatseg.evaluate.hierarchical import HierarchicalScene, QueryResult, Report, checked_levels
 from splatseg.evaluate.metrics import best_threshold, boundary_iou
@@ -30,7 +31,7 @@ def evaluate_ceiling(
     gt: HierarchicalScene,
     train_views: Sequence[View],
     stride: int = 2,
-    report: Callable[[str, float], None] | None = None,
+    report: ToReport | None = None,
 ) -> Report:
     """Protocol (a) with labels from the truth in place of features.
 
@@ -80,7 +81,7 @@ def node_weights(
     gt: HierarchicalScene,
     views: Sequence[View],
     stride: int,
-    report: Callable[[str, float], None] | None = None,
+    report: ToReport | None = None,
 ) -> Tensor:
     """(n, m + 1) blending weight of each Gaussian on pixels whose finest label is node 1..m (column 0: no surface)."""
     if not views:

@@ -28,7 +28,7 @@ from torch import Tensor
 from splatseg.core.errors import SplatsegError
 from splatseg.core.field import FeatureField
 from splatseg.core.gaussians import Gaussians
-from splatseg.core.progress import Progress
+from splatseg.core.progress import SILENT, Counter, Reporter
 from splatseg.core.scene import View
 from splatseg.core.segments import Segments
 from splatseg.fit.hooks import FitHooks
@@ -196,7 +196,7 @@ def fit_features(
         views: training views.
         hierarchy_of: loads the patch hierarchy of a view, called at most twice a view.
         config: see :class:`FeatureConfig`.
-        hooks: checkpoints and log; a checkpoint found there is taken up.
+        hooks: checkpoints and reporter; a checkpoint found there is taken up.
 
     Returns:
         The field, on the CPU.
@@ -210,10 +210,10 @@ def fit_features(
     saved = hooks.load_checkpoint()
     before = float(saved["seconds"]) if saved else 0.0
     started = last_saved = time.monotonic()
-    first = trainer.restore(saved) if saved else trainer.start(hooks.quiet)
+    first = trainer.restore(saved) if saved else trainer.start(hooks.reporter)
     report_every = max(config.steps // 20, 1)
     done = first
-    with freed_memory_kept(), Progress(config.steps, "features", initial=first, quiet=hooks.quiet) as progress:
+    with freed_memory_kept(), hooks.reporter.count(config.steps, "features", initial=first) as progress:
         while done < config.steps:
             until = min((done // report_every + 1) * report_every, config.steps)
             made, loss = trainer.advance(done, until)
@@ -223,7 +223,7 @@ def fit_features(
             if done % report_every == 0:
                 if not math.isfinite(loss):
                     raise SplatsegError(f"features: expected a finite loss, found {loss} at step {done}")
-                hooks.log({"stage": "features", "step": done, "seconds": round(seconds, 3), "loss": loss})
+                hooks.reporter.log({"stage": "features", "step": done, "seconds": round(seconds, 3), "loss": loss})
                 progress.advance(0, loss=f"{loss:.3f}")
             if time.monotonic() - last_saved > hooks.checkpoint_seconds:
                 hooks.save_checkpoint({**trainer.checkpoint(done), "seconds": seconds})
@@ -252,11 +252,11 @@ class FeatureTrainer:
         """(n,) bool: Gaussians in an agreed segment, which ``hold_segments`` keeps; None before :meth:`start`."""
         self.segments: Segments | None = None
 
-    def start(self, quiet: bool = True) -> int:
+    def start(self, reporter: Reporter = SILENT) -> int:
         """Set the first features as ``config.init`` says; returns 0, the number of steps done."""
         self.held = torch.zeros(len(self.gaussians), dtype=torch.bool, device=self.features.device)
         if self.config.init == "segments":
-            with Progress(len(self.views), "segments", quiet=quiet) as progress:
+            with reporter.count(len(self.views), "segments") as progress:
                 pools = self._evidence(progress)
                 found = find_segments(pools, len(self.gaussians), self.config.mask_clustering, self.config.seed)
             self.segments = complete(found, self.gaussians, self.config.regions)
@@ -287,7 +287,7 @@ class FeatureTrainer:
         nearest = torch.from_numpy(known[nearest_of(means[known], means[blank])]).to(self.features.device)
         self.features[unmoved] = self.features[nearest]
 
-    def _evidence(self, progress: Progress) -> Iterator[PixelPool]:
+    def _evidence(self, progress: Counter) -> Iterator[PixelPool]:
         """A pool a view, of pixels in and outside masks; none is kept."""
         clustering = self.config.mask_clustering
         pixels = max(min(clustering.pixels, clustering.total_pixels // len(self.views)), 1)

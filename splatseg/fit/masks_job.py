@@ -18,7 +18,7 @@ from PIL import Image
 
 from splatseg.core.atomic import atomic_write, remove_leftovers, write_text
 from splatseg.core.errors import SplatsegError
-from splatseg.core.progress import Progress
+from splatseg.core.progress import SILENT, Reporter
 from splatseg.core.scene import View
 from splatseg.draw.mask_preview import Pixels, mask_overlay
 from splatseg.io.names import by_stem, run_path
@@ -47,8 +47,7 @@ class MaskJob:
         preview: folder for overlay PNGs; None: none are drawn.
         hierarchy_picture: draws the second picture of a preview from a photo and its masks; None: there is none.
         coco: folder for COCO run-length JSON, as ``amg.py --convert-to-rle`` writes it; None: none is written.
-        log: called with a record of each view.
-        quiet: no progress on stderr.
+        reporter: hears of progress and a record of each view.
         names: of all views, so that no two write one COCO file.
     """
 
@@ -56,8 +55,7 @@ class MaskJob:
     preview: Path | None = None
     hierarchy_picture: HierarchyPicture | None = None
     coco: Path | None = None
-    log: Callable[[dict[str, object]], None] = lambda record: None
-    quiet: bool = False
+    reporter: Reporter = SILENT
     names: tuple[str, ...] = ()
 
     def overlay_path(self, view: View) -> Path | None:
@@ -143,7 +141,7 @@ def run_masks(views: Sequence[View], job: MaskJob, share: Share = Share()) -> Su
     new = {view.name for view in to_find}
     with (
         closing(find_masks(job.cache.source, to_find, shared_by=share.world)) as new_masks,
-        Progress(len(mine), "masks", unit="view", quiet=job.quiet or share.rank != 0) as progress,
+        job.reporter.count(len(mine), "masks", unit="view") as progress,
     ):
         for view in mine:
             begun = time.perf_counter()
@@ -154,7 +152,7 @@ def run_masks(views: Sequence[View], job: MaskJob, share: Share = Share()) -> Su
             if is_new:
                 seconds = round(time.perf_counter() - begun, 3)
                 record = {"stage": "masks", "view": view.name, "rank": share.rank, "masks": len(found)}
-                job.log({**record, "seconds": seconds})
+                job.reporter.log({**record, "seconds": seconds})
             progress.advance(masks=str(len(found)))
     made, masks = _added_up([made, masks], share)
     return Summary(made, len(views) - made, masks, time.perf_counter() - start)

@@ -12,7 +12,7 @@ import json
 import logging
 import resource
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,11 +27,11 @@ from splatseg.core.errors import SplatsegError
 from splatseg.core.field import FeatureField
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.label_tree import LabelTree
-from splatseg.core.progress import Progress
+from splatseg.core.progress import SILENT, Reporter
 from splatseg.core.reading import read_json
 from splatseg.core.scene import Scene, View
 from splatseg.draw.mask_preview import hierarchy_preview
-from splatseg.draw.sheets import contact_sheet
+from splatseg.draw.sheets import run_sheet
 from splatseg.fit.features import FeatureConfig, fit_features
 from splatseg.fit.geometry import GeometryConfig, fit_geometry, psnr
 from splatseg.fit.given import Agreement, check_agreement, given_splat
@@ -39,7 +39,7 @@ from splatseg.fit.hooks import FitHooks
 from splatseg.fit.stages import Stage, cameras_digests, folder_digest, photos_digest, tensors_digest
 from splatseg.io.labels import load_labels, save_labels
 from splatseg.io.ply import load_gaussians, save_gaussians
-from splatseg.io.run import Run, digest
+from splatseg.io.run import Run, RunLog, digest
 from splatseg.io.run_scene import load_run_scene, take_capture
 from splatseg.io.test_cameras import load_test_views
 from splatseg.masks import MaskSource, mask_source
@@ -112,10 +112,10 @@ def _preview(view: View, hierarchies: HierarchyFolder) -> Image.Image:
 class Fit:
     """One run of the main job. :meth:`execute` does all stages; each may be called on its own, in order."""
 
-    def __init__(self, inputs: FitInputs, config: FitConfig, quiet: bool = False) -> None:
+    def __init__(self, inputs: FitInputs, config: FitConfig, reporter: Reporter = SILENT) -> None:
         self.inputs = inputs
         self.config = config
-        self.quiet = quiet
+        self.reporter = reporter
         self.device = choose_device(inputs.device)
         if not inputs.scene.is_dir():
             raise SplatsegError(f"{inputs.scene}: expected a folder with a COLMAP capture, found none")
@@ -270,7 +270,7 @@ class Fit:
         masks_found = 0
         with (
             closing(cache.all_masks(train)) as found,
-            Progress(len(train), "masks", unit="view", quiet=self.quiet) as progress,
+            self.reporter.count(len(train), "masks", unit="view") as progress,
         ):
             for view, masks in zip(train, found, strict=True):
                 masks_found += len(masks)
@@ -352,7 +352,7 @@ class Fit:
         )
         if self._is_done(stage):
             return
-        contact_sheet(
+        run_sheet(
             self.run.contact_sheet,
             gaussians.to(self.device),
             field.unit.to(self.device),
@@ -407,11 +407,10 @@ class Fit:
         def save(state: dict[str, Any]) -> None:
             self.run.save_checkpoint(stage.name, {"digest": stage.key, "state": state})
 
-        def log_figures(figures: dict[str, Any]) -> None:
-            self.run.log(figures)
+        def note(figures: Mapping[str, Any]) -> None:
             self._note(**{f"{stage.name}_seconds": round(figures["seconds"], 1)})  # with what went before a kill
 
-        return FitHooks(load_checkpoint=load, save_checkpoint=save, log=log_figures, quiet=self.quiet)
+        return FitHooks(load, save, RunLog(self.run, self.reporter, note))
 
     def _finish(self, stage: Stage, outputs: Sequence[Path]) -> None:
         self.run.mark_done(stage.name, stage.key, outputs, stage.inputs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from splatseg.core.progress import Reporter, terminal
 from splatseg.fit.pipeline import Fit, FitConfig, FitInputs
 from splatseg.segment.splat import SegmentableSplat
 
@@ -15,6 +16,7 @@ def fit_scene(
     config: FitConfig | str = "default",
     device: str = "auto",
     quiet: bool = True,
+    reporter: Reporter | None = None,
 ) -> SegmentableSplat:
     """Fit a splat with features to a capture, label it, and leave everything in the run folder ``out``: what
     ``python scripts/fit.py SCENE --out OUT`` does. Stages that are done are not done again.
@@ -26,6 +28,7 @@ def fit_scene(
         config: settings, or the name of a preset: "fast", "default", "quality".
         device: "auto", "cpu" or "cuda".
         quiet: no progress on stderr.
+        reporter: hears of progress in place of stderr, and may cancel the fit; it is taken up by the next call.
 
     Returns:
         The splat and its features, on the CPU.
@@ -35,6 +38,6 @@ def fit_scene(
     """
     chosen = FitConfig.preset(config) if isinstance(config, str) else config
     inputs = FitInputs(Path(scene), Path(out), None if masks is None else str(masks), device=device)
-    fit = Fit(inputs, chosen, quiet)
+    fit = Fit(inputs, chosen, reporter or terminal(quiet))
     fit.execute()
     return SegmentableSplat.load(fit.run.geometry, fit.run.features)

@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 
 from splatseg.core.atomic import atomic_write, remove_leftovers, temporary_name
+from splatseg.core.cache_folder import cache_folder
 from splatseg.core.camera import Camera
 from splatseg.core.errors import SplatsegError, naming
 from splatseg.core.photos import find_photos, has_alpha, photo_size, read_photo
@@ -338,10 +339,6 @@ def _undistorted_photos(model: Model, root: Path, names: dict[str, str]) -> _Pho
 # The whole -------------------------------------------------------------------------------------------------------
 
 
-def _default_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "splatseg"
-
-
 def _view(image: ModelImage, camera: ModelCamera, photos: _Photos, frame: CaptureFrame, where: Path) -> View:
     with naming(f"{where}: view '{image.name}'"):
         pinhole = Camera(
@@ -383,7 +380,7 @@ def load_colmap(
         folder: scene folder with the model in ``sparse/N``, ``sparse`` or itself (binary or text), or with a
             ``transforms.json``.
         downscale: whole factor by which the photos are shrunk, 1 or more.
-        cache: where resized and undistorted photos are kept; ``$XDG_CACHE_HOME/splatseg`` if not given.
+        cache: where resized and undistorted photos are kept; ``core.cache_folder.cache_folder()`` if not given.
         images: folder of the photos, ``images`` beside the model if not given.
         model: of several models the one called so, see :func:`find_model`.
         no_masks: a folder that is none of masks of the capture, though it is called so (what ``--masks`` names).
@@ -394,7 +391,7 @@ def load_colmap(
     """
     folder = Path(folder)
     check_downscale(downscale)
-    cache = Path(cache) if cache is not None else _default_cache()
+    cache = Path(cache) if cache is not None else cache_folder()
     model_folder, poses = _poses(folder, model)
     check_distinct([image.name for image in poses.images], cache)
     root = Path(images) if images is not None else _image_root(folder, model_folder, poses.images[0].name)

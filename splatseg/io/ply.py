@@ -10,7 +10,7 @@ import io
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from torch import Tensor
 from splatseg.core.atomic import atomic_write
 from splatseg.core.errors import DAMAGED, SplatsegError
 from splatseg.core.gaussians import Gaussians
+from splatseg.core.progress import Report
 from splatseg.core.reading import read_bytes, regular
 
 _MEANS = ("x", "y", "z")
@@ -235,7 +236,7 @@ def save_gaussians(
     path: str | Path,
     gaussians: Gaussians,
     extra: Mapping[str, NDArray[np.integer]] | None = None,
-    report: Callable[[str, float], None] | None = None,
+    report: Report | None = None,
 ) -> None:
     """Write a splat in the INRIA layout, binary little endian, to a temporary name and rename it to ``path``.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -12,7 +11,7 @@ import shutil
 import time
 import warnings
 import zipfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,7 +23,9 @@ import torch
 from splatseg.core.atomic import atomic_write, remove_leftovers_below, write_text
 from splatseg.core.errors import DAMAGED, SplatsegError
 from splatseg.core.photos import RUN_IDENTITY
+from splatseg.core.progress import SILENT, Progress, Reporter
 from splatseg.core.reading import read_bytes, read_json, read_text, regular
+from splatseg.io.lock import Lock
 
 _BROKEN_CHECKPOINT: tuple[type[Exception], ...] = (*DAMAGED, pickle.UnpicklingError)
 _STAGE = re.compile(r"[A-Za-z0-9_.-]+")
@@ -396,30 +397,38 @@ class Run:
     def lock(self) -> Iterator[None]:
         """Hold the run against other processes for the length of the block.
 
-        The kernel's lock on the file ``lock`` counts, not the file, so one left behind by a killed process is free.
-        Temporary files that such a process left are removed; those of living processes (a viewer writes to the run
-        meanwhile) stay.
+        One that a killed process held is free. Temporary files that such a process left are removed; those of living
+        processes (a viewer writes to the run meanwhile) stay.
 
         Raises:
             SplatsegError: another process holds it; the message names its id.
         """
-        path = self.folder / "lock"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise SplatsegError(f"{path}: expected a lock file to be writable, found: {error.strerror}") from None
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = os.read(handle, 64).decode(errors="replace").strip() or "unknown"
-                raise SplatsegError(
-                    f"{self.folder}: expected a free run folder, found it in use by process {holder}"
-                ) from None
-            os.ftruncate(handle, 0)
-            os.write(handle, f"{os.getpid()}\n".encode())
+        with Lock(self.folder / "lock", "a free run folder", self.folder):
             remove_leftovers_below(self.folder)
             yield
-        finally:
-            os.close(handle)
+
+
+class RunLog(Reporter):
+    """Writes figures to the log of a run, and passes progress on to ``inner``, which may stop the work.
+
+    Args:
+        note: also called with the figures, each time.
+    """
+
+    def __init__(
+        self, run: Run, inner: Reporter = SILENT, note: Callable[[Mapping[str, Any]], None] = lambda figures: None
+    ) -> None:
+        self._run = run
+        self._inner = inner
+        self._note = note
+
+    def update(self, progress: Progress) -> None:
+        self._inner.update(progress)
+
+    def finish(self, label: str) -> None:
+        self._inner.finish(label)
+
+    def log(self, figures: Mapping[str, Any]) -> None:
+        self._run.log(dict(figures))
+        self._inner.log(figures)
+        self._note(figures)

@@ -31,6 +31,7 @@ from splatseg.core.errors import SplatsegError
 from splatseg.core.field import FeatureField
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.label_tree import LabelTree, tree_from_leaves
+from splatseg.core.progress import Report
 from splatseg.core.segments import nest
 from splatseg.ops.spanning_tree import all_pairs_pay, reachability_tree
 from splatseg.segment.agreed import Leaves, family_leaves
@@ -46,7 +47,6 @@ from splatseg.segment.neighbors import (
 
 CPU = torch.device("cpu")
 CHUNK = 1 << 16  # Gaussians compared with all means at a time
-Report = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)

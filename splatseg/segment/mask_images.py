@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +10,11 @@ from PIL import Image
 
 from splatseg.core.atomic import atomic_write
 from splatseg.core.gaussians import Gaussians
+from splatseg.core.progress import Report
 from splatseg.core.scene import View
 from splatseg.core.selection import Selection
 from splatseg.io.names import by_stem
 from splatseg.segment.scores import project_selection
-
-Report = Callable[[str, float], None]
 
 
 def mask_paths(folder: Path | str, views: Iterable[View]) -> dict[str, Path]:

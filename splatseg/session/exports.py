@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +14,18 @@ from splatseg.core.camera import Camera
 from splatseg.core.errors import SplatsegError
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.label_tree import LabelNode, LabelTree
+from splatseg.core.progress import SILENT, Reporter
 from splatseg.core.selection import Selection
 from splatseg.io.labels import save_labels, save_selection, save_without
 from splatseg.render import render
 from splatseg.segment.mask_images import save_masks
 from splatseg.session.colors import Look, painted
-from splatseg.session.jobs import Job, tell
 from splatseg.session.session import Session
 from splatseg.session.workspace import without
 
 
 def export_selection(
-    session: Session, name: str = "selection", what: int | str | None = None, job: Job | None = None
+    session: Session, name: str = "selection", what: int | str | None = None, job: Reporter = SILENT
 ) -> Path:
     """The selection, or the kept object ``what``, as a plain INRIA PLY.
 
@@ -35,12 +34,12 @@ def export_selection(
         Cancelled: ``job`` was cancelled; the file is as it was before.
     """
     path = session.workspace.export_path(name, ".ply")
-    save_selection(path, session.workspace.gaussians, _chosen(session, what), _report(job))
+    save_selection(path, session.workspace.gaussians, _chosen(session, what), job.report)
     return path
 
 
 def export_without(
-    session: Session, name: str = "scene_without_selection", what: int | str | None = None, job: Job | None = None
+    session: Session, name: str = "scene_without_selection", what: int | str | None = None, job: Reporter = SILENT
 ) -> Path:
     """What is shown of the scene without the selection (or the object ``what``), as a plain INRIA PLY.
 
@@ -54,11 +53,11 @@ def export_without(
         out = Selection(out.mask | hidden)
     if not len(out):
         raise SplatsegError(f"{path.name}: expected something selected or hidden to leave out, found nothing")
-    save_without(path, session.workspace.gaussians, out, _report(job))
+    save_without(path, session.workspace.gaussians, out, job.report)
     return path
 
 
-def export_labels(session: Session, name: str = "labels", source: str = "labels", job: Job | None = None) -> list[Path]:
+def export_labels(session: Session, name: str = "labels", source: str = "labels", job: Reporter = SILENT) -> list[Path]:
     """Labels of the whole scene: a labelled PLY and its tree as JSON, and a plain PLY with an ``.npz`` beside it.
 
     Args:
@@ -83,13 +82,13 @@ def export_labels(session: Session, name: str = "labels", source: str = "labels"
     with write_together(exports) as stage:
         for number, stem in enumerate((name, f"{name}_plain")):
             path = stage / session.workspace.export_path(stem, ".ply").name
-            part = _report(job, number / 2, 1 / 2)
+            part = job.part(number / 2, 1 / 2)
             written += save_labels(path, session.workspace.gaussians, tree, sidecar=number == 1, report=part)
     return [exports / path.name for path in written]
 
 
 def export_masks(
-    session: Session, name: str = "selection", what: int | str | None = None, job: Job | None = None
+    session: Session, name: str = "selection", what: int | str | None = None, job: Reporter = SILENT
 ) -> Path:
     """Masks of the selection (or the object ``what``) in every photo: a folder of PNGs and the same as a zip file.
 
@@ -111,17 +110,17 @@ def export_masks(
     with write_together(path.parent) as stage:
         folder = stage / path.stem
         with torch.no_grad():
-            paths = save_masks(folder, gaussians, chosen, views, _report(job, 0, 0.95))
+            paths = save_masks(folder, gaussians, chosen, views, job.part(0, 0.95))
         with atomic_write(stage / path.name) as zipped, zipfile.ZipFile(zipped, "w") as archive:  # PNGs are compressed
             for number, file in enumerate(paths.values()):
-                tell(job, path.name, 0.95 + 0.05 * number / len(paths))
+                job.report(path.name, 0.95 + 0.05 * number / len(paths))
                 archive.write(file, file.relative_to(folder))
-        tell(job, path.name, 1)
+        job.report(path.name, 1)
     return path
 
 
 def export_image(
-    session: Session, camera: Camera, name: str = "view", look: Look | None = None, job: Job | None = None
+    session: Session, camera: Camera, name: str = "view", look: Look | None = None, job: Reporter = SILENT
 ) -> Path:
     """What ``camera`` sees, all Gaussians drawn, on white, as a PNG.
 
@@ -133,24 +132,24 @@ def export_image(
     image = draw(session, camera, look or Look(), job)
     with atomic_write(path) as temporary:
         Image.fromarray(image).save(temporary, format="PNG")
-        tell(job, path.name, 1)
+        job.report(path.name, 1)
     return path
 
 
-def draw(session: Session, camera: Camera, look: Look, job: Job | None = None) -> np.ndarray:
+def draw(session: Session, camera: Camera, look: Look, job: Reporter = SILENT) -> np.ndarray:
     """(height, width, 3) uint8 picture of the session as ``look`` shows it.
 
     Raises:
         SplatsegError: the look needs a click and there is none.
         Cancelled: ``job`` was cancelled.
     """
-    tell(job, "colours", 0.0)
+    job.report("colours", 0.0)
     gaussians = painted(session, look, camera)
-    tell(job, "drawing", 0.3)
+    job.report("drawing", 0.3)
     with torch.no_grad():
         drawn = render(gaussians, camera.to(gaussians.device))
         color = drawn.color + (1 - drawn.alpha)[..., None]  # the default background is black: put white behind it
-    tell(job, "writing", 0.8)
+    job.report("writing", 0.8)
     return (color.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
 
 
@@ -169,11 +168,6 @@ def objects_tree(session: Session) -> LabelTree:
     counts = np.bincount(labels[:, 0], minlength=max(o.id for o in objects) + 1)
     nodes = tuple(LabelNode(o.id, 0, 0, int(counts[o.id]), o.name, o.color) for o in objects)
     return LabelTree(labels, nodes)
-
-
-def _report(job: Job | None, start: float = 0.0, span: float = 1.0) -> Callable[[str, float], None] | None:
-    """What tells ``job`` about a part of the work that begins at ``start`` and is ``span`` of the whole."""
-    return None if job is None else lambda step, share: job.report(step, start + span * share)
 
 
 def _shown_with(session: Session, chosen: Selection) -> Gaussians:

@@ -13,6 +13,7 @@ from splatseg.core.camera import Camera
 from splatseg.core.errors import SplatsegError
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.label_tree import LabelTree
+from splatseg.core.progress import SILENT, Reporter
 from splatseg.core.scene import View
 from splatseg.core.selection import Selection
 from splatseg.io.run import Run
@@ -20,7 +21,7 @@ from splatseg.segment.clicks import Box, Click, PointClick, click_features, make
 from splatseg.segment.discretize import ClusterConfig, discretize
 from splatseg.session import label_edit, store
 from splatseg.session.history import History
-from splatseg.session.jobs import Job, locked, tell
+from splatseg.session.locked import locked
 from splatseg.session.shared import Change, Color, Content, SceneObject, check_color, clean_name
 from splatseg.session.state import Mode, Pick, Step, combine_sets, gather, parts_of, take_out
 from splatseg.session.workspace import Workspace
@@ -141,7 +142,7 @@ class Session:
     # Pointing --------------------------------------------------------------------------------------------------------
 
     @locked
-    def click(self, view: Where, u: float, v: float, mode: Mode = "replace", job: Job | None = None) -> Selection:
+    def click(self, view: Where, u: float, v: float, mode: Mode = "replace", job: Reporter = SILENT) -> Selection:
         """Select what is seen at (u, v): ``replace`` the selection, ``add`` to it, ``subtract`` (what was clicked
         before is scored again with this unwanted), or ``intersect``. ``job`` reports and cancels.
 
@@ -155,9 +156,9 @@ class Session:
         """:meth:`click` on a Gaussian by its id, for 3D pickers."""
         return self._point(PointClick(gaussian, mode != "subtract"), mode)
 
-    def _point(self, click: Click | PointClick, mode: Mode, job: Job | None = None) -> Selection:
+    def _point(self, click: Click | PointClick, mode: Mode, job: Reporter = SILENT) -> Selection:
         space, step = self.workspace, self.step
-        tell(job, "looking what is there", 0.0)
+        job.report("looking what is there", 0.0)
         if mode == "subtract":
             if not len(self.selection):
                 raise SplatsegError("subtract: expected something selected to subtract from, found nothing")
@@ -165,9 +166,9 @@ class Session:
         query = make_query(self._gaussians(), space.field, [click])
         active = step.active
         level = active.level if mode == "add" and active and active.level is not None else self.first_level
-        tell(job, "scoring", 0.3)
+        job.report("scoring", 0.3)
         pick = Pick.of(space.field, space.weights, query, level)
-        tell(job, "selecting", 0.8)
+        job.report("selecting", 0.8)
         if mode == "replace":
             found = self._select("click", Selection.none(len(space)), (pick,))
         elif mode == "add":
@@ -178,11 +179,11 @@ class Session:
             self.notice = UNKNOWN
         return found
 
-    def _subtract(self, negative: Tensor, job: Job | None) -> Selection:
-        tell(job, "scoring again", 0.3)
+    def _subtract(self, negative: Tensor, job: Reporter) -> Selection:
+        job.report("scoring again", 0.3)
         space = self.workspace
         fixed, picks = take_out(self.step, space.field, space.weights, negative, self.first_level)
-        tell(job, "selecting", 0.8)
+        job.report("selecting", 0.8)
         return self._select("subtract", fixed, picks)
 
     @locked
@@ -191,7 +192,7 @@ class Session:
         view: Where,
         corners: tuple[tuple[float, float], tuple[float, float]],
         mode: Mode = "replace",
-        job: Job | None = None,
+        job: Reporter = SILENT,
     ) -> Selection:
         """Select all that is seen through a rectangle between two image positions (:func:`select_box`). ``job`` reports
         and cancels.
@@ -200,8 +201,8 @@ class Session:
             SplatsegError: outside the image, or nothing but empty space inside.
         """
         box = Box(self.workspace.camera(view), corners)
-        found = select_box(self._gaussians(), box, lambda share: tell(job, "looking what is there", 0.9 * share))
-        tell(job, "selecting", 0.9)
+        found = select_box(self._gaussians(), box, lambda share: job.report("looking what is there", 0.9 * share))
+        job.report("selecting", 0.9)
         if not len(found):
             raise SplatsegError("rectangle: expected something inside it, found empty space")
         if mode == "add":
@@ -370,14 +371,14 @@ class Session:
     def _tree(self) -> LabelTree:
         return label_edit.divided(self.workspace.shared.content)
 
-    def discretize(self, config: ClusterConfig | None = None, job: Job | None = None) -> LabelTree:
+    def discretize(self, config: ClusterConfig | None = None, job: Reporter = SILENT) -> LabelTree:
         """Divide the whole scene into nested labels. Seconds to a minute: ``job`` reports and cancels.
 
         Raises:
             SplatsegError: another window has edited the labels meanwhile, which this would take back.
         """
         space, base = self.workspace, self.tree
-        tree = discretize(space.gaussians, space.field, config, None if job is None else job.report)
+        tree = discretize(space.gaussians, space.field, config, job.report)
         if not self._relabel("discretize", base, tree):
             raise SplatsegError(
                 "labels: expected them unchanged while the scene was being divided, found them changed in another "
@@ -449,20 +450,19 @@ class Session:
 
         return self._edit_labels("merge", edit)[0]
 
-    def split_label(self, label: int | None = None, job: Job | None = None) -> tuple[int, ...]:
+    def split_label(self, label: int | None = None, job: Reporter = SILENT) -> tuple[int, ...]:
         """Divide a label (the selected one if not given): into its parts if the tree has some, else in two by feature,
         which takes seconds for half a million Gaussians: ``job`` reports and cancels.
 
         Raises:
             SplatsegError: not exactly one label, or one that cannot be divided.
         """
-        report = None if job is None else job.report
 
         def edit(tree: LabelTree) -> tuple[LabelTree, tuple[int, ...]]:
             wanted = self._selected(tree) if label is None else (label,)
             if len(wanted) != 1:
                 raise SplatsegError(f"split: expected one label selected as a whole, found {len(wanted)}")
-            return label_edit.split(tree, wanted[0], self.workspace.field.unit, report)
+            return label_edit.split(tree, wanted[0], self.workspace.field.unit, job.report)
 
         return self._edit_labels("split", edit)
 

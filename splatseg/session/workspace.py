@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import threading
@@ -20,6 +19,7 @@ from splatseg.core.field import FeatureField
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.scene import Scene, View
 from splatseg.io.labels import load_labels
+from splatseg.io.lock import Lock
 from splatseg.io.ply import load_gaussians
 from splatseg.io.run import Run
 from splatseg.segment.levels import surface_weights
@@ -59,7 +59,7 @@ class Workspace:
         self._dirty = threading.Event()
         self._closing = threading.Event()
         self._writer: threading.Thread | None = None
-        self._lock_handle: int | None = None
+        self._lock = Lock(self.sessions_folder / ".lock", "no other viewer on this run", run.folder)
 
     @classmethod
     def open(cls, folder: str | Path | Run, scene: Path | None = None) -> Workspace:
@@ -227,9 +227,7 @@ class Workspace:
         if self._writer is not None:
             self._writer.join(timeout=10)
             self._writer = None
-        if self._lock_handle is not None:
-            os.close(self._lock_handle)
-            self._lock_handle = None
+        self._lock.free()
 
     def _autosave_loop(self) -> None:
         while True:
@@ -240,23 +238,7 @@ class Workspace:
             self.flush()
 
     def _take_lock(self) -> None:
-        path = self.sessions_folder / ".lock"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise SplatsegError(f"{path}: expected a writable run folder, found: {error.strerror}") from None
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(handle, 32).decode(errors="replace").strip() or "unknown"
-            os.close(handle)
-            raise SplatsegError(
-                f"{self.run.folder}: expected no other viewer on this run, found process {holder}"
-            ) from None
-        os.ftruncate(handle, 0)
-        os.write(handle, f"{os.getpid()}\n".encode())
-        self._lock_handle = handle
+        self._lock.take()
         for folder in (self.sessions_folder, self.run.exports):  # what a killed viewer was writing
             remove_leftovers(folder)
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from splatseg.core.camera import Camera
 from splatseg.core.errors import SplatsegError
+from splatseg.core.progress import SILENT
 from splatseg.core.scene import View
 from splatseg.session import Cancelled, Job, Mode, Session
 from splatseg.session.colors import Look, Painter, overlay, showable
@@ -266,7 +267,7 @@ class Window:
             if self.choices.whole_labels and mode in ("replace", "add", "subtract", "intersect"):
                 self.session.pick_label(camera, u, v, mode)
             else:
-                self.session.click(camera, u, v, mode, self.doing)
+                self.session.click(camera, u, v, mode, self.doing or SILENT)
                 self.say(self.session.notice)
 
         self.act(action)
@@ -278,7 +279,7 @@ class Window:
             camera = self.camera()
             (x0, y0), (x1, y1) = event.screen_min, event.screen_max
             corners = ((x0 * camera.width, y0 * camera.height), (x1 * camera.width, y1 * camera.height))
-            self.session.rectangle(camera, corners, mode, self.doing)
+            self.session.rectangle(camera, corners, mode, self.doing or SILENT)
 
         self.act(action)
 

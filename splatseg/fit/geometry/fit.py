@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from splatseg import ops
 from splatseg.core.errors import SplatsegError
 from splatseg.core.gaussians import Gaussians
-from splatseg.core.progress import Progress
 from splatseg.core.scene import Scene, View
 from splatseg.fit.geometry.config import GeometryConfig
 from splatseg.fit.geometry.frame import FitFrame
@@ -36,6 +36,10 @@ def masked_target(image: Tensor, fitted: Tensor | None, rendered: Tensor) -> Ten
     return torch.where(fitted[..., None], image.to(rendered.dtype) / 255, rendered.detach())
 
 
+BEST_PSNR = 100.0
+"""dB of a render that is its photo: infinite otherwise, and so would be the mean over views."""
+
+
 def psnr(gaussians: Gaussians, views: Sequence[View]) -> float:
     """Mean peak signal-to-noise ratio over ``views``, dB, of the clamped render against the photo.
 
@@ -45,13 +49,10 @@ def psnr(gaussians: Gaussians, views: Sequence[View]) -> float:
     with torch.no_grad():
         for view in views:
             image, fitted = view.photo()
-            target = image.to(gaussians.device).float() / 255
-            color = render(gaussians, view.camera.to(gaussians.device)).color.clamp(0, 1)
-            squares = (color - target).square()
-            if fitted is not None:
-                squares = squares[fitted.to(squares.device)]
-            if squares.numel():
-                values.append(-10 * torch.log10(squares.mean().clamp_min(1e-10)))
+            if fitted is None or fitted.any():
+                color = render(gaussians, view.camera.to(gaussians.device)).color.clamp(0, 1)
+                counts = None if fitted is None else fitted.to(color.device)
+                values.append(ops.psnr(color, image.to(color.device), counts).clamp_max(BEST_PSNR))
     return float(torch.stack(values).mean()) if values else float("nan")
 
 
@@ -72,7 +73,7 @@ def fit_geometry(
         config: see :class:`GeometryConfig`.
         held_out: views that only measure; their PSNR goes to the log every ``eval_every``.
         device: where to compute.
-        hooks: checkpoints and log; a checkpoint found there is taken up.
+        hooks: checkpoints and reporter; a checkpoint found there is taken up.
 
     Returns:
         The splat, on the CPU, detached.
@@ -96,7 +97,7 @@ def fit_geometry(
     with (
         freed_memory_kept(),
         PhotoCache(scene.views, device) as photos,
-        Progress(config.steps, "geometry", initial=first, quiet=hooks.quiet) as progress,
+        hooks.reporter.count(config.steps, "geometry", initial=first) as progress,
     ):
         for step in range(first, config.steps):
             loss = train_step(state, photos, step)
@@ -105,7 +106,7 @@ def fit_geometry(
             progress.advance(n=f"{len(state.params['means']):,}")
             if done % evaluate_every == 0 or done == config.steps:
                 figures = evaluate(state, held_out, done, seconds, loss)
-                hooks.log(figures)
+                hooks.reporter.log(figures)
                 progress.advance(0, psnr=f"{figures['psnr']:.2f}")
             if time.monotonic() - last_saved > hooks.checkpoint_seconds:
                 hooks.save_checkpoint({**state.checkpoint(done), "seconds": seconds, "frame": frame.numbers()})

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 
 from splatseg.core.errors import SplatsegError
+from splatseg.core.progress import SILENT, Reporter
 from splatseg.core.scene import View
 from splatseg.masks.sam.config import Autocast, SamConfig
 from splatseg.masks.sam.everything import ScoredMasks, everything_masks
 from splatseg.masks.sam.model import PromptModel
 from splatseg.masks.sam.registry import load_model
-from splatseg.masks.sam.weights import CHECKPOINTS, OnBytes, find_checkpoint, sha256_of
+from splatseg.masks.sam.weights import CHECKPOINTS, find_checkpoint, sha256_of
 
 __all__ = ["SamConfig", "SamMasks"]
 
@@ -26,18 +27,16 @@ class SamMasks:
 
     Args:
         config: model, weights, device and settings.
-        on_bytes: called during a download of the weights with bytes so far and in all.
+        reporter: hears of a download of the weights.
         load: builds the model.
     """
 
     name = "sam"
 
-    def __init__(
-        self, config: SamConfig | None = None, on_bytes: OnBytes | None = None, load: Loader = load_model
-    ) -> None:
+    def __init__(self, config: SamConfig | None = None, reporter: Reporter = SILENT, load: Loader = load_model) -> None:
         self.config = config or SamConfig()
         self.device = torch.device(self.config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self._on_bytes = on_bytes
+        self._reporter = reporter
         self._load = load
         self._found: tuple[Path, str] | None = None
         self._model: PromptModel | None = None
@@ -67,7 +66,7 @@ class SamMasks:
     def _checkpoint(self) -> tuple[Path, str]:
         """Path and SHA-256 of the weights, looked up once."""
         if self._found is None:
-            path = find_checkpoint(self.config.model, self.config.checkpoint, self._on_bytes)
+            path = find_checkpoint(self.config.model, self.config.checkpoint, self._reporter)
             digest = sha256_of(path)
             official = CHECKPOINTS[self.config.model].sha256
             if self.config.checkpoint is None and digest != official:

@@ -7,22 +7,22 @@ in segment-anything's file names are the start of the MD5, not of the SHA-256.)
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import shutil
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import BinaryIO
 
+from splatseg.core.cache_folder import cache_folder
 from splatseg.core.errors import SplatsegError
+from splatseg.core.progress import SILENT, Progress, Reporter
 from splatseg.core.reading import regular
+from splatseg.io.lock import Lock
 
 _SAM = "https://dl.fbaipublicfiles.com/segment_anything"
 _SAM2 = "https://dl.fbaipublicfiles.com/segment_anything_2/092824"
@@ -31,7 +31,8 @@ BLOCK = 1 << 20
 ATTEMPTS = 4
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
-OnBytes = Callable[[int, int], None]  # bytes here so far, bytes in all
+LABEL = "weights"
+MEGABYTE = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -79,12 +80,7 @@ CHECKPOINTS = {
 }
 
 
-def cache_folder() -> Path:
-    """``$SPLATSEG_CACHE``, or ``~/.cache/splatseg``."""
-    return Path(os.environ.get("SPLATSEG_CACHE") or Path.home() / ".cache" / "splatseg")
-
-
-def find_checkpoint(model: str, path: Path | None = None, on_bytes: OnBytes | None = None) -> Path:
+def find_checkpoint(model: str, path: Path | None = None, reporter: Reporter = SILENT) -> Path:
     """The weights of ``model``: the file at ``path``, else the official one in the cache folder, else downloaded there.
 
     Raises:
@@ -99,10 +95,10 @@ def find_checkpoint(model: str, path: Path | None = None, on_bytes: OnBytes | No
         return path
     if model not in CHECKPOINTS:
         raise SplatsegError(f"sam.model: expected one of {', '.join(CHECKPOINTS)}, found '{model}'")
-    return fetch(CHECKPOINTS[model], cache_folder(), on_bytes)
+    return fetch(CHECKPOINTS[model], cache_folder(), reporter)
 
 
-def fetch(checkpoint: Checkpoint, folder: Path, on_bytes: OnBytes | None = None) -> Path:
+def fetch(checkpoint: Checkpoint, folder: Path, reporter: Reporter = SILENT) -> Path:
     """``folder / filename``, downloaded unless it is there with the right size.
 
     The download goes to ``filename.part``, is taken up where it stopped, checked for size and SHA-256, and renamed.
@@ -116,30 +112,19 @@ def fetch(checkpoint: Checkpoint, folder: Path, on_bytes: OnBytes | None = None)
         return target
     folder.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
-    with _open_locked(part) as file:
+    with Lock(target.with_name(target.name + ".lock"), "its download to end", wait=True):
         if _present(target, checkpoint):  # another process brought it while we waited
-            part.unlink(missing_ok=True)
             return target
-        try:
-            _download(checkpoint, target, file, on_bytes)
-        finally:
-            if os.fstat(file.fileno()).st_size == 0:
-                part.unlink(missing_ok=True)
+        with part.open("ab") as file:
+            try:
+                _download(checkpoint, target, file, reporter)
+            finally:
+                reporter.finish(LABEL)
+                if os.fstat(file.fileno()).st_size == 0:
+                    part.unlink(missing_ok=True)
         _check_content(checkpoint, part)
         os.replace(part, target)
     return target
-
-
-def _open_locked(part: Path) -> BinaryIO:
-    """``part`` open for appending, held against other processes; closing it sets it free."""
-    while True:
-        file = part.open("ab")
-        fcntl.flock(file, fcntl.LOCK_EX)
-        # The process before us may have renamed or deleted the file: then the lock is on one without a name.
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), part.stat()):
-                return file
-        file.close()
 
 
 def sha256_of(path: Path) -> str:
@@ -160,7 +145,7 @@ def _present(target: Path, checkpoint: Checkpoint) -> bool:
     return True
 
 
-def _download(checkpoint: Checkpoint, target: Path, file: BinaryIO, on_bytes: OnBytes | None) -> None:
+def _download(checkpoint: Checkpoint, target: Path, file: BinaryIO, reporter: Reporter) -> None:
     """Append to ``file`` what is missing; a few attempts, each from where the last one stopped."""
     if os.fstat(file.fileno()).st_size > checkpoint.size:
         file.truncate(0)
@@ -175,7 +160,7 @@ def _download(checkpoint: Checkpoint, target: Path, file: BinaryIO, on_bytes: On
             time.sleep(2.0 ** (attempt - 1))
         before = os.fstat(file.fileno()).st_size
         try:
-            reason = _continue_download(checkpoint, file, on_bytes)
+            reason = _continue_download(checkpoint, file, reporter)
         except urllib.error.HTTPError as error:
             reason = f"HTTP {error.code} {error.reason}"
             if error.code < 500 and error.code != 429:
@@ -202,7 +187,7 @@ def _worth_retrying(error: Exception) -> bool:
     return isinstance(reason, TimeoutError | ConnectionResetError | HTTPException)
 
 
-def _continue_download(checkpoint: Checkpoint, file: BinaryIO, on_bytes: OnBytes | None) -> str:
+def _continue_download(checkpoint: Checkpoint, file: BinaryIO, reporter: Reporter) -> str:
     """One request for the rest of the file. Returns why it is not complete, or nothing."""
     offset = os.fstat(file.fileno()).st_size
     if offset == checkpoint.size:
@@ -220,8 +205,7 @@ def _continue_download(checkpoint: Checkpoint, file: BinaryIO, on_bytes: OnBytes
             if offset > checkpoint.size:
                 file.truncate(0)
                 return f"expected {checkpoint.size} bytes, the server sends more"
-            if on_bytes is not None:
-                on_bytes(offset, checkpoint.size)
+            reporter.update(Progress(LABEL, offset // MEGABYTE, checkpoint.size // MEGABYTE, "MB"))
     file.flush()
     os.fsync(file.fileno())
     return "" if offset == checkpoint.size else f"the connection ended after {offset} of {checkpoint.size} bytes"
