@@ -29,6 +29,7 @@ from splatseg.core.atomic import write_text
 from splatseg.core.camera import Camera
 from splatseg.core.field import FeatureField
 from splatseg.core.gaussians import Gaussians
+from splatseg.core.splat import FeatureSplat
 from splatseg.fit.features import FeatureConfig
 from splatseg.io.run import Run
 from splatseg.segment.clicks import Click, make_query
@@ -131,15 +132,14 @@ class Window:
 
 def measure(count: int, repeats: int, folder: Path) -> dict[str, Any]:
     """Milliseconds of each step for a splat of ``count`` Gaussians; ``folder`` holds its run."""
-    gaussians, field = room(count)
-    workspace = Workspace(Run(folder), gaussians, field)
+    workspace = Workspace(Run(folder), FeatureSplat(*room(count)))
     window, view = Window(workspace), camera()
     pixels = np.random.default_rng(0).integers((40, 40), (600, 440), (repeats + 3, 2)).tolist()
     steps: dict[str, list[float]] = {n: [] for n in ("pick", "score", "levels", "set", "click", "threshold")}
     pieces = []
     for u, v in pixels:
-        query = timed(steps["pick"], make_query, gaussians, field, [Click(view, (u, v))])
-        found = timed(steps["score"], scores, field, query)
+        query = timed(steps["pick"], make_query, workspace.splat, [Click(view, (u, v))])
+        found = timed(steps["score"], scores, workspace.field, query)
         timed(steps["levels"], propose_levels, found, workspace.weights)
         mask = timed(steps["set"], found.above, THRESHOLD)
         assert 0 < len(mask) < count

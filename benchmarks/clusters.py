@@ -26,6 +26,7 @@ import tyro
 
 from benchmarks.machine import machine
 from splatseg.core.atomic import write_text
+from splatseg.core.splat import FeatureSplat
 from splatseg.segment.discretize import ClusterConfig, discretize
 
 RESULT = Path(__file__).parent / "results" / "clusters.json"
@@ -51,11 +52,11 @@ def click_benchmark() -> ModuleType:
 
 def measure(count: int, room: ModuleType, twice: bool) -> dict[str, Any]:
     """Seconds of each step on ``count`` Gaussians; ``twice``: refuse labels that differ the second time."""
-    gaussians, field = room.room(count)
-    assert field.unit is not None  # computed once, when a run is opened
+    splat = FeatureSplat(*room.room(count))
+    assert splat.field.unit is not None  # computed once, when a run is opened
     marks: list[tuple[str, float, float]] = []
-    tree = discretize(gaussians, field, ClusterConfig(), lambda step, share: marks.append(clocks(step)))
-    if twice and (discretize(gaussians, field, ClusterConfig()).labels != tree.labels).any():
+    tree = discretize(splat, ClusterConfig(), lambda step, share: marks.append(clocks(step)))
+    if twice and (discretize(splat, ClusterConfig()).labels != tree.labels).any():
         raise SystemExit(f"{count} Gaussians: the same seed gave other labels")
     steps = {
         first[0]: {"seconds": round(second[1] - first[1], 2), "processor_seconds": round(second[2] - first[2], 2)}

@@ -30,7 +30,6 @@ from torch import Tensor
 from benchmarks.feature_problem import CHANNELS, HEIGHT, WIDTH, ring_cameras, surface_scene
 from splatseg import ops
 from splatseg.core.atomic import write_text
-from splatseg.core.field import FeatureField
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.scene import View
 from splatseg.evaluate.hierarchical import evaluate_scene, load_hierarchical
@@ -47,6 +46,7 @@ from splatseg.masks.hierarchy import PatchHierarchy
 from splatseg.ops.replay import EAGER_STEPS, PooledSteps, PoolStack, Schedule, captured
 from splatseg.render import Means2dProbe, RenderConfig, render, trace
 from splatseg.render.backends import cuda_obstacle
+from splatseg.segment.splat import SegmentableSplat
 from splatseg.synthetic import SceneConfig, write_scene
 
 TARGETS = {  # on one H100
@@ -282,8 +282,8 @@ def largest(events: Any, steps: int, count: int = 14) -> dict[str, float]:
 
 def iou(job: Fit, label: str, truth: Any, device: torch.device) -> dict[str, float]:
     """Part and object IoU at oracle thresholds."""
-    gaussians = load_gaussians(job.run.geometry).to(device)
-    report = evaluate_scene(gaussians, FeatureField.load(job.run.features, gaussians), truth, proposals=False)
+    splat = SegmentableSplat.load(job.run.geometry, job.run.features).to(device)
+    report = evaluate_scene(splat, truth, proposals=False)
     return {f"{label}_{name}": value for name, value in report.averages().items()}
 
 

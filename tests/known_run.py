@@ -11,6 +11,7 @@ from PIL import Image
 from tiny_splat import TinySplat, make_camera, make_splat
 
 from splatseg.core.scene import Points, Scene, View
+from splatseg.core.splat import FeatureSplat
 from splatseg.io.ply import save_gaussians
 from splatseg.io.run import Run
 from splatseg.session import Workspace
@@ -41,4 +42,4 @@ def make_run(folder: Path, size: float = 1.0) -> KnownRun:
     run = Run.open(folder / "run", {"scene": str(photos), "downscale": 1})
     save_gaussians(run.geometry, splat.gaussians)
     splat.field.save(run.features)
-    return KnownRun(splat, Workspace(run, splat.gaussians, splat.field, make_scene(photos, size)))
+    return KnownRun(splat, Workspace(run, FeatureSplat(splat.gaussians, splat.field), make_scene(photos, size)))

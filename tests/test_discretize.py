@@ -15,6 +15,7 @@ from tiny_splat import TinySplat, make_gaussians, make_splat
 from splatseg.core.errors import SplatsegError
 from splatseg.core.field import FeatureField
 from splatseg.core.label_tree import LabelTree, build_nodes, tree_from_leaves
+from splatseg.core.splat import FeatureSplat
 from splatseg.segment.discretize import ClusterConfig, cut_levels, discretize, leaf_clusters, principal
 from splatseg.segment.neighbors import absorb_small, box_gaps, fair_sample, nearest_neighbours, split_components
 
@@ -29,7 +30,7 @@ def same_partition(a: np.ndarray, b: np.ndarray) -> bool:
 
 def test_parts_and_objects_are_found() -> None:
     splat = make_splat(noise=0.05)
-    tree = discretize(splat.gaussians, splat.field, SMALL)
+    tree = discretize(FeatureSplat(splat.gaussians, splat.field), SMALL)
     levels = [tree.labels[:, level] for level in range(tree.levels)]
     assert same_partition(levels[-1], splat.parts.numpy())
     assert any(same_partition(level, splat.objects.numpy()) for level in levels)
@@ -39,7 +40,10 @@ def test_parts_and_objects_are_found() -> None:
 def test_same_seed_same_labels() -> None:
     splat = make_splat(noise=0.3)
     config = ClusterConfig(samples=200, min_cluster=10, min_gaussians=20, seed=7)
-    first, second = discretize(splat.gaussians, splat.field, config), discretize(splat.gaussians, splat.field, config)
+    first, second = (
+        discretize(FeatureSplat(splat.gaussians, splat.field), config),
+        discretize(FeatureSplat(splat.gaussians, splat.field), config),
+    )
     assert np.array_equal(first.labels, second.labels) and first.nodes == second.nodes
 
 
@@ -49,7 +53,7 @@ def test_wide_features_are_clustered_in_few_channels() -> None:
     draw = torch.Generator().manual_seed(0)
     axes = torch.linalg.qr(torch.randn(40, splat.field.dim, generator=draw)).Q
     wide = splat.field.features @ axes.T + 0.01 * torch.randn(432, 40, generator=draw)
-    tree = discretize(splat.gaussians, FeatureField(wide, splat.gaussians.fingerprint()), SMALL)
+    tree = discretize(FeatureSplat(splat.gaussians, FeatureField(wide, splat.gaussians.fingerprint())), SMALL)
     assert same_partition(tree.labels[:, -1], splat.parts.numpy())
 
 
@@ -94,7 +98,7 @@ def test_alike_objects_far_apart_are_two() -> None:
     means = torch.cat([splat.gaussians.means, splat.gaussians.means + torch.tensor([0.0, 30.0, 0.0])])
     gaussians = make_gaussians(means)
     field = FeatureField(splat.field.features.repeat(2, 1), gaussians.fingerprint())
-    tree = discretize(gaussians, field, SMALL)
+    tree = discretize(FeatureSplat(gaussians, field), SMALL)
     leaves = tree.labels[:, -1]
     assert not set(leaves[:432].tolist()) & set(leaves[432:].tolist())
     objects = torch.cat([splat.objects, splat.objects + 3]).numpy()
@@ -112,14 +116,14 @@ def flat_field(n: int, value: float = 1.0) -> tuple[TinySplat, FeatureField]:
 @pytest.mark.parametrize("value", [1.0, 0.0])  # one feature, no feature
 def test_poor_scenes_are_one_label(n: int, value: float) -> None:
     splat, field = flat_field(n, value)
-    tree = discretize(splat.gaussians, field)
+    tree = discretize(FeatureSplat(splat.gaussians, field))
     assert tree.labels.shape[0] == n and np.unique(tree.labels[:, 0]).tolist() == [1]
 
 
 def test_all_transparent_scenes_are_labelled_too() -> None:
     splat = make_splat()
     gaussians = make_gaussians(splat.gaussians.means, opacity=0.01)
-    tree = discretize(gaussians, FeatureField(splat.field.features, gaussians.fingerprint()), SMALL)
+    tree = discretize(FeatureSplat(gaussians, FeatureField(splat.field.features, gaussians.fingerprint())), SMALL)
     assert (tree.labels > 0).all()
 
 
@@ -139,7 +143,7 @@ def test_report_can_stop_the_work() -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        discretize(splat.gaussians, splat.field, SMALL, report=stop)
+        discretize(FeatureSplat(splat.gaussians, splat.field), SMALL, report=stop)
     assert steps == sorted(steps)
 
 

@@ -14,6 +14,7 @@ from tiny_splat import HEIGHT, WIDTH, TinySplat, make_splat
 import splatseg.render as rendering
 from splatseg.core.errors import SplatsegError
 from splatseg.core.field import FeatureField
+from splatseg.core.splat import FeatureSplat
 from splatseg.evaluate.hierarchical import evaluate_scene, load_hierarchical
 from splatseg.segment.clicks import EMPTY_ALPHA
 
@@ -72,7 +73,7 @@ def folder(tmp_path: Path, splat: TinySplat) -> Path:
 
 
 def test_ideal_features_reach_the_top(folder: Path, splat: TinySplat) -> None:
-    report = evaluate_scene(splat.gaussians, splat.field, load_hierarchical(folder))
+    report = evaluate_scene(FeatureSplat(splat.gaussians, splat.field), load_hierarchical(folder))
     assert report.scene == "tiny" and len(report.results) == 6
     core, rest = report.averages(), report.averages(core=False)
     assert (core["queries"], rest["queries"]) == (4, 2)
@@ -91,7 +92,10 @@ def test_features_without_parts_lose_level_one_only(folder: Path, splat: TinySpl
     objects = torch.nn.functional.one_hot(splat.objects, 3).float()
     blind = FeatureField(objects, splat.field.fingerprint)
     gt = load_hierarchical(folder)
-    sharp, flat = evaluate_scene(splat.gaussians, splat.field, gt), evaluate_scene(splat.gaussians, blind, gt)
+    sharp, flat = (
+        evaluate_scene(FeatureSplat(splat.gaussians, splat.field), gt),
+        evaluate_scene(splat.gaussians, blind, gt),
+    )
     assert flat.averages()["iou1"] < sharp.averages()["iou1"] - 0.2
     assert flat.averages()["boundary1"] < sharp.averages()["boundary1"] - 0.2
     assert flat.averages()["iou2"] == pytest.approx(sharp.averages()["iou2"], abs=0.05)
@@ -122,7 +126,7 @@ def edit(path: Path, change: Any) -> None:
 def test_broken_folders(folder: Path, splat: TinySplat) -> None:
     def fails(match: str) -> None:
         with pytest.raises(SplatsegError, match=match):
-            evaluate_scene(splat.gaussians, splat.field, load_hierarchical(folder))
+            evaluate_scene(FeatureSplat(splat.gaussians, splat.field), load_hierarchical(folder))
 
     labels = folder / "gt" / "test_000.npz"
     whole = labels.read_bytes()
@@ -149,7 +153,7 @@ def test_broken_folders(folder: Path, splat: TinySplat) -> None:
 def test_a_query_outside_the_image_is_named(folder: Path, splat: TinySplat) -> None:
     edit(folder / "queries.json", lambda c: c["queries"][0].update(pixel=[48, 3]))
     with pytest.raises(SplatsegError, match=r"pixel: expected column in 0\.\.47"):
-        evaluate_scene(splat.gaussians, splat.field, load_hierarchical(folder))
+        evaluate_scene(FeatureSplat(splat.gaussians, splat.field), load_hierarchical(folder))
 
 
 @pytest.mark.parametrize("scene", ["dev_kitchen", "dev_robots"])

@@ -14,6 +14,7 @@ from tiny_splat import TinySplat, make_camera, make_splat
 from splatseg.core.errors import SplatsegError
 from splatseg.core.scene import View
 from splatseg.core.selection import Selection
+from splatseg.core.splat import FeatureSplat
 from splatseg.evaluate.datasets import load_lerf_mask, load_mvseg, load_nvos, load_replica
 from splatseg.evaluate.reference import ReferenceTask, evaluate_tasks
 from splatseg.segment.scores import project_selection
@@ -43,7 +44,9 @@ def save_mask(path: Path, mask: torch.Tensor, high: int = 255, size: tuple[int, 
 
 
 def run(splat: TinySplat, views: list[View], tasks: list[ReferenceTask]) -> dict[str, float]:
-    report = evaluate_tasks(splat.gaussians, splat.field, {view.name: view for view in views}, tasks, "test")
+    report = evaluate_tasks(
+        FeatureSplat(splat.gaussians, splat.field), {view.name: view for view in views}, tasks, "test"
+    )
     assert set(report.references) == {task.name for task in tasks}
     return report.averages()
 
@@ -176,7 +179,7 @@ def test_every_object_counts_alike(splat: TinySplat) -> None:
     empty = torch.zeros(32, 48, dtype=torch.bool)
     empty[0, 0] = True  # never found
     bad = ReferenceTask("bad", "a.png", good.positive, good.negative, {v.name: empty for v in views})
-    report = evaluate_tasks(splat.gaussians, splat.field, {v.name: v for v in views}, [good, bad], "test")
+    report = evaluate_tasks(FeatureSplat(splat.gaussians, splat.field), {v.name: v for v in views}, [good, bad], "test")
     tasks = report.task_averages()
     assert report.averages()["iou"] == pytest.approx((tasks["t"]["iou"] + tasks["bad"]["iou"]) / 2)
     assert tasks["bad"]["iou"] == 0 and len(report.results) == 4
@@ -189,7 +192,7 @@ def test_bad_tasks(splat: TinySplat) -> None:
 
     def fails(match: str, changed: ReferenceTask | None, named: dict[str, View] = by_name) -> None:
         with pytest.raises(SplatsegError, match=match):
-            evaluate_tasks(splat.gaussians, splat.field, named, [changed] if changed else [], "p")
+            evaluate_tasks(FeatureSplat(splat.gaussians, splat.field), named, [changed] if changed else [], "p")
 
     fails("p: expected at least one task", None)
     fails(r"view 'b\.png': not in the scene", task, {"a.png": views[0]})

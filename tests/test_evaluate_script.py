@@ -22,6 +22,7 @@ from splatseg.core.field import FeatureField
 from splatseg.core.label_tree import tree_from_leaves
 from splatseg.core.scene import View
 from splatseg.core.selection import Selection
+from splatseg.core.splat import FeatureSplat
 from splatseg.draw.layout import Cell, contact_sheet
 from splatseg.evaluate.ceiling import evaluate_ceiling, in_subtree, node_weights, truth_labels
 from splatseg.evaluate.hierarchical import evaluate_scene, load_hierarchical
@@ -100,7 +101,7 @@ def test_ceiling_bounds_features(folder: Path) -> None:
     gt = load_hierarchical(folder.parent / "gt")
     views = [View("view_0.png", splat.camera, Path("none"))]
     ceiling = evaluate_ceiling(splat.gaussians, gt, views, stride=1)
-    measured = evaluate_scene(splat.gaussians, splat.field, gt, proposals=False)
+    measured = evaluate_scene(FeatureSplat(splat.gaussians, splat.field), gt, proposals=False)
     assert [r.query for r in ceiling.results] == [r.query for r in measured.results]
     assert ceiling.headline >= measured.headline - 0.02 and ceiling.headline > 0.95
     with pytest.raises(SplatsegError, match="ceiling: expected training views"):
@@ -163,7 +164,9 @@ def test_contact_sheet_places_every_cell() -> None:
 
 def test_extremes_are_core_queries_in_order(folder: Path) -> None:
     splat = make_splat(noise=0.3)
-    report = evaluate_scene(splat.gaussians, splat.field, load_hierarchical(folder.parent / "gt"), proposals=False)
+    report = evaluate_scene(
+        FeatureSplat(splat.gaussians, splat.field), load_hierarchical(folder.parent / "gt"), proposals=False
+    )
     worst, best = extreme_queries(report, 3)
     assert len(worst) == len(best) == 3 and all(r.query.core for r in worst + best)
     assert [r.mean for r in worst] == sorted(r.mean for r in worst)

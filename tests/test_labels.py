@@ -17,6 +17,7 @@ from splatseg.core.errors import SplatsegError
 from splatseg.core.label_tree import LabelTree
 from splatseg.core.scene import View
 from splatseg.core.selection import Selection
+from splatseg.core.splat import FeatureSplat
 from splatseg.io.labels import load_labels, save_labels, save_selection, save_without
 from splatseg.io.ply import load_gaussians
 from splatseg.segment.discretize import ClusterConfig, discretize
@@ -33,7 +34,7 @@ def splat() -> TinySplat:
 
 @pytest.fixture(scope="module")
 def tree(splat: TinySplat) -> LabelTree:
-    return discretize(splat.gaussians, splat.field, ClusterConfig(min_cluster=20, min_gaussians=20))
+    return discretize(FeatureSplat(splat.gaussians, splat.field), ClusterConfig(min_cluster=20, min_gaussians=20))
 
 
 def test_labels_ply_keeps_inria_order_and_adds_integers(tmp_path: Path, splat: TinySplat, tree: LabelTree) -> None:

@@ -14,6 +14,7 @@ from tiny_splat import make_splat
 from splatseg.core.errors import SplatsegError
 from splatseg.core.field import FeatureField
 from splatseg.core.segments import Segments, nest
+from splatseg.core.splat import FeatureSplat
 from splatseg.fit.mask_clustering import find_segments
 from splatseg.segment.agreed import recall
 from splatseg.segment.discretize import ClusterConfig, discretize
@@ -71,13 +72,13 @@ def test_every_agreed_segment_is_a_label() -> None:
     splat = make_splat(noise=0.05)
     half = (splat.parts == 0).nonzero()[:, 0][:8].tolist()
     segments = segments_of(432, [half, (splat.objects == 1).nonzero()[:, 0].tolist()], [5, 6])
-    alone = discretize(splat.gaussians, splat.field, ClusterConfig(min_cluster=20, min_gaussians=20))
+    alone = discretize(FeatureSplat(splat.gaussians, splat.field), ClusterConfig(min_cluster=20, min_gaussians=20))
     field = FeatureField(splat.field.features, splat.field.fingerprint, segments)
-    tree = discretize(splat.gaussians, field, ClusterConfig(min_cluster=20, min_gaussians=20))
+    tree = discretize(FeatureSplat(splat.gaussians, field), ClusterConfig(min_cluster=20, min_gaussians=20))
     every = np.ones(2, bool)
     assert recall(tree.labels, segments, every) == 1 > recall(alone.labels, segments, every)
     assert sum(node.count for node in tree.at_level(0)) == len(tree) == 432
-    again = discretize(splat.gaussians, field, ClusterConfig(min_cluster=20, min_gaussians=20))
+    again = discretize(FeatureSplat(splat.gaussians, field), ClusterConfig(min_cluster=20, min_gaussians=20))
     assert np.array_equal(tree.labels, again.labels)
 
 

@@ -14,6 +14,7 @@ from splatseg.core.errors import SplatsegError
 from splatseg.core.field import FeatureField
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.selection import Selection
+from splatseg.core.splat import FeatureSplat
 from splatseg.segment.clicks import Box, Click, PointClick, Query, make_query, select_box
 from splatseg.segment.scores import Scores, pixel_scores, project_selection, score_features, scores
 from splatseg.session.history import History
@@ -25,7 +26,7 @@ def splat() -> TinySplat:
 
 
 def click_scores(splat: TinySplat, *clicks: Click | PointClick | Box) -> Scores:
-    return scores(splat.field, make_query(splat.gaussians, splat.field, clicks))
+    return scores(splat.field, make_query(FeatureSplat(splat.gaussians, splat.field), clicks))
 
 
 def part_click(splat: TinySplat, part: int, positive: bool = True) -> Click:
@@ -50,19 +51,19 @@ def test_click_on_a_gaussian_equals_the_click_on_its_pixel(splat: TinySplat) -> 
 
 def test_click_into_empty_space_says_so(splat: TinySplat) -> None:
     with pytest.raises(SplatsegError, match=r"click at column 0, row 0: .*empty space"):
-        make_query(splat.gaussians, splat.field, [Click(splat.camera, (0, 0))])
+        make_query(FeatureSplat(splat.gaussians, splat.field), [Click(splat.camera, (0, 0))])
 
 
 @pytest.mark.parametrize("pixel", [(-1, 3), (48, 3), (3, 32), (float("nan"), 3)])
 def test_click_outside_the_image(splat: TinySplat, pixel: tuple[float, float]) -> None:
     with pytest.raises(SplatsegError, match=r"pixel: expected column in 0\.\.47 and row in 0\.\.31"):
-        make_query(splat.gaussians, splat.field, [Click(splat.camera, pixel)])
+        make_query(FeatureSplat(splat.gaussians, splat.field), [Click(splat.camera, pixel)])
 
 
 def test_click_on_a_gaussian_that_is_not_there(splat: TinySplat) -> None:
     for gaussian in (-1, len(splat.field)):
         with pytest.raises(SplatsegError, match=rf"expected a Gaussian in 0\.\.431, found {gaussian}"):
-            make_query(splat.gaussians, splat.field, [PointClick(gaussian)])
+            make_query(FeatureSplat(splat.gaussians, splat.field), [PointClick(gaussian)])
 
 
 def test_click_on_zero_features_is_refused(splat: TinySplat) -> None:
@@ -74,9 +75,9 @@ def test_click_on_zero_features_is_refused(splat: TinySplat) -> None:
 
 def test_only_negative_clicks_are_no_query(splat: TinySplat) -> None:
     with pytest.raises(SplatsegError, match="at least one positive click"):
-        make_query(splat.gaussians, splat.field, [part_click(splat, 0, positive=False)])
+        make_query(FeatureSplat(splat.gaussians, splat.field), [part_click(splat, 0, positive=False)])
     with pytest.raises(SplatsegError, match="at least one positive click"):
-        make_query(splat.gaussians, splat.field, [])
+        make_query(FeatureSplat(splat.gaussians, splat.field), [])
 
 
 # Rectangles --------------------------------------------------------------------------------------------------------
@@ -147,7 +148,7 @@ def test_box_is_clipped_and_refused_outside(splat: TinySplat) -> None:
 
 def test_box_over_nothing(splat: TinySplat) -> None:
     with pytest.raises(SplatsegError, match=r"rectangle: .*empty space"):
-        make_query(splat.gaussians, splat.field, [Box(splat.camera, ((0, 0), (1, 1)))])
+        make_query(FeatureSplat(splat.gaussians, splat.field), [Box(splat.camera, ((0, 0), (1, 1)))])
 
 
 # Scores ------------------------------------------------------------------------------------------------------------
@@ -219,10 +220,10 @@ def test_threshold_is_checked(splat: TinySplat) -> None:
 
 
 def test_projection_and_pixel_scores_agree_on_a_clear_object(splat: TinySplat) -> None:
-    query = make_query(splat.gaussians, splat.field, [part_click(splat, 2)])
+    query = make_query(FeatureSplat(splat.gaussians, splat.field), [part_click(splat, 2)])
     selected = scores(splat.field, query).above(0.3)
     mask = project_selection(splat.gaussians, selected, splat.camera)
-    values = pixel_scores(splat.gaussians, splat.field, splat.camera, query)
+    values = pixel_scores(FeatureSplat(splat.gaussians, splat.field), splat.camera, query)
     assert mask.shape == values.shape == (32, 48)
     column, row = splat.pixel_of(2)
     assert mask[row, column] and not mask[0, 0] and values[0, 0] == -1

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tiny_splat import make_gaussians, make_splat
 
 from splatseg.core.errors import SplatsegError
+from splatseg.core.splat import FeatureSplat
 from splatseg.evaluate.metrics import iou
 from splatseg.segment.clicks import PointClick, make_query
 from splatseg.segment.levels import LevelConfig, cover, propose_levels, surface_weights
@@ -24,7 +25,7 @@ def test_part_and_object_are_proposed(noise: float) -> None:
     weights = surface_weights(splat.gaussians)
     for part in range(6):
         gaussian = int((splat.parts == part).nonzero()[5])
-        found = scores(splat.field, make_query(splat.gaussians, splat.field, [PointClick(gaussian)]))
+        found = scores(splat.field, make_query(FeatureSplat(splat.gaussians, splat.field), [PointClick(gaussian)]))
         masks = [found.above(level.threshold).mask for level in propose_levels(found, weights)]
         assert max(iou(mask, splat.parts == part) for mask in masks) > 0.95
         assert max(iou(mask, splat.objects == part // 2) for mask in masks) > 0.95

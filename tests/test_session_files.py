@@ -25,6 +25,7 @@ from splatseg.core.field import FeatureField
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.label_tree import tree_from_leaves
 from splatseg.core.selection import Selection
+from splatseg.core.splat import FeatureSplat
 from splatseg.io.labels import load_labels, save_labels
 from splatseg.io.ply import load_gaussians
 from splatseg.session import Cancelled, Change, Job, Session, Workspace, file_stem
@@ -54,7 +55,7 @@ def part(known: KnownRun, *numbers: int) -> Selection:
 
 def again(known: KnownRun) -> Workspace:
     """The same run, opened by another process as it were."""
-    return Workspace(known.workspace.run, known.splat.gaussians, known.splat.field, known.workspace.scene)
+    return Workspace(known.workspace.run, FeatureSplat(known.splat.gaussians, known.splat.field), known.workspace.scene)
 
 
 def work(known: KnownRun, session: Session) -> None:
@@ -350,7 +351,7 @@ def test_level_of_detail_keeps_what_covers_much(known: KnownRun) -> None:
         torch.zeros(n, 1, 3),
     )
     field = FeatureField(torch.ones(n, 2), gaussians.fingerprint())
-    space = Workspace(known.workspace.run, gaussians, field)
+    space = Workspace(known.workspace.run, FeatureSplat(gaussians, field))
     kept = torch.zeros(n, dtype=torch.bool)
     kept[level_of_detail(space, limit)] = True
     area = gaussians.opacities * gaussians.scales.topk(2, dim=1).values.prod(1)
@@ -361,7 +362,7 @@ def test_level_of_detail_keeps_what_covers_much(known: KnownRun) -> None:
     needles = torch.arange(n) < 1000  # long, and cover nothing
     thin = torch.cat([size + 4, size - 20, size - 20], dim=1)
     mixed = replace(gaussians, log_scales=torch.where(needles[:, None], thin, gaussians.log_scales))
-    space = Workspace(known.workspace.run, mixed, FeatureField(torch.ones(n, 2), mixed.fingerprint()))
+    space = Workspace(known.workspace.run, FeatureSplat(mixed, FeatureField(torch.ones(n, 2), mixed.fingerprint())))
     assert int(needles[level_of_detail(space, limit)].sum()) < 20
 
 
@@ -377,7 +378,7 @@ def test_image_of_the_view_shows_the_highlight(known: KnownRun, session: Session
 def test_features_of_another_splat_are_refused(known: KnownRun) -> None:
     field = FeatureField(known.splat.field.features, "0" * 16)
     with pytest.raises(SplatsegError, match="fingerprint"):
-        Workspace(known.workspace.run, known.splat.gaussians, field)
+        Workspace(known.workspace.run, FeatureSplat(known.splat.gaussians, field))
 
 
 @pytest.mark.parametrize("damaged", [False, True])
@@ -405,7 +406,7 @@ def test_a_run_without_features_is_named(known: KnownRun) -> None:
 
 
 def test_a_camera_does_where_the_photos_are_gone(known: KnownRun) -> None:
-    session = Session(Workspace(known.workspace.run, known.splat.gaussians, known.splat.field, None))
+    session = Session(Workspace(known.workspace.run, FeatureSplat(known.splat.gaussians, known.splat.field), None))
     camera: Camera = known.splat.camera
     assert session.click(camera, *known.splat.pixel_of(2)) == part(known, 2)
     with pytest.raises(SplatsegError, match="photos"):

@@ -24,6 +24,7 @@ from splatseg.core.gaussians import Gaussians
 from splatseg.core.progress import terminal
 from splatseg.core.reading import read_json
 from splatseg.core.scene import View
+from splatseg.core.splat import FeatureSplat
 from splatseg.evaluate.ceiling import evaluate_ceiling
 from splatseg.evaluate.hierarchical import HierarchicalScene, Report, evaluate_scene
 from splatseg.fit.features import FeatureConfig, fit_features
@@ -94,7 +95,7 @@ class Cell:
                 self.scene.gaussians, self.scene.views, lambda view: hierarchies[view.name], self.config
             )
             fitted = time.perf_counter()
-            report = evaluate_scene(self.scene.gaussians, field, self.scene.gt)
+            report = evaluate_scene(FeatureSplat(self.scene.gaussians, field), self.scene.gt)
         return self._record(report, fitted - start, time.perf_counter() - fitted)
 
     def _record(self, report: Report, fit_seconds: float, evaluate_seconds: float) -> dict[str, Any]:

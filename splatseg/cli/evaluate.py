@@ -19,11 +19,11 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from splatseg.cli.endings import parse
-from splatseg.cli.finished_run import load_field
+from splatseg.cli.finished_run import load_splat
 from splatseg.core.atomic import write_text
-from splatseg.core.field import FeatureField
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.progress import terminal
+from splatseg.core.splat import FeatureSplat
 from splatseg.evaluate.ceiling import evaluate_ceiling
 from splatseg.evaluate.datasets import load_lerf_mask, load_mvseg, load_nvos, load_replica
 from splatseg.evaluate.hierarchical import HierarchicalScene, Report, evaluate_scene, load_hierarchical
@@ -74,34 +74,30 @@ def measure_ceiling(gaussians: Gaussians, gt: HierarchicalScene, quiet: bool) ->
         return evaluate_ceiling(gaussians, gt, views, report=lambda name, share: progress.advance())
 
 
-def hierarchical(
-    arguments: Arguments, run: Run, gaussians: Gaussians, field: FeatureField
-) -> tuple[str, dict[str, Any]]:
+def hierarchical(arguments: Arguments, run: Run, splat: FeatureSplat) -> tuple[str, dict[str, Any]]:
     """Table and JSON of protocol (a), and of (f) where the run has labels and the scene labelled points."""
     gt = load_hierarchical(arguments.gt)
-    report = evaluate_scene(gaussians, field, gt, arguments.proposals)
-    ceiling = measure_ceiling(gaussians, gt, arguments.quiet) if arguments.ceiling else None
+    report = evaluate_scene(splat, gt, arguments.proposals)
+    ceiling = measure_ceiling(splat.gaussians, gt, arguments.quiet) if arguments.ceiling else None
     table, content = hierarchical_table(report, ceiling), report_to_json(report)
     if ceiling is not None:
         content["ceiling"] = report_to_json(ceiling)
     points = arguments.gt / "gt" / "points.ply"
     if run.labels_json.is_file() and points.is_file():
         stuff = frozenset(node.id for node in gt.nodes.values() if node.stuff)
-        labels = evaluate_labels(gaussians, load_labels(run.labels, gaussians), load_points(points), stuff)
+        labels = evaluate_labels(splat.gaussians, load_labels(run.labels, splat.gaussians), load_points(points), stuff)
         table += "\n" + labels_table(gt.name, labels)
         content["labels"] = labels_to_json(labels)
     if arguments.sheets:
         for name, chosen in zip(("worst", "best"), extreme_queries(report), strict=True):
-            save_sheet(run.folder / f"evaluation_{name}.png", query_sheet(gaussians, field, gt, chosen))
+            save_sheet(run.folder / f"evaluation_{name}.png", query_sheet(splat, gt, chosen))
             print(f"written  {run.folder / f'evaluation_{name}.png'}")
     return table, content
 
 
-def by_reference(
-    arguments: Arguments, run: Run, gaussians: Gaussians, field: FeatureField
-) -> tuple[str, dict[str, Any]]:
+def by_reference(arguments: Arguments, run: Run, splat: FeatureSplat) -> tuple[str, dict[str, Any]]:
     """Table and JSON of protocols (b)-(e)."""
-    views = load_run_scene(run, arguments.scene).in_frame(gaussians.offset).views
+    views = load_run_scene(run, arguments.scene).in_frame(splat.gaussians.offset).views
     gt = arguments.gt
     if arguments.protocol == "nvos":
         tasks = load_nvos(gt.parent, gt.name, views)
@@ -111,16 +107,16 @@ def by_reference(
         tasks = load_replica(gt, views)
     else:
         tasks = load_lerf_mask(gt, views)
-    report = evaluate_tasks(gaussians, field, {view.name: view for view in views}, tasks, arguments.protocol)
+    report = evaluate_tasks(splat, {view.name: view for view in views}, tasks, arguments.protocol)
     return reference_table(report), reference_to_json(report)
 
 
 def main() -> None:
     arguments = parse(Arguments, description=__doc__)
     run = Run.existing(arguments.run)
-    gaussians, field = load_field(run)
+    splat = load_splat(run)
     measure = hierarchical if arguments.protocol == "hierarchical" else by_reference
-    table, content = measure(arguments, run, gaussians, field)
+    table, content = measure(arguments, run, splat)
     update_metrics(run.metrics, arguments.protocol, content)
     write_text(run.folder / "evaluation.md", table)
     print(table)

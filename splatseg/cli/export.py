@@ -15,13 +15,12 @@ from typing import Annotated
 import tyro
 
 from splatseg.cli.endings import is_given, parse
-from splatseg.cli.finished_run import load_field
+from splatseg.cli.finished_run import load_splat
 from splatseg.core.atomic import remove_leftovers
 from splatseg.core.errors import SplatsegError
-from splatseg.core.field import FeatureField
-from splatseg.core.gaussians import Gaussians
 from splatseg.core.label_tree import LabelTree
 from splatseg.core.progress import Percent, terminal
+from splatseg.core.splat import FeatureSplat
 from splatseg.io.labels import load_labels, save_labels
 from splatseg.io.run import Run
 from splatseg.segment.discretize import ClusterConfig, discretize
@@ -46,10 +45,10 @@ class Arguments:
     clusters: ClusterConfig = field(default_factory=ClusterConfig)
 
 
-def cluster(gaussians: Gaussians, features: FeatureField, config: ClusterConfig, quiet: bool) -> LabelTree:
+def cluster(splat: FeatureSplat, config: ClusterConfig, quiet: bool) -> LabelTree:
     """A new tree, with progress in percent."""
     with Percent(terminal(quiet), "labels") as reporter:
-        return discretize(gaussians, features, config, reporter.report)
+        return discretize(splat, config, reporter.report)
 
 
 def main() -> None:
@@ -58,15 +57,13 @@ def main() -> None:
     out = arguments.out or run.labels
     if out.suffix.lower() != ".ply":
         raise SplatsegError(f"--out: expected a name that ends in .ply, found {out}")
-    gaussians, features = load_field(run)
+    splat = load_splat(run)
+    gaussians = splat.gaussians
     reuse = run.labels_json.is_file() and not arguments.again and not is_given("--clusters.")
-    if reuse:
-        tree = load_labels(run.labels, gaussians)
-    else:
-        tree = cluster(gaussians, features, arguments.clusters, arguments.quiet)
+    tree = load_labels(run.labels, gaussians) if reuse else cluster(splat, arguments.clusters, arguments.quiet)
     remove_leftovers(out.parent)  # what a killed call was writing
     written = save_labels(
-        out, gaussians, tree, arguments.sidecar, confidence=features.confidence if arguments.confidence else None
+        out, gaussians, tree, arguments.sidecar, confidence=splat.field.confidence if arguments.confidence else None
     )
     for level in range(tree.levels):
         shown = " (label)" if level == tree.default_level else ""

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from splatseg.core.errors import SplatsegError
-from splatseg.core.field import FeatureField
-from splatseg.core.gaussians import Gaussians
-from splatseg.io.ply import load_gaussians
 from splatseg.io.run import Run
+from splatseg.segment.splat import SegmentableSplat
 
 
-def load_field(run: Run) -> tuple[Gaussians, FeatureField]:
+def load_splat(run: Run) -> SegmentableSplat:
     """The run's splat and the features that were fitted on it.
 
     Raises:
@@ -18,5 +16,4 @@ def load_field(run: Run) -> tuple[Gaussians, FeatureField]:
     for path in (run.geometry, run.features):
         if not path.is_file():
             raise SplatsegError(f"{path}: expected a finished fit (scripts/fit.py), found no such file")
-    gaussians = load_gaussians(run.geometry)
-    return gaussians, FeatureField.load(run.features, gaussians)
+    return SegmentableSplat.load(run.geometry, run.features)

@@ -14,7 +14,7 @@ from typing import Annotated
 import tyro
 
 from splatseg.cli.endings import parse
-from splatseg.cli.finished_run import load_field
+from splatseg.cli.finished_run import load_splat
 from splatseg.core.atomic import remove_leftovers
 from splatseg.core.errors import SplatsegError
 from splatseg.core.gaussians import Gaussians
@@ -92,16 +92,17 @@ def main() -> None:
     if out.suffix.lower() != ".ply":
         raise SplatsegError(f"--out: expected a name that ends in .ply, found {out}")
     run.remove_leftovers()  # what a killed call was writing; photos may be shrunk again
-    gaussians, features = load_field(run)
+    splat = load_splat(run)
+    gaussians = splat.gaussians
     scene = load_run_scene(run, arguments.scene).in_frame(gaussians.offset)
-    session = Session(Workspace(run, gaussians, features, scene), max(arguments.level, 0))
+    session = Session(Workspace(run, splat, scene), max(arguments.level, 0))
     first = clicked(arguments, session)
     write(out, gaussians, session.selection, scene, arguments.quiet)
     for number, level in enumerate(first.levels):
         count = len(first.scores.above(level.threshold))
         print(f"level {number}    threshold {level.threshold:.4f}, {count} Gaussians")
     print(f"selected   {len(session.selection)} of {len(gaussians)} Gaussians")
-    if not first.confirmed(features):
+    if not first.confirmed(splat.field):
         print("known      no masks of several views hold what was clicked: it follows color and shape alone")
     print(f"selection  {out}")
     print(f"masks      {out.with_suffix('')} ({len(scene.views)} views)")

@@ -27,6 +27,7 @@ from splatseg.core.field import FeatureField, unit_features
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.reading import regular
 from splatseg.core.scene import NEAR_SHARE, View, frame_size
+from splatseg.core.splat import FeatureSplat
 from splatseg.evaluate.metrics import best_threshold, boundary_iou, iou
 from splatseg.io.test_cameras import held_out_views, read_object
 from splatseg.segment.clicks import EMPTY_ALPHA, Query
@@ -220,24 +221,24 @@ class ScoredQuery:
     feature: Tensor
 
 
-def evaluate_scene(gaussians: Gaussians, field: FeatureField, gt: HierarchicalScene, proposals: bool = True) -> Report:
+def evaluate_scene(splat: FeatureSplat, gt: HierarchicalScene, proposals: bool = True) -> Report:
     """Run protocol (a). ``proposals=False`` leaves out the product's own thresholds (about half of the time).
 
     Raises:
-        SplatsegError: the field is of another splat, or ground truth is missing or of another size than its camera.
+        SplatsegError: ground truth is missing or of another size than its camera.
     """
     start = time.perf_counter()
-    field.check_matches(gaussians)
-    weights = surface_weights(gaussians) if proposals else None
+    weights = surface_weights(splat.gaussians) if proposals else None
     results = {}
     for view in gt.by_view:
-        for scored in score_view(gaussians, field, gt, view):
-            results[scored.query] = _result(field, scored, weights)
+        for scored in score_view(splat, gt, view):
+            results[scored.query] = _result(splat.field, scored, weights)
     return Report(gt.name, tuple(results[query] for query in gt.queries), time.perf_counter() - start)
 
 
-def score_view(gaussians: Gaussians, field: FeatureField, gt: HierarchicalScene, view: str) -> Iterator[ScoredQuery]:
+def score_view(splat: FeatureSplat, gt: HierarchicalScene, view: str) -> Iterator[ScoredQuery]:
     """Render one view's features once and score its pixels for each of the view's queries."""
+    gaussians, field = splat.gaussians, splat.field
     camera = gt.in_frame_of(gaussians).views[view].camera.to(gaussians.device)
     levels = torch.from_numpy(checked_levels(gt, view).astype(np.int64)).to(gaussians.device)
     rendered = rendering.render(gaussians, camera, field.features)

@@ -17,9 +17,9 @@ from torch import Tensor
 
 import splatseg.render as rendering
 from splatseg.core.errors import SplatsegError
-from splatseg.core.field import FeatureField, unit_features
-from splatseg.core.gaussians import Gaussians
+from splatseg.core.field import unit_features
 from splatseg.core.scene import View
+from splatseg.core.splat import FeatureSplat
 from splatseg.evaluate.metrics import Best, accuracy, best_threshold, boundary_iou, iou
 from splatseg.segment.clicks import EMPTY_ALPHA, Query, representatives
 from splatseg.segment.scores import score_features
@@ -90,8 +90,7 @@ class ReferenceReport:
 
 
 def evaluate_tasks(
-    gaussians: Gaussians,
-    field: FeatureField,
+    splat: FeatureSplat,
     views: Mapping[str, View],
     tasks: Sequence[ReferenceTask],
     protocol: str,
@@ -99,22 +98,21 @@ def evaluate_tasks(
     """Run ``tasks`` of one scene; each needed view is rendered once.
 
     Raises:
-        SplatsegError: no task, the field is of another splat, a view is unknown, or a mask has another size than it.
+        SplatsegError: no task, a view is unknown, or a mask has another size than it.
     """
-    field.check_matches(gaussians)
     if not tasks:
         raise SplatsegError(f"{protocol}: expected at least one task, found none")
     for task in tasks:
         _check_sizes(task, views)
     prompts: dict[str, tuple[Query, Best]] = {}
     for name in sorted({task.reference for task in tasks}):
-        unit = rendered_unit(gaussians, field, views[name])
+        unit = rendered_unit(splat, views[name])
         for task in tasks:
             if task.reference == name:
                 prompts[task.name] = learn_prompt(unit, task)
     rows: dict[tuple[int, str], TargetResult] = {}
     for name in sorted({view for task in tasks for view in task.targets}):
-        unit = rendered_unit(gaussians, field, views[name])
+        unit = rendered_unit(splat, views[name])
         for number, task in enumerate(tasks):
             if name in task.targets:
                 query, best = prompts[task.name]
@@ -127,9 +125,9 @@ def evaluate_tasks(
     return ReferenceReport(protocol, tuple(rows[key] for key in sorted(rows)), references)
 
 
-def rendered_unit(gaussians: Gaussians, field: FeatureField, view: View) -> Tensor:
+def rendered_unit(splat: FeatureSplat, view: View) -> Tensor:
     """(h, w, d) unit features of a view; zero where it shows empty space."""
-    rendered = rendering.render(gaussians, view.camera.to(gaussians.device), field.features)
+    rendered = rendering.render(splat.gaussians, view.camera.to(splat.gaussians.device), splat.field.features)
     assert rendered.features is not None
     return unit_features(rendered.features) * (rendered.alpha >= EMPTY_ALPHA)[..., None]
 

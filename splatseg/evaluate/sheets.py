@@ -14,8 +14,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from splatseg.core.atomic import atomic_write
-from splatseg.core.field import FeatureField
-from splatseg.core.gaussians import Gaussians
+from splatseg.core.splat import FeatureSplat
 from splatseg.draw.layout import Cell, contact_sheet
 from splatseg.evaluate.hierarchical import HierarchicalScene, QueryResult, Report, score_view
 
@@ -53,15 +52,13 @@ def extreme_queries(report: Report, count: int = 10) -> tuple[list[QueryResult],
     return ordered[:count], ordered[::-1][:count]
 
 
-def query_sheet(
-    gaussians: Gaussians, field: FeatureField, gt: HierarchicalScene, results: Sequence[QueryResult]
-) -> Image.Image:
+def query_sheet(splat: FeatureSplat, gt: HierarchicalScene, results: Sequence[QueryResult]) -> Image.Image:
     """A row a query, in the order given: level 1 and level 2 at the thresholds of the results."""
     cells: dict[int, list[Cell]] = {}
     wanted = {id(result.query): (k, result) for k, result in enumerate(results)}
     for view in sorted({result.query.view for result in results}):
         photo = gt.views[view].image()
-        for scored in score_view(gaussians, field, gt, view):
+        for scored in score_view(splat, gt, view):
             if id(scored.query) not in wanted:
                 continue
             k, result = wanted[id(scored.query)]

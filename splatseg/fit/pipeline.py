@@ -30,6 +30,7 @@ from splatseg.core.label_tree import LabelTree
 from splatseg.core.progress import SILENT, Reporter
 from splatseg.core.reading import read_json
 from splatseg.core.scene import Scene, View
+from splatseg.core.splat import FeatureSplat
 from splatseg.draw.mask_preview import hierarchy_preview
 from splatseg.draw.sheets import run_sheet
 from splatseg.fit.features import FeatureConfig, fit_features
@@ -319,7 +320,7 @@ class Fit:
                 return load_labels(self.run.labels, gaussians)
         self.run.unmark(stage.name)
         with self._timed("labels"):
-            tree = discretize(gaussians.to(self.device), field, self.config.clusters)
+            tree = discretize(FeatureSplat(gaussians, field).to(self.device), self.config.clusters)
             save_labels(self.run.labels, gaussians, tree)
         self._note(labels_per_level=[len(tree.at_level(level)) for level in range(tree.levels)])
         self._finish(stage, [])  # no sizes: the files may be edited, and are read to see whether they still hold

@@ -17,6 +17,7 @@ from splatseg.core.errors import SplatsegError
 from splatseg.core.field import FeatureField, unit_features
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.selection import Selection
+from splatseg.core.splat import FeatureSplat
 from splatseg.ops import blend
 from splatseg.segment.picking import seen_in, trace_few
 
@@ -66,7 +67,7 @@ class Query:
     negative: Tensor
 
 
-def make_query(gaussians: Gaussians, field: FeatureField, clicks: Sequence[Click | PointClick | Box]) -> Query:
+def make_query(splat: FeatureSplat, clicks: Sequence[Click | PointClick | Box]) -> Query:
     """Look up the features that ``clicks`` point at.
 
     Raises:
@@ -75,25 +76,25 @@ def make_query(gaussians: Gaussians, field: FeatureField, clicks: Sequence[Click
     """
     found: dict[bool, list[Tensor]] = {True: [], False: []}
     for click in clicks:
-        found[click.positive].append(click_features(gaussians, field, click))
+        found[click.positive].append(click_features(splat, click))
     if not found[True]:
         raise SplatsegError(f"clicks: expected at least one positive click, found none among {len(clicks)}")
-    none = field.unit.new_zeros((0, field.dim))
+    none = splat.field.unit.new_zeros((0, splat.field.dim))
     return Query(torch.cat(found[True]), torch.cat([none, *found[False]]))
 
 
-def click_features(gaussians: Gaussians, field: FeatureField, click: Click | PointClick | Box) -> Tensor:
+def click_features(splat: FeatureSplat, click: Click | PointClick | Box) -> Tensor:
     """(k, d) unit features that one click points at; k is 1 except for a :class:`Box`. Errors as :func:`make_query`."""
     if isinstance(click, PointClick):
-        return _gaussian_feature(field, click.gaussian)[None]
+        return _gaussian_feature(splat.field, click.gaussian)[None]
     if isinstance(click, Click):
         column, row = click.camera.check_pixel(*click.pixel)
         where = f"click at column {column}, row {row}"
-        pixels = torch.tensor([[column, row]], dtype=torch.int32, device=gaussians.device)
+        pixels = torch.tensor([[column, row]], dtype=torch.int32, device=splat.gaussians.device)
     else:
-        pixels = box_pixels(click).to(gaussians.device)
+        pixels = box_pixels(click).to(splat.gaussians.device)
         where = "rectangle"
-    features, alpha = trace_features(gaussians, field, click.camera, pixels)
+    features, alpha = trace_features(splat, click.camera, pixels)
     hit = alpha >= EMPTY_ALPHA
     if not bool(hit.any()):
         raise SplatsegError(
@@ -106,11 +107,11 @@ def click_features(gaussians: Gaussians, field: FeatureField, click: Click | Poi
     return unit if isinstance(click, Click) else representatives(unit[lengths > 0.5])
 
 
-def trace_features(gaussians: Gaussians, field: FeatureField, camera: Camera, pixels: Tensor) -> tuple[Tensor, Tensor]:
+def trace_features(splat: FeatureSplat, camera: Camera, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Blended features (m, d), not normalised, and alpha (m,) of integer ``pixels`` (m, 2) [column, row]."""
-    contributions = trace_few(gaussians, camera, pixels)
-    features = field.features.new_empty((len(pixels), field.dim))
-    features[contributions.order] = blend(contributions, field.features)
+    contributions, known = trace_few(splat.gaussians, camera, pixels), splat.field.features
+    features = known.new_empty((len(pixels), known.shape[1]))
+    features[contributions.order] = blend(contributions, known)
     alpha = torch.empty_like(features[:, 0])
     alpha[contributions.order] = contributions.alpha
     return features, alpha

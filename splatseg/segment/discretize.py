@@ -28,11 +28,10 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 
 from splatseg.core.errors import SplatsegError
-from splatseg.core.field import FeatureField
-from splatseg.core.gaussians import Gaussians
 from splatseg.core.label_tree import LabelTree, tree_from_leaves
 from splatseg.core.progress import Report
 from splatseg.core.segments import nest
+from splatseg.core.splat import FeatureSplat
 from splatseg.ops.spanning_tree import all_pairs_pay, reachability_tree
 from splatseg.segment.agreed import Leaves, family_leaves
 from splatseg.segment.neighbors import (
@@ -86,24 +85,23 @@ class ClusterConfig:
                 raise SplatsegError(f"clusters.{name}: expected at least {least}, found {getattr(self, name)}")
 
 
-def discretize(
-    gaussians: Gaussians, field: FeatureField, config: ClusterConfig | None = None, report: Report | None = None
-) -> LabelTree:
+def discretize(splat: FeatureSplat, config: ClusterConfig | None = None, report: Report | None = None) -> LabelTree:
     """Label every Gaussian.
 
     Args:
-        gaussians: the splat; hdbscan's tree is made on its device.
+        splat: hdbscan's tree is made on the device of its Gaussians.
         report: called with the name of the step and the share done in [0, 1]; it may raise to stop the work.
 
     Returns:
         A tree of 1..``config.levels`` levels; no Gaussian is left unlabelled.
 
     Raises:
-        SplatsegError: the field has another number of Gaussians, or there are none.
+        SplatsegError: there are no Gaussians.
     """
     config, report = config or ClusterConfig(), report or (lambda step, share: None)
-    if len(gaussians) == 0 or len(field) != len(gaussians):
-        raise SplatsegError(f"clusters: expected one feature a Gaussian, found {len(field)} for {len(gaussians)}")
+    gaussians, field = splat.gaussians, splat.field
+    if len(splat) == 0:
+        raise SplatsegError("clusters: expected Gaussians, found none")
     means = gaussians.means.detach().cpu().numpy()
     unit = field.unit.cpu().numpy()
     report("sampling", 0.0)

@@ -31,6 +31,7 @@ from splatseg.core.errors import SplatsegError
 from splatseg.core.field import FeatureField, unit_features
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.selection import Selection
+from splatseg.core.splat import FeatureSplat
 from splatseg.segment.clicks import EMPTY_ALPHA, Query
 
 GATE_WIDTH = 0.05  # of the gap between positive and negative clicks
@@ -87,9 +88,9 @@ def scores(field: FeatureField, query: Query) -> Scores:
     return Scores(score_features(field.unit, query))
 
 
-def pixel_scores(gaussians: Gaussians, field: FeatureField, camera: Camera, query: Query) -> Tensor:
+def pixel_scores(splat: FeatureSplat, camera: Camera, query: Query) -> Tensor:
     """(h, w) float32 scores of a view's pixels, by their rendered features; -1 where the view shows empty space."""
-    rendered = rendering.render(gaussians, camera, field.features)
+    rendered = rendering.render(splat.gaussians, camera, splat.field.features)
     assert rendered.features is not None
     values = score_features(unit_features(rendered.features), query)
     return torch.where(rendered.alpha < EMPTY_ALPHA, values.new_tensor(-1.0), values)

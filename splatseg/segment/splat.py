@@ -10,10 +10,10 @@ from torch import Tensor
 
 from splatseg.core.camera import Camera
 from splatseg.core.field import FeatureField
-from splatseg.core.gaussians import Gaussians
 from splatseg.core.label_tree import LabelTree
 from splatseg.core.scene import View
 from splatseg.core.selection import Selection
+from splatseg.core.splat import FeatureSplat
 from splatseg.io.ply import load_gaussians
 from splatseg.segment.clicks import Click, Query, make_query
 from splatseg.segment.discretize import ClusterConfig, discretize
@@ -54,22 +54,12 @@ class Found:
 
 
 @dataclass(frozen=True, eq=False)
-class SegmentableSplat:
-    """A splat and the features that were fitted on it.
+class SegmentableSplat(FeatureSplat):
+    """A splat and the features that were fitted on it, with what a click needs.
 
     Raises:
         SplatsegError: the features belong to another splat.
     """
-
-    gaussians: Gaussians
-    field: FeatureField
-
-    def __post_init__(self) -> None:
-        self.field.check_matches(self.gaussians)
-
-    def __len__(self) -> int:
-        """Number of Gaussians."""
-        return len(self.gaussians)
 
     @cached_property
     def weights(self) -> Tensor:
@@ -96,14 +86,14 @@ class SegmentableSplat:
         camera = (view.camera if isinstance(view, View) else view).to(self.gaussians.device)
         wanted = [Click(camera, position) for position in ((u, v), *add)]
         unwanted = [Click(camera, position, positive=False) for position in subtract]
-        query = make_query(self.gaussians, self.field, [*wanted, *unwanted])
+        query = make_query(self, [*wanted, *unwanted])
         found = scores(self.field, query)
         levels = propose_levels(found, self.weights, segments=self.field.segments)
         return Found(query, found, tuple(Proposal(level, found.above(level.threshold)) for level in levels))
 
     def discretize(self, config: ClusterConfig | None = None) -> LabelTree:
         """Label every Gaussian at several nested levels."""
-        return discretize(self.gaussians, self.field, config)
+        return discretize(self, config)
 
     @classmethod
     def load(cls, geometry: Path | str, features: Path | str) -> SegmentableSplat:
@@ -113,4 +103,5 @@ class SegmentableSplat:
             SplatsegError: a file is missing or damaged, or they do not belong together.
         """
         gaussians = load_gaussians(geometry)
-        return cls(gaussians, FeatureField.load(features, gaussians))
+        field = FeatureField.load(features, gaussians)  # names the file where they do not belong together
+        return cls._checked(gaussians, field)

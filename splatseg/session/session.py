@@ -16,6 +16,7 @@ from splatseg.core.label_tree import LabelTree
 from splatseg.core.progress import SILENT, Reporter
 from splatseg.core.scene import View
 from splatseg.core.selection import Selection
+from splatseg.core.splat import FeatureSplat
 from splatseg.io.run import Run
 from splatseg.segment.clicks import Box, Click, PointClick, click_features, make_query, select_box
 from splatseg.segment.discretize import ClusterConfig, discretize
@@ -118,6 +119,9 @@ class Session:
         """(n,) bool of what is not shown to this session; None if all is."""
         return self.workspace.hidden(self.isolated)
 
+    def _shown(self) -> FeatureSplat:
+        return self.workspace.splat.showing(self._gaussians())
+
     def _gaussians(self) -> Gaussians:
         return self.workspace.visible_gaussians(self.isolated)
 
@@ -162,8 +166,8 @@ class Session:
         if mode == "subtract":
             if not len(self.selection):
                 raise SplatsegError("subtract: expected something selected to subtract from, found nothing")
-            return self._subtract(click_features(self._gaussians(), space.field, click), job)
-        query = make_query(self._gaussians(), space.field, [click])
+            return self._subtract(click_features(self._shown(), click), job)
+        query = make_query(self._shown(), [click])
         active = step.active
         level = active.level if mode == "add" and active and active.level is not None else self.first_level
         job.report("scoring", 0.3)
@@ -378,7 +382,7 @@ class Session:
             SplatsegError: another window has edited the labels meanwhile, which this would take back.
         """
         space, base = self.workspace, self.tree
-        tree = discretize(space.gaussians, space.field, config, job.report)
+        tree = discretize(space.splat, config, job.report)
         if not self._relabel("discretize", base, tree):
             raise SplatsegError(
                 "labels: expected them unchanged while the scene was being divided, found them changed in another "

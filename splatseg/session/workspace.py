@@ -15,14 +15,14 @@ from torch import Tensor
 from splatseg.core.atomic import remove_leftovers
 from splatseg.core.camera import Camera
 from splatseg.core.errors import SplatsegError
-from splatseg.core.field import FeatureField
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.scene import Scene, View
+from splatseg.core.splat import FeatureSplat
 from splatseg.io.labels import load_labels
 from splatseg.io.lock import Lock
-from splatseg.io.ply import load_gaussians
 from splatseg.io.run import Run
 from splatseg.segment.levels import surface_weights
+from splatseg.segment.splat import SegmentableSplat
 from splatseg.session import store
 from splatseg.session.shared import Change, SharedState, file_stem, hidden_mask
 from splatseg.session.state import Step
@@ -39,16 +39,15 @@ class Workspace:
 
     Args:
         run: the run; sessions are kept in its folder ``sessions``, exports in ``exports``. Nothing else is written.
-        gaussians: its splat.
-        field: features of that splat.
+        splat: its splat and features.
         scene: its photos; None where they are not at hand.
     """
 
-    def __init__(self, run: Run, gaussians: Gaussians, field: FeatureField, scene: Scene | None = None) -> None:
-        field.check_matches(gaussians, str(run.features))
+    def __init__(self, run: Run, splat: FeatureSplat, scene: Scene | None = None) -> None:
         self.run = run
-        self.gaussians = gaussians.detach()
-        self.field = field
+        self.splat = splat.showing(splat.gaussians.detach())
+        self.gaussians = self.splat.gaussians
+        self.field = self.splat.field
         self.scene = scene
         self.shared = SharedState()
         self.autosave_error: str | None = None
@@ -73,10 +72,10 @@ class Workspace:
         for path in (run.geometry, run.features):
             if not path.is_file():
                 raise SplatsegError(f"{path}: expected the result of scripts/fit.py, found none (is the fit finished?)")
-        gaussians = load_gaussians(run.geometry)
+        splat = SegmentableSplat.load(run.geometry, run.features)
         photos = load_scene(run, scene)
-        photos = None if photos is None else photos.in_frame(gaussians.offset)
-        workspace = cls(run, gaussians, FeatureField.load(run.features, gaussians), photos)
+        photos = None if photos is None else photos.in_frame(splat.gaussians.offset)
+        workspace = cls(run, splat, photos)
         workspace.adopt_labels()
         return workspace
 
