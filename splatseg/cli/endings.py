@@ -17,6 +17,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
@@ -25,7 +26,6 @@ from typing import Any, NoReturn, TypeVar
 
 import tyro
 
-from splatseg.cli.complaints import one_line
 from splatseg.core.errors import SplatsegError
 
 T = TypeVar("T")
@@ -35,7 +35,7 @@ MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.E
 
 
 def parse(arguments: type[T], **options: Any) -> T:
-    """``tyro.cli(arguments, **options)``, its framed complaints as one line.
+    """``tyro.cli(arguments, **options)``, its own complaints, on one line.
 
     Raises:
         SplatsegError: the command line does not fit ``arguments``: names the option, what was expected, what came.
@@ -50,6 +50,15 @@ def parse(arguments: type[T], **options: Any) -> T:
         raise
     sys.stderr.write(captured.getvalue())
     return parsed
+
+
+def one_line(text: str) -> str:
+    """What tyro says in its frame (or, where stdout is not UTF-8, below an underlined title), without the title."""
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()
+    framed = [line.strip("│ ") for line in lines if line.startswith("│")]
+    said = " ".join(line.strip() for line in framed or lines[2:] if line.strip("─- "))
+    # After that comes what each alternative of a type said, by its name in Python.
+    return said.partition(" Got errors:")[0] or "command line: expected options that --help lists"
 
 
 def last_given(option: str) -> str | None:
