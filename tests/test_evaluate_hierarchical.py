@@ -94,7 +94,7 @@ def test_features_without_parts_lose_level_one_only(folder: Path, splat: TinySpl
     gt = load_hierarchical(folder)
     sharp, flat = (
         evaluate_scene(FeatureSplat(splat.gaussians, splat.field), gt),
-        evaluate_scene(splat.gaussians, blind, gt),
+        evaluate_scene(FeatureSplat(splat.gaussians, blind), gt),
     )
     assert flat.averages()["iou1"] < sharp.averages()["iou1"] - 0.2
     assert flat.averages()["boundary1"] < sharp.averages()["boundary1"] - 0.2
@@ -105,8 +105,8 @@ def test_scaling_features_changes_nothing_and_proposals_can_be_left_out(folder: 
     gt = load_hierarchical(folder)
     noisy = make_splat(noise=0.1).field  # no ties, which rounding would break either way
     scaled = FeatureField(noisy.features * 8, splat.field.fingerprint)
-    a = evaluate_scene(splat.gaussians, noisy, gt, proposals=False)
-    b = evaluate_scene(splat.gaussians, scaled, gt, proposals=False)
+    a = evaluate_scene(FeatureSplat(splat.gaussians, noisy), gt, proposals=False)
+    b = evaluate_scene(FeatureSplat(splat.gaussians, scaled), gt, proposals=False)
     assert [r.iou1 for r in a.results] == pytest.approx([r.iou1 for r in b.results], abs=1e-3)
     assert a.results[0].proposed1 is None and "proposed1" not in a.averages()
 
@@ -114,7 +114,7 @@ def test_scaling_features_changes_nothing_and_proposals_can_be_left_out(folder: 
 def test_field_of_another_splat(folder: Path, splat: TinySplat) -> None:
     foreign = FeatureField(splat.field.features, "0" * 16)
     with pytest.raises(SplatsegError, match="fingerprint"):
-        evaluate_scene(splat.gaussians, foreign, load_hierarchical(folder))
+        evaluate_scene(FeatureSplat(splat.gaussians, foreign), load_hierarchical(folder))
 
 
 def edit(path: Path, change: Any) -> None:

@@ -70,7 +70,7 @@ def test_click_on_zero_features_is_refused(splat: TinySplat) -> None:
     blank = FeatureField(torch.zeros(len(splat.field), 4), splat.field.fingerprint)
     for click in (PointClick(0), part_click(splat, 0)):
         with pytest.raises(SplatsegError, match=r"features? (to search for|is zero|are zero)"):
-            make_query(splat.gaussians, blank, [click])
+            make_query(FeatureSplat(splat.gaussians, blank), [click])
 
 
 def test_only_negative_clicks_are_no_query(splat: TinySplat) -> None:

@@ -136,15 +136,13 @@ import sys, time
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 import known_run
-from splatseg.core.field import FeatureField
-from splatseg.io.ply import load_gaussians
 from splatseg.io.run import Run
+from splatseg.segment import SegmentableSplat
 from splatseg.session import Session, Workspace
 from tiny_splat import make_splat
 run = Run(Path({run!r}))
-gaussians = load_gaussians(run.geometry)
 scene = known_run.make_scene(Path({photos!r}))
-workspace = Workspace(run, gaussians, FeatureField.load(run.features, gaussians), scene)
+workspace = Workspace(run, SegmentableSplat.load(run.geometry, run.features), scene)
 workspace.start_autosave()
 session = Session(workspace)
 session.click("front", *make_splat().pixel_of(2))
