@@ -8,7 +8,8 @@ import pytest
 from listener import Listener
 
 from splatseg.core.progress import SILENT, Cancelled, Job, Percent, Progress, Terminal, terminal
-from splatseg.io.run import Run, RunLog
+from splatseg.io.run import Run
+from splatseg.io.run_log import RunLog
 
 
 def test_a_counter_tells_every_step_and_its_end() -> None:

@@ -17,7 +17,8 @@ import torch
 
 from splatseg.core.atomic import write_together
 from splatseg.core.errors import SplatsegError
-from splatseg.io.run import Run, atomic_write, digest
+from splatseg.io.digests import digest
+from splatseg.io.run import Run, atomic_write
 
 ROOT = Path(__file__).parent.parent
 

@@ -28,7 +28,7 @@ from splatseg.core.splat import FeatureSplat
 from splatseg.evaluate.ceiling import evaluate_ceiling
 from splatseg.evaluate.hierarchical import HierarchicalScene, Report, evaluate_scene
 from splatseg.fit.features import FeatureConfig, fit_features
-from splatseg.io.run import digest
+from splatseg.io.digests import digest
 from splatseg.masks.hierarchy import HierarchyFolder
 from splatseg.segment.levels import LevelConfig
 

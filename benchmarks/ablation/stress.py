@@ -21,7 +21,7 @@ from benchmarks.ablation.rows import FROM_NOISE, Row
 from benchmarks.machine import machine
 from splatseg.core.atomic import write_text
 from splatseg.evaluate.report import Value, markdown_table
-from splatseg.io.run import digest
+from splatseg.io.digests import digest
 from splatseg.masks import MaskSet
 from splatseg.masks.hierarchy import HierarchyFolder, build_hierarchy
 from splatseg.synthetic import MaskSimulation, simulate_masks

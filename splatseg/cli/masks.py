@@ -28,7 +28,8 @@ from splatseg.core.scene import View
 from splatseg.draw.mask_preview import Pixels, hierarchy_preview
 from splatseg.fit.masks_job import MaskJob, first_rank_first, process_share, run_masks
 from splatseg.io.colmap import find_model, has_model, load_colmap
-from splatseg.io.run import Run, RunLog
+from splatseg.io.run import Run
+from splatseg.io.run_log import RunLog
 from splatseg.io.run_scene import take_capture
 from splatseg.masks import MaskSource, mask_source
 from splatseg.masks.cache import MaskCache

@@ -38,9 +38,11 @@ from splatseg.fit.geometry import GeometryConfig, fit_geometry, psnr
 from splatseg.fit.given import Agreement, check_agreement, given_splat
 from splatseg.fit.hooks import FitHooks
 from splatseg.fit.stages import Stage, cameras_digests, folder_digest, photos_digest, tensors_digest
+from splatseg.io.digests import digest
 from splatseg.io.labels import load_labels, save_labels
 from splatseg.io.ply import load_gaussians, save_gaussians
-from splatseg.io.run import Run, RunLog, digest
+from splatseg.io.run import Run
+from splatseg.io.run_log import RunLog
 from splatseg.io.run_scene import load_run_scene, take_capture
 from splatseg.io.test_cameras import load_test_views
 from splatseg.masks import MaskSource, mask_source

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from splatseg.core.scene import View
-from splatseg.io.run import digest
+from splatseg.io.digests import digest
 
 VERSIONS = {"geometry": 2, "psnr": 1, "hierarchy": 1, "features": 2, "labels": 2, "sheet": 1}
 """Of each stage's code: to be raised with every change after which the same inputs give another result."""

@@ -2,8 +2,9 @@
 
 from splatseg.core.atomic import atomic_write, write_text
 from splatseg.io.colmap import load_colmap, run_sfm
+from splatseg.io.digests import digest
 from splatseg.io.ply import load_extra, load_gaussians, save_gaussians
-from splatseg.io.run import Run, digest
+from splatseg.io.run import Run
 
 __all__ = [
     "Run",

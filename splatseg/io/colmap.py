@@ -40,9 +40,9 @@ from splatseg.io.colmap_model import (
     write_cameras_and_images,
 )
 from splatseg.io.colmap_process import photos_for_colmap, run_job
+from splatseg.io.digests import digest
 from splatseg.io.frames import CaptureFrame, capture_frame
 from splatseg.io.names import check_distinct, is_file, run_path
-from splatseg.io.run import digest
 from splatseg.io.sfm import run_sfm
 from splatseg.io.transforms import TRANSFORMS, read_transforms
 

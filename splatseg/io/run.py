@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pickle
@@ -11,10 +10,9 @@ import shutil
 import time
 import warnings
 import zipfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,55 +21,14 @@ import torch
 from splatseg.core.atomic import atomic_write, remove_leftovers_below, write_text
 from splatseg.core.errors import DAMAGED, SplatsegError
 from splatseg.core.photos import RUN_IDENTITY
-from splatseg.core.progress import SILENT, Progress, Reporter
-from splatseg.core.reading import read_bytes, read_json, read_text, regular
+from splatseg.core.reading import read_json, read_text, regular
+from splatseg.io.digests import canonical
 from splatseg.io.lock import Lock
+from splatseg.io.run_paths import RunPaths
 
 _BROKEN_CHECKPOINT: tuple[type[Exception], ...] = (*DAMAGED, pickle.UnpicklingError)
 _STAGE = re.compile(r"[A-Za-z0-9_.-]+")
 _WORK = ("stages/*.json", "checkpoints/*.pt", "sfm/sparse/*/images.bin", "masks/**/*.npz")
-_WHOLE_FILE = 64 * 1024 * 1024  # bytes; larger files count by size and time of change instead of their contents
-
-
-def _canonical(value: Any) -> Any:
-    """``value`` as JSON gives it back: what a stored copy is compared with."""
-    try:
-        return json.loads(json.dumps(value, sort_keys=True, default=str))
-    except (TypeError, ValueError) as error:
-        raise SplatsegError(f"settings: expected values that JSON can hold, found {error}") from None
-
-
-@lru_cache(maxsize=1 << 16)
-def _contents(path: Path, state: tuple[int, ...]) -> bytes:
-    """SHA-256 of a file; once in a process while its ``state`` (inode, size, times) is the same: several stages ask for
-    the same photos."""
-    return hashlib.sha256(read_bytes(path)).digest()
-
-
-def digest(settings: Any = None, files: Iterable[str | Path] = (), stats: Iterable[str | Path] = ()) -> str:
-    """16 hex digits that change when a stage must run again.
-
-    Args:
-        settings: anything JSON can hold (paths count as text); key order does not matter.
-        files: input files that count by their contents (above 64 MiB by size and time of change).
-        stats: input files, such as photographs, that count by name, size and time of change.
-
-    Raises:
-        SplatsegError: a file that is missing or unreadable.
-    """
-    result = hashlib.sha256(json.dumps(_canonical(settings), sort_keys=True).encode())
-    for by_contents, paths in ((True, files), (False, stats)):
-        for path in map(Path, paths):
-            try:
-                stat = path.stat()
-                result.update(f"\0{path.name}\0{stat.st_size}\0".encode())
-                if by_contents and stat.st_size <= _WHOLE_FILE:
-                    result.update(_contents(path, (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)))
-                else:
-                    result.update(str(stat.st_mtime_ns).encode())
-            except OSError as error:
-                raise SplatsegError(f"{path}: expected a readable file, found: {error.strerror}") from None
-    return result.hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -101,87 +58,12 @@ class Before:
                 parent.rmdir()
 
 
-class Run:
+class Run(RunPaths):
     """A run folder. Constructing one touches nothing; :meth:`open` makes or checks it, :meth:`existing` only checks."""
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+        super().__init__(folder)
         self._before: Before | None = None  # of a run that open() made
-
-    # Paths -----------------------------------------------------------------------------------------------------------
-
-    @property
-    def identity(self) -> Path:
-        """What the run is of (:meth:`scene_settings`); its presence makes a folder a run."""
-        return self.folder / RUN_IDENTITY
-
-    @property
-    def capture(self) -> Path:
-        """Digests of the photos, by view name: the capture is known by them, wherever it lies."""
-        return self.folder / "capture.json"
-
-    @property
-    def config(self) -> Path:
-        return self.folder / "config.yaml"
-
-    @property
-    def geometry(self) -> Path:
-        return self.folder / "geometry.ply"
-
-    @property
-    def features(self) -> Path:
-        return self.folder / "features.safetensors"
-
-    @property
-    def masks(self) -> Path:
-        return self.folder / "masks"
-
-    @property
-    def hierarchy(self) -> Path:
-        return self.folder / "hierarchy"
-
-    @property
-    def labels(self) -> Path:
-        return self.folder / "labels.ply"
-
-    @property
-    def labels_sidecar(self) -> Path:
-        return self.folder / "labels.npz"
-
-    @property
-    def labels_json(self) -> Path:
-        return self.folder / "labels.json"
-
-    @property
-    def metrics(self) -> Path:
-        return self.folder / "metrics.json"
-
-    @property
-    def log_file(self) -> Path:
-        return self.folder / "log.jsonl"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.folder / "checkpoints"
-
-    @property
-    def cache(self) -> Path:
-        """Undistorted and resized images, traced pools: everything here can be made again."""
-        return self.folder / "cache"
-
-    @property
-    def sfm(self) -> Path:
-        """COLMAP workspace of ``--sfm``."""
-        return self.folder / "sfm"
-
-    @property
-    def contact_sheet(self) -> Path:
-        return self.folder / "contact_sheet.png"
-
-    @property
-    def exports(self) -> Path:
-        """Selections and objects written by scripts and the viewer."""
-        return self.folder / "exports"
 
     # Identity --------------------------------------------------------------------------------------------------------
 
@@ -200,7 +82,7 @@ class Run:
                 names the first field that differs), or cannot be written to.
         """
         run = cls(folder)
-        wanted = _canonical(dict(scene_settings))
+        wanted = canonical(dict(scene_settings))
         if run.folder.exists() and not run.folder.is_dir():
             raise SplatsegError(f"{run.folder}: expected a run folder, found a file")
         if run.identity.is_file():
@@ -248,7 +130,7 @@ class Run:
 
     def replace_scene_settings(self, **changes: Any) -> None:
         """Write ``scene.json`` with ``changes``."""
-        self._write_identity(_canonical({**self.scene_settings(), **changes}))
+        self._write_identity(canonical({**self.scene_settings(), **changes}))
 
     def _write_identity(self, settings: Any) -> None:
         write_text(self.identity, json.dumps(settings, indent=1, sort_keys=True) + "\n")
@@ -406,29 +288,3 @@ class Run:
         with Lock(self.folder / "lock", "a free run folder", self.folder):
             remove_leftovers_below(self.folder)
             yield
-
-
-class RunLog(Reporter):
-    """Writes figures to the log of a run, and passes progress on to ``inner``, which may stop the work.
-
-    Args:
-        note: also called with the figures, each time.
-    """
-
-    def __init__(
-        self, run: Run, inner: Reporter = SILENT, note: Callable[[Mapping[str, Any]], None] = lambda figures: None
-    ) -> None:
-        self._run = run
-        self._inner = inner
-        self._note = note
-
-    def update(self, progress: Progress) -> None:
-        self._inner.update(progress)
-
-    def finish(self, label: str) -> None:
-        self._inner.finish(label)
-
-    def log(self, figures: Mapping[str, Any]) -> None:
-        self._run.log(dict(figures))
-        self._inner.log(figures)
-        self._note(figures)

@@ -16,7 +16,8 @@ from splatseg.core.errors import DAMAGED, SplatsegError, naming
 from splatseg.core.reading import read_json, read_text
 from splatseg.core.scene import Scene, View
 from splatseg.io.colmap import check_downscale, has_model, load_colmap
-from splatseg.io.run import Run, digest
+from splatseg.io.digests import digest
+from splatseg.io.run import Run
 from splatseg.io.sfm import is_sfm_of, run_sfm
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from splatseg.core.reading import read_text
 from splatseg.io.colmap_masks import mask_files, mask_of_photo, write_mask
 from splatseg.io.colmap_model import write_names
 from splatseg.io.colmap_process import photos_for_colmap, run_job
-from splatseg.io.run import digest
+from splatseg.io.digests import digest
 
 _EXHAUSTIVE = 150  # photos; matching all pairs grows with the square, so longer captures are taken for a video
 _OVERLAP = 20  # neighbours (and their doublings) that a photo of a long capture is matched with

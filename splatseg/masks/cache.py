@@ -15,8 +15,8 @@ from splatseg.core.atomic import atomic_write, write_text
 from splatseg.core.errors import DAMAGED, SplatsegError
 from splatseg.core.reading import read_json, regular
 from splatseg.core.scene import View
+from splatseg.io.digests import digest
 from splatseg.io.names import run_path
-from splatseg.io.run import digest
 from splatseg.masks.mask_set import MaskSet
 from splatseg.masks.source import MaskSource
 from splatseg.masks.workers import find_masks

@@ -1,0 +1,87 @@
+"""Where everything is in a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from splatseg.core.photos import RUN_IDENTITY
+
+
+class RunPaths:
+    """The files and folders of the run in ``folder``, there or not."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    @property
+    def identity(self) -> Path:
+        """What the run is of (:meth:`scene_settings`); its presence makes a folder a run."""
+        return self.folder / RUN_IDENTITY
+
+    @property
+    def capture(self) -> Path:
+        """Digests of the photos, by view name: the capture is known by them, wherever it lies."""
+        return self.folder / "capture.json"
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "config.yaml"
+
+    @property
+    def geometry(self) -> Path:
+        return self.folder / "geometry.ply"
+
+    @property
+    def features(self) -> Path:
+        return self.folder / "features.safetensors"
+
+    @property
+    def masks(self) -> Path:
+        return self.folder / "masks"
+
+    @property
+    def hierarchy(self) -> Path:
+        return self.folder / "hierarchy"
+
+    @property
+    def labels(self) -> Path:
+        return self.folder / "labels.ply"
+
+    @property
+    def labels_sidecar(self) -> Path:
+        return self.folder / "labels.npz"
+
+    @property
+    def labels_json(self) -> Path:
+        return self.folder / "labels.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.json"
+
+    @property
+    def log_file(self) -> Path:
+        return self.folder / "log.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def cache(self) -> Path:
+        """Undistorted and resized images, traced pools: everything here can be made again."""
+        return self.folder / "cache"
+
+    @property
+    def sfm(self) -> Path:
+        """COLMAP workspace of ``--sfm``."""
+        return self.folder / "sfm"
+
+    @property
+    def contact_sheet(self) -> Path:
+        return self.folder / "contact_sheet.png"
+
+    @property
+    def exports(self) -> Path:
+        """Selections and objects written by scripts and the viewer."""
+        return self.folder / "exports"
