@@ -119,8 +119,9 @@ def scaled(scene: Path, size: float) -> None:
 def photos_through(scene: Path, suffix: str, save: Callable[[Image.Image, Path], object]) -> None:
     """The photos in another format, under other names in the model."""
     for path in sorted((scene / "images").iterdir()):
-        save(Image.open(path).convert("RGB"), path.with_suffix(suffix))
+        image = Image.open(path).convert("RGB")
         path.unlink()
+        save(image, path.with_suffix(suffix))
     each_field(scene, "images", lambda f: [*f[:9], str(Path(f[9]).with_suffix(suffix))], 2)
 
 
