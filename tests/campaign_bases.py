@@ -66,7 +66,7 @@ def build_sam_weights(path: Path) -> None:
 
 
 def build_photos(folder: Path) -> Path | None:
-    """Six photos of a capture that SfM registers, at a third of their size; None where there are none at hand."""
+    """Six photos of a capture that SfM registers, 300 to 600 pixels high; None where there are none at hand."""
     source = Path(os.environ.get("SPLATSEG_DATA", Path(__file__).parent.parent.parent / "shared/data")) / "fox/images"
     if not source.is_dir():
         return None
@@ -76,7 +76,7 @@ def build_photos(folder: Path) -> Path | None:
         made.mkdir(parents=True)
         for path in sorted(source.iterdir())[:6]:
             photo = Image.open(path).convert("RGB")
-            photo.reduce(max(photo.size) // 500 or 1).save(made / path.name, quality=95)
+            photo.reduce(max(photo.size) // 300 or 1).save(made / path.name, quality=95)
         made.rename(folder)
     return folder
 

@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import runpy
 import shutil
 import signal
@@ -126,6 +127,11 @@ def contents(place: Path) -> dict[str, str]:
         for path in sorted(place.rglob("*"))
         if path.is_file() and path.name not in ("lock", ".lock", "log.jsonl", "journal")
     } | {path.relative_to(place).as_posix(): "folder" for path in place.rglob("*.tmp*") if path.is_dir()}
+
+
+def paths(found: dict[str, str]) -> set[str]:
+    """What is there, whatever it was made from: the undistorted photos' folder is called after poses and cameras."""
+    return {re.sub(r"undistorted-[0-9a-f]+", "undistorted", path) for path in found}
 
 
 # The process that is killed --------------------------------------------------------------------------------------
@@ -365,7 +371,7 @@ class Kills:
             wrong = f"left over: {', '.join(left)[:200]}"
         elif lost := sorted(before.keys() - now.keys()):
             wrong = f"lost: {', '.join(lost)[:200]}"
-        elif now != reference["contents"] and (self.jobs[name].exact or now.keys() != reference["contents"].keys()):
+        elif now != reference["contents"] and (self.jobs[name].exact or paths(now) != paths(reference["contents"])):
             names = {
                 path for path in {*now, *reference["contents"]} if now.get(path) != reference["contents"].get(path)
             }

@@ -201,12 +201,10 @@ def moved_capture(room: Room) -> Outcome:
     scene = room.base()
     room.fit(scene)
     scene.rename(room.folder / "elsewhere")
-    said = room.script("evaluate.py", "run", "--scene", "elsewhere", "--quiet")
+    click = ("--view", "0001.jpg", "--pixel", "25", "45", "--quiet")
+    said = room.script("segment.py", "run", *click, "--scene", "elsewhere")
     again = room.fit(room.folder / "elsewhere")
-    return (
-        "unrecognized" not in said.text.lower() and again.code == 0,
-        f"--scene: {said.last[:90]}; fit: {again.last[:90]}",
-    )
+    return said.code == again.code == 0, f"segment.py --scene: {said.last[-90:]}; fit.py: {again.last[-90:]}"
 
 
 # 3. Where and how large ---------------------------------------------------------------------------------------------
