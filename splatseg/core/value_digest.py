@@ -28,7 +28,8 @@ def _add(result: Any, value: Any) -> None:
     if isinstance(value, Tensor):
         values = value.detach().to("cpu").contiguous()
         result.update(f"{values.dtype}{tuple(values.shape)}:".encode())
-        result.update(values.reshape(-1).view(torch.uint8).numpy().data)
+        flat = values.as_strided((values.numel(),), (1,))  # of one value or none, whose stride may be anything
+        result.update(flat.view(torch.uint8).numpy().data)
     elif isinstance(value, Mapping):
         result.update(f"{{{len(value)}:".encode())
         for name, item in value.items():
