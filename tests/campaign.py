@@ -3,6 +3,7 @@
 
     python tests/campaign.py mutations --count 10000 --seed 0 --work DIR
     python tests/campaign.py kills --count 200 --seed 0 --work DIR
+    python tests/campaign.py kills --count 60 --jobs "fit, sfm" "masks, sam" --work DIR
     python tests/campaign.py report --work DIR
 
 A case is a function of seed and number. Results are lines of DIR/mutations-SEED.jsonl and DIR/kills-SEED.jsonl; a
@@ -183,8 +184,8 @@ def kills(options: argparse.Namespace) -> Log:
     """The campaign of kills."""
     from campaign_kills import Kills
 
-    campaign = Kills(options.work / "kills", options.seed)
-    log = Log(options.work / f"kills-{options.seed}.jsonl")
+    campaign = Kills(options.work / "kills", options.seed, options.jobs)
+    log = Log(options.work / f"kills-{options.seed}{''.join(options.jobs).replace(' ', '')}.jsonl")
 
     carry_out(options, log, campaign.worker)
     return log
@@ -255,6 +256,7 @@ def main() -> int:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--again", action="store_true", help="do those anew that failed")
+    parser.add_argument("--jobs", nargs="*", default=[], help="kill these commands alone, such as 'masks, sam'")
     parser.add_argument("--only", type=int, help="do one case and show it")
     options = parser.parse_args()
     options.work = options.work.resolve()
@@ -263,7 +265,10 @@ def main() -> int:
         report(options)
         return 0
     log = {"mutations": mutations, "kills": kills}[options.what](options)
-    report(options)
+    if options.jobs:
+        print(f"{table(log, 'job')}\n{failures(log)}")
+    else:
+        report(options)
     return 1 if any(result["outcome"] not in GOOD for result in log.results.values()) else 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -53,6 +54,30 @@ def build_bases(folder: Path) -> Path:
         words = ["scene", "--out", "run", "--preset", "fast", "--downscale", "2", *TINY_ARGUMENTS[2:]]
         (folder / "arguments/arguments.json").write_text(json.dumps(words))
         done.write_text("")
+    return folder
+
+
+def build_sam_weights(path: Path) -> None:
+    """Seeded random weights of a small model of segment-anything's."""
+    from test_sam_everything import build_sam
+
+    if not path.is_file():
+        torch.save(build_sam().state_dict(), path)
+
+
+def build_photos(folder: Path) -> Path | None:
+    """Six photos of a capture that SfM registers, 300 to 600 pixels high; None where there are none at hand."""
+    source = Path(os.environ.get("SPLATSEG_DATA", Path(__file__).parent.parent.parent / "shared/data")) / "fox/images"
+    if not source.is_dir():
+        return None
+    if not folder.is_dir():
+        made = folder.with_name("photos.part")
+        shutil.rmtree(made, ignore_errors=True)
+        made.mkdir(parents=True)
+        for path in sorted(source.iterdir())[:6]:
+            photo = Image.open(path).convert("RGB")
+            photo.reduce(max(photo.size) // 300 or 1).save(made / path.name, quality=95)
+        made.rename(folder)
     return folder
 
 

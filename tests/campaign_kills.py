@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import runpy
 import shutil
 import signal
@@ -21,8 +22,8 @@ import threading
 import time
 import traceback
 import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -39,19 +40,31 @@ PATIENCE = 240.0  # seconds that a command may take
 @dataclass(frozen=True)
 class Job:
     """A command on ``place``: a copy of ``start`` (folder of the bases, or none), ``words`` with @ for the place and
-    & for the bases."""
+    & for the bases. Those of no weight are killed where they are asked for by name (``campaign.py --jobs``)."""
 
     words: tuple[str, ...]
     start: str | None = None
     weight: float = 1
+    exact: bool = True
+    """Whether two runs of the command give the same bytes; else the same files."""
 
 
-def jobs() -> dict[str, Job]:
+def jobs(photos: Path | None = None) -> dict[str, Job]:
+    """Of ``photos`` (a folder that SfM registers) the poses are found, too; without it that job is left out."""
     from campaign_bases import TINY_ARGUMENTS, VIEW
 
     fit = ("fit.py", "&/capture", "--out", "@/run", *TINY_ARGUMENTS)
     masks = ("--masks", "&/capture/masks_2d")
-    return {
+    sam = ("--source", "sam", "--sam-checkpoint", "&/tiny.pth", "--sam.points-per-side", "6", "--sam.device", "cpu")
+    sam += ("--sam.pred-iou-thresh", "-9", "--sam.stability-score-thresh", "0.3", "--sam.min-mask-region-area", "0")
+    found = {
+        "masks, sam": Job(("masks.py", "&/capture", "--out", "@/run", *sam, "--preview", "--quiet"), weight=0),
+    }
+    if photos is not None:
+        few = ("--config.hold-out-every", "0", "--device=cpu", "--quiet", "--preset", "fast")
+        words = ("fit.py", str(photos), "--sfm", "--out", "@/run", *few, "--config.geometry.steps=5")
+        found["fit, sfm"] = Job((*words, "--config.features.steps=3"), weight=0, exact=False)
+    return found | {
         "fit": Job((*fit, *masks), weight=50),
         "fit, watershed, half size": Job((*fit, "--downscale", "2"), weight=15),
         "fit, undistorted": Job(("fit.py", "&/distorted/scene", *fit[2:]), weight=15),
@@ -116,6 +129,11 @@ def contents(place: Path) -> dict[str, str]:
     } | {path.relative_to(place).as_posix(): "folder" for path in place.rglob("*.tmp*") if path.is_dir()}
 
 
+def paths(found: dict[str, str]) -> set[str]:
+    """What is there, whatever it was made from: the undistorted photos' folder is called after poses and cameras."""
+    return {re.sub(r"undistorted-[0-9a-f]+", "undistorted", path) for path in found}
+
+
 # The process that is killed --------------------------------------------------------------------------------------
 
 
@@ -169,6 +187,15 @@ def stop_before(change: int | None, place: Path) -> Callable[[], int]:
     return lambda: count[0]
 
 
+def become_tiny() -> None:
+    """Segment Anything is segment-anything's own model, small, with the weights in the file that is given."""
+    from test_sam_source import tiny_model
+
+    from splatseg.masks.sam.source import SamMasks
+
+    SamMasks.__init__.__defaults__ = (None, None, tiny_model)  # type: ignore[misc]
+
+
 def command_in_child(order: dict[str, Any]) -> None:
     """In the forked process: become the command."""
     os.setsid()
@@ -184,6 +211,8 @@ def command_in_child(order: dict[str, Any]) -> None:
 
         pipeline.FitHooks = functools.partial(pipeline.FitHooks, checkpoint_seconds=0.0)  # type: ignore[misc, assignment]
     name, *arguments = order["words"]
+    if "sam" in arguments:
+        become_tiny()
     try:
         if name == "session":
             edit_session(*map(Path, arguments))
@@ -239,12 +268,22 @@ def serve() -> None:
 class Kills:
     """The campaign of one seed; references are made once, by commands that nobody kills."""
 
-    def __init__(self, work: Path, seed: int) -> None:
-        from campaign_bases import build_bases
+    def __init__(self, work: Path, seed: int, only: Sequence[str] = ()) -> None:
+        from campaign_bases import build_bases, build_photos, build_sam_weights
 
-        self.work, self.seed, self.jobs = work, seed, jobs()
+        self.work, self.seed = work, seed
         work.mkdir(parents=True, exist_ok=True)
         self.bases = build_bases(work / "bases")
+        known = jobs()
+        if only:
+            build_sam_weights(self.bases / "tiny.pth")
+            known = jobs(build_photos(work / "photos"))
+            if absent := [name for name in only if name not in known]:
+                raise SystemExit(
+                    f"no such job: {', '.join(absent)} ('fit, sfm' needs $SPLATSEG_DATA); {', '.join(known)}"
+                )
+            known = {name: replace(known[name], weight=1) for name in only}
+        self.jobs = known
         self._lock = threading.Lock()
         self._references: dict[str, dict[str, Any]] = {}
 
@@ -332,7 +371,7 @@ class Kills:
             wrong = f"left over: {', '.join(left)[:200]}"
         elif lost := sorted(before.keys() - now.keys()):
             wrong = f"lost: {', '.join(lost)[:200]}"
-        elif now != reference["contents"]:
+        elif now != reference["contents"] and (self.jobs[name].exact or paths(now) != paths(reference["contents"])):
             names = {
                 path for path in {*now, *reference["contents"]} if now.get(path) != reference["contents"].get(path)
             }

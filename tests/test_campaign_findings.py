@@ -25,6 +25,7 @@ from splatseg.core import reading
 from splatseg.core.atomic import remove_leftovers, temporary_name
 from splatseg.core.camera import Camera
 from splatseg.core.errors import SplatsegError
+from splatseg.core.field import FeatureField
 from splatseg.core.label_tree import LabelNode, LabelTree
 from splatseg.core.photos import read_photo
 from splatseg.core.scene import View
@@ -91,6 +92,71 @@ def test_a_checkpoint_with_a_flipped_bit_is_not_taken_up(tmp_path: Path, bit: in
     for _ in range(2):
         with pytest.warns(UserWarning, match=r"geometry\.pt: unreadable checkpoint ignored"):
             assert run.load_checkpoint("geometry") is None
+
+
+def rewritten(path: Path, change: Callable[[dict[str, bytes]], dict[str, bytes]]) -> None:
+    """The archive written anew, with right check sums, of what ``change`` makes of its members."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in change(members).items():
+            archive.writestr(name, content)
+
+
+def ending(members: dict[str, bytes], name: str) -> str:
+    return next(found for found in members if found.endswith(name))
+
+
+def swapped(members: dict[str, bytes]) -> dict[str, bytes]:
+    one, other = ending(members, "data/0"), ending(members, "data/1")
+    return {**members, one: members[other], other: members[one]}
+
+
+def changed_number(members: dict[str, bytes]) -> dict[str, bytes]:
+    name = ending(members, "data/0")
+    return {**members, name: np.float32(7).tobytes() + members[name][4:]}
+
+
+def changed_step(members: dict[str, bytes]) -> dict[str, bytes]:
+    name = ending(members, "data.pkl")
+    assert members[name].count(b"K\x11") == 1  # 17, as pickle writes it
+    return {**members, name: members[name].replace(b"K\x11", b"K\x12")}
+
+
+def another_name(members: dict[str, bytes]) -> dict[str, bytes]:
+    name = ending(members, "data.pkl")
+    return {**members, name: members[name].replace(b"moments", b"momentS")}
+
+
+@pytest.mark.parametrize("change", [swapped, changed_number, changed_step, another_name])
+def test_a_checkpoint_written_anew_with_right_check_sums_is_not_taken_up(
+    tmp_path: Path, change: Callable[[dict[str, bytes]], dict[str, bytes]]
+) -> None:
+    """11 of 10,000 mutations: the check sums of a zip are of its members, not of what was saved."""
+    run = Run.open(tmp_path / "run", {})
+    state = {"step": 17, "x": torch.arange(10, dtype=torch.float32), "moments": {"a": torch.ones(10)}}
+    run.save_checkpoint("geometry", state)
+    path = run.checkpoint_path("geometry")
+    rewritten(path, lambda members: members)
+    kept = run.load_checkpoint("geometry")
+    assert kept is not None and kept["step"] == 17 and torch.equal(kept["x"], state["x"])
+    rewritten(path, change)
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=r"geometry\.pt: .* ignored, stage geometry starts anew"):
+            assert run.load_checkpoint("geometry") is None
+
+
+def test_a_changed_feature_is_refused_by_name(tmp_path: Path) -> None:
+    """safetensors has no check sums: a flipped bit was another feature."""
+    path = tmp_path / "features.safetensors"
+    FeatureField(torch.ones(20, 4), "of a splat").save(path)
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(bytes(data))
+    for _ in range(2):
+        with pytest.raises(SplatsegError, match=r"features\.safetensors: expected the tensors that were") as said:
+            FeatureField.load(path)
+        assert "\n" not in str(said.value)
 
 
 def test_a_checkpoint_of_no_records_is_not_taken_up(tmp_path: Path) -> None:

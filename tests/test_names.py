@@ -162,10 +162,10 @@ def test_masks_and_previews_are_written_inside_the_run_alone(
     around = tmp_path_factory.mktemp("around")
     renamed(around / "scene", model, [name.replace("/ABS", str(around / "elsewhere")) for name in new])
     before, run = hashes(around, around / "run"), around / "run"
-    for _ in range(2):
-        arguments = ["--out", run, "--source", "watershed", "--preview", "--quiet"]
-        assert run_script("masks.py", around / "scene", *arguments) == 0
+    arguments = ["--out", run, "--source", "watershed", "--preview", "--quiet"]
+    codes = [run_script("masks.py", around / "scene", *arguments) for _ in range(2)]
     assert hashes(around, run) == before
+    assert codes == [0, 0]
     assert len([path for path in (run / "masks").rglob("*.npz")]) == len(new)
     assert len(list((run / "masks").rglob("preview/**/*.masks.png"))) == len(new)
 
@@ -175,7 +175,9 @@ def test_a_fit_of_hostile_names_writes_inside_its_run_alone(tmp_path: Path) -> N
     renamed(tmp_path / "scene", "OPENCV", new)
     before, run = hashes(tmp_path, tmp_path / "run"), tmp_path / "run"
     tiny = ["--preset", "fast", "--quiet", "--config.geometry.steps=2", "--config.features.steps=2"]
-    assert run_script("fit.py", tmp_path / "scene", "--out", run, *tiny, "--config.hold-out-every", "0") == 0
+    code = run_script("fit.py", tmp_path / "scene", "--out", run, *tiny, "--config.hold-out-every", "0")
+    assert hashes(tmp_path, run) == before
+    assert code == 0
     assert run_script("export.py", run, "--again", "--quiet") == 0
     # What is clicked may be nothing after two steps (exit code 2): where files go is what counts here.
     assert run_script("segment.py", run, "--view", new[0], "--pixel", "30", "20", "--quiet") in (0, 2)

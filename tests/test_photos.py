@@ -18,7 +18,7 @@ from test_colmap import HEIGHT, WIDTH, make_scene
 from test_render import make_scene as known_splat
 
 from splatseg.core.errors import SplatsegError
-from splatseg.core.photos import Photo, find_photos, is_plain, photo_size, photo_suffixes, read_photo
+from splatseg.core.photos import Photo, find_photos, is_plain, photo_size, photo_suffixes, read_mask, read_photo
 from splatseg.core.scene import View
 from splatseg.fit.geometry.fit import masked_target, psnr
 from splatseg.fit.geometry.photos import halved, packed, unpacked
@@ -65,6 +65,21 @@ def written(path: Path, values: NDArray[Any], layout: str = "chunky", **options:
         values = np.ascontiguousarray(np.moveaxis(values, 2, 0))
     tifffile.imwrite(path, values, photometric="rgb", **LAYOUTS[layout], **options)
     return read_photo(path, path.name)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "float32", "float64", "uint32"])
+def test_a_tiff_whose_0_is_white_is_turned_about(tmp_path: Path, kind: str) -> None:
+    """Pillow turns 8 bits about, not 16 and not floats: the photo came out as its negative."""
+    dark = np.linspace(0, 1, 12).reshape(3, 4)  # what is stored, as a share of the range
+    values = (dark * {"uint8": 255, "uint16": 65535, "uint32": 65535}.get(kind, 1)).astype(kind)
+    expected = 255 - np.round(values.astype(float) * 255 / values.max())
+    for name, photometric in (("white.tif", "miniswhite"), ("black.tif", "minisblack")):
+        tifffile.imwrite(tmp_path / name, values, photometric=photometric)
+    found = read_photo(tmp_path / "white.tif", "v").pixels
+    assert np.abs(found.astype(float) - expected[..., None]).max() <= 1
+    assert np.abs(255 - read_photo(tmp_path / "black.tif", "v").pixels.astype(int) - found).max() <= 1
+    if kind in ("uint8", "uint16", "float32"):  # as a mask all but its last pixel counts
+        assert read_mask(tmp_path / "white.tif").ravel().tolist() == [True] * 11 + [False]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -21,7 +21,7 @@ from viser_client import PATIENCE, HeadlessWindow, wait_for
 
 from splatseg.core.selection import Selection
 from splatseg.io.ply import load_gaussians
-from splatseg.session import store
+from splatseg.session import Workspace, store
 
 ROOT = Path(__file__).parent.parent
 
@@ -47,7 +47,8 @@ class Server:
         self.port, self.token = int(found[1]), found[2]
 
     def window(self, known: KnownRun) -> HeadlessWindow:
-        return HeadlessWindow(self.port, known.splat.camera, token=self.token)
+        near = Workspace(known.workspace.run, known.splat.gaussians, known.splat.field).near  # it finds no photos
+        return HeadlessWindow(self.port, known.splat.camera, token=self.token, near=near)
 
     def kill(self) -> None:
         """End it as the kernel does: without a chance to write anything."""

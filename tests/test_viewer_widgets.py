@@ -63,8 +63,10 @@ def test_level_of_detail_is_stated_and_selection_is_of_all(known: KnownRun, wind
 def test_scenes_of_any_size_are_drawn_and_turned_around(tmp_path: Path, scale: float) -> None:
     known = make_run(tmp_path, scale)
     viewer = Viewer(known.workspace, ViewerConfig(ServerConfig(port=0)))
-    depths = known.splat.camera.project(known.splat.gaussians.means)[1]
+    depths = known.splat.camera.project(known.splat.gaussians.means)[1] / scale  # of a scene of size 1: what is sent
+    position = known.splat.camera.position.numpy() / scale
     try:
+        np.testing.assert_allclose(viewer.server.initial_camera.position, position, rtol=1e-5, atol=1e-5)
         for _ in range(2):  # each window is told
             window = HeadlessWindow(viewer.port, known.splat.camera)
             window.click(*known.splat.pixel_of(2))

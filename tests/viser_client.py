@@ -23,6 +23,7 @@ from scipy.spatial.transform import Rotation
 from viser import _messages
 
 from splatseg.core.camera import Camera
+from splatseg.viewer.convert import browser_unit
 
 PATIENCE = 120.0
 LIMIT_MESSAGES = {  # what a browser's camera draws and how far it turns; without one, its page's own defaults stay
@@ -54,9 +55,15 @@ class HeadlessWindow:
     """A window on the viewer at ``port`` that looks through ``camera``; with the ``token`` of its address, if any."""
 
     def __init__(
-        self, port: int, camera: Camera, storage: dict[str, str] | None = None, token: str | None = None
+        self,
+        port: int,
+        camera: Camera,
+        storage: dict[str, str] | None = None,
+        token: str | None = None,
+        near: float | None = None,
     ) -> None:
         self.camera = camera
+        self.unit = browser_unit(camera.near if near is None else near)  # of all lengths that it sends
         self.storage = {} if storage is None else storage
         self.widgets: dict[str, dict[str, Any]] = {}
         self.shown: list[str] = []  # every text the status line has had
@@ -88,7 +95,7 @@ class HeadlessWindow:
     def _send_camera(self) -> None:
         rotation = self.camera.cam_from_world[:3, :3].double().numpy().T
         wxyz = Rotation.from_matrix(rotation).as_quat(scalar_first=True)
-        position = self.camera.position.double().numpy()
+        position = self.camera.position.double().numpy() / self.unit
         ahead, up = position + rotation[:, 2], -rotation[:, 1]
         fov = 2 * float(np.arctan(self.camera.height / 2 / self.camera.fy))
         size = (self.camera.height, self.camera.width)
@@ -100,7 +107,7 @@ class HeadlessWindow:
     def click(self, u: float, v: float, modifier: Any = None) -> None:
         """Click at column ``u``, row ``v`` of the camera's picture."""
         place = ((u / self.camera.width, v / self.camera.height),)
-        origin = tuple(self.camera.position.double().tolist())
+        origin = tuple((self.camera.position.double() / self.unit).tolist())
         self._send(_messages.ScenePointerMessage("click", origin, (0.0, 0.0, 1.0), place, modifier))
 
     def drag(self, corners: tuple[tuple[float, float], tuple[float, float]], modifier: Any = "cmd/ctrl") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from splatseg.core.errors import SplatsegError, check_dims, check_finite
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.reading import regular
 from splatseg.core.segments import Segments
+from splatseg.core.value_digest import value_digest
 
 NORM_EPS = 1e-6  # the loss, the renders and the queries all divide by |f| + NORM_EPS
 FORMAT = "splatseg-features-1"
@@ -24,6 +26,11 @@ FORMAT = "splatseg-features-1"
 def unit_features(features: Tensor) -> Tensor:
     """``features`` (..., d) divided by their length + 1e-6; zero vectors stay zero. Dots of the result are cosines."""
     return features / (torch.linalg.vector_norm(features, dim=-1, keepdim=True) + NORM_EPS)
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """Of all ``tensors``, in whatever order a file holds them."""
+    return value_digest(dict(sorted(tensors.items())))
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +101,8 @@ class FeatureField:
 
     def save(self, path: Path | str) -> None:
         """Write safetensors: ``features``, those of ``segments.to_tensors()`` where there are any, and metadata
-        ``fingerprint``; the file appears whole or not at all.
+        ``fingerprint`` and ``sha256`` of all tensors (the format has no check sums); the file appears whole or not at
+        all.
 
         Raises:
             SplatsegError: the folder cannot be written to, or the disk is full.
@@ -102,17 +110,19 @@ class FeatureField:
         tensors = {"features": self.features.detach().cpu().contiguous()}
         if self.segments is not None:
             tensors |= self.segments.to_tensors()
-        content = save(tensors, metadata={"format": FORMAT, "fingerprint": self.fingerprint})
+        metadata = {"format": FORMAT, "fingerprint": self.fingerprint, "sha256": _digest(tensors)}
+        content = save(tensors, metadata=metadata)
         with atomic_write(path) as partial:
             partial.write_bytes(content)
 
     @classmethod
     def load(cls, path: Path | str, gaussians: Gaussians | None = None) -> FeatureField:
         """Read what :meth:`save` wrote; given ``gaussians``, on their device and only if fitted on them. Files of older
-        versions hold no segments.
+        versions hold no segments and no digest.
 
         Raises:
-            SplatsegError: the file is missing, corrupt, of another format, non-finite, or of another splat.
+            SplatsegError: the file is missing, corrupt, changed since, of another format, non-finite, or of another
+                splat.
         """
         path = Path(path)
         if not path.is_file():
@@ -129,6 +139,12 @@ class FeatureField:
             raise SplatsegError(
                 f"{path}: expected a '{FORMAT}' file with a tensor 'features' and a 'fingerprint', "
                 f"found format {metadata.get('format')!r} with tensors {keys}"
+            )
+        found = _digest({**stored, "features": features})
+        if (wanted := metadata.get("sha256", found)) != found:  # older versions wrote none
+            raise SplatsegError(
+                f"{path}: expected the tensors that were written (SHA-256 {wanted[:16]}), found others ({found[:16]}): "
+                "the file is damaged or was changed"
             )
         try:
             segments = Segments.from_tensors(stored, len(features)) if stored else None

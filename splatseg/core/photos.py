@@ -5,6 +5,7 @@ not read, by tifffile (:mod:`splatseg.core.tiff`). How values become 8-bit RGB:
 
 - 8 bits a channel, palette, CMYK, YCbCr, Lab, 1 bit: Pillow's conversion; 16-bit colour PNG and TIFF: the upper byte.
 - 16-bit grey (also stored as 32-bit integers): value / 257, the full range of 16 bits, rounded.
+  A TIFF whose 0 is white is turned about, whatever its depth.
 - float grey and colour: the largest value says the range: at most 1 -> 0..1, 16 to 255 -> 0..255, above that up to
   65535 -> 0..65535. Anything else (negative, not finite, between 1 and 16: a radiance) is refused.
 - alpha: what is less than half opaque is no photo. Those pixels are black, whatever colour is hidden there, and are
@@ -26,7 +27,7 @@ from PIL import Image, UnidentifiedImageError
 
 from splatseg.core.errors import SplatsegError
 from splatseg.core.reading import read_json, regular
-from splatseg.core.tiff import is_misread, is_tiff, read_tiff, to_bytes
+from splatseg.core.tiff import is_misread, is_tiff, is_white_at_0, read_tiff, to_bytes
 
 HEIC = (".heic", ".heif", ".hif")
 RAW = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2")  # sensor data: to be developed first
@@ -125,7 +126,8 @@ def read_photo(path: Path, view: str) -> Photo:
     """
     with _opened(path, view) as file:
         if file.mode.startswith("I") or file.mode == "F":
-            return Photo(_grey(to_bytes(np.array(file), path)), None)
+            grey = to_bytes(np.array(file), path)
+            return Photo(_grey(255 - grey if is_white_at_0(file) else grey), None)
         if file.has_transparency_data:
             return _from_alpha(np.array(file.convert("RGBA")))
         return Photo(np.array(file.convert("RGB")), None)
@@ -154,6 +156,8 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
     """
     with _opened(path, path.stem) as file:
         values = np.array(file.convert("RGB") if file.mode in ("P", "PA", "RGBA", "LA") else file)
+        if is_white_at_0(file):
+            values = 255 - to_bytes(values, path)
     return np.asarray((values > 0).any(axis=2) if values.ndim == 3 else values > 0)
 
 

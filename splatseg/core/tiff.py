@@ -13,8 +13,8 @@ from splatseg.core.errors import SplatsegError
 from splatseg.core.reading import regular
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_BITS, _PLANES = 258, 284  # tags: bits of each sample; 2 where each channel is stored on its own
-_GREY, _RGB = 1, 2  # photometric interpretations
+_BITS, _PHOTOMETRIC, _PLANES = 258, 262, 284  # tags: bits of each sample; what values mean; 2 for a channel on its own
+_WHITE_AT_0, _GREY, _RGB = 0, 1, 2  # photometric interpretations
 _PREMULTIPLIED, _ALPHA = 1, 2  # kinds of extra samples
 
 
@@ -28,6 +28,13 @@ def is_misread(file: Image.Image) -> bool:
     """Whether Pillow gives other pixels of this TIFF without a word, by its header."""
     tags: Any = getattr(file, "tag_v2", {})
     return bool(tags.get(_PLANES, 1) == 2 and max(tags.get(_BITS, (8,))) > 8)
+
+
+def is_white_at_0(file: Image.Image) -> bool:
+    """Whether the numbers that Pillow gives of this TIFF are bright where they are small: it turns 8 bits about and
+    leaves wider numbers as they are stored."""
+    tags: Any = getattr(file, "tag_v2", {})
+    return (file.mode.startswith("I") or file.mode == "F") and tags.get(_PHOTOMETRIC) == _WHITE_AT_0
 
 
 def to_bytes(values: NDArray[Any], path: Path) -> NDArray[np.float64]:
@@ -75,13 +82,18 @@ def read_tiff(path: Path) -> Image.Image:
     if axes == "SYX":
         values = np.moveaxis(values, 0, 2)
     values = values[..., None] if values.ndim == 2 else values
-    colors = {_GREY: 1, _RGB: 3}.get(int(photometric), 0)
+    colors = {_WHITE_AT_0: 1, _GREY: 1, _RGB: 3}.get(int(photometric), 0)
     has_alpha = values.shape[-1] == colors + 1 and extra[:1] in ((_PREMULTIPLIED,), (_ALPHA,))
     if values.ndim != 3 or values.dtype.kind not in "uif" or values.shape[-1] != colors + has_alpha:
         raise SplatsegError(
             f"{path}: expected grey or RGB of one picture, found {values.shape} {values.dtype} ({photometric!s})"
         )
-    return _image(values, colors, bool(has_alpha and extra[0] == _PREMULTIPLIED), path)
+    image = _image(values, colors, bool(has_alpha and extra[0] == _PREMULTIPLIED), path)
+    if int(photometric) == _WHITE_AT_0:
+        pixels = np.array(image)
+        pixels[..., :3] = 255 - pixels[..., :3]
+        return Image.fromarray(pixels)
+    return image
 
 
 def _image(values: NDArray[Any], colors: int, premultiplied: bool, path: Path) -> Image.Image:

@@ -22,6 +22,7 @@ from splatseg.core.atomic import atomic_write, remove_leftovers_below, write_tex
 from splatseg.core.errors import DAMAGED, SplatsegError
 from splatseg.core.photos import RUN_IDENTITY
 from splatseg.core.reading import read_json, read_text, regular
+from splatseg.core.value_digest import value_digest
 from splatseg.io.digests import canonical
 from splatseg.io.lock import Lock
 from splatseg.io.run_paths import RunPaths
@@ -211,9 +212,13 @@ class Run(RunPaths):
         return self.checkpoints / f"{stage}.pt"
 
     def save_checkpoint(self, stage: str, state: Mapping[str, Any]) -> None:
-        """Replace the checkpoint of ``stage``; ``state`` holds tensors, numbers, text, and dicts and lists of them."""
+        """Replace the checkpoint of ``stage``; ``state`` holds tensors, numbers, text, and dicts and lists of them.
+
+        A digest of all of it goes along: check sums tell of damage to the bytes, not of a file that was written anew.
+        """
+        state = dict(state)
         with atomic_write(self.checkpoint_path(stage)) as temporary, open(temporary, "wb") as file:
-            torch.save(dict(state), file)
+            torch.save({"state": state, "sha256": value_digest(state)}, file)
 
     def drop_checkpoint(self, stage: str) -> None:
         """Remove the checkpoint of ``stage``, where there is one that can be removed."""
@@ -221,22 +226,24 @@ class Run(RunPaths):
             self.checkpoint_path(stage).unlink(missing_ok=True)
 
     def load_checkpoint(self, stage: str) -> dict[str, Any] | None:
-        """The checkpoint of ``stage`` on the CPU; None where there is none or, with a warning, where it is damaged."""
+        """The checkpoint of ``stage`` on the CPU; None where there is none or, with a warning, where it is not as
+        :meth:`save_checkpoint` left it."""
         path = self.checkpoint_path(stage)
         try:
-            # torch.save writes check sums, torch.load does not look at them.
+            # torch.save writes check sums, torch.load does not look at them: damage shall not come to the unpickler.
             with zipfile.ZipFile(regular(path)) as archive:
                 if (broken := archive.testzip()) is not None:
                     raise ValueError(f"{broken}: the check sum is another")
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            stored = torch.load(path, map_location="cpu", weights_only=True)
+            if not isinstance(stored, dict) or not isinstance(state := stored.get("state"), dict):
+                raise ValueError("expected a state and its digest")
+            if stored.get("sha256") != value_digest(state):
+                raise ValueError("its digest is of another state")
         except FileNotFoundError:
             return None
         except _BROKEN_CHECKPOINT as error:
             reason = str(error).split("\n", 1)[0]
             warnings.warn(f"{path}: unreadable checkpoint ignored, stage {stage} starts anew ({reason})", stacklevel=2)
-            return None
-        if not isinstance(state, dict):
-            warnings.warn(f"{path}: expected a dict, found {type(state).__name__}; checkpoint ignored", stacklevel=2)
             return None
         return state
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from splatseg.session import Session, Workspace
-from splatseg.viewer.convert import FAR_NEARS, overview_pose, scene_up, turn_distance, view_pose
+from splatseg.viewer.convert import FAR, NEAR, overview_pose, scene_up, turn_distance, view_pose
 from splatseg.viewer.server import ServerConfig, open_server
 from splatseg.viewer.splats import SplatTemplate
 from splatseg.viewer.window import Window
@@ -87,10 +87,9 @@ class Viewer:
             pose = view_pose(camera, turn_distance(scene, camera))
             up = scene_up(scene)
             server.scene.set_up_direction((float(up[0]), float(up[1]), float(up[2])))
-        start = server.initial_camera
+        start, pose = server.initial_camera, pose.in_units(self.template.unit)
         start.position, start.look_at, start.up, start.fov = pose.position, pose.look_at, pose.up, pose.fov
-        # viser's own, 0.01 and 1000, show nothing of a scene a thousandth or ten thousand times as large.
-        start.near, start.far = self.workspace.near, FAR_NEARS * self.workspace.near
+        start.near, start.far = NEAR, FAR
 
     def _connected(self, client: Any) -> None:
         session, key, greeting = self._session_for(client)

@@ -1,8 +1,12 @@
-"""Between viser's terms and ours: browser cameras, poses of photos, and the buffer its splat renderer reads."""
+"""Between viser's terms and ours: browser cameras, poses of photos, and the buffer its splat renderer reads.
+
+A browser's lengths are in units of its own (:func:`browser_unit`): what is sent to it is divided by the unit, what
+comes from it multiplied. viser's keys move 2 units a second, whatever is shown.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import atan, tan
 
 import numpy as np
@@ -15,8 +19,8 @@ from splatseg.core.gaussians import Gaussians
 from splatseg.core.scene import Scene
 
 MAX_HALF = 60_000.0  # the renderer holds covariances in float16
-# Of the least depth drawn, a thousandth of the scene's size: what is beyond is clipped, and how far one can move away.
-FAR_NEARS, ORBIT_NEARS = 1e7, 1e6
+# In a browser's units: the least and largest depths drawn, and how near and far one may turn around something.
+NEAR, FAR, NEAREST_TURN, FARTHEST_TURN = 0.01, 1e5, 0.01, 1e4
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +31,16 @@ class Pose:
     look_at: NDArray[np.float64]
     up: NDArray[np.float64]
     fov: float
+
+    def in_units(self, unit: float) -> Pose:
+        """The pose with lengths of the world in units of ``unit``."""
+        return replace(self, position=self.position / unit, look_at=self.look_at / unit)
+
+
+def browser_unit(near: float) -> float:
+    """World units in one of a browser's: a tenth of the capture's size, as the least depth drawn, ``near``, is a
+    thousandth of it."""
+    return near / NEAR
 
 
 def browser_camera(
@@ -40,7 +54,7 @@ def browser_camera(
     """The camera of a browser window.
 
     Args:
-        position: (3,) in world units.
+        position: (3,) in the browser's units.
         wxyz: (4,) rotation from camera (OpenCV axes) to world.
         fov: vertical field of view in radians.
         width, height: pixels of the picture.
@@ -49,7 +63,7 @@ def browser_camera(
     world_from_cam = Rotation.from_quat(np.asarray(wxyz, np.float64), scalar_first=True).as_matrix()
     cam_from_world = np.eye(4)
     cam_from_world[:3, :3] = world_from_cam.T
-    cam_from_world[:3, 3] = -world_from_cam.T @ np.asarray(position, np.float64)
+    cam_from_world[:3, 3] = -world_from_cam.T @ (np.asarray(position, np.float64) * browser_unit(near))
     focal = height / 2 / tan(fov / 2)
     intrinsics = torch.tensor([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]], dtype=torch.float32)
     return Camera(intrinsics, torch.from_numpy(cam_from_world).float(), width, height, near)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from splatseg.session import Workspace
 from splatseg.session.colors import detail_boost, level_of_detail
-from splatseg.viewer.convert import splat_buffer, unit_scale
+from splatseg.viewer.convert import browser_unit, splat_buffer, unit_scale
 
 PIECES = 48  # an object lies in few of them; many more would slow the browser's sorting down
 
@@ -22,6 +22,7 @@ class SplatTemplate:
     Attributes:
         ids: (m,) int64 drawn Gaussians, piece after piece.
         pieces: start and end row of each piece; the Gaussians of one lie together in space.
+        unit: world units in one of a browser's.
     """
 
     def __init__(self, workspace: Workspace, limit: int) -> None:
@@ -32,6 +33,7 @@ class SplatTemplate:
         bounds = np.linspace(0, len(chosen), min(PIECES, len(chosen)) + 1).round().astype(int)
         self.pieces = list(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True))
         self.scale = unit_scale(workspace.gaussians)
+        self.unit = browser_unit(workspace.near)
         drawn = workspace.gaussians.select(self.ids)
         self.buffer = splat_buffer(drawn, self.scale, detail_boost(workspace, limit))
 
@@ -86,7 +88,7 @@ class SplatNodes:
                 covariances=upper[:, [0, 1, 2, 1, 3, 4, 2, 4, 5]].reshape(-1, 3, 3),
                 rgbs=rgba[:, :3],
                 opacities=rgba[:, 3:],
-                scale=1 / self._template.scale,
+                scale=1 / (self._template.scale * self._template.unit),
             )
             self.sent_bytes += buffer.nbytes
             self._handles.append(handle)

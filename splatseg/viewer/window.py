@@ -17,7 +17,7 @@ from splatseg.core.scene import View
 from splatseg.session import Cancelled, Job, Mode, Session
 from splatseg.session.colors import Look, Painter, overlay, showable
 from splatseg.viewer.actions import Choices
-from splatseg.viewer.convert import ORBIT_NEARS, Pose, browser_camera, turn_distance, view_pose
+from splatseg.viewer.convert import FARTHEST_TURN, NEAREST_TURN, Pose, browser_camera, turn_distance, view_pose
 from splatseg.viewer.panels.tabs import Panels
 from splatseg.viewer.queue import ActionQueue
 from splatseg.viewer.splats import SplatNodes, SplatTemplate
@@ -197,26 +197,24 @@ class Window:
         return browser_camera(state.position, state.wxyz, state.fov, width, height, near)
 
     def camera_of_ray(self, origin: tuple[float, float, float]) -> Camera:
-        """The camera at ``origin``; waits for it where a click was quicker than the camera's message."""
+        """The camera at ``origin``, in the browser's units; waits for it where a click was quicker than the camera's
+        message."""
         deadline = time.monotonic() + STALE_CAMERA_SECONDS
-        camera = self.camera()
-        near = self.session.workspace.near
-        size = max(float(np.abs(origin).max()), 100 * near)
-        while np.abs(camera.position.numpy() - np.array(origin)).max() > 1e-4 * size and time.monotonic() < deadline:
+        size = max(float(np.abs(origin).max()), 1.0)
+        while (
+            np.abs(self.client.camera.position - np.array(origin)).max() > 1e-4 * size and time.monotonic() < deadline
+        ):
             time.sleep(0.01)
-            camera = self.camera()
-        return camera
+        return self.camera()
 
     def _limit_orbit(self) -> None:
-        """How near to and far from what it turns around the browser's camera may come, by the scene's size."""
-        camera, near = self.client.camera, self.session.workspace.near
-        limits = {"min_orbit_distance": near, "max_orbit_distance": ORBIT_NEARS * near}
-        # viser refuses a least distance above the largest one, also between two assignments.
-        for name in sorted(limits, reverse=near <= camera.max_orbit_distance):
-            setattr(camera, name, limits[name])
+        """How near to and far from what it turns around the browser's camera may come."""
+        self.client.camera.min_orbit_distance = NEAREST_TURN
+        self.client.camera.max_orbit_distance = FARTHEST_TURN
 
     def go_to(self, pose: Pose) -> None:
         """Move the browser's camera."""
+        pose = pose.in_units(self.template.unit)
         with self.client.atomic():
             self.client.camera.position = pose.position
             self.client.camera.look_at = pose.look_at

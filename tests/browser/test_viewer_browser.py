@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from chromium import PATIENCE, SCREENSHOTS, executable, open_page, start, wait_for
+from known_run import make_run
 from known_scene import KnownScene, make_known_scene
 from PIL import Image
 
@@ -205,6 +206,49 @@ def test_click_level_subtract_undo_export(open_window: Any, known: KnownScene) -
         np.testing.assert_array_equal(tensor.numpy(), expected.tensors()[name].numpy())
     assert (known.run.exports / "selection.ply").read_bytes() == path.read_bytes()
     window.shoot("5-export")
+
+
+@pytest.mark.parametrize("size", [1e-3, 1e4])
+def test_scenes_of_any_size_are_seen_at_opening_and_walked_through(
+    launch: Callable[[], Any], tmp_path: Path, size: float
+) -> None:
+    """viser's page draws from 0.01 to 1000 units and its keys move 2 units a second, whatever the scene's size is: of
+    these two nothing was seen, or no key moved anything that one could see."""
+    known = make_run(tmp_path, size)
+    viewer = viewer_room.Viewer(known.workspace, viewer_room.ViewerConfig(viewer_room.ServerConfig(port=0)))
+    browser = launch()
+    try:
+        page = open_page(browser, viewer.port, (640, 400))
+        (window,) = viewer.windows.values()
+
+        def seen() -> float:
+            """Share of the middle of the canvas that is not of the background's color."""
+            box = page.locator("canvas").first.bounding_box()
+            with Image.open(io.BytesIO(page.screenshot(timeout=PATIENCE * 1000))) as shot:
+                pixels = np.asarray(shot.convert("RGB"), dtype=int)
+            left, top = int(box["x"]), int(box["y"])
+            canvas = pixels[top : top + int(box["height"]), left : left + int(box["width"])]
+            corner, middle = canvas[-5, 5], canvas[canvas.shape[0] // 4 : -canvas.shape[0] // 4, 150:450]
+            return float((np.abs(middle - corner).max(axis=2) > 40).mean())
+
+        wait_for("the splat to be seen", lambda: seen() > 0.02)
+        start = window.camera().position.numpy()
+        distance = float(np.linalg.norm(start - known.splat.gaussians.means.mean(0).numpy()))
+        for _ in range(2):
+            before = window.camera().position.numpy()
+            page.mouse.click(5, 395)  # the keys are the canvas's
+            page.keyboard.down("d")
+            moved = wait_for(
+                "a step that one can see",
+                lambda before=before: (
+                    float(np.linalg.norm(window.camera().position.numpy() - before)) > 0.01 * distance
+                ),
+            )
+            page.keyboard.up("d")
+            assert moved and np.linalg.norm(window.camera().position.numpy() - before) < 50 * distance
+    finally:
+        browser.close()
+        viewer.close()
 
 
 def test_a_click_into_empty_space_says_so(open_window: Any, known: KnownScene) -> None:
