@@ -131,7 +131,7 @@ def test_missing_property_is_named(tmp_path: Path, name: str) -> None:
         load_gaussians(write_ply(tmp_path / "b.ply", columns))
 
 
-@pytest.mark.parametrize(("name", "value"), [("z", np.nan), ("opacity", np.inf), ("f_rest_44", -np.inf)])
+@pytest.mark.parametrize(("name", "value"), [("z", np.nan), ("opacity", np.nan), ("f_rest_44", -np.inf)])
 def test_non_finite_property_is_named_with_its_first_row(tmp_path: Path, name: str, value: float) -> None:
     save_gaussians(tmp_path / "a.ply", random_gaussians(9000))
     columns = columns_of(tmp_path / "a.ply")
