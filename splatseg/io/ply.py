@@ -128,7 +128,8 @@ def _columns(path: Path, vertices: NDArray[np.void], names: tuple[str, ...]) -> 
             for column, name in enumerate(names):
                 values[start : start + _ROWS, column] = rows[name]
     if "opacity" in names:  # of exactly 0 or 1: what bytes become in converters' hands
-        np.clip(values[:, names.index("opacity")], -_OPAQUE, _OPAQUE, out=values[:, names.index("opacity")])
+        logits = values[:, names.index("opacity")]
+        np.copyto(logits, np.copysign(np.float32(_OPAQUE), logits), where=np.isinf(logits))
     bad = ~np.isfinite(values)
     if bad.any():
         row, column = (int(i) for i in np.argwhere(bad)[0])

@@ -3,7 +3,9 @@
 The layout of INRIA's PLY is ours (:mod:`splatseg.io.ply`); GLB too (:mod:`splatseg.io.glb`). All others go through
 GaussForge (Apache-2.0, ``pip install 'splatseg[formats]'``), in a process of its own (:mod:`splatseg.io.splat_worker`),
 as conversions from and to that PLY. tests/test_splats.py holds it to PlayCanvas' splat-transform, both ways. Where the
-two differ, the format's own tool is right: SPZ stores positions with y up and z back, which GaussForge does not turn.
+two differ, the format's own tool is right, and GaussForge 0.6.0 is put right here: it does not turn SPZ's positions,
+which have y up and z back; it writes the harmonics of a compressed PLY by coefficient instead of by channel, and reads
+and writes those of degree 2 of a ksplat by channel alone, where mkkellogg's code goes by degree first.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from splatseg.core.atomic import atomic_write
 from splatseg.core.errors import DAMAGED, SplatsegError, naming, require_extra
@@ -66,6 +70,24 @@ class SplatFile:
 
     gaussians: Gaussians
     format: SplatFormat
+
+
+def format_by_name(path: str | Path) -> SplatFormat:
+    """The format that a file to be written is to have, by its name.
+
+    Raises:
+        SplatsegError: a suffix that no format has.
+    """
+    name = Path(path).name.lower()
+    for kind, suffix in sorted(SUFFIXES.items(), key=lambda entry: -len(entry[1])):
+        if name.endswith(suffix):
+            return kind
+    raise SplatsegError(f"{path}: expected a name that ends in {', '.join(SUFFIXES.values())}, found '{name}'")
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """``path`` with ``suffix`` in the place of its format's, of which ``.compressed.ply`` is more than one."""
+    return path.with_name(path.name[: -len(SUFFIXES[format_by_name(path)])] + suffix)
 
 
 def splat_format(path: str | Path) -> SplatFormat:
@@ -116,7 +138,11 @@ def load_splat(path: str | Path) -> SplatFile:
     except DAMAGED as error:
         raise SplatsegError(f"{path}: expected a splat ({kind}), found: {error}") from None
     gaussians = load_gaussians(path, _convert(path, content, kind, "ply", kind))
-    return SplatFile(half_turn(gaussians) if kind == "spz" else gaussians, kind)
+    if kind == "spz":
+        gaussians = half_turn(gaussians)
+    if kind == "ksplat":
+        gaussians = _by_degree(gaussians, reading=True)
+    return SplatFile(gaussians, kind)
 
 
 def save_splat(
@@ -144,7 +170,7 @@ def save_splat(
         return
     if extra:
         raise SplatsegError(
-            f"{path}: {kind} holds no further properties, found {', '.join(extra)}; write a PLY or a GLB"
+            f"{path}: {kind}: expected no further properties, found {', '.join(extra)} (use ply or glb)"
         )
     with naming(path):
         gaussians.check_finite()
@@ -155,6 +181,9 @@ def save_splat(
         return
     if kind == "compressed-ply":
         gaussians = gaussians.select(morton_order(gaussians.means))  # its precision is a share of a chunk's box
+        gaussians = _by_channel(gaussians)
+    if kind == "ksplat":
+        gaussians = _by_degree(gaussians, reading=False)
     if kind == "spz":
         _check_reach(path, gaussians)
         gaussians = half_turn(gaussians)
@@ -228,3 +257,29 @@ def _check_reach(path: Path, gaussians: Gaussians) -> None:
             f"{path}: spz: expected positions within 2048 units and Gaussians above 1/4096 unit, found {farthest:.4g} "
             f"and {typical:.2g}; scale the scene, or write sog, compressed-ply or ply"
         )
+
+
+def _by_channel(gaussians: Gaussians) -> Gaussians:
+    """Harmonics whose order by coefficient is that of ``gaussians`` by channel."""
+    above = gaussians.sh[:, 1:]
+    return _with_harmonics(gaussians, above.transpose(1, 2).reshape(above.shape))
+
+
+def _by_degree(gaussians: Gaussians, reading: bool) -> Gaussians:
+    """Harmonics whose order by channel is that of ``gaussians`` by degree, then channel; back again when ``reading``."""
+    above = gaussians.sh[:, 1:]
+    count = above.shape[1]
+    degrees = [range(0, 3), range(3, 8), range(8, 15)][: gaussians.sh_degree]
+    order = [channel * count + k for degree in degrees for channel in range(3) for k in degree]
+    values = above.transpose(1, 2).flatten(1)  # by channel
+    moved = torch.empty_like(values)
+    if reading:
+        moved[:, order] = values
+    else:
+        moved = values[:, order]
+    return _with_harmonics(gaussians, moved.reshape(-1, 3, count).transpose(1, 2))
+
+
+def _with_harmonics(gaussians: Gaussians, above: Tensor) -> Gaussians:
+    """``gaussians`` with other harmonics above degree 0."""
+    return replace(gaussians, sh=torch.cat([gaussians.sh[:, :1], above], dim=1))
