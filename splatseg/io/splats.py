@@ -54,7 +54,7 @@ QUANTIZED: dict[SplatFormat, str] = {
     "spz": "positions to 1/4096 unit, colors, opacities and scales to 8 bits",
     "sog": "positions to 16 bits, all else to tables of 256 values; rows re-ordered",
     "splat": "colors, opacities and rotations to 8 bits; no spherical harmonics",
-    "ksplat": "colors and opacities to 8 bits",
+    "ksplat": "colors and opacities to 8 bits; no spherical harmonics above degree 2",
 }
 """What of a splat a format does not hold as it is, for the line that an export says."""
 
@@ -169,9 +169,8 @@ def save_splat(
         save_glb(path, gaussians, extra)
         return
     if extra:
-        raise SplatsegError(
-            f"{path}: {kind}: expected no further properties, found {', '.join(extra)} (use ply or glb)"
-        )
+        found = ", ".join(extra)
+        raise SplatsegError(f"{path}: {kind}: expected no further properties, found {found} (use ply or glb)")
     with naming(path):
         gaussians.check_finite()
     if len(gaussians) == 0:
@@ -183,7 +182,7 @@ def save_splat(
         gaussians = gaussians.select(morton_order(gaussians.means))  # its precision is a share of a chunk's box
         gaussians = _by_channel(gaussians)
     if kind == "ksplat":
-        gaussians = _by_degree(gaussians, reading=False)
+        gaussians = _by_degree(replace(gaussians, sh=gaussians.sh[:, :9]), reading=False)
     if kind == "spz":
         _check_reach(path, gaussians)
         gaussians = half_turn(gaussians)
@@ -266,10 +265,12 @@ def _by_channel(gaussians: Gaussians) -> Gaussians:
 
 
 def _by_degree(gaussians: Gaussians, reading: bool) -> Gaussians:
-    """Harmonics whose order by channel is that of ``gaussians`` by degree, then channel; back again when ``reading``."""
+    """Harmonics whose order by channel is that of ``gaussians`` by degree, then channel; ``reading``: back again."""
     above = gaussians.sh[:, 1:]
+    if above.shape[1] == 0:
+        return gaussians
     count = above.shape[1]
-    degrees = [range(0, 3), range(3, 8), range(8, 15)][: gaussians.sh_degree]
+    degrees = [range(0, 3), range(3, 8)][: gaussians.sh_degree]
     order = [channel * count + k for degree in degrees for channel in range(3) for k in degree]
     values = above.transpose(1, 2).flatten(1)  # by channel
     moved = torch.empty_like(values)
