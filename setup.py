@@ -154,6 +154,7 @@ setup(
     ],
     extras_require={
         "viewer": ["viser>=1.1,<1.3"],
+        "formats": ["gaussforge>=0.6.0,<0.6.1"],  # splatseg/io/splats.py puts right what this one does wrong
         "sam": ["segment-anything>=1.0"],
         "sam2": ["sam2>=1.1"],
         # Not on PyPI under its authors' name; the commit is the one that the weights come from.

@@ -27,11 +27,12 @@ from known_run import KnownRun, make_run
 from script_runner import run_script
 
 from splatseg.core.camera import Camera
+from splatseg.core.morton import morton_order
 from splatseg.session import Session
 from splatseg.session.colors import Look, Painter
 from splatseg.viewer.convert import browser_camera, overview_pose, scene_up, splat_buffer, unit_scale, view_pose
 from splatseg.viewer.queue import ActionQueue
-from splatseg.viewer.splats import SplatNodes, SplatTemplate, morton_order
+from splatseg.viewer.splats import SplatNodes, SplatTemplate
 
 ROOT = Path(__file__).parent.parent
 

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from splatseg.cli.endings import parse
-from splatseg.cli.finished_run import load_splat
+from splatseg.cli.finished_run import load_fitted
 from splatseg.core.atomic import write_text
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.progress import terminal
@@ -114,7 +114,7 @@ def by_reference(arguments: Arguments, run: Run, splat: FeatureSplat) -> tuple[s
 def main() -> None:
     arguments = parse(Arguments, description=__doc__)
     run = Run.existing(arguments.run)
-    splat = load_splat(run)
+    splat = load_fitted(run)
     measure = hierarchical if arguments.protocol == "hierarchical" else by_reference
     table, content = measure(arguments, run, splat)
     update_metrics(run.metrics, arguments.protocol, content)

@@ -1,39 +1,55 @@
-"""Label the whole scene: ``python scripts/export.py RUN [--out F.ply] [--sidecar]``.
+"""Label the whole scene and write it in the format of the next tool: ``splatseg export RUN [--format spz]``.
 
-Writes the splat with a label a Gaussian at several nested levels (``labels.ply``: INRIA layout, then the integers
-``label`` and ``label_0`` .. coarse to fine) and the tree of labels with names and colours (``labels.json``). Labels
-that are there already are taken as they are (with names given in the viewer) unless ``--again`` or a setting of the
-clustering asks for new ones.
+Without ``--format`` this writes the splat with a label per Gaussian at several nested levels (``labels.ply``: INRIA
+layout, then the integers ``label`` and ``label_0`` .. coarse to fine) and the tree of labels with names and colors
+(``labels.json``). Formats that hold no labels get them in a sidecar beside them (``splatseg labels attach`` puts them
+back), GLB as feature ids. ``--split-by label`` writes a file per label, ``--label NAME`` one of them and ``--without
+NAME`` the rest. Labels that are there already are taken as they are (with names given in the viewer) unless ``--again``
+or a setting of the clustering asks for new ones.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from splatseg.cli.endings import is_given, parse
-from splatseg.cli.finished_run import load_splat
+from splatseg.cli.finished_run import load_fitted
 from splatseg.core.atomic import remove_leftovers
 from splatseg.core.errors import SplatsegError
-from splatseg.core.label_tree import LabelTree
+from splatseg.core.gaussians import Gaussians
+from splatseg.core.label_tree import LabelNode, LabelTree
 from splatseg.core.progress import Percent, terminal
 from splatseg.core.splat import FeatureSplat
-from splatseg.io.labels import load_labels, save_labels
+from splatseg.io.labels import load_labels, save_labels, save_selection, save_without
 from splatseg.io.run import Run
+from splatseg.io.splats import QUANTIZED, SUFFIXES, SplatFormat
+from splatseg.io.split import save_by_label
 from splatseg.segment.discretize import ClusterConfig, discretize
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Write the labels of a finished run."""
+    """Write a finished run, with its labels, for other tools."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """Run folder made by scripts/fit.py."""
     out: Path | None = None
-    """PLY to write; RUN/labels.ply if not given. JSON and NPZ get the same name."""
+    """File to write, RUN/labels.ply if not given (RUN/exports/... for other formats); JSON and NPZ get the same name.
+    With --split-by a folder, RUN/exports/by_label if not given."""
+    format: SplatFormat = "ply"
+    """Format of the splats written."""
+    split_by: Literal["label"] | None = None
+    """One file per label at --level, named as the tree names them."""
+    label: str | None = None
+    """Only the Gaussians of this label: its name or id."""
+    without: str | None = None
+    """The scene without the Gaussians of this label: its name or id."""
+    level: int | None = None
+    """Level of the label tree for --split-by, 0 coarsest; the level of the column 'label' if not given."""
     sidecar: bool = False
     """Write a plain PLY and the labels to an .npz beside it."""
     confidence: bool = False
@@ -54,19 +70,69 @@ def cluster(splat: FeatureSplat, config: ClusterConfig, quiet: bool) -> LabelTre
 def main() -> None:
     arguments = parse(Arguments, description=__doc__)
     run = Run.existing(arguments.run)
-    out = arguments.out or run.labels
-    if out.suffix.lower() != ".ply":
-        raise SplatsegError(f"--out: expected a name that ends in .ply, found {out}")
-    splat = load_splat(run)
+    out = _target(arguments, run)
+    splat = load_fitted(run)
     gaussians = splat.gaussians
     reuse = run.labels_json.is_file() and not arguments.again and not is_given("--clusters.")
     tree = load_labels(run.labels, gaussians) if reuse else cluster(splat, arguments.clusters, arguments.quiet)
     remove_leftovers(out.parent)  # what a killed call was writing
-    written = save_labels(
-        out, gaussians, tree, arguments.sidecar, confidence=splat.field.confidence if arguments.confidence else None
-    )
-    for level in range(tree.levels):
-        shown = " (label)" if level == tree.default_level else ""
-        print(f"label_{level}  {len(tree.at_level(level))} labels{shown}")
+    if arguments.split_by is not None:
+        written = save_by_label(out, gaussians, tree, _level(arguments, tree), arguments.format)
+    elif arguments.label is not None or arguments.without is not None:
+        written = [_one(out, gaussians, tree, arguments)]
+    else:
+        confidence = splat.field.confidence if arguments.confidence else None
+        written = save_labels(out, gaussians, tree, arguments.sidecar, confidence=confidence)
+        for level in range(tree.levels):
+            shown = " (label)" if level == tree.default_level else ""
+            print(f"label_{level}  {len(tree.at_level(level))} labels{shown}")
+    if arguments.format in QUANTIZED:
+        print(f"note     {arguments.format} holds {QUANTIZED[arguments.format]}")
     for path in written:
         print(f"written  {path}")
+
+
+def _target(arguments: Arguments, run: Run) -> Path:
+    """Where to write; options that contradict each other are refused before anything is read."""
+    chosen = [name for name in ("split_by", "label", "without") if getattr(arguments, name) is not None]
+    if len(chosen) > 1:
+        raise SplatsegError(f"--{chosen[1]}: expected to stand alone, found it beside --{chosen[0].replace('_', '-')}")
+    if arguments.level is not None and arguments.split_by is None:
+        raise SplatsegError("--level: expected --split-by label beside it, found none")
+    if arguments.split_by is not None:
+        out = arguments.out or run.exports / "by_label"
+        if out.is_file():
+            raise SplatsegError(f"--out: expected a folder with --split-by, found the file {out}")
+        return out
+    suffix = SUFFIXES[arguments.format]
+    plain = run.labels if arguments.format == "ply" else run.exports / f"labels{suffix}"
+    if chosen:
+        plain = run.exports / f"{'scene_without_' if chosen == ['without'] else ''}label{suffix}"
+    out = arguments.out or plain
+    if not out.name.lower().endswith(suffix):
+        raise SplatsegError(f"--out: expected a name that ends in {suffix}, found {out}")
+    return out
+
+
+def _level(arguments: Arguments, tree: LabelTree) -> int:
+    level = tree.default_level if arguments.level is None else arguments.level
+    if not 0 <= level < tree.levels:
+        raise SplatsegError(f"--level: expected 0..{tree.levels - 1}, found {level}")
+    return level
+
+
+def _one(out: Path, gaussians: Gaussians, tree: LabelTree, arguments: Arguments) -> Path:
+    """One label, or the scene without it."""
+    selection = tree.selection(_named(tree, arguments.label or arguments.without or "").id)
+    (save_without if arguments.without is not None else save_selection)(out, gaussians, selection)
+    return out
+
+
+def _named(tree: LabelTree, wanted: str) -> LabelNode:
+    """The label with this name, else with this id."""
+    found = [node for node in tree.nodes if node.name == wanted] or [n for n in tree.nodes if str(n.id) == wanted]
+    if len(found) != 1:
+        names = ", ".join(node.name for node in tree.at_level(tree.default_level)[:20])
+        times = "which is none" if not found else f"which {len(found)} have (give its id)"
+        raise SplatsegError(f"label: expected the name or id of one label ({names}, ...), found '{wanted}', {times}")
+    return found[0]

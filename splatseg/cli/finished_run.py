@@ -7,7 +7,7 @@ from splatseg.io.run import Run
 from splatseg.segment.splat import SegmentableSplat
 
 
-def load_splat(run: Run) -> SegmentableSplat:
+def load_fitted(run: Run) -> SegmentableSplat:
     """The run's splat and the features that were fitted on it.
 
     Raises:

@@ -38,7 +38,7 @@ class Arguments:
     """watershed (needs no weights), sam, or a folder of masks (amg.py output or one label map a view); not given: those
     that the run holds (scripts/masks.py), else watershed."""
     splat: Path | None = None
-    """Use this splat (PLY from INRIA's code, gsplat or nerfstudio) instead of fitting one."""
+    """Use this splat instead of fitting one: PLY of any tool, compressed PLY, spz, sog, splat, ksplat."""
     splat_transform: Path | None = None
     """Where that splat lies in another frame: nerfstudio's dataparser_transforms.json, or 4x4 numbers (JSON or text)
     that take its positions to the capture's."""

@@ -14,9 +14,9 @@ from typing import Annotated
 import tyro
 
 from splatseg.cli.endings import parse
-from splatseg.cli.finished_run import load_splat
+from splatseg.cli.finished_run import load_fitted
 from splatseg.core.atomic import remove_leftovers
-from splatseg.core.errors import SplatsegError
+from splatseg.core.errors import SplatsegError, naming
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.progress import terminal
 from splatseg.core.scene import Scene
@@ -24,6 +24,7 @@ from splatseg.core.selection import Selection
 from splatseg.io.labels import save_selection
 from splatseg.io.run import Run
 from splatseg.io.run_scene import load_run_scene
+from splatseg.io.splats import format_by_name
 from splatseg.segment.mask_images import mask_paths, save_masks
 from splatseg.session import Pick, Session, Workspace
 
@@ -49,7 +50,8 @@ class Arguments:
     level: int = 0
     """Which proposed level, from part to group."""
     out: Path | None = None
-    """PLY to write; RUN/exports/selection.ply if not given. Masks go to a folder of the same name."""
+    """File to write, its format by its suffix (.ply, .spz, .sog, ...); RUN/exports/selection.ply if not given. Masks go
+    to a folder of the same name."""
     scene: Path | None = None
     """Where the capture lies now, if it was moved after the fit."""
     quiet: bool = False
@@ -89,10 +91,10 @@ def main() -> None:
     arguments = parse(Arguments, description=__doc__)
     run = Run.existing(arguments.run)
     out = arguments.out or run.exports / "selection.ply"
-    if out.suffix.lower() != ".ply":
-        raise SplatsegError(f"--out: expected a name that ends in .ply, found {out}")
+    with naming("--out"):
+        format_by_name(out)
     run.remove_leftovers()  # what a killed call was writing; photos may be shrunk again
-    splat = load_splat(run)
+    splat = load_fitted(run)
     gaussians = splat.gaussians
     scene = load_run_scene(run, arguments.scene).in_frame(gaussians.offset)
     session = Session(Workspace(run, splat, scene), max(arguments.level, 0))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -27,6 +27,8 @@ class Gaussians:
         sh: (n, k, 3) float32 spherical-harmonic coefficients, k = (degree + 1)^2, colour = max(SH + 0.5, 0).
         offset: where the origin of ``means`` lies in the capture's frame, world units, float64: not zero where float32
             cannot hold positions there. ``means`` and cameras of one run share it.
+        extra: (n,) each, of any number type: properties of a file that are not ours. They go with the Gaussians and
+            into every PLY that is made of them; nothing computes with them, and the fingerprint leaves them out.
     """
 
     means: Tensor
@@ -35,6 +37,7 @@ class Gaussians:
     opacity_logits: Tensor
     sh: Tensor
     offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         sizes = check_dims("means", self.means, ("n", 3))
@@ -44,6 +47,8 @@ class Gaussians:
         check_dims("sh", self.sh, ("n", "k", 3), sizes)
         if self.sh.shape[1] not in (1, 4, 9, 16):
             raise SplatsegError(f"sh: expected 1, 4, 9 or 16 coefficients a channel, found {self.sh.shape[1]}")
+        for name, values in self.extra.items():
+            check_dims(name, values, ("n",), sizes)
 
     def __len__(self) -> int:
         return self.means.shape[0]
@@ -73,7 +78,7 @@ class Gaussians:
 
     def tensors(self) -> dict[str, Tensor]:
         """Field name -> tensor, in declaration order."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "offset"}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("offset", "extra")}
 
     def to(self, device: torch.device | str) -> Gaussians:
         return self._each(lambda tensor: tensor.to(device))
@@ -87,7 +92,7 @@ class Gaussians:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Gaussians:
         changed: dict[str, Any] = {name: change(tensor) for name, tensor in self.tensors().items()}
-        return replace(self, **changed)
+        return replace(self, **changed, extra={name: change(values) for name, values in self.extra.items()})
 
     def check_finite(self) -> None:
         """Raise :class:`SplatsegError` naming the field and entry of the first non-finite value."""

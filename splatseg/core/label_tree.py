@@ -271,6 +271,27 @@ def tree_from_leaves(leaves: NDArray[np.int64], cuts: Sequence[NDArray[np.int64]
     return LabelTree(labels, build_nodes(labels), default_level)
 
 
+def tree_from_columns(columns: Sequence[NDArray[np.integer[Any]]], default_level: int = 0) -> LabelTree:
+    """A tree from labels (n,) of any numbers at each level, coarse to fine; 0 and below is no label. Levels that do not
+    nest are made to: a label that lies in several of the level above becomes one per label there.
+
+    Raises:
+        SplatsegError: nothing is labelled.
+    """
+    groups = np.zeros((len(columns[0]), 0), np.int64)
+    for column in columns:
+        groups = np.concatenate([groups, np.maximum(column.astype(np.int64), 0)[:, None]], axis=1)
+    paths, leaves = np.unique(groups, axis=0, return_inverse=True)
+    labelled = paths[:, 0] > 0
+    if not labelled.any():
+        raise SplatsegError("labels: expected numbers above 0, found none")
+    paths = np.where(np.minimum.accumulate(paths > 0, axis=1), paths, -1)  # nothing finer in what has no label
+    above = [paths[:, : level + 1] for level in range(paths.shape[1])]
+    cuts = [np.unique(path, axis=0, return_inverse=True)[1].reshape(-1) for path in above]
+    numbers = np.where(labelled, np.arange(len(paths)), -1)
+    return tree_from_leaves(numbers[leaves.reshape(-1)], cuts, default_level)
+
+
 def _by_size(groups: NDArray[np.int64], sizes: NDArray[np.int64]) -> Iterable[int]:
     totals = np.bincount(groups, weights=sizes)
     return (int(group) for group in np.argsort(-totals, kind="stable") if (groups == group).any())

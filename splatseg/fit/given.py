@@ -19,7 +19,7 @@ from splatseg.core.scene import Scene, View
 from splatseg.fit.geometry.fit import BEST_PSNR, psnr
 from splatseg.fit.splat_transform import Matrix, read_splat_transform, transformed
 from splatseg.io.colmap import find_model
-from splatseg.io.ply import load_gaussians
+from splatseg.io.splats import QUANTIZED, load_splat
 from splatseg.io.transforms import TRANSFORMS
 from splatseg.render import render
 
@@ -56,7 +56,10 @@ def given_splat(path: Path, transform: Path | None, scene: Scene, folder: Path) 
     Raises:
         SplatsegError: a file is broken.
     """
-    gaussians = load_gaussians(path)
+    read = load_splat(path)
+    if read.format in QUANTIZED:
+        log.warning("%s: read as %s, which holds %s", path, read.format, QUANTIZED[read.format])
+    gaussians = read.gaussians
     if transform is None:
         if gaussians.offset == scene.offset:
             return gaussians

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from PIL import Image
 from splatseg.core.errors import SplatsegError
 from splatseg.core.photos import is_plain, read_exif, read_photo
 from splatseg.io.names import safe_name
+from splatseg.io.process import ending
 
 _WORKER = Path(__file__).with_name("colmap_worker.py")
 
@@ -49,7 +49,7 @@ def run_job(do: str, where: Path, **job: Any) -> dict[str, Any]:
     try:
         answer: dict[str, Any] = json.loads(answered.strip().rpartition("\n")[2])
     except ValueError:
-        answer = {"error": f"it ended with {_ending(process.returncode)}"}
+        answer = {"error": f"it ended with {ending(process.returncode)}"}
     if "error" in answer:
         raise SplatsegError(f"{where}: expected COLMAP to {do} the photos, found: {answer['error']}")
     return answer
@@ -80,12 +80,3 @@ def photos_for_colmap(photos: dict[str, Path], folder: Path) -> dict[str, str]:
 def _convert(photo: Path, name: str, path: Path) -> None:
     # What the camera wrote about its lens is COLMAP's first guess of the focal length.
     Image.fromarray(read_photo(photo, name).pixels).save(path, exif=read_exif(photo, name))
-
-
-def _ending(code: int) -> str:
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        return signal.Signals(-code).name
-    except ValueError:
-        return f"signal {-code}"

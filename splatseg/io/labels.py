@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from splatseg.core.atomic import atomic_write, write_text
+from splatseg.core.atomic import write_text
 from splatseg.core.errors import DAMAGED, SplatsegError
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.label_tree import LabelTree, TreeOutline
@@ -17,8 +19,11 @@ from splatseg.core.progress import Report
 from splatseg.core.reading import read_json, regular
 from splatseg.core.selection import Selection
 from splatseg.io.ply import load_extra, save_gaussians
+from splatseg.io.sidecar import save_sidecar
+from splatseg.io.splats import beside, format_by_name, save_splat
 
 FORMAT = "splatseg-labels-1"
+_LABEL = re.compile(r"label(_\d+)?|confidence")
 
 
 def label_columns(tree: LabelTree) -> dict[str, NDArray[np.int32]]:
@@ -38,10 +43,11 @@ def save_labels(
 ) -> list[Path]:
     """Write the splat with its labels, and the tree as JSON beside it (same name, ``.json``).
 
-    The labels are integer properties after the standard ones; with ``sidecar`` the PLY holds the standard
-    properties alone and the labels go to an ``.npz`` of the same name, for viewers that refuse what they do not
-    know. ``report`` is called with a file's name and the share of it written; it may raise to stop. ``confidence``
-    (n,) in [0, 1] goes beside the labels as an integer property, in percent.
+    The format is what the name of ``path`` asks for (:func:`splatseg.io.splats.format_by_name`). In a PLY the labels
+    are integer properties after the standard ones, in a GLB feature ids. With ``sidecar``, and in formats that hold no
+    labels, the file holds the standard properties alone and the labels go to an ``.npz`` of the same name, which finds
+    its rows again (:mod:`splatseg.io.sidecar`). ``report`` is called with a file's name and the share of it written; it
+    may raise to stop. ``confidence`` (n,) in [0, 1] goes beside the labels as an integer property, in percent.
 
     Returns:
         The files written.
@@ -50,20 +56,31 @@ def save_labels(
         SplatsegError: the tree has another number of Gaussians, or a file cannot be written.
     """
     path = Path(path)
+    kind = format_by_name(path)
     check_tree(gaussians, tree)
     columns = label_columns(tree)
     if confidence is not None:
         columns["confidence"] = (100 * confidence).round().int().cpu().numpy()
-    written = [path, path.with_suffix(".json")]
+    written = [path, beside(path, ".json")]
+    sidecar = sidecar or kind not in ("ply", "glb")
     if sidecar:
-        written.append(path.with_suffix(".npz"))
+        written.append(beside(path, ".npz"))
         if report is not None:
             report(written[-1].name, 0.0)
-        with atomic_write(written[-1]) as partial, open(partial, "wb") as file:
-            np.savez_compressed(file, **columns)  # type: ignore[arg-type]
-    save_gaussians(path, gaussians, {} if sidecar else columns, report)
+        save_sidecar(written[-1], gaussians, columns)
+    gaussians = without_labels(gaussians)
+    if kind == "ply":
+        save_gaussians(path, gaussians, {} if sidecar else columns, report)
+    else:
+        save_splat(path, gaussians, kind, {} if sidecar else columns)
     write_text(written[1], json.dumps(_described(tree, gaussians), indent=1) + "\n")
     return written
+
+
+def without_labels(gaussians: Gaussians) -> Gaussians:
+    """``gaussians`` without the label columns of a file they came from: those are another tree's."""
+    kept = {name: values for name, values in gaussians.extra.items() if not _LABEL.fullmatch(name)}
+    return replace(gaussians, extra=kept)
 
 
 def _described(tree: LabelTree, gaussians: Gaussians) -> dict[str, object]:
@@ -133,7 +150,8 @@ def _label_arrays(path: Path, levels: int) -> list[NDArray[np.integer]]:
 
 
 def save_selection(path: Path | str, gaussians: Gaussians, selection: Selection, report: Report | None = None) -> None:
-    """Write the selected Gaussians as a plain INRIA PLY. ``report`` is called as by :func:`save_gaussians`.
+    """Write the selected Gaussians, in the format that the name of ``path`` asks for
+    (:func:`splatseg.io.splats.format_by_name`). ``report`` is called as by :func:`save_gaussians`.
 
     Raises:
         SplatsegError: nothing is selected, the selection is of another splat, or the file cannot be written.
@@ -144,11 +162,15 @@ def save_selection(path: Path | str, gaussians: Gaussians, selection: Selection,
         )
     if len(selection) == 0:
         raise SplatsegError(f"{path}: expected something selected, found an empty selection")
-    save_gaussians(path, gaussians.select(selection.mask.to(gaussians.device)), report=report)
+    chosen = gaussians.select(selection.mask.to(gaussians.device))
+    if format_by_name(path) == "ply":
+        save_gaussians(path, chosen, report=report)
+    else:
+        save_splat(path, chosen, format_by_name(path))
 
 
 def save_without(path: Path | str, gaussians: Gaussians, selection: Selection, report: Report | None = None) -> None:
-    """Write the scene without the selected Gaussians as a plain INRIA PLY. ``report`` as in :func:`save_selection`.
+    """Write the scene without the selected Gaussians. Format and ``report`` as in :func:`save_selection`.
 
     Raises:
         SplatsegError: everything is selected, the selection is of another splat, or the file cannot be written.

@@ -1,7 +1,8 @@
 """Splats as PLY files in the layout of the INRIA 3DGS code, which gsplat, nerfstudio and every viewer share.
 
 Properties in order: x y z, nx ny nz (zeros), f_dc_0..2, f_rest_* (channel-major: all of red, then green, then blue),
-opacity, scale_0..2, rot_0..3 (wxyz); all float32, little endian, stored (not activated) values.
+opacity, scale_0..2, rot_0..3 (wxyz); all float32, little endian, stored (not activated) values. Properties that are not
+of the layout are kept as they are and written after it. Other formats: :mod:`splatseg.io.splats`.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ import io
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +23,7 @@ from plyfile import PlyData, PlyElement, PlyParseError
 from torch import Tensor
 
 from splatseg.core.atomic import atomic_write
-from splatseg.core.errors import DAMAGED, SplatsegError
+from splatseg.core.errors import DAMAGED, SplatsegError, naming
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.progress import Report
 from splatseg.core.reading import read_bytes, regular
@@ -39,7 +41,8 @@ _COMMENT = re.compile(rb"^(?:comment|obj_info)\b[^\r\n]*", re.MULTILINE)
 _FILTER = "filter_3D"
 _ROWS = 8192  # rows copied at once: 2 MB of records, so that the column-wise copies stay in the cache
 _WRITTEN = 16 * _ROWS  # rows written between two reports
-_CODES = {"i1": "i1", "u1": "u1", "i2": "i2", "u2": "u2", "i4": "i4", "u4": "u4"}
+_CODES = ("i1", "u1", "i2", "u2", "i4", "u4", "f4", "f8")  # what PLY holds
+_OPAQUE = 16.0  # logit of an opacity that float32 does not tell from 1 after rendering
 _LARGEST = 88.7  # a stored scale from which on its exponential is infinite in float32
 
 
@@ -48,13 +51,13 @@ def _float_properties(coefficients: int) -> tuple[str, ...]:
     return (*_MEANS, *_NORMALS, *_DC, *rest, "opacity", *_SCALES, *_QUATS)
 
 
-def read_ply(path: Path) -> PlyData:
-    """plyfile's reading, with header comments in any encoding; its exceptions."""
+def read_ply(path: Path, content: bytes | None = None) -> PlyData:
+    """plyfile's reading of a file, or of its ``content``, with header comments in any encoding; its exceptions."""
     try:
-        return PlyData.read(str(regular(path)))
+        return PlyData.read(str(regular(path)) if content is None else io.BytesIO(content))
     except UnicodeDecodeError:
         # plyfile takes the whole header for ASCII; other bytes are legal in what people write, not in names.
-        content = read_bytes(path)
+        content = read_bytes(path) if content is None else content
         end = content.index(b"end_header")
         return PlyData.read(io.BytesIO(_COMMENT.sub(_ascii, content[:end]) + content[end:]))
 
@@ -68,12 +71,12 @@ def _read_vertices(path: Path) -> NDArray[np.void]:
     return _read(path)[0]
 
 
-def _read(path: Path) -> tuple[NDArray[np.void], list[str]]:
+def _read(path: Path, content: bytes | None = None) -> tuple[NDArray[np.void], list[str]]:
     """The vertex records of a PLY file, one structured row each, and its comments."""
-    if not path.is_file():
+    if content is None and not path.is_file():
         raise SplatsegError(f"{path}: expected a PLY file, found {'a folder' if path.is_dir() else 'nothing'}")
     try:
-        ply = read_ply(path)
+        ply = read_ply(path, content)
     except PlyParseError as error:
         raise SplatsegError(f"{path}: expected a whole PLY file, found: {error}") from None
     except DAMAGED as error:
@@ -83,10 +86,7 @@ def _read(path: Path) -> tuple[NDArray[np.void], list[str]]:
         raise SplatsegError(f"{path}: expected a PLY element 'vertex', found {', '.join(names) or 'none'}")
     vertices: NDArray[np.void] = ply["vertex"].data
     if "packed_position" in (vertices.dtype.names or ()):
-        raise SplatsegError(
-            f"{path}: expected the uncompressed INRIA layout, found a compressed PLY (packed_position); "
-            "export it as an uncompressed PLY first"
-        )
+        raise SplatsegError(f"{path}: expected the uncompressed INRIA layout, found a compressed PLY (packed_position)")
     if len(vertices) == 0:
         raise SplatsegError(f"{path}: expected at least one Gaussian, found an empty vertex list")
     return vertices, [*ply.comments, *ply["vertex"].comments]
@@ -128,6 +128,9 @@ def _columns(path: Path, vertices: NDArray[np.void], names: tuple[str, ...]) -> 
             rows = vertices[start : start + _ROWS]
             for column, name in enumerate(names):
                 values[start : start + _ROWS, column] = rows[name]
+    if "opacity" in names:  # of exactly 0 or 1: what bytes become in converters' hands
+        logits = values[:, names.index("opacity")]
+        np.copyto(logits, np.copysign(np.float32(_OPAQUE), logits), where=np.isinf(logits))
     bad = ~np.isfinite(values)
     if bad.any():
         row, column = (int(i) for i in np.argwhere(bad)[0])
@@ -137,12 +140,17 @@ def _columns(path: Path, vertices: NDArray[np.void], names: tuple[str, ...]) -> 
     return values
 
 
-def load_gaussians(path: str | Path) -> Gaussians:
+def load_gaussians(path: str | Path, content: bytes | None = None) -> Gaussians:
     """Read a splat written by INRIA's code, gsplat, nerfstudio, or :func:`save_gaussians`.
 
     Normals and ``f_rest_*`` may be absent (spherical harmonics of degree 0..3 are accepted), properties may come in any
-    order and of any number type, others are ignored. Values are kept as stored: quaternions are not normalised. A
-    ``filter_3D`` of Mip-Splatting is applied (:func:`smoothed`), header comments may be in any encoding.
+    order and of any number type; numbers that are not of the layout become :attr:`Gaussians.extra`. Values are kept as
+    stored: quaternions are not normalised. A ``filter_3D`` of Mip-Splatting is applied (:func:`smoothed`), header
+    comments may be in any encoding. Opacities of exactly 0 and 1, whose logits are infinite, become almost that.
+
+    Args:
+        path: the PLY file.
+        content: what it holds, where that is at hand; ``path`` is then its name in messages.
 
     Returns:
         n Gaussians on the CPU, float32.
@@ -152,7 +160,7 @@ def load_gaussians(path: str | Path) -> Gaussians:
             finite.
     """
     path = Path(path)
-    vertices, comments = _read(path)
+    vertices, comments = _read(path, content)
     names = vertices.dtype.names or ()
     for name in _REQUIRED:
         if name not in names:
@@ -184,8 +192,17 @@ def load_gaussians(path: str | Path) -> Gaussians:
         opacity_logits=torch.from_numpy(values[:, 6].copy()),
         sh=torch.from_numpy(sh),
         offset=_offset(path, comments),
+        extra=_others(vertices),
     )
     return smoothed(gaussians, torch.from_numpy(values[:, -1].copy())) if _FILTER in names else gaussians
+
+
+def _others(vertices: NDArray[np.void]) -> dict[str, Tensor]:
+    """The properties that are not of the layout, (n,) each; lists are left out."""
+    ours = {*_float_properties(16), _FILTER}
+    names = [name for name in vertices.dtype.names or () if name not in ours and vertices.dtype[name].kind in "fiu"]
+    values = {name: vertices[name] for name in names}
+    return {name: torch.from_numpy(v.astype(v.dtype.newbyteorder("="))) for name, v in values.items()}
 
 
 def smoothed(gaussians: Gaussians, filter_3d: Tensor) -> Gaussians:
@@ -211,8 +228,8 @@ def load_extra(path: str | Path) -> dict[str, NDArray[np.integer]]:
     return {name: vertices[name].copy() for name in names if vertices.dtype[name].kind in "iu"}
 
 
-def _extra_dtype(path: Path, extra: Mapping[str, NDArray[np.integer]], count: int) -> list[tuple[str, str]]:
-    """The PLY types of the extra columns, checked: names new, one integer of at most 32 bits a Gaussian."""
+def _extra_dtype(path: Path, extra: Mapping[str, NDArray[Any]], count: int) -> list[tuple[str, str]]:
+    """The PLY types of the extra columns, checked: names new, one number that PLY can hold per Gaussian."""
     taken = set(_float_properties(16))
     fields = []
     for name, values in extra.items():
@@ -221,8 +238,8 @@ def _extra_dtype(path: Path, extra: Mapping[str, NDArray[np.integer]], count: in
         if values.shape != (count,):
             raise SplatsegError(f"{path}: extra property {name}: expected shape ({count},), found {values.shape}")
         code = values.dtype.str[1:]
-        if values.dtype.kind not in "iu":
-            raise SplatsegError(f"{path}: extra property {name}: expected integers, found {values.dtype}")
+        if values.dtype.kind not in "iu" and code not in _CODES:
+            raise SplatsegError(f"{path}: extra property {name}: expected integers or floats, found {values.dtype}")
         if code not in _CODES:  # PLY has no 64-bit integers
             limits = np.iinfo(np.int32)
             if values.size and (values.min() < limits.min or values.max() > limits.max):
@@ -235,7 +252,7 @@ def _extra_dtype(path: Path, extra: Mapping[str, NDArray[np.integer]], count: in
 def save_gaussians(
     path: str | Path,
     gaussians: Gaussians,
-    extra: Mapping[str, NDArray[np.integer]] | None = None,
+    extra: Mapping[str, NDArray[Any]] | None = None,
     report: Report | None = None,
 ) -> None:
     """Write a splat in the INRIA layout, binary little endian, to a temporary name and rename it to ``path``.
@@ -244,8 +261,9 @@ def save_gaussians(
 
     Args:
         path: the PLY file.
-        gaussians: n Gaussians.
-        extra: integer properties, (n,) each, written after the standard ones in the order given.
+        gaussians: n Gaussians; their own :attr:`Gaussians.extra` are written, too.
+        extra: further properties, (n,) each, written last in the order given; they take the place of those of their
+            name in ``gaussians.extra``.
         report: called with the file's name and the share written; it may raise to stop, and no file is left then.
 
     Raises:
@@ -253,33 +271,53 @@ def save_gaussians(
             to write.
     """
     path = Path(path)
-    if len(gaussians) == 0:
-        raise SplatsegError(f"{path}: expected at least one Gaussian to write, found none")
-    try:
-        gaussians.check_finite()
-    except SplatsegError as error:
-        raise SplatsegError(f"{path}: {error}") from None
-    g = gaussians.detach().to("cpu")
-    count = len(g)
-    floats = _float_properties(g.sh.shape[1])
-    extra = {name: np.asarray(values) for name, values in (extra or {}).items()}
-    dtype = np.dtype([(name, "<f4") for name in floats] + _extra_dtype(path, extra, count))
-    nothing = np.broadcast_to(np.zeros(1, dtype), (count,))  # as many rows as there will be, in the memory of one
-    comments = [OFFSET_COMMENT + " ".join(map(repr, g.offset))] if any(g.offset) else []
-    header = PlyData([PlyElement.describe(nothing, "vertex")], byte_order="<", comments=comments).header
+    header, chunks = _encoded(path, gaussians, extra or {})
+    count = len(gaussians)
     with atomic_write(path) as temporary, open(temporary, "wb") as file:
-        file.write(f"{header}\n".encode())
-        for start in range(0, count, _WRITTEN):
+        file.write(header)
+        for start, rows in chunks:
             if report is not None:
                 report(path.name, start / count)
                 os.fsync(file.fileno())  # else the disk's time would all come after the last report
-            rows = slice(start, start + _WRITTEN)
-            file.write(_records(g.select(rows), {k: v[rows] for k, v in extra.items()}, dtype).view(np.uint8).data)
+            file.write(rows)
         if report is not None:
             report(path.name, 1.0)
 
 
-def _records(g: Gaussians, extra: Mapping[str, NDArray[np.integer]], dtype: np.dtype[np.void]) -> NDArray[np.void]:
+def ply_bytes(path: Path, gaussians: Gaussians) -> bytes:
+    """What :func:`save_gaussians` would write to ``path``."""
+    header, chunks = _encoded(path, gaussians, {})
+    return b"".join([header, *(rows for _, rows in chunks)])
+
+
+def _encoded(
+    path: Path, gaussians: Gaussians, extra: Mapping[str, NDArray[Any]]
+) -> tuple[bytes, Iterator[tuple[int, memoryview]]]:
+    """Header and (first row, records) of a PLY file, checked before anything is written."""
+    if len(gaussians) == 0:
+        raise SplatsegError(f"{path}: expected at least one Gaussian to write, found none")
+    with naming(path):
+        gaussians.check_finite()
+    g = gaussians.detach().to("cpu")
+    count = len(g)
+    kept = {name: values.numpy() for name, values in g.extra.items() if name not in extra}
+    columns = kept | {name: np.asarray(values) for name, values in extra.items()}
+    dtype = np.dtype([(name, "<f4") for name in _float_properties(g.sh.shape[1])] + _extra_dtype(path, columns, count))
+    nothing = np.broadcast_to(np.zeros(1, dtype), (count,))  # as many rows as there will be, in the memory of one
+    comments = [OFFSET_COMMENT + " ".join(map(repr, g.offset))] if any(g.offset) else []
+    header = PlyData([PlyElement.describe(nothing, "vertex")], byte_order="<", comments=comments).header
+    g = replace(g, extra={})
+
+    def chunks() -> Iterator[tuple[int, memoryview]]:
+        for start in range(0, count, _WRITTEN):
+            rows = slice(start, start + _WRITTEN)
+            records = _records(g.select(rows), {name: values[rows] for name, values in columns.items()}, dtype)
+            yield start, records.view(np.uint8).data
+
+    return f"{header}\n".encode(), chunks()
+
+
+def _records(g: Gaussians, extra: Mapping[str, NDArray[Any]], dtype: np.dtype[np.void]) -> NDArray[np.void]:
     """(n,) rows of a PLY file."""
     count = len(g)
     rest = g.sh[:, 1:].transpose(1, 2).reshape(count, -1)

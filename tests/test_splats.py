@@ -1,0 +1,241 @@
+"""Splats of every format: in, out, and against the formats' own tool."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial import cKDTree
+from splat_transform import needs_splat_transform, splat_transform
+
+from splatseg.core.errors import MissingExtraError, SplatsegError
+from splatseg.core.gaussians import Gaussians
+from splatseg.io import splats
+from splatseg.io.axes import half_turn
+from splatseg.io.ply import load_gaussians, save_gaussians
+from splatseg.io.splats import QUANTIZED, SUFFIXES, SplatFormat, format_by_name, load_splat, save_splat, splat_format
+from splatseg.ops.reference.rasterize import sh_basis
+
+FOREIGN: tuple[SplatFormat, ...] = ("compressed-ply", "spz", "sog", "splat", "ksplat")
+# Largest typical errors: positions as a share of the box, logarithms of sizes, opacities, colors' coefficients.
+ERRORS = {
+    "compressed-ply": (2e-3, 0.02, 0.01, 0.02),
+    "spz": (2e-4, 0.04, 0.01, 0.02),
+    "sog": (1e-4, 0.04, 0.01, 0.04),
+    "splat": (1e-7, 1e-5, 0.01, 0.02),
+    "ksplat": (1e-7, 1e-5, 0.01, 0.02),
+}
+
+
+def a_splat(count: int = 3000, coefficients: int = 9, seed: int = 0) -> Gaussians:
+    """Gaussians as fits have them: colors and opacities within what bytes hold."""
+    g = torch.Generator().manual_seed(seed)
+    sh = 0.2 * torch.randn(count, coefficients, 3, generator=g)
+    sh[:, 0] = 3 * torch.rand(count, 3, generator=g) - 1.5
+    return Gaussians(
+        means=2 * torch.rand(count, 3, generator=g) - 1,
+        quats=torch.nn.functional.normalize(torch.randn(count, 4, generator=g), dim=1),
+        log_scales=0.7 * torch.randn(count, 3, generator=g).clamp(-2, 2) - 4,
+        opacity_logits=2 * torch.randn(count, generator=g),
+        sh=sh,
+    )
+
+
+def assert_close(found: Gaussians, wanted: Gaussians, kind: str) -> None:
+    """The same Gaussians in any order, up to the errors of the format; the way each is turned included."""
+    assert len(found) == len(wanted)
+    distance, row = cKDTree(wanted.means).query(found.means)
+    assert len(np.unique(row)) == len(wanted)
+    wanted = wanted.select(torch.from_numpy(row))
+    position, size, opacity, color = ERRORS[kind]
+    assert np.median(distance) < 2 * position
+    assert float((found.log_scales - wanted.log_scales).abs().median()) < size
+    assert float((found.opacities - wanted.opacities).abs().median()) < opacity
+    assert float((found.sh[:, 0] - wanted.sh[:, 0]).abs().median()) < color
+    quats = torch.nn.functional.normalize(found.quats, dim=1)
+    assert float(1 - (quats * wanted.quats).sum(dim=1).abs().median()) < 1e-3
+    if found.sh_degree:
+        error = (found.sh[:, 1:] - wanted.sh[:, 1:]).norm() / wanted.sh[:, 1:].norm()
+        assert float(error) < (0.75 if kind == "sog" else 0.2)  # a palette, for random ones; another order is above 1
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_written_and_read_again_it_is_the_same_splat(tmp_path: Path, kind: SplatFormat) -> None:
+    wanted = a_splat()
+    path = tmp_path / f"a{SUFFIXES[kind]}"
+    for _ in range(2):  # over itself, too
+        save_splat(path, wanted, kind)
+    read = load_splat(path)
+    assert read.format == kind == format_by_name(path)
+    assert_close(read.gaussians, wanted, kind)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@needs_splat_transform
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_splat_transform_reads_what_is_written(tmp_path: Path, kind: SplatFormat) -> None:
+    wanted = a_splat()
+    save_splat(tmp_path / f"a{SUFFIXES[kind]}", wanted, kind)
+    back = splat_transform(tmp_path / f"a{SUFFIXES[kind]}", tmp_path / "back.ply")
+    assert_close(load_gaussians(back), wanted, kind)
+
+
+@needs_splat_transform
+@pytest.mark.parametrize("kind", ["compressed-ply", "spz", "sog"])
+def test_what_splat_transform_writes_is_read(tmp_path: Path, kind: SplatFormat) -> None:
+    wanted = a_splat()
+    save_gaussians(tmp_path / "a.ply", wanted)
+    path = splat_transform(tmp_path / "a.ply", tmp_path / f"b{SUFFIXES[kind]}")
+    read = load_splat(path)
+    assert read.format == kind
+    assert_close(read.gaussians, wanted, kind)
+
+
+@needs_splat_transform
+def test_a_sog_in_a_folder_is_read_by_its_meta(tmp_path: Path) -> None:
+    wanted = a_splat()
+    save_gaussians(tmp_path / "a.ply", wanted)
+    (tmp_path / "sog").mkdir()
+    meta = splat_transform(tmp_path / "a.ply", tmp_path / "sog/meta.json")
+    assert_close(load_splat(meta).gaussians, wanted, "sog")
+    content = json.loads(meta.read_text())
+    content["quats"]["files"] = ["../a.ply"]
+    meta.write_text(json.dumps(content))
+    with pytest.raises(
+        SplatsegError, match=r"meta\.json: files: expected names of files beside it, found '\.\./a\.ply'"
+    ):
+        load_splat(meta)
+
+
+@pytest.mark.parametrize("coefficients", [1, 4, 16])
+@pytest.mark.parametrize("kind", ["compressed-ply", "spz", "sog", "ksplat"])
+def test_every_degree_survives(tmp_path: Path, kind: SplatFormat, coefficients: int) -> None:
+    wanted = a_splat(500, coefficients)
+    save_splat(tmp_path / "a", wanted, kind)
+    path = (tmp_path / "a").rename(tmp_path / f"a{SUFFIXES[kind]}")
+    held = min(coefficients, 9) if kind == "ksplat" else coefficients
+    assert load_splat(path).gaussians.sh.shape == (500, held, 3)
+
+
+def test_half_a_turn_turns_colors_with_positions() -> None:
+    """What is seen from d before is seen from the turned d after; twice is the identity."""
+    splat = a_splat(50, 16)
+    turned = half_turn(splat)
+    directions = torch.nn.functional.normalize(torch.randn(50, 3, generator=torch.Generator().manual_seed(1)), dim=1)
+    before = torch.einsum("nk,nkc->nc", sh_basis(3, directions), splat.sh)
+    after = torch.einsum("nk,nkc->nc", sh_basis(3, directions * torch.tensor([1.0, -1.0, -1.0])), turned.sh)
+    assert torch.allclose(before, after, atol=1e-6)
+    assert half_turn(turned).fingerprint() == splat.fingerprint()
+
+
+def test_the_content_decides_not_the_name(tmp_path: Path) -> None:
+    save_splat(tmp_path / "a.spz", a_splat(100), "spz")
+    assert splat_format((tmp_path / "a.spz").rename(tmp_path / "b.ply")) == "spz"
+    (tmp_path / "photo.splat.jpg").write_bytes(b"\xff\xd8\xff\xe0")
+    with pytest.raises(
+        SplatsegError, match=r"photo\.splat\.jpg: expected a splat \(PLY, .*found '\.jpg' that begins with"
+    ):
+        load_splat(tmp_path / "photo.splat.jpg")
+    with pytest.raises(SplatsegError, match=r"none\.sog: expected a splat, found no such file"):
+        load_splat(tmp_path / "none.sog")
+    with pytest.raises(SplatsegError, match=r"expected a name that ends in \.ply, .*found 'a\.obj'"):
+        format_by_name(tmp_path / "a.obj")
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+@pytest.mark.parametrize("share", [0.001, 0.4, 0.97])
+def test_a_cut_file_is_one_line_that_names_its_format(tmp_path: Path, kind: SplatFormat, share: float) -> None:
+    path = tmp_path / f"a{SUFFIXES[kind]}"
+    save_splat(path, a_splat(1001), kind)
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size) // 32 * 32 + 7])
+    for _ in range(2):
+        with pytest.raises(SplatsegError, match=rf"a{SUFFIXES[kind]}: expected .*"):
+            load_splat(path)
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_flipped_bytes_end_in_a_line_or_in_a_splat(tmp_path: Path, kind: SplatFormat) -> None:
+    """Never in a traceback or an abort: the reader is a process of its own."""
+    path = tmp_path / f"a{SUFFIXES[kind]}"
+    save_splat(path, a_splat(300), kind)
+    content = path.read_bytes()
+    random = np.random.default_rng(0)
+    for _ in range(6):
+        broken = bytearray(content)
+        for place in random.integers(0, min(len(content), 2000), 4):
+            broken[place] = random.integers(0, 256)
+        path.write_bytes(broken)
+        try:
+            assert len(load_splat(path).gaussians) >= 1
+        except SplatsegError as error:
+            assert path.name in str(error) and "\n" not in str(error)
+
+
+def test_a_reader_that_dies_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = tmp_path / "worker.py"
+    worker.write_text("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+    monkeypatch.setattr(splats, "_WORKER", worker)
+    (tmp_path / "a.splat").write_bytes(bytes(64))
+    with pytest.raises(SplatsegError, match=r"a\.splat: .*the reader ended with SIGSEGV"):
+        load_splat(tmp_path / "a.splat")
+
+
+def test_without_gaussforge_the_message_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(splats.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"splatseg\[formats\]"):
+        save_splat(tmp_path / "a.spz", a_splat(10), "spz")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_spz_cannot_hold_is_refused_and_nothing_written(tmp_path: Path) -> None:
+    """Its positions are fixed-point numbers: far ones would wrap around, small scenes collapse, without a word."""
+    splat = a_splat(20)
+    for means, log_scales in ((3000 * splat.means, splat.log_scales), (1e-3 * splat.means, splat.log_scales - 7)):
+        wrong = Gaussians(means, splat.quats, log_scales, splat.opacity_logits, splat.sh)
+        with pytest.raises(
+            SplatsegError, match=r"a\.spz: spz: expected positions within 2048 units and Gaussians above"
+        ):
+            save_splat(tmp_path / "a.spz", wrong, "spz")
+        save_splat(tmp_path / "a.sog", wrong, "sog")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.sog"]
+
+
+@pytest.mark.parametrize("kind", QUANTIZED)
+def test_labels_do_not_go_where_they_are_not_held(tmp_path: Path, kind: SplatFormat) -> None:
+    with pytest.raises(SplatsegError, match=rf"{kind}: expected no further properties, found label"):
+        save_splat(tmp_path / "a", a_splat(5), kind, {"label": np.zeros(5, np.int32)})
+
+
+def test_a_glb_is_what_khronos_describes(tmp_path: Path) -> None:
+    """KHR_gaussian_splatting: activated values, xyzw, y up; EXT_mesh_features: ids, and one that means none."""
+    splat = a_splat(70, 4)
+    label = np.arange(70) % 3 - 1
+    save_splat(tmp_path / "a.glb", splat, "glb", {"label": label})
+    content = (tmp_path / "a.glb").read_bytes()
+    magic, version, size = struct.unpack("<4sII", content[:12])
+    assert (magic, version, size) == (b"glTF", 2, len(content))
+    head = struct.unpack("<I", content[12:16])[0]
+    document, binary = json.loads(content[20 : 20 + head]), content[28 + head :]
+    assert document["extensionsUsed"] == ["KHR_gaussian_splatting", "EXT_mesh_features"]
+    primitive = document["meshes"][0]["primitives"][0]
+
+    def values(name: str) -> np.ndarray:
+        accessor = document["accessors"][primitive["attributes"][name]]
+        view = document["bufferViews"][accessor["bufferView"]]
+        kind = {5126: np.float32, 5121: np.uint8}[accessor["componentType"]]
+        data = binary[view["byteOffset"] : view["byteOffset"] + view["byteLength"]]
+        return np.frombuffer(data, kind)[: accessor["count"] * {"SCALAR": 1, "VEC3": 3, "VEC4": 4}[accessor["type"]]]
+
+    turned = half_turn(splat)
+    assert np.array_equal(values("POSITION").reshape(-1, 3), turned.means.numpy())
+    assert np.allclose(values("KHR_gaussian_splatting:SCALE").reshape(-1, 3), splat.scales, rtol=1e-6)
+    assert np.allclose(values("KHR_gaussian_splatting:OPACITY"), splat.opacities)
+    assert np.allclose(values("KHR_gaussian_splatting:ROTATION").reshape(-1, 4)[:, 3], turned.quats[:, 0], atol=1e-6)
+    assert np.array_equal(values("KHR_gaussian_splatting:SH_DEGREE_1_COEF_2").reshape(-1, 3), turned.sh[:, 3].numpy())
+    (features,) = primitive["extensions"]["EXT_mesh_features"]["featureIds"]
+    assert features == {"featureCount": 2, "nullFeatureId": 2, "attribute": 0, "label": "label"}
+    assert np.array_equal(values("_FEATURE_ID_0"), np.where(label < 0, 2, label))
