@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from splatseg.core.errors import SplatsegError
+from splatseg.core.machine import available_memory
 from splatseg.ops.extension import build_info
 
 REQUIRED = ("torch", "numpy", "gsplat", "plyfile", "pycolmap", "scipy", "hdbscan", "tyro", "safetensors", "pillow")
@@ -135,21 +135,9 @@ def _gsplat() -> Finding:
 
 def _memory() -> Finding:
     disk = shutil.disk_usage(Path.cwd()).free / 2**30
-    return Finding("free", f"{available_memory() / 2**30:.1f} GiB memory, {disk:.1f} GiB disk here")
-
-
-def available_memory() -> int:
-    """Bytes of memory that can be had without swapping (Linux ``MemAvailable``)."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):
-        raise SplatsegError("memory: this system does not tell how much is free") from None
+    memory = available_memory()
+    told = "an unknown amount of" if memory is None else f"{memory / 2**30:.1f} GiB"
+    return Finding("free", f"{told} memory, {disk:.1f} GiB disk here")
 
 
 def main() -> int:

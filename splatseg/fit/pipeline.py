@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import resource
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -27,6 +26,7 @@ from splatseg.core.errors import SplatsegError
 from splatseg.core.field import FeatureField
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.label_tree import LabelTree
+from splatseg.core.machine import peak_memory
 from splatseg.core.progress import Progress
 from splatseg.core.reading import read_json
 from splatseg.core.scene import Scene, View
@@ -165,7 +165,8 @@ class Fit:
             field = self.features(gaussians, train, hierarchies)
             tree = self.labels(gaussians, field)
             self.sheet(gaussians, field, tree, held_out or train, hierarchies, train)
-            self._note(peak_memory_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+            if (peak := peak_memory()) is not None:
+                self._note(peak_memory_mb=round(peak / 2**20))
         return self.figures
 
     def _check_inputs(self, scene: Scene, train: Sequence[View]) -> None:
