@@ -1,4 +1,10 @@
-"""What is installed and what works: the facts that ``scripts/doctor.py`` prints."""
+"""Say what is installed, what works, and which command mends what does not.
+
+    splatseg doctor
+
+Lines that begin with ! are needed, lines that begin with - are optional. The exit code is 1 where one of the former is
+there.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from splatseg.cli.endings import parse
 from splatseg.core.machine import available_memory
 from splatseg.ops.extension import build_info
 
@@ -140,7 +147,13 @@ def _memory() -> Finding:
     return Finding("free", f"{told} memory, {disk:.1f} GiB disk here")
 
 
+@dataclass(frozen=True)
+class Arguments:
+    """Look at this installation."""
+
+
 def main() -> int:
+    parse(Arguments, description=__doc__)
     findings = examine()
     width = max(len(finding.subject) for finding in findings)
     for finding in findings:

@@ -1,9 +1,11 @@
-"""Label the whole scene: ``python scripts/export.py RUN [--out F.ply] [--sidecar]``.
+"""Write the labels of a whole scene as PLY.
 
-Writes the splat with a label a Gaussian at several nested levels (``labels.ply``: INRIA layout, then the integers
-``label`` and ``label_0`` .. coarse to fine) and the tree of labels with names and colours (``labels.json``). Labels
-that are there already are taken as they are (with names given in the viewer) unless ``--again`` or a setting of the
-clustering asks for new ones.
+    splatseg export RUN                 RUN/labels.ply: the splat, with a label per Gaussian at several nested levels
+    splatseg export RUN --sidecar       for viewers that take no further properties: a plain PLY and an .npz
+
+The PLY has INRIA's layout, then the integers label and label_0, label_1, ..., coarse to fine; labels.json holds the
+tree with names and colors. Labels that are there already, with names given in the viewer, are taken as they are
+unless --again or a setting of the clustering asks for new ones.
 """
 
 from __future__ import annotations
@@ -31,8 +33,8 @@ from splatseg.segment.discretize import ClusterConfig, discretize
 class Arguments:
     """Write the labels of a finished run."""
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """Run folder made by scripts/fit.py."""
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Run folder, made by 'splatseg fit'."""
     out: Path | None = None
     """PLY to write; RUN/labels.ply if not given. JSON and NPZ get the same name."""
     sidecar: bool = False
