@@ -20,6 +20,14 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The pages, strictly: a link to nothing fails. Read them with: python -m http.server -d build/site
+docs: $(VENV)/.docs
+	DISABLE_MKDOCS_2_WARNING=true PYTHONPATH=. $(BIN)/python -m mkdocs build --quiet --strict
+
+$(VENV)/.docs: $(STAMP) requirements-docs.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	touch $@
+
 # For the torch in .venv. It is installed with: pip install 'dist/splatseg-....whl[viewer]'
 wheel: $(STAMP)
 	rm -rf build/lib.* build/bdist.*

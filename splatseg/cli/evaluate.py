@@ -1,12 +1,14 @@
 """Measure a run against ground truth.
 
-    splatseg evaluate RUN --gt SCENE                                part and object IoU, on a scene with a truth
+    splatseg evaluate RUN --gt SCENE                  part and object IoU
     splatseg evaluate RUN --gt NVOS_ROOT/fern --protocol nvos
 
-What --gt is depends on the protocol: hierarchical, the default: a scene with nested ground truth, such as 'splatseg
-synthesize' writes; nvos: ROOT/NAME in NVOS' folders; mvseg: the folder of masks; replica, lerf: the scene's folder.
-Figures go to RUN/metrics.json and RUN/evaluation.md, contact sheets of the worst and the best ten queries to
-RUN/evaluation_worst.png and evaluation_best.png (right: green, too much: red, missed: blue).
+What --gt is depends on the protocol. hierarchical, the default: a scene with
+nested ground truth, such as 'splatseg synthesize' writes; nvos: ROOT/NAME in
+NVOS' folders; mvseg: the folder of masks; replica, lerf: the scene's folder.
+Figures go to RUN/metrics.json and RUN/evaluation.md, contact sheets of the
+worst and the best ten queries to RUN/evaluation_worst.png and
+evaluation_best.png (right: green, too much: red, missed: blue).
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """Write the labels of a whole scene as PLY.
 
-    splatseg export RUN                 RUN/labels.ply: the splat, with a label per Gaussian at several nested levels
-    splatseg export RUN --sidecar       for viewers that take no further properties: a plain PLY and an .npz
+    splatseg export RUN                 RUN/labels.ply and labels.json
+    splatseg export RUN --sidecar       a plain PLY, the labels in an .npz
 
-The PLY has INRIA's layout, then the integers label and label_0, label_1, ..., coarse to fine; labels.json holds the
-tree with names and colors. Labels that are there already, with names given in the viewer, are taken as they are
-unless --again or a setting of the clustering asks for new ones.
+The PLY is the splat in INRIA's layout, then the integers label and label_0,
+label_1, ..., coarse to fine; labels.json holds the tree with names and colors.
+Labels that are there already, with names given in the viewer, are taken as they
+are unless --again or a setting of the clustering asks for new ones.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Fit a segmentable splat to a capture and split it into labelled objects: the main job.
 
-    splatseg fit SCENE                              a COLMAP capture, or a transforms.json of nerfstudio or instant-ngp
-    splatseg fit SCENE --masks sam --out runs/x     masks by Segment Anything: this is what gives quality
-    splatseg fit PHOTOS --sfm                       photos alone: poses by pycolmap first
-    splatseg fit --config runs/x/config.yaml --out runs/y        the run x once more
+    splatseg fit SCENE                         COLMAP, or a transforms.json
+    splatseg fit SCENE --masks sam             masks that give quality
+    splatseg fit PHOTOS --sfm                  photos alone: poses first
+    splatseg fit --config runs/x/config.yaml --out runs/y       once more
 
-A fit that was stopped goes on where it was when the same command is given again. Every setting can be changed, such as
---config.geometry.steps 4000 --config.features.dim 16.
+A fit that was stopped goes on where it was when the same command is given
+again. Every setting can be changed, as by --config.geometry.steps 4000.
 """
 
 from __future__ import annotations

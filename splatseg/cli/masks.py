@@ -1,11 +1,13 @@
 """Find the masks of all photos of a scene, ahead of a fit.
 
-    splatseg masks SCENE --out RUN                          by Segment Anything; its weights are downloaded once
-    splatseg masks SCENE --out RUN --source watershed       no weights, lower quality
-    torchrun --nproc-per-node 4 scripts/masks.py SCENE --out RUN        a share of the photos for each process
+    splatseg masks SCENE --out RUN                      by Segment Anything
+    splatseg masks SCENE --out RUN --source watershed   without weights
+    torchrun --nproc-per-node 4 scripts/masks.py SCENE --out RUN
 
-SCENE is a COLMAP scene or a folder of images. Masks go to a folder in RUN/masks for each source and its settings,
-where 'splatseg fit' finds them. A call that was stopped goes on where it was when it is given again.
+SCENE is a COLMAP scene or a folder of images. Masks go to a folder in RUN/masks
+for each source and its settings, where 'splatseg fit' finds them; torchrun
+gives each process its share of the photos. A call that was stopped goes on
+where it was when it is given again.
 """
 
 from __future__ import annotations

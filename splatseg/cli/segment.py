@@ -1,11 +1,12 @@
 """Select an object by clicks in one photo of a run.
 
     splatseg segment RUN --view IMG_0001.jpg --pixel 412 300
-    splatseg segment RUN --view IMG_0001.jpg --pixel 412 300 --add 500 280 --subtract 120 90 --out chair.ply
+    splatseg segment RUN --view IMG_0001.jpg --pixel 412 300 --out chair.ply
+                     --add 500 280 --subtract 120 90
 
-Writes the selected Gaussians as a PLY and, beside it, the masks they project to in every view as PNGs. Without
---threshold the selection is one of the proposed levels, --level: 0 is the part, higher ones are larger. All levels are
-printed.
+Writes the selected Gaussians as a PLY and, beside it, the masks they project to
+in every view as PNGs. Without --threshold the selection is one of the proposed
+levels, --level: 0 is the part, higher ones are larger. All levels are printed.
 """
 
 from __future__ import annotations
