@@ -22,7 +22,7 @@ lint: $(STAMP)
 
 # The pages, strictly: a link to nothing fails. Read them with: python -m http.server -d build/site
 docs: $(VENV)/.docs
-	DISABLE_MKDOCS_2_WARNING=true PYTHONPATH=. $(BIN)/python -m mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=true PYTHONPATH=. $(BIN)/python -m mkdocs build --quiet --strict
 
 $(VENV)/.docs: $(STAMP) requirements-docs.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt

@@ -43,14 +43,15 @@ def help_of(*words: str) -> str:
     """What ``splatseg WORDS`` prints."""
     from splatseg.cli.command import main
 
-    printed, before = io.StringIO(), sys.argv
+    printed, before = io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), sys.argv  # UTF-8: with frames
     sys.argv = ["splatseg", *words]
     try:
         with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
             main()
+        printed.flush()
     finally:
         sys.argv = before
-    return "\n".join(plain(line) for line in printed.getvalue().splitlines())
+    return "\n".join(plain(line) for line in printed.buffer.getvalue().decode().splitlines())
 
 
 def plain(line: str) -> str:

@@ -27,7 +27,8 @@ def usage() -> str:
     lines = "\n".join(f"  {name:<12}{about}" for name, about in COMMANDS.items())
     return (
         f"usage: splatseg COMMAND ...\n\n{lines}\n\n"
-        "'splatseg COMMAND --help' lists the options of a command, '--help-all' all of its settings, too."
+        "'splatseg COMMAND --help' lists the options of a command,\n"
+        "'splatseg COMMAND --help-all' all of its settings, too."
     )
 
 

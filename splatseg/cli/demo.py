@@ -1,7 +1,7 @@
-"""Make a small capture, fit it as a user would, and measure it: the whole product in a minute or two.
+"""Make a small capture, fit it as a user would, and measure it.
 
     splatseg demo                       into runs/demo
-    splatseg demo --small               a smaller scene, some seconds: does this installation work?
+    splatseg demo --small               a smaller scene: does this installation work?
 
 A second call reuses what is done.
 """

@@ -2,8 +2,8 @@
 
     splatseg doctor
 
-Lines that begin with ! are needed, lines that begin with - are optional. The exit code is 1 where one of the former is
-there.
+Lines that begin with ! are needed, lines that begin with - are optional. The
+exit code is 1 where one of the former is there.
 """
 
 from __future__ import annotations

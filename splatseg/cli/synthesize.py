@@ -1,7 +1,10 @@
-"""Write a small capture with exact ground truth: photos, poses, simulated masks, a part-object-group tree.
+"""Write a small capture with exact ground truth.
 
-splatseg synthesize OUT
-splatseg synthesize OUT --objects 6 --views 24 --seed 1 --masks.keep-parts 0.5
+    splatseg synthesize OUT
+    splatseg synthesize OUT --objects 6 --seed 1 --masks.keep-parts 0.5
+
+Photos, poses, simulated masks, a tree of parts, objects and groups, point
+queries; equal settings give equal files.
 """
 
 from __future__ import annotations
