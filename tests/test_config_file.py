@@ -11,11 +11,12 @@ import pytest
 import yaml
 from script_runner import run_script
 
+import splatseg
 from splatseg.core.errors import SplatsegError
 from splatseg.fit.config_file import build, read_fit_config
 from splatseg.fit.features import FeatureConfig
 from splatseg.fit.geometry import GeometryConfig
-from splatseg.fit.pipeline import Fit, FitConfig, FitInputs
+from splatseg.fit.pipeline import Fit, FitConfig
 from splatseg.fit.pixel_pools import SamplingConfig
 from splatseg.io.ply import load_gaussians
 from splatseg.masks.sam.config import SamConfig
@@ -42,7 +43,7 @@ def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def finished(capture: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "run"
-    Fit(FitInputs(capture, out, str(capture / "masks_2d")), TINY, quiet=True).execute()
+    splatseg.fit_scene(capture, out, capture / "masks_2d", TINY)
     return out
 
 
@@ -105,7 +106,7 @@ def test_kept_masks_are_taken_again(capture: Path, tmp_path: Path) -> None:
     shutil.copytree(capture / "masks_2d", gone)
     assert run_script("masks.py", capture, "--out", run, "--source", gone, "--quiet") == 0
     shutil.rmtree(gone)
-    Fit(FitInputs(capture, run), TINY, quiet=True).execute()
+    splatseg.fit_scene(capture, run, None, TINY)
     file = run / "config.yaml"
     assert Path(yaml.safe_load(file.read_text())["masks_in"]).is_dir()
     assert run_script("fit.py", "--config", file, "--out", tmp_path / "again", "--quiet") == 0

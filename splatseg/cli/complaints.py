@@ -1,6 +1,6 @@
 """tyro's framed complaints about a command line, as one line: option, what was expected, what was found.
 
-Works on the text that tyro prints (1.0), not on its private classes; a complaint that no rule here knows comes
+Works on the text that tyro prints (0.9 to 1.0), not on its private classes; a complaint that no rule here knows comes
 out as tyro words it, on one line.
 """
 
