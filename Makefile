@@ -6,7 +6,7 @@ DEMO ?= runs/demo
 STAMP := $(VENV)/.installed
 SOURCES := $(shell find cuda_ext -type f) setup.py
 
-.PHONY: demo test lint build gpu clean
+.PHONY: demo test lint build wheel docs gpu clean
 
 demo: build
 	$(BIN)/python scripts/demo.py --out $(DEMO)
@@ -19,6 +19,19 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The pages, strictly: a link to nothing fails. Read them with: python -m http.server -d build/site
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=true PYTHONPATH=. $(BIN)/python -m mkdocs build --quiet --strict
+
+$(VENV)/.docs: $(STAMP) requirements-docs.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	touch $@
+
+# For the torch in .venv. It is installed with: pip install 'dist/splatseg-....whl[viewer]'
+wheel: $(STAMP)
+	rm -rf build/lib.* build/bdist.*
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir dist .
 
 # Needs no .venv: it takes the Python that has a CUDA build of torch (PYTHON=...). Exit code 3 where there is no GPU.
 gpu:

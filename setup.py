@@ -2,7 +2,10 @@
 
 The CPU side is always built; the CUDA side when the installed torch was built with CUDA. ``SPLATSEG_CUDA=1`` forces
 it on (and fails loudly where it cannot be had), ``SPLATSEG_CUDA=0`` leaves it out. Build with ``--no-build-isolation``:
-torch must be the one that will run the ops, so it is no build requirement that pip may choose.
+torch must be the one that will run the ops, so it is no build requirement that pip may choose. A wheel asks for the
+torch that it was built with, up to its last number: torch's C++ interface changes with the number before.
+
+``SPLATSEG_BUILT=PATH`` packs the extension at PATH, built before from these sources, instead of compiling it.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import os
 import platform
 import re
 import runpy
+import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,6 +32,7 @@ X86_ISA_FLAGS = {
     "avx2": ["-mavx2", "-mfma", "-mf16c", "-mbmi", "-mbmi2", "-mpopcnt", "-mlzcnt"],
     "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=256"],
 }
+TORCH = ".".join(torch.__version__.split(".")[:2])
 # -fno-math-errno and -fno-trapping-math change no result; the rest of -ffast-math does and stays off.
 COMMON_FLAGS = ["-O3", "-std=c++20", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
 
@@ -76,6 +81,11 @@ class Build(BuildExtension):
     """Adds the per-instruction-set objects before the ordinary build."""
 
     def build_extension(self, ext: CppExtension) -> None:
+        if built := os.environ.get("SPLATSEG_BUILT"):
+            target = Path(self.get_ext_fullpath(ext.name))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(built, target)
+            return
         ext.extra_objects = compile_kernels(ROOT / self.build_temp / "kernels")
         super().build_extension(ext)
 
@@ -118,8 +128,15 @@ setup(
     classifiers=[
         "Development Status :: 4 - Beta",
         "Intended Audience :: Science/Research",
+        "Intended Audience :: Developers",
         "Operating System :: POSIX :: Linux",
+        "Environment :: Console",
+        "Environment :: Web Environment",
+        "Environment :: GPU :: NVIDIA CUDA",
+        "Natural Language :: English",
         "Programming Language :: C++",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
         "Programming Language :: Python :: 3.13",
@@ -127,6 +144,8 @@ setup(
         "Topic :: Scientific/Engineering :: Image Processing",
         "Typing :: Typed",
     ],
+    platforms=["Linux"],
+    project_urls={"Method": "https://arxiv.org/abs/2311.11666"},
     keywords=["gaussian splatting", "segmentation", "segment anything", "colmap", "feature field"],
     python_requires=">=3.11",
     packages=find_packages(include=["splatseg", "splatseg.*"]),
@@ -135,33 +154,34 @@ setup(
     cmdclass={"build_ext": Build},
     entry_points={"console_scripts": ["splatseg = splatseg.cli.command:main"]},
     install_requires=[
-        "torch>=2.5",
-        "numpy>=1.26",
+        f"torch=={TORCH}.*",
+        "numpy>=1.26,<3",
         "gsplat>=1.5.3,<1.7",
-        "plyfile>=1.0",
-        "pycolmap>=4.0",
-        "scipy>=1.11",
-        "scikit-image>=0.22",
+        "plyfile>=1.0,<2",
+        "pycolmap>=4.0,<5",
+        "scipy>=1.11,<2",
+        "scikit-image>=0.22,<1",
         "tifffile>=2022.8.12",
-        "hdbscan>=0.8.40",
-        "tyro>=0.9",
-        "tqdm>=4.66",
-        "filelock>=3.12",
+        "hdbscan>=0.8.40,<0.9",
+        "tyro>=1.0,<2",
+        "tqdm>=4.66,<5",
+        "filelock>=3.12,<4",
         "platformdirs>=4.0,<5",
-        "pyyaml>=6.0",
-        "safetensors>=0.4",
-        "pillow>=10.1",
+        "pyyaml>=6.0,<7",
+        "safetensors>=0.4,<1",
+        "pillow>=10.1,<14",
     ],
     extras_require={
         "viewer": ["viser>=1.1,<1.3"],
         "formats": ["gaussforge>=0.6.0,<0.6.1"],  # splatseg/io/splats.py puts right what this one does wrong
-        "sam": ["segment-anything>=1.0"],
-        "sam2": ["sam2>=1.1"],
+        "sam": ["segment-anything>=1.0,<2"],
+        "sam2": ["sam2>=1.1,<2"],
         # Not on PyPI under its authors' name; the commit is the one that the weights come from.
         "mobilesam": [
             "mobile_sam @ git+https://github.com/ChaoningZhang/MobileSAM.git@f706ad9c4eb7f219c00d9050e46328518ffb65d2",
         ],
-        "plots": ["matplotlib>=3.8"],
+        "plots": ["matplotlib>=3.8,<4"],
+        "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.26,<2"],
         "test": [
             "pytest>=8.0",
             "pytest-xdist>=3.6",

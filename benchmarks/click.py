@@ -50,6 +50,8 @@ THRESHOLD = 0.5  # a pixel on an edge blends two faces, each of which has a cosi
 
 @dataclass(frozen=True)
 class Arguments:
+    """Time a click on the server."""
+
     sizes: tuple[int, ...] = (200_000, 1_000_000)
     repeats: int = 40
     threads: int = 2

@@ -34,6 +34,8 @@ RESULT = Path(__file__).parent / "results" / "clusters.json"
 
 @dataclass(frozen=True)
 class Arguments:
+    """Time the labels of a whole scene."""
+
     sizes: tuple[int, ...] = (200_000, 1_000_000)
     threads: int = 2
     check: bool = True

@@ -7,7 +7,7 @@
    where two devices register an op with different types. With a CPU build of torch every .cu is compiled against
    torch's headers, and nothing is linked.
 
-    python cuda_ext/compile_check.py [--quick] [--table docs/cuda.md] [WORD...]
+    python cuda_ext/compile_check.py [--quick] [--table docs/development/cuda.md] [WORD...]
 
 ``--quick`` is for CI: every .cuh for sm_90, every .cu with its host side to the PTX of compute_80, so that each kernel
 meets ptxas once and the code of both architectures is compiled. What ptxas alone would refuse for sm_80 is left to the

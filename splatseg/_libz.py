@@ -33,7 +33,7 @@ def load_libz() -> None:
 
     with suppress(ImportError):  # scripts/doctor.py starts without Pillow, to say that it is missing
         from PIL import _imaging  # noqa: F401  (Pillow's codecs are linked to the same libz)
-    if late and not _works():
+    if late and hasattr(os, "fork") and not _works():
         raise ImportError(
             "pycolmap: expected 'import splatseg' (or 'import zlib') before 'import pycolmap', found it first: its "
             "zlib has taken the place of the system's and the next PNG would abort Python",

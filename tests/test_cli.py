@@ -113,6 +113,67 @@ def test_help_is_left_to_tyro(capsys: pytest.CaptureFixture[str], monkeypatch: p
     assert max(map(len, captured.out.splitlines())) < 1000
 
 
+@pytest.mark.parametrize(
+    ("command", "setting"),
+    [
+        ("fit.py", "--config.geometry.sh-degree"),
+        ("masks.py", "--sam.points-per-side"),
+        ("export.py", "--clusters.min-cluster"),
+    ],
+)
+def test_settings_are_told_where_they_are_asked_for(
+    command: str, setting: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``--help`` fits two screens and says how to see the rest."""
+    monkeypatch.setenv("COLUMNS", "100")
+    for _ in range(2):
+        assert run_script(command, "--help") == 0
+        brief = capsys.readouterr().out
+        assert f"{setting} " not in brief and "--help-all lists them" in brief and len(brief.splitlines()) < 60
+        assert run_script(command, "--help-all") == 0
+        assert f"{setting} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_is_plain_text(name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a command says of itself and its own options has no markup, and names commands as a person types them."""
+    monkeypatch.setattr("sys.argv", ["splatseg", name, "--help"])
+    with pytest.raises(SystemExit):
+        command_main()
+    told = capsys.readouterr().out
+    about = told.partition("usage:")[2].partition("settings --")[0].partition("masks options")[0]
+    assert "``" not in about and ":meth:" not in about and "shared/" not in about and f"splatseg {name}" in about
+    assert "scripts/" not in about.replace("torchrun --nproc-per-node 4 scripts/masks.py", "")
+
+
+ASKED = """
+COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMP_LINE="$*"; COMP_POINT=${#COMP_LINE}; COMPREPLY=()
+registered=$(complete -p splatseg); registered=${registered#*-F }
+${registered%% *}
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+def completed(script: str, *words: str) -> list[str]:
+    """What bash offers after ``words``, the last of which is being typed."""
+    command = ["bash", "-c", f"{script}\n{ASKED}", "bash", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_bash_completes_commands_options_and_choices() -> None:
+    script = splatseg_command("completion", "bash")
+    assert script.returncode == 0 and script.stderr == ""
+    assert splatseg_command("--tyro-print-completion", "bash").stdout == script.stdout
+    for _ in range(2):
+        assert completed(script.stdout, "splatseg", "ma") == ["masks"]
+        assert completed(script.stdout, "splatseg", "fit", "--pre") == ["--preset"]
+        assert completed(script.stdout, "splatseg", "fit", "--preset", "f") == ["fast"]
+    for shell, word in (("zsh", "#compdef splatseg"), ("fish", "complete")):
+        assert word in splatseg_command("completion", shell).stdout
+    wrong = splatseg_command("completion", "cmd")
+    assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and "'cmd'" in wrong.stderr
+
+
 @pytest.mark.parametrize("script", sorted(p.name for p in (ROOT / "scripts").glob("[a-z]*.py")))
 def test_a_python_without_splatseg_is_told_so(script: str) -> None:
     """The wrong Python is the likeliest first mistake: one line, no traceback. -S hides installed packages."""
@@ -139,7 +200,7 @@ def test_the_command_lists_its_commands_and_refuses_others() -> None:
     assert splatseg_command("--version").stdout == f"splatseg {splatseg.__version__}\n"
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "doctor"])
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "completion"])
 def test_a_command_and_its_script_are_the_same(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_script(f"{name}.py", "--help") == 0
     by_script = capsys.readouterr().out

@@ -92,8 +92,8 @@ def test_table_goes_between_the_marks(kernel_table: Any, tmp_path: Path) -> None
 
 
 def test_docs_hold_the_kernels_of_the_sources(kernel_table: Any) -> None:
-    """Every __global__ function is in the table of docs/cuda.md, and no other."""
-    page = (ROOT / "docs/cuda.md").read_text()
+    """Every __global__ function is in the table of docs/development/cuda.md, and no other."""
+    page = (ROOT / "docs/development/cuda.md").read_text()
     rows = page.split(kernel_table.BEGIN)[1].split(kernel_table.END)[0]
     listed = {line.split("`")[1].partition("<")[0] for line in rows.splitlines() if line.startswith("| `")}
     sources = "".join(path.read_text() for path in (ROOT / "cuda_ext/cuda").glob("*.cuh"))

@@ -21,7 +21,12 @@ def extras() -> dict[str, list[str]]:
 def named_extras() -> dict[str, str]:
     """Every extra that code or a page names, and where: ``splatseg[a,b]``, and what goes to ``require_extra``."""
     found = {extra: "splatseg/cli/doctor.py" for extra in doctor.OPTIONAL.values()}
-    sources = [*ROOT.glob("splatseg/**/*.py"), *ROOT.glob("scripts/*.py"), *ROOT.glob("docs/*.md"), ROOT / "README.md"]
+    sources = [
+        *ROOT.glob("splatseg/**/*.py"),
+        *ROOT.glob("scripts/*.py"),
+        *ROOT.glob("docs/**/*.md"),
+        ROOT / "README.md",
+    ]
     for path in sources:
         text = path.read_text(encoding="utf-8")
         names = [

@@ -186,14 +186,14 @@ def test_processes_are_bounded_by_cores_and_memory(views: list[View], monkeypatc
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(8))
     one = workers.PROCESS_BYTES + workers.PIXEL_BYTES * WIDTH * HEIGHT
     for free, expected in ((100 * one, 8), (3 * one, 3), (one // 2, 1)):
-        monkeypatch.setattr(workers, "_free_memory", lambda free=free: free)
+        monkeypatch.setattr(workers, "available_memory", lambda free=free: free)
         assert affordable(views) == expected
         assert affordable(views, shared_by=2) == max(expected // 2, 1)
 
 
 def test_free_memory_is_some_of_the_machines() -> None:
     whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert 0 < workers._free_memory() <= whole
+    assert 0 < (workers.available_memory() or 0) <= whole
 
 
 def test_workers_end_before_their_first_view(views: list[View]) -> None:

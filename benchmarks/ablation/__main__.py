@@ -47,7 +47,7 @@ class Arguments:
     """Compare settings of the feature fit."""
 
     scenes: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Annotated scenes with simulated masks, as ../shared/data/README.md describes and scripts/synthesize.py writes."""
+    """Annotated scenes with simulated masks, as docs/reference/files.md describes and splatseg synthesize writes."""
     out: Path
     """Folder of the results."""
     geometry: tuple[Path, ...] = ()

@@ -164,7 +164,7 @@ def to_markdown(results: list[TableResult]) -> str:
 
 
 def _spread(values: np.ndarray, form: str = ".3f") -> str | None:
-    """ "0.907 ± 0.004"; without the deviation where there is one value, None where there is none."""
+    """As in "0.907 ± 0.004"; without the deviation where there is one value, None where there is none."""
     if not len(values):
         return None
     spread = deviation(values)

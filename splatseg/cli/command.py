@@ -19,13 +19,18 @@ COMMANDS = {
     "synthesize": "make a small capture with exact ground truth",
     "demo": "make a small capture, fit it and measure it",
     "doctor": "say what is installed and works",
+    "completion": "complete commands and options in a shell",
 }
 
 
 def usage() -> str:
     """What ``splatseg --help`` says."""
     lines = "\n".join(f"  {name:<12}{about}" for name, about in COMMANDS.items())
-    return f"usage: splatseg COMMAND ...\n\n{lines}\n\n'splatseg COMMAND --help' lists the options of a command."
+    return (
+        f"usage: splatseg COMMAND ...\n\n{lines}\n\n"
+        "'splatseg COMMAND --help' lists the options of a command,\n"
+        "'splatseg COMMAND --help-all' all of its settings, too."
+    )
 
 
 def main() -> None:
@@ -37,6 +42,8 @@ def main() -> None:
     if words[0] == "--version":
         print(f"splatseg {splatseg.__version__}")
         sys.exit(0)
+    if words[0] == "--tyro-print-completion":  # how tyro's own command lines spell it
+        words[0] = "completion"
     if words[0] not in COMMANDS:
         fail(f"splatseg: expected one of {', '.join(COMMANDS)}, found '{words[0]}'", 2)
     sys.argv = [f"splatseg {words[0]}", *words[1:]]

@@ -1,4 +1,10 @@
-"""What is installed and what works: the facts that ``scripts/doctor.py`` prints."""
+"""Say what is installed, what works, and which command mends what does not.
+
+    splatseg doctor
+
+Lines that begin with ! are needed, lines that begin with - are optional. The
+exit code is 1 where one of the former is there.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +19,8 @@ from pathlib import Path
 
 import torch
 
-from splatseg.core.errors import SplatsegError
+from splatseg.cli.endings import parse
+from splatseg.core.machine import available_memory
 from splatseg.ops.extension import build_info
 
 REQUIRED = ("torch", "numpy", "gsplat", "plyfile", "pycolmap", "scipy", "hdbscan", "tyro", "safetensors", "pillow")
@@ -135,24 +142,18 @@ def _gsplat() -> Finding:
 
 def _memory() -> Finding:
     disk = shutil.disk_usage(Path.cwd()).free / 2**30
-    return Finding("free", f"{available_memory() / 2**30:.1f} GiB memory, {disk:.1f} GiB disk here")
+    memory = available_memory()
+    told = "an unknown amount of" if memory is None else f"{memory / 2**30:.1f} GiB"
+    return Finding("free", f"{told} memory, {disk:.1f} GiB disk here")
 
 
-def available_memory() -> int:
-    """Bytes of memory that can be had without swapping (Linux ``MemAvailable``)."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):
-        raise SplatsegError("memory: this system does not tell how much is free") from None
+@dataclass(frozen=True)
+class Arguments:
+    """Look at this installation."""
 
 
 def main() -> int:
+    parse(Arguments, description=__doc__)
     findings = examine()
     width = max(len(finding.subject) for finding in findings)
     for finding in findings:

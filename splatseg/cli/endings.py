@@ -14,6 +14,7 @@ Exit codes: 0 done, 2 bad input or a full disk, 130 stopped with Ctrl-C.
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import io
 import os
@@ -22,7 +23,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from types import TracebackType
-from typing import Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar, get_type_hints
 
 import tyro
 
@@ -37,13 +38,19 @@ MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.E
 def parse(arguments: type[T], **options: Any) -> T:
     """``tyro.cli(arguments, **options)``, its own complaints, on one line.
 
+    ``--help`` tells the options of ``arguments`` itself, ``--help-all`` those of its groups of settings, too.
+
     Raises:
         SplatsegError: the command line does not fit ``arguments``: names the option, what was expected, what came.
     """
     captured = io.StringIO()
+    words = ["--help" if word == "--help-all" else word for word in sys.argv[1:]]
+    kind: type[Any] = arguments
+    if dataclasses.is_dataclass(kind) and words == sys.argv[1:] and not {"-h", "--help"}.isdisjoint(words):
+        kind, options = _without_settings(arguments, options)
     try:
         with redirect_stderr(captured), _wide_frames():
-            parsed = tyro.cli(arguments, **options)
+            parsed: T = tyro.cli(kind, args=words, **options)
     except SystemExit as ending:
         if ending.code == 2:
             raise SplatsegError(one_line(captured.getvalue())) from None
@@ -59,6 +66,28 @@ def one_line(text: str) -> str:
     said = " ".join(line.strip() for line in framed or lines[2:] if line.strip("─- "))
     # After that comes what each alternative of a type said, by its name in Python.
     return said.partition(" Got errors:")[0] or "command line: expected options that --help lists"
+
+
+def _without_settings(arguments: type[Any], options: dict[str, Any]) -> tuple[type[Any], dict[str, Any]]:
+    """``arguments`` without its groups of settings (such as ``--sam.*``), and a description that tells of them."""
+    hints = get_type_hints(arguments, include_extras=True)
+    groups, made_by = {}, {}
+    for field in dataclasses.fields(arguments):
+        hint = hints[field.name]
+        # One that is annotated has no name before its options: they are the command's own.
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            groups[field.name] = Annotated[hint, tyro.conf.Suppress]
+            made_by[field.name] = dataclasses.field(default_factory=hint)
+    if not groups:
+        return arguments, options
+    named = {"__annotations__": groups, "__module__": arguments.__module__}
+    brief = type(arguments.__name__, (arguments,), {**named, **made_by})
+    kind: type[Any] = dataclasses.dataclass(frozen=True)(brief)
+    if "default" in options:
+        options = {**options, "default": kind(**vars(options["default"]))}
+    names = " and ".join(f"--{name}.*" for name in groups)
+    told = f"{options.get('description') or arguments.__doc__}\n\nSettings, {names}: --help-all lists them, too."
+    return kind, {**options, "description": told}
 
 
 def last_given(option: str) -> str | None:
@@ -82,7 +111,7 @@ def is_given(prefix: str) -> bool:
 def _wide_frames() -> Iterator[None]:
     """Complaints unwrapped: tyro's frames are as wide as $COLUMNS. Help texts, for people to read, are left alone."""
     before = os.environ.get("COLUMNS")
-    if {"-h", "--help"}.isdisjoint(sys.argv[1:]):
+    if {"-h", "--help", "--help-all"}.isdisjoint(sys.argv[1:]):
         os.environ["COLUMNS"] = "100000"
     try:
         yield

@@ -1,13 +1,14 @@
-"""Measure a run against ground truth: ``python scripts/evaluate.py RUN --gt SCENE [--protocol NAME]``.
+"""Measure a run against ground truth.
 
-``hierarchical`` (default): SCENE is annotated as ``../shared/data/README.md`` says (also what ``scripts/synthesize.py``
-writes). Prints IoU1 and IoU2 at the best threshold and at the proposed levels, core queries first, and the ceiling
-of the geometry; the labels of the run against ``gt/points.ply`` where both are there. Contact sheets of the worst
-and best ten queries go to ``evaluation_worst.png`` and ``evaluation_best.png`` (true positives green, false
-positives red, false negatives blue). ``nvos``: SCENE is ROOT/NAME in NVOS' folders. ``mvseg``: the folder of masks.
-``replica``, ``lerf``: the scene's folder.
+    splatseg evaluate RUN --gt SCENE                  part and object IoU
+    splatseg evaluate RUN --gt NVOS_ROOT/fern --protocol nvos
 
-All write to RUN: ``metrics.json`` (under the name of the protocol) and ``evaluation.md``.
+What --gt is depends on the protocol. hierarchical, the default: a scene with
+nested ground truth, such as 'splatseg synthesize' writes; nvos: ROOT/NAME in
+NVOS' folders; mvseg: the folder of masks; replica, lerf: the scene's folder.
+Figures go to RUN/metrics.json and RUN/evaluation.md, contact sheets of the
+worst and the best ten queries to RUN/evaluation_worst.png and
+evaluation_best.png (right: green, too much: red, missed: blue).
 """
 
 from __future__ import annotations
@@ -51,11 +52,12 @@ Protocol = Literal["hierarchical", "nvos", "mvseg", "replica", "lerf"]
 class Arguments:
     """Measure a finished run."""
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """Run folder made by scripts/fit.py."""
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Run folder, made by 'splatseg fit'."""
     gt: Path
     """Annotated scene; what it is depends on the protocol."""
     protocol: Protocol = "hierarchical"
+    """Point queries against nested ground truth, or the rules of a published set."""
     proposals: bool = True
     """hierarchical: also measure at the levels that a click proposes."""
     ceiling: bool = True

@@ -1,11 +1,16 @@
-"""Label the whole scene and write it in the format of the next tool: ``splatseg export RUN [--format spz]``.
+"""Write a run and its labels in the format of the next tool.
 
-Without ``--format`` this writes the splat with a label per Gaussian at several nested levels (``labels.ply``: INRIA
-layout, then the integers ``label`` and ``label_0`` .. coarse to fine) and the tree of labels with names and colors
-(``labels.json``). Formats that hold no labels get them in a sidecar beside them (``splatseg labels attach`` puts them
-back), GLB as feature ids. ``--split-by label`` writes a file per label, ``--label NAME`` one of them and ``--without
-NAME`` the rest. Labels that are there already are taken as they are (with names given in the viewer) unless ``--again``
-or a setting of the clustering asks for new ones.
+    splatseg export RUN                     RUN/labels.ply and labels.json
+    splatseg export RUN --format spz        RUN/exports/labels.spz, labels.npz
+    splatseg export RUN --split-by label    a file per label
+    splatseg export RUN --label 1.2         one of them; --without 1.2 the rest
+
+The PLY is the splat in INRIA's layout, then the integers label and label_0,
+label_1, ..., coarse to fine; labels.json holds the tree with names and colors.
+A GLB has the labels as feature ids; other formats hold none, so they go to an
+.npz beside it, and 'splatseg labels attach' puts them back after other tools.
+Labels that are there already, with names given in the viewer, are taken as they
+are unless --again or a setting of the clustering asks for new ones.
 """
 
 from __future__ import annotations
@@ -35,8 +40,8 @@ from splatseg.segment.discretize import ClusterConfig, discretize
 class Arguments:
     """Write a finished run, with its labels, for other tools."""
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """Run folder made by scripts/fit.py."""
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Run folder, made by 'splatseg fit'."""
     out: Path | None = None
     """File to write, RUN/labels.ply if not given (RUN/exports/... for other formats); JSON and NPZ get the same name.
     With --split-by a folder, RUN/exports/by_label if not given."""

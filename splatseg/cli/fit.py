@@ -1,10 +1,12 @@
-"""Fit a segmentable splat to a COLMAP capture: ``python scripts/fit.py SCENE [--out RUN] [--preset
-fast|default|quality]``.
+"""Fit a segmentable splat to a capture and split it into labelled objects: the main job.
 
-SCENE holds ``images/`` and ``sparse/0`` (binary or text, any camera model that pycolmap knows), a ``transforms.json``
-of nerfstudio or instant-ngp, or photos alone with ``--sfm``. Every setting of the preset can be changed, e.g.
-``--config.geometry.steps 4000 --config.features.dim 8``.
-A killed fit goes on where it was when the same command is given again.
+    splatseg fit SCENE                         COLMAP, or a transforms.json
+    splatseg fit SCENE --masks sam             masks that give quality
+    splatseg fit PHOTOS --sfm                  photos alone: poses first
+    splatseg fit --config runs/x/config.yaml --out runs/y       once more
+
+A fit that was stopped goes on where it was when the same command is given
+again. Every setting can be changed, as by --config.geometry.steps 4000.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import tyro
 from splatseg.cli.endings import last_given, parse
 from splatseg.core.errors import SplatsegError
 from splatseg.core.progress import terminal
+from splatseg.fit.config_file import Repeated, read_fit_config
 from splatseg.fit.pipeline import Fit, FitConfig, FitInputs
 from splatseg.io.colmap import find_model
 
@@ -28,15 +31,15 @@ Preset = Literal["fast", "default", "quality"]
 class Arguments:
     """Fit a splat with a feature field to a capture and split it into labelled objects."""
 
-    scene: Annotated[Path, tyro.conf.Positional]
+    scene: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SCENE")]
     """COLMAP capture, or a folder of photos with --sfm."""
     out: Path | None = None
-    """Run folder; runs/<scene name> if not given."""
+    """Run folder; runs/NAME of the scene if not given."""
     preset: Preset = "default"
-    """Starting point of all settings below."""
+    """Starting point of all settings: fast, default, or quality, which takes longest."""
     masks: str | None = None
-    """watershed (needs no weights), sam, or a folder of masks (amg.py output or one label map a view); not given: those
-    that the run holds (scripts/masks.py), else watershed."""
+    """sam, watershed (needs no weights), or a folder of masks (of amg.py, or a label map per view). Not given: those
+    that the run holds ('splatseg masks'), else watershed."""
     splat: Path | None = None
     """Use this splat instead of fitting one: PLY of any tool, compressed PLY, spz, sog, splat, ksplat."""
     splat_transform: Path | None = None
@@ -46,6 +49,9 @@ class Arguments:
     """Find the poses with pycolmap first."""
     model: str | None = None
     """Of several models in SCENE/sparse the one in this folder; without it the one with most photos."""
+    config_file: Annotated[Path | None, tyro.conf.arg(name="config", metavar="FILE")] = None
+    """The config.yaml of a run, to repeat it: scene, masks and all settings as they were. Options beat the file, and a
+    --preset beats its settings of geometry and features."""
     downscale: int | None = None
     """Use the photos at 1/downscale of their size (same as --config.downscale)."""
     full_render: bool = False
@@ -57,18 +63,49 @@ class Arguments:
     config: FitConfig = field(default_factory=FitConfig)
 
 
-def main() -> None:
+def defaults() -> tuple[Arguments, Repeated]:
+    """What holds where no option says otherwise: the preset's settings, or those of ``--config FILE``."""
     preset = last_given("--preset")
-    known = FitConfig.preset(preset if preset is not None and preset in get_args(Preset) else "default")
-    arguments = parse(Arguments, default=Arguments(scene=tyro.MISSING, config=known), description=__doc__)
+    chosen = FitConfig.preset(preset if preset is not None and preset in get_args(Preset) else "default")
+    file = last_given("--config")
+    if file is None:
+        return Arguments(scene=tyro.MISSING, config=chosen), Repeated()
+    repeated, config = read_fit_config(Path(file))
+    if preset is not None:
+        config = replace(config, geometry=chosen.geometry, features=chosen.features)
+    scene = tyro.MISSING if repeated.scene is None else repeated.scene
+    return Arguments(
+        scene=scene,
+        splat=repeated.splat,
+        splat_transform=repeated.splat_transform,
+        sfm=repeated.sfm,
+        config=config,
+    ), repeated
+
+
+def inputs_of(arguments: Arguments, repeated: Repeated) -> FitInputs:
+    """What is fitted, and where it goes."""
     out = arguments.out or Path("runs") / arguments.scene.resolve().name
     # The model's folder is a scene of its own: whoever opens the run finds the same poses.
     scene = arguments.scene if arguments.model is None else find_model(arguments.scene, arguments.model)
     if arguments.splat_transform is not None and arguments.splat is None:
         raise SplatsegError("--splat-transform: expected --splat beside it, found none")
-    inputs = FitInputs(
-        scene, out, arguments.masks, arguments.splat, arguments.sfm, arguments.device, arguments.splat_transform
+    kept = repeated.masks_in if arguments.masks is None else None
+    if kept is not None and not kept.is_dir():
+        raise SplatsegError(
+            f"{arguments.config_file}: masks_in: expected the folder of masks that the run took, found none at {kept}; "
+            "name masks with --masks"
+        )
+    masks = arguments.masks or (repeated.masks if kept is None else None)
+    return FitInputs(
+        scene, out, masks, arguments.splat, arguments.sfm, arguments.device, arguments.splat_transform, kept
     )
+
+
+def main() -> None:
+    default, repeated = defaults()
+    arguments = parse(Arguments, default=default, description=__doc__)
+    inputs = inputs_of(arguments, repeated)
     config = arguments.config
     if arguments.downscale is not None:
         config = replace(config, downscale=arguments.downscale)
@@ -76,8 +113,8 @@ def main() -> None:
         config = replace(config, features=replace(config.features, full_render=True))
     figures = Fit(inputs, config, terminal(arguments.quiet)).execute()
     for name, value in figures.items():
-        if not isinstance(value, dict):  # tables that scripts/evaluate.py added
+        if not isinstance(value, dict):  # tables that 'splatseg evaluate' added
             print(f"{name:>20}  {value}")
-    print(f"{'contact sheet':>20}  {out / 'contact_sheet.png'}")
-    print(f"{'labelled splat':>20}  {out / 'labels.ply'}")
-    print(f"{'viewer':>20}  python scripts/view.py {out}")
+    print(f"{'contact sheet':>20}  {inputs.out / 'contact_sheet.png'}")
+    print(f"{'labelled splat':>20}  {inputs.out / 'labels.ply'}")
+    print(f"{'viewer':>20}  splatseg view {inputs.out}")

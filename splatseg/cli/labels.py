@@ -1,9 +1,12 @@
-"""Labels and splats that other tools had in hand: ``splatseg labels attach FILE SIDECAR``, ``splatseg labels import RUN
-FILE``.
+"""Bring labels and splats together again that other tools had in hand.
 
-``attach`` finds the rows of a splat again that another tool re-ordered, quantized, cropped or converted, by position,
-size, color and opacity, and writes it as a PLY with its labels. ``import`` takes integers per Gaussian that were made
-elsewhere (properties of a splat's PLY, or an ``.npz``) as the labels of a run; its rows are found the same way.
+    splatseg labels attach FILE SIDECAR    FILE as a PLY with its labels
+    splatseg labels import RUN FILE        labels made elsewhere, in a run
+
+attach finds the rows of a splat again that another tool re-ordered, quantized,
+cropped or converted, by position, size, color and opacity; SIDECAR is the .npz
+that was exported beside it. import takes integers per Gaussian (properties of
+a PLY, or an .npz) as the labels of a run; its rows are found the same way.
 """
 
 from __future__ import annotations
@@ -31,9 +34,9 @@ LEAST_FOUND = 0.5  # of the rows; below it is another splat
 class Attach:
     """Put the labels of a sidecar back onto a splat."""
 
-    file: Annotated[Path, tyro.conf.Positional]
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """The splat, of any format that is read."""
-    sidecar: Annotated[Path, tyro.conf.Positional]
+    sidecar: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SIDECAR")]
     """The .npz that was exported beside it."""
     out: Path | None = None
     """PLY to write; FILE's name with .labels.ply if not given."""
@@ -43,9 +46,9 @@ class Attach:
 class Import:
     """Take labels that were made elsewhere as the labels of a run."""
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """Run folder made by scripts/fit.py."""
-    file: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Run folder, made by 'splatseg fit'."""
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """A splat's PLY with integer properties, or an .npz of integers per Gaussian."""
     column: tuple[str, ...] = ()
     """The integers to take, coarse to fine; label_0, label_1 ... or else the only one there is if not given."""

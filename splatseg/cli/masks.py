@@ -1,11 +1,13 @@
-"""Find the masks of all photos of a scene.
+"""Find the masks of all photos of a scene, ahead of a fit.
 
-    python scripts/masks.py SCENE --source sam --out RUN
-    torchrun --nproc-per-node 4 scripts/masks.py SCENE --source sam --out RUN     (a share for each process)
+    splatseg masks SCENE --out RUN                      by Segment Anything
+    splatseg masks SCENE --out RUN --source watershed   without weights
+    torchrun --nproc-per-node 4 scripts/masks.py SCENE --out RUN
 
-SCENE is a COLMAP scene or a folder of images. Masks go to a folder in RUN/masks for each source and settings, where
-scripts/fit.py finds them; a killed run goes on where it stopped. ``--preview`` draws them, ``--coco DIR`` writes them
-as segment-anything's amg.py does.
+SCENE is a COLMAP scene or a folder of images. Masks go to a folder in RUN/masks
+for each source and its settings, where 'splatseg fit' finds them; torchrun
+gives each process its share of the photos. A call that was stopped goes on
+where it was when it is given again.
 """
 
 from __future__ import annotations
@@ -42,10 +44,10 @@ from splatseg.masks.watershed import WatershedConfig
 
 
 @dataclass(frozen=True)
-class Options:
+class Arguments:
     """Masks of all photos of a scene."""
 
-    scene: Annotated[Path, tyro.conf.Positional]
+    scene: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SCENE")]
     """COLMAP scene, or a folder of images."""
     out: Path
     """Run folder; masks go to its masks/."""
@@ -54,11 +56,11 @@ class Options:
     images: Path | None = None
     """Take all images of this folder instead of the scene's registered photos."""
     model: str | None = None
-    """Of several models in SCENE/sparse the one in this folder, as in scripts/fit.py."""
+    """Of several models in SCENE/sparse the one in this folder, as in 'splatseg fit'."""
     downscale: int = 1
-    """Use photos this many times smaller, as in scripts/fit.py."""
+    """Use photos this many times smaller, as in 'splatseg fit'."""
     preset: Preset = "default"
-    """16x16 points, 32x32 points, 32x32 points and a layer of crops; --sam.* overrides."""
+    """fast: 16x16 points; default: 32x32 points; fine: 32x32 points and a layer of crops. --sam.* overrides."""
     sam_checkpoint: Path | None = None
     """Weights; without it the official ones, from $SPLATSEG_CACHE (default: the user's cache folder)."""
     sam: SamConfig = field(default_factory=SamConfig)
@@ -73,7 +75,7 @@ class Options:
     """No progress, no summary."""
 
 
-def make(options: Options) -> None:
+def make(options: Arguments) -> None:
     with process_share() as share:
         device_of_rank(share.rank)
         with first_rank_first(share):
@@ -108,12 +110,12 @@ def make(options: Options) -> None:
         )
 
 
-def scene_folder(options: Options) -> Path:
+def scene_folder(options: Arguments) -> Path:
     """The scene, or of its models the one that ``--model`` names: a scene of its own."""
     return options.scene if options.model is None else find_model(options.scene, options.model)
 
 
-def load_views(options: Options) -> Sequence[View]:
+def load_views(options: Arguments) -> Sequence[View]:
     """The views of the scene, or one for each image of a folder."""
     if options.images is None and not is_image_folder(options.scene):
         no_masks = None if options.source in ("watershed", "sam") else Path(options.source)
@@ -150,24 +152,24 @@ def device_of_rank(rank: int) -> None:
         torch.cuda.set_device(rank % torch.cuda.device_count())
 
 
-def source_of(options: Options, views: Sequence[View], reporter: Reporter = SILENT) -> MaskSource:
+def source_of(options: Arguments, views: Sequence[View], reporter: Reporter = SILENT) -> MaskSource:
     if options.source == "sam":
         return SamMasks(sam_config(options), reporter)
     config = options.watershed if options.source == "watershed" else None
     return mask_source(options.source, views, config)
 
 
-def sam_config(options: Options) -> SamConfig:
+def sam_config(options: Arguments) -> SamConfig:
     """The preset's values with what was given on the command line, as :func:`options_of` parsed it."""
     return options.sam if options.sam_checkpoint is None else replace(options.sam, checkpoint=options.sam_checkpoint)
 
 
-def options_of() -> Options:
+def options_of() -> Arguments:
     """The command line, with the values of its preset as the defaults: whatever is given explicitly holds."""
     preset = last_given("--preset")
     known = SamConfig.preset(preset) if preset in get_args(Preset) else SamConfig()  # type: ignore[arg-type]
-    default = Options(scene=tyro.MISSING, out=tyro.MISSING, sam=known)
-    return parse(Options, default=default, description=__doc__)
+    default = Arguments(scene=tyro.MISSING, out=tyro.MISSING, sam=known)
+    return parse(Arguments, default=default, description=__doc__)
 
 
 def picture_of_hierarchy(image: Pixels, masks: MaskSet, pixel: tuple[int, int] | None) -> Image.Image:

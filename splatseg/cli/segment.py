@@ -1,8 +1,12 @@
-"""Select an object by clicks: ``python scripts/segment.py RUN --view NAME --pixel U V [--add U V] [--subtract U V]``.
+"""Select an object by clicks in one photo of a run.
 
-Writes the selected Gaussians as a PLY and, beside it, the masks they project to in every view as PNGs. Without
-``--threshold`` the selection is one of the proposed levels, ``--level`` (0 is the part, higher ones are larger); all
-are printed.
+    splatseg segment RUN --view IMG_0001.jpg --pixel 412 300
+    splatseg segment RUN --view IMG_0001.jpg --pixel 412 300 --out chair.ply
+                     --add 500 280 --subtract 120 90
+
+Writes the selected Gaussians as a PLY and, beside it, the masks they project to
+in every view as PNGs. Without --threshold the selection is one of the proposed
+levels, --level: 0 is the part, higher ones are larger. All levels are printed.
 """
 
 from __future__ import annotations
@@ -35,8 +39,8 @@ Pixel = tuple[float, float]
 class Arguments:
     """Select Gaussians by clicks in a view of a finished run."""
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """Run folder made by scripts/fit.py."""
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Run folder, made by 'splatseg fit'."""
     view: str
     """View that is clicked: image name, or its stem."""
     pixel: Pixel

@@ -1,6 +1,10 @@
-"""Write a synthetic COLMAP scene with exact part-object-group labels, simulated masks and point queries.
+"""Write a small capture with exact ground truth.
 
-python scripts/synthesize.py OUT [--objects 6] [--views 24] [--seed 0]
+    splatseg synthesize OUT
+    splatseg synthesize OUT --objects 6 --seed 1 --masks.keep-parts 0.5
+
+Photos, poses, simulated masks, a tree of parts, objects and groups, point
+queries; equal settings give equal files.
 """
 
 from __future__ import annotations
@@ -19,12 +23,12 @@ from splatseg.synthetic import SceneConfig, write_scene
 class Arguments:
     """Write a synthetic scene to a new or empty folder."""
 
-    out: tyro.conf.Positional[Path]
-    """Folder of the scene."""
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    """New or empty folder of the scene."""
     config: Annotated[SceneConfig, tyro.conf.arg(name="")] = field(default_factory=SceneConfig)
 
 
 def main() -> None:
-    arguments = parse(Arguments)
+    arguments = parse(Arguments, description=__doc__)
     folder = write_scene(arguments.out, arguments.config)
     print(f"{folder}: {arguments.config.views} views, {arguments.config.test_views} held out")

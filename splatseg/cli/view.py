@@ -1,4 +1,10 @@
-"""Select things in a fitted splat by clicking, in the browser: ``python scripts/view.py RUN``."""
+"""Select things in a fitted splat by clicking, in the browser.
+
+    splatseg view RUN                   prints the address to open; Ctrl-C stops
+    splatseg view RUN --port 0          on any free port
+
+Only browsers that open the printed address, which holds a random token, are let in.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +32,10 @@ Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 @dataclass(frozen=True)
 class Arguments:
-    """Serve the viewer of a run until Ctrl-C or SIGTERM. Without --password and --no-token only browsers that open the
-    printed address, which holds a random token, are let in."""
+    """Serve the viewer of a run until Ctrl-C or SIGTERM."""
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """Run folder made by scripts/fit.py."""
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Run folder, made by 'splatseg fit'."""
     scene: Path | None = None
     """Where the capture lies now, if it was moved after the fit."""
     host: str = "127.0.0.1"
@@ -82,7 +87,8 @@ def ended_in_one_line() -> Iterator[None]:
         signal.signal(number, signal.SIG_DFL)
         raise Ended(number)
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    hangup = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []  # Windows has none
+    for number in (signal.SIGTERM, *hangup):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
             signal.signal(number, end)
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import resource
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from splatseg.core.errors import SplatsegError
+from splatseg.core.machine import file_size_limit, is_alive
 
 _FULL = {errno.ENOSPC: "no space left on the disk", errno.EDQUOT: "disk quota used up", errno.EFBIG: "file too large"}
 _FULL_BELOW = 64 * 1024  # bytes; a disk with less than this free after a failed write is taken to be full
@@ -41,8 +41,8 @@ def _why_full(error: BaseException, temporary: Path) -> str | None:
     with suppress(OSError):
         if shutil.disk_usage(temporary.parent).free < _FULL_BELOW:
             return _FULL[errno.ENOSPC]
-        limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-        if limit != resource.RLIM_INFINITY and temporary.stat().st_size >= limit:
+        limit = file_size_limit()
+        if limit is not None and temporary.stat().st_size >= limit:
             return _FULL[errno.EFBIG]
     return None
 
@@ -186,7 +186,7 @@ def remove_leftovers(folder: str | Path) -> None:
     with suppress(OSError):
         for entry in Path(folder).iterdir():
             match = _TEMPORARY.fullmatch(entry.name)
-            if match is None or _alive(int(match[1])):
+            if match is None or is_alive(int(match[1])):
                 continue
             if entry.is_dir():
                 if (entry / _WHOLE).exists():
@@ -216,13 +216,3 @@ def remove_leftovers_below(folder: str | Path, held: bool = True) -> None:
             if fnmatch(name, ".*.tmp*") and not _TEMPORARY.fullmatch(name):
                 with suppress(OSError):
                     (Path(where) / name).unlink(missing_ok=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True

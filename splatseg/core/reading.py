@@ -33,7 +33,7 @@ def read_bytes(path: str | Path) -> bytes:
 
 
 def read_text(path: str | Path, encoding: str = "utf-8", errors: str = "strict") -> str:
-    """The text of a regular file, line ends as "\\n"; errors as :func:`read_bytes`, and UnicodeDecodeError."""
+    """The text of a regular file, line ends as newlines; errors as :func:`read_bytes`, and UnicodeDecodeError."""
     return regular(path).read_text(encoding=encoding, errors=errors)
 
 

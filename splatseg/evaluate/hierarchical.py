@@ -63,7 +63,7 @@ class Node:
 
 @dataclass(frozen=True)
 class HierarchicalScene:
-    """A scene with nested ground truth, in the layout that ``shared/data/README.md`` describes.
+    """A scene with nested ground truth, in the layout that ``docs/reference/files.md`` describes.
 
     Its cameras are in a frame of its own, see ``offset``; :meth:`in_frame_of` takes them to that of a splat.
 

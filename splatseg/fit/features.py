@@ -53,8 +53,8 @@ from splatseg.render import render
 HierarchyOf = Callable[[View], PatchHierarchy]
 NO_MASKS = "masks: expected at least one view with a mask over the splat, found none"
 
-# What measured best on dev_kitchen (docs/evaluation.md). Without the norm term the features are free to turn while they
-# are small; with it, the published constants lock in the direction of the first noise.
+# What measured best on dev_kitchen (docs/evaluation/results.md). Without the norm term the features are free to turn
+# while they are small; with it, the published constants lock in the direction of the first noise.
 BEST_LOSS = replace(LossConfig.paper(), phi_min=0.1, norm_weight=0.0)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import resource
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -27,6 +26,7 @@ from splatseg.core.errors import SplatsegError
 from splatseg.core.field import FeatureField
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.label_tree import LabelTree
+from splatseg.core.machine import peak_memory
 from splatseg.core.progress import SILENT, Reporter
 from splatseg.core.reading import read_json
 from splatseg.core.scene import Scene, View
@@ -99,6 +99,8 @@ class FitInputs:
     that a fit may go on elsewhere."""
     splat_transform: Path | None = None
     """How ``splat`` lies in the capture's frame: nerfstudio's ``dataparser_transforms.json`` or 4x4 numbers."""
+    masks_in: Path | None = None
+    """Masks that another run keeps, the folder ``masks/NAME-DIGEST`` in it; ``masks`` must be None."""
 
 
 def spread(views: Sequence[View], count: int) -> list[View]:
@@ -125,6 +127,7 @@ class Fit:
         # Before the run folder is made, so that a wrong name leaves nothing behind.
         if inputs.masks not in (None, "watershed", "sam") and not Path(inputs.masks).is_dir():
             raise SplatsegError(f"masks: expected 'watershed', 'sam' or a folder of masks, found '{inputs.masks}'")
+        kept = StoredMasks(inputs.masks_in) if inputs.masks is None and inputs.masks_in is not None else None
         place = {"scene": str(inputs.scene.resolve()), "downscale": config.downscale}
         self.run = Run.open(inputs.out, place, may_differ=("scene",))
         self.figures: dict[str, Any] = {}
@@ -132,17 +135,22 @@ class Fit:
         self._stored: StoredMasks | None = None
         self._source: MaskSource | None = None
         self._given: tuple[Gaussians, Agreement | None] | None = None
-        if inputs.masks is None and config.watershed == WatershedConfig():
-            self._take_stored_masks()
+        if kept is not None:
+            self._take(kept)
+        elif inputs.masks is None and config.watershed == WatershedConfig():
+            self._take_newest_masks()
 
-    def _take_stored_masks(self) -> None:
+    def _take(self, stored: StoredMasks) -> None:
+        self.masks, self._stored = stored.spec, stored
+        if stored.name == "files" and Path(self.masks).is_dir():
+            self._stored = None  # the folder itself, as it is now
+
+    def _take_newest_masks(self) -> None:
         """The newest masks that the run holds, if it holds any, and a line that says so."""
         found = stored_masks(self.run.masks)
         if not found:
             return
-        self.masks, self._stored = found[0].spec, found[0]
-        if found[0].name == "files" and Path(self.masks).is_dir():
-            self._stored = None  # the folder itself, as it is now
+        self._take(found[0])
         log.warning(
             "masks: none named, taking those of '%s' in %s%s; --masks watershed makes others beside them",
             self.masks,
@@ -168,7 +176,8 @@ class Fit:
             field = self.features(gaussians, train, hierarchies)
             tree = self.labels(gaussians, field)
             self.sheet(gaussians, field, tree, held_out or train, hierarchies, train)
-            self._note(peak_memory_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+            if (peak := peak_memory()) is not None:
+                self._note(peak_memory_mb=round(peak / 2**20))
         return self.figures
 
     def _check_inputs(self, scene: Scene, train: Sequence[View]) -> None:

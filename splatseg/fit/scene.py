@@ -19,7 +19,7 @@ def fit_scene(
     reporter: Reporter | None = None,
 ) -> SegmentableSplat:
     """Fit a splat with features to a capture, label it, and leave everything in the run folder ``out``: what
-    ``python scripts/fit.py SCENE --out OUT`` does. Stages that are done are not done again.
+    ``splatseg fit SCENE --out OUT`` does. Stages that are done are not done again.
 
     Args:
         scene: COLMAP capture, or a folder with a ``transforms.json``.

@@ -65,7 +65,8 @@ def reconstruct(job: dict[str, Any]) -> dict[str, Any]:
 
 def die_with(parent: int) -> None:
     """A killed fit must not leave a COLMAP behind that goes on writing to its workspace."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         sys.exit(1)
 

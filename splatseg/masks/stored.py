@@ -9,7 +9,7 @@ from typing import Any
 from splatseg.core.errors import DAMAGED, SplatsegError
 from splatseg.core.reading import read_json
 from splatseg.core.scene import View
-from splatseg.masks.cache import ABOUT
+from splatseg.masks.cache import ABOUT, MaskCache
 from splatseg.masks.mask_set import MaskSet
 from splatseg.masks.sam.config import SamConfig
 from splatseg.masks.source import MaskSource, mask_source
@@ -22,7 +22,7 @@ class StoredMasks:
     """The source whose masks are in ``folder``, as :meth:`splatseg.masks.cache.MaskCache.describe` wrote it down.
 
     It has that source's name and settings, so a :class:`~splatseg.masks.cache.MaskCache` of it finds the same files.
-    A view without a file gets its masks from the source itself, which is made only then.
+    A view without a file there gets its masks from the source itself, which is made only then.
 
     Raises:
         SplatsegError: the description is missing or damaged.
@@ -46,11 +46,14 @@ class StoredMasks:
         return self._settings
 
     def masks(self, view: View) -> MaskSet:
-        """Masks of a view that has none yet, from the source that made the others.
+        """Those in the folder; of a view that has none yet, from the source that made the others.
 
         Raises:
             SplatsegError: what the source raises, or it is not the one of the others any more.
         """
+        kept = MaskCache(self.folder.parent, self).load(view)
+        if kept is not None:
+            return kept
         if self._source is None:
             self._source = self._made_again()
         return self._source.masks(view)

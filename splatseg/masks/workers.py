@@ -18,10 +18,10 @@ from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from splatseg.core.errors import SplatsegError
+from splatseg.core.machine import available_memory
 from splatseg.core.scene import View
 from splatseg.masks.mask_set import MaskSet
 from splatseg.masks.source import MaskSource
@@ -67,17 +67,9 @@ def find_masks(
 def affordable(views: Sequence[View], shared_by: int = 1) -> int:
     """Processes that the cores, and the memory that is free for the largest of ``views``, allow; at least one."""
     largest = max(view.camera.width * view.camera.height for view in views)
-    by_memory = _free_memory() // (PROCESS_BYTES + PIXEL_BYTES * largest)
+    by_memory = (available_memory() or PROCESS_BYTES) // (PROCESS_BYTES + PIXEL_BYTES * largest)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(min(cores, by_memory) // shared_by, 1)
-
-
-def _free_memory() -> int:
-    """Bytes that can be had without swapping (Linux's ``MemAvailable``)."""
-    with suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]) * 1024
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
 class MaskWorkers:

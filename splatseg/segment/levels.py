@@ -43,7 +43,7 @@ class LevelConfig:
         smallest: share of the splat below which nothing is proposed.
         largest: share above which nothing is proposed (the whole scene is no answer to a click).
         agreed: how much the angles count at which a selection is an agreed segment, beside 1 for all plausible ones.
-            0, the default, turns it off: it did not help on both dev scenes (docs/evaluation.md).
+            0, the default, turns it off: it did not help on both dev scenes (docs/evaluation/results.md).
         alike: overlap from which a selection is a segment.
     """
 

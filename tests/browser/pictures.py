@@ -1,4 +1,4 @@
-"""Makes the pictures of docs/viewer.md: ``PYTHONPATH=tests python tests/browser/pictures.py runs/demo
+"""Makes the pictures of docs/guides/viewer.md: ``PYTHONPATH=tests python tests/browser/pictures.py runs/demo
 [NAME ...]``, after ``make demo``.
 
 A headless browser is led through the viewer on the demo's fitted scene. Every step is taken by what a person would use

@@ -1,1 +1,1 @@
-
+"""The ops in plain PyTorch: each is the specification of the kernel of its name."""
