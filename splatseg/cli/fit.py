@@ -18,7 +18,8 @@ import tyro
 from splatseg.cli.endings import last_given, parse
 from splatseg.core.errors import SplatsegError
 from splatseg.core.progress import terminal
-from splatseg.fit.pipeline import Fit, FitConfig, FitInputs
+from splatseg.fit.pipeline import Fit
+from splatseg.fit.settings import FitConfig, FitInputs
 from splatseg.io.colmap import find_model
 
 Preset = Literal["fast", "default", "quality"]
