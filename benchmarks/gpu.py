@@ -15,60 +15,35 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import torch
 from torch import Tensor
 
-from benchmarks.feature_problem import CHANNELS, HEIGHT, WIDTH, ring_cameras, surface_scene
+from benchmarks.gpu_exercise import exercise
+from benchmarks.gpu_steps import (
+    seconds,
+    steps,
+)
+from benchmarks.gpu_table import merge
 from splatseg import ops
 from splatseg.core.atomic import write_text
-from splatseg.core.gaussians import Gaussians
-from splatseg.core.scene import View
 from splatseg.evaluate.hierarchical import evaluate_scene, load_hierarchical
-from splatseg.fit.features import FeatureConfig, FeatureTrainer
 from splatseg.fit.geometry import GeometryConfig, gaussians_from_points
 from splatseg.fit.geometry.fit import train_step
 from splatseg.fit.geometry.photos import PhotoCache
 from splatseg.fit.geometry.state import FitState
-from splatseg.fit.pipeline import Fit, FitConfig, FitInputs
-from splatseg.fit.pixel_pools import PixelPool, SamplingConfig
+from splatseg.fit.pipeline import Fit
+from splatseg.fit.settings import FitConfig, FitInputs
 from splatseg.io.colmap import load_colmap
 from splatseg.io.ply import load_gaussians
-from splatseg.masks.hierarchy import PatchHierarchy
-from splatseg.ops.replay import EAGER_STEPS, PooledSteps, PoolStack, Schedule, captured
-from splatseg.render import Means2dProbe, RenderConfig, render, trace
+from splatseg.ops.replay import captured
 from splatseg.render.backends import cuda_obstacle
 from splatseg.segment.splat import SegmentableSplat
 from splatseg.synthetic import SceneConfig, write_scene
-
-TARGETS = {  # on one H100
-    "steps": {"fit_10k_steps_s": 2.0, "step_us": 45.0},
-    "fit": {"whole_seconds": 25.0, "features_seconds": 1.0},
-}
-SIDE = 13  # patches a side of the made-up hierarchies
-
-
-def synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def seconds(run: Callable[[], object], device: torch.device, repeats: int = 1) -> float:
-    """Mean wall time of ``repeats`` calls, the device's work included."""
-    synchronise(device)
-    start = time.perf_counter()
-    for _ in range(repeats):
-        run()
-    synchronise(device)
-    return (time.perf_counter() - start) / repeats
 
 
 def check() -> int:
@@ -82,128 +57,6 @@ def check() -> int:
     print(f"gpu: {torch.cuda.get_device_name()}, sm_{major}{minor}, {free >> 30} of {total >> 30} GiB free, ", end="")
     print(f"torch {torch.__version__}, Python {sys.version.split()[0]}")
     return 0
-
-
-def made_up_hierarchy(skewed: bool = False) -> PatchHierarchy:
-    """Blocks of the image as patches; masks are their rows, columns and quarters. ``skewed``: one is 40 % of it."""
-    y, x = torch.meshgrid(torch.arange(HEIGHT), torch.arange(WIDTH), indexing="ij")
-    block = torch.arange(SIDE * SIDE)
-    membership = torch.zeros(SIDE * SIDE + 1, 1, dtype=torch.int64)
-    membership[1:, 0] = (1 << (block // SIDE)) | (1 << (20 + block % SIDE)) | (1 << (40 + block // SIDE // 4))
-    ids = (1 + y * SIDE // HEIGHT * SIDE + x * SIDE // WIDTH).to(torch.int32)
-    if skewed:  # as real views have it: the floor of dev_robots is two fifths of the masked pixels
-        ids[:, : 2 * WIDTH // 5] = 1
-    return PatchHierarchy(ids, membership)
-
-
-def make_trainer(args: argparse.Namespace, full_render: bool = False, skewed: bool = False) -> FeatureTrainer:
-    """The fit of the target: 8192 pixels a step of 1M Gaussians and 200 views."""
-    generator = torch.Generator().manual_seed(0)
-    gaussians = surface_scene(args.gaussians, generator).to(args.device)
-    views = [View(f"{i}.png", camera, Path(f"{i}.png")) for i, camera in enumerate(ring_cameras(args.views))]
-    hierarchy = made_up_hierarchy(skewed)
-    sampling = SamplingConfig(pool_pixels=args.pool, batch_pixels=args.batch, memory_mb=args.memory)
-    config = replace(
-        FeatureConfig.from_noise(), dim=CHANNELS, steps=args.steps, sampling=sampling, full_render=full_render
-    )
-    return FeatureTrainer(gaussians, views, lambda view: hierarchy, config)
-
-
-def steps(args: argparse.Namespace) -> dict[str, Any]:
-    """Times of the feature fit's parts and of what it replaces."""
-    device = torch.device(args.device)
-    trainer = make_trainer(args)
-    result: dict[str, Any] = {
-        "gaussians": args.gaussians,
-        "views": args.views,
-        "batch": args.batch,
-        "steps": args.steps,
-    }
-    result["trace_ms"] = 1e3 * seconds(lambda: trainer.pools.get(0), device)
-    trainer.pools.forget()
-    warm = args.warm
-    trainer.replays = True  # on the CPU too, with references in the place of kernels
-    began = time.perf_counter()
-    trainer._replayed = trainer.replay()
-    synchronise(device)
-    result["pools_s"] = time.perf_counter() - began
-    stack = trainer._replayed.stack
-    result["pools_mb"] = stack.contributions.nbytes / 1e6
-    result["columns_mb"] = trainer._replayed.columns.nbytes / 1e6
-    result["entries_a_pixel"] = stack.contributions.ids.numel() / len(stack.contributions)
-    trainer.advance(0, warm)  # the first ones capture the graph
-    rest = seconds(lambda: trainer.advance(warm, args.steps), device)
-    result["step_us"] = 1e6 * rest / (args.steps - warm)
-    result["fit_10k_steps_s"] = result["pools_s"] + 1e4 * result["step_us"] / 1e6
-    result |= kernel_times(trainer, args.steps - args.warm) if device.type == "cuda" else {}
-    result |= single_steps(trainer, device)
-    few = argparse.Namespace(**{**vars(args), "views": min(args.views, 8), "steps": args.warm + 200})
-    skewed = make_trainer(few, skewed=True)
-    skewed.replays = True
-    skewed.advance(0, args.warm)
-    result["skewed_step_us"] = 1e6 * seconds(lambda: skewed.advance(args.warm, args.warm + 200), device) / 200
-    if device.type == "cuda":
-        result |= {f"skewed_{name}": value for name, value in kernel_times(skewed, 0).items()}
-    result |= full_images(args, device)
-    if device.type == "cuda":
-        result["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
-    return result
-
-
-def kernel_times(trainer: FeatureTrainer, first: int, count: int = 40) -> dict[str, float]:
-    """Mean microseconds a step of each kernel of the replayed graph, as CUPTI sees them, from step ``first`` on."""
-    steps_ = trainer._replayed
-    assert steps_ is not None
-    steps_._step.fill_(first)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as found:
-        steps_.run(count)
-        torch.cuda.synchronize()
-    times: dict[str, float] = {}
-    for event in found.key_averages():
-        name = re.sub(r"[<(].*", "", event.key).split("::")[-1].removeprefix("void ")
-        times[f"kernel_{name}_us"] = times.get(f"kernel_{name}_us", 0.0) + event.self_device_time_total / count
-    return dict(sorted(times.items(), key=lambda item: -item[1]))
-
-
-def single_steps(trainer: FeatureTrainer, device: torch.device) -> dict[str, float]:
-    """Each part of a step on its own, launched by the host: where the time goes."""
-    steps_ = trainer._replayed
-    assert steps_ is not None
-    c, rows, features = steps_.stack.contributions, steps_._rows, trainer.features
-    blended = ops.blend(c, features, rows)
-    config, optimizer = trainer.config.loss, trainer.optimizer
-
-    def loss() -> Tensor:
-        return ops.hierarchical_contrastive_loss_and_grad(
-            blended, steps_._patch, membership=steps_._membership, config=config
-        )[1]
-
-    grad = loss()
-
-    steps_._step.fill_(0)  # beyond the last no Gaussian would move
-
-    repeats = 200 if device.type == "cuda" else 3
-    parts: dict[str, Callable[[], object]] = {
-        "blend": lambda: ops.blend(c, features, rows),
-        "loss": loss,
-        "transpose": lambda: optimizer.accumulate(c, grad, rows),
-        "transpose_and_adam": lambda: steps_.transpose_and_move(grad),
-    }
-    result = {f"{name}_us": 1e6 * seconds(run, device, repeats) for name, run in parts.items()}
-    entries = float(c.counts[rows].sum())
-    gathered = entries * (4 * CHANNELS + 4 + c.weights.element_size())
-    return result | {"blend_gb_s": gathered / result["blend_us"] / 1e3}
-
-
-def full_images(args: argparse.Namespace, device: torch.device) -> dict[str, float]:
-    """Steps through gsplat's full images, which the pools replace."""
-    trainer = make_trainer(args, full_render=True)
-    count = args.full_steps
-    trainer.step(0)
-    one = seconds(lambda: [trainer.step(1 + k) for k in range(count)], device) / count
-    g, camera = trainer.gaussians, trainer.views[0].camera.to(device)
-    drawing = seconds(lambda: render(g, camera, trainer.features), device, count)
-    return {"full_image_step_us": 1e6 * one, "full_image_10k_steps_s": 1e4 * one, "render_ms": 1e3 * drawing}
 
 
 def fit(args: argparse.Namespace) -> dict[str, Any]:
@@ -309,95 +162,6 @@ def loss(args: argparse.Namespace) -> dict[str, float]:
                 replay, device, 200 if device.type == "cuda" else 2
             )
     return result
-
-
-def exercise_photometric(device: torch.device) -> None:
-    """The loss of photographs in both dtypes, against both of its targets' dtypes; tiles cut off on two sides."""
-    for dtype in (torch.float32, torch.float64):
-        for height, width, channels in ((70, 45, 3), (33, 70, 1), (1, 1, 3)):
-            image = torch.rand(height, width, channels, dtype=dtype, device=device, requires_grad=True)
-            target = torch.rand_like(image.detach())
-            for other in (target, (255 * target).to(torch.uint8)):
-                ops.photometric_loss(image, other).backward()
-                ops.photometric_loss(image.detach(), other)
-            assert image.grad is not None and bool(torch.isfinite(image.grad).all())
-
-
-def exercise_steps(contributions: ops.Contributions, features: Tensor, patch: Tensor, membership: Tensor) -> None:
-    """Replayed steps over one pool, which has columns for blocks, warps and groups of lanes."""
-    few = torch.where(contributions.ids % 3 > 0, contributions.ids, contributions.ids % 7)
-    rows = (contributions.counts > 0).nonzero()[:, 0]
-    pool = PixelPool(replace(contributions, ids=few), rows, patch, membership)
-    stack = PoolStack.of([pool], torch.Generator(features.device).manual_seed(0))
-    schedule = Schedule(torch.zeros(3, dtype=torch.int32), torch.tensor([0, 5, len(rows) - 1]), [0.01] * 3)
-    steps_ = PooledSteps(stack, ops.SparseFeatureAdam(features), ops.LossConfig(min_pixels=2), schedule, 600)
-    assert min(steps_.columns.most) > 0
-    steps_.run(3)
-    steps_.check()
-
-
-def exercise(args: argparse.Namespace) -> None:
-    """Every kernel of ours once, forward and backward, on sizes that leave warps and blocks half full."""
-    device = torch.device(args.device)
-    generator = torch.Generator().manual_seed(0)
-    gaussians: Gaussians = surface_scene(1500, generator).to(device)
-    camera = ring_cameras(1)[0].resized(100, 70).to(device)
-    pixels = torch.stack([torch.randint(0, s, (700,), generator=generator) for s in (100, 70)], 1).to(device)
-    c = trace(gaussians, camera, pixels)
-    patch = torch.randint(0, 30, (700,), generator=generator).to(device)
-    membership = torch.randint(0, 2**40, (30, 1), generator=generator).to(device)
-    for dim in (3, 8, 16, 32):
-        for contributions in (c, c.half()):
-            features = torch.randn(1500, dim, generator=generator).to(device)
-            blended = ops.blend(contributions, features)
-            for deterministic in (False, True):
-                loss = ops.LossConfig(min_pixels=2, deterministic=deterministic)
-                grad = ops.hierarchical_contrastive_loss_and_grad(blended, patch, membership=membership, config=loss)[1]
-            optimizer = ops.SparseFeatureAdam(features)
-            optimizer.accumulate(contributions, grad)
-            optimizer.step()
-            exercise_steps(contributions, features, patch, membership)
-    exercise_photometric(device)
-    leaf = gaussians.means.clone().requires_grad_()
-    probe = Means2dProbe.zeros(1500, device)
-    for packed in (False, True):
-        ones, config = torch.ones(1500, 16, device=device), RenderConfig(packed=packed)
-        render(replace(gaussians, means=leaf), camera, ones, config, probe).color.sum().backward()
-    short = argparse.Namespace(**{**vars(args), "gaussians": 800, "views": 2, "pool": 2048, "batch": 500, "steps": 8})
-    trainer = make_trainer(short)
-    trainer.replays = True
-    trainer.advance(0, EAGER_STEPS + 4)
-    assert bool(torch.isfinite(trainer.features).all())
-    print("exercise: every op ran")
-
-
-def test_counts(report: Path) -> dict[str, int]:
-    """How many tests of a JUnit file ended how."""
-    suites = ElementTree.parse(report).getroot().iter("testsuite")
-    counts = dict.fromkeys(("tests", "failures", "errors", "skipped"), 0)
-    for suite in suites:
-        for name in counts:
-            counts[name] += int(suite.get(name, 0))
-    passed = counts["tests"] - counts["failures"] - counts["errors"] - counts["skipped"]
-    return {"passed": passed, **{name: counts[name] for name in ("failures", "errors", "skipped")}}
-
-
-def merge(folder: Path, results: Path) -> None:
-    """One table of all parts, with the targets beside them; writes ``results/<device>.json``."""
-    parts = {p.stem: json.loads(p.read_text()) for p in sorted(folder.glob("*.json"))}
-    if (folder / "tests.xml").is_file():
-        parts["tests"] = test_counts(folder / "tests.xml")
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    print(f"\n{name}, torch {torch.__version__}\n{'part':10} {'figure':40} {'value':>14} {'target':>10}")
-    for part, figures in parts.items():
-        for key, value in figures.items():
-            text = f"{value:.4g}" if isinstance(value, float) else str(value)
-            print(f"{part:10} {key:40} {text:>14} {TARGETS.get(part, {}).get(key, ''):>10}")
-    document = {"device": name, "torch": torch.__version__, "cuda": torch.version.cuda, "parts": parts}
-    file = results / (re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") + ".json")
-    results.mkdir(parents=True, exist_ok=True)
-    write_text(file, json.dumps(document, indent=1) + "\n")
-    print(f"wrote {file}")
 
 
 def main() -> int:

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from splatseg.core.selection import Selection
     from splatseg.fit.features import FeatureConfig, fit_features
     from splatseg.fit.geometry import GeometryConfig, fit_geometry
-    from splatseg.fit.pipeline import FitConfig
     from splatseg.fit.scene import fit_scene
+    from splatseg.fit.settings import FitConfig
     from splatseg.io.colmap import load_colmap
     from splatseg.io.labels import load_labels, save_labels
     from splatseg.io.ply import load_gaussians as load_ply
@@ -41,7 +41,7 @@ _PUBLIC = {
     "Camera": "core.camera",
     "FeatureConfig": "fit.features",
     "FeatureField": "core.field",
-    "FitConfig": "fit.pipeline",
+    "FitConfig": "fit.settings",
     "Gaussians": "core.gaussians",
     "GeometryConfig": "fit.geometry",
     "LabelTree": "core.label_tree",

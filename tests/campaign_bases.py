@@ -18,8 +18,9 @@ from test_colmap import make_scene
 from splatseg.fit.features import FeatureConfig
 from splatseg.fit.geometry import GeometryConfig
 from splatseg.fit.hooks import FitHooks
-from splatseg.fit.pipeline import Fit, FitConfig, FitInputs
+from splatseg.fit.pipeline import Fit
 from splatseg.fit.pixel_pools import SamplingConfig
+from splatseg.fit.settings import FitConfig, FitInputs
 from splatseg.fit.stages import Stage
 from splatseg.io.labels import load_labels, save_labels
 from splatseg.io.ply import load_gaussians

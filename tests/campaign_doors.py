@@ -25,7 +25,8 @@ from splatseg.core.label_tree import LabelTree
 from splatseg.core.reading import read_text
 from splatseg.core.scene import Scene, View
 from splatseg.evaluate.hierarchical import load_hierarchical
-from splatseg.fit.pipeline import Fit, FitInputs
+from splatseg.fit.pipeline import Fit
+from splatseg.fit.settings import FitInputs
 from splatseg.fit.splat_transform import read_splat_transform, transformed
 from splatseg.io.colmap import load_colmap
 from splatseg.io.labels import load_labels

@@ -24,7 +24,8 @@ from splatseg.core.errors import SplatsegError
 from splatseg.evaluate.hierarchical import load_hierarchical
 from splatseg.fit.features import FeatureConfig
 from splatseg.fit.geometry import GeometryConfig
-from splatseg.fit.pipeline import Fit, FitConfig, FitInputs
+from splatseg.fit.pipeline import Fit
+from splatseg.fit.settings import FitConfig, FitInputs
 from splatseg.io.colmap import load_colmap
 from splatseg.synthetic import MaskSimulation, SceneConfig, write_scene
 

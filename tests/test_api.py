@@ -15,8 +15,8 @@ import splatseg
 from splatseg.core.errors import SplatsegError
 from splatseg.fit.features import FeatureConfig
 from splatseg.fit.geometry import GeometryConfig
-from splatseg.fit.pipeline import FitConfig
 from splatseg.fit.pixel_pools import SamplingConfig
+from splatseg.fit.settings import FitConfig
 from splatseg.synthetic import SceneConfig, write_scene
 
 ROOT = Path(__file__).parent.parent

@@ -29,9 +29,10 @@ from splatseg.core.field import FeatureField
 from splatseg.core.label_tree import LabelNode, LabelTree
 from splatseg.core.photos import read_photo
 from splatseg.core.scene import View
-from splatseg.fit.pipeline import Fit, FitInputs
+from splatseg.fit.pipeline import Fit
+from splatseg.fit.settings import FitInputs
 from splatseg.fit.splat_transform import read_splat_transform
-from splatseg.io import colmap, colmap_model
+from splatseg.io import colmap_text, colmap_undistort
 from splatseg.io.colmap import load_colmap
 from splatseg.io.labels import load_labels, save_labels
 from splatseg.io.ply import load_gaussians, save_gaussians
@@ -215,13 +216,13 @@ def test_the_folder_of_an_undistortion_is_one_that_the_clean_up_knows(
 ) -> None:
     make_scene(tmp_path / "scene", "OPENCV", views=2)
     made: list[str] = []
-    write = colmap.write_cameras_and_images
+    write = colmap_undistort.write_cameras_and_images
 
     def noted(folder: Path, *rest: Any) -> None:
         made.append(folder.parent.name)
         write(folder, *rest)
 
-    monkeypatch.setattr(colmap, "write_cameras_and_images", noted)
+    monkeypatch.setattr(colmap_undistort, "write_cameras_and_images", noted)
     load_colmap(tmp_path / "scene", cache=tmp_path / "cache")
     assert made and all(f".{os.getpid()}-" in name for name in made)
     (tmp_path / "later" / made[0].replace(f".{os.getpid()}-", f".{ENDED}-")).mkdir(parents=True)
@@ -480,10 +481,10 @@ def test_a_label_tree_without_levels_is_refused(tmp_path: Path) -> None:
 
 
 def test_whole_numbers_that_no_field_can_hold_are_refused() -> None:
-    assert colmap_model._integers("images.txt: line 2", [str(2**63 - 1), str(-(2**63))]) == [2**63 - 1, -(2**63)]
+    assert colmap_text._integers("images.txt: line 2", [str(2**63 - 1), str(-(2**63))]) == [2**63 - 1, -(2**63)]
     for number in (2**63, -(2**70)):
         with pytest.raises(SplatsegError, match=r"images\.txt: line 2: expected numbers of 64 bits, found"):
-            colmap_model._integers("images.txt: line 2", ["1", str(number)])
+            colmap_text._integers("images.txt: line 2", ["1", str(number)])
 
 
 def test_a_downscale_beyond_any_photo_is_refused(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from splatseg.core.errors import SplatsegError
 from splatseg.io import load_colmap
-from splatseg.io.colmap_model import CAMERA_MODELS
+from splatseg.io.colmap_types import CAMERA_MODELS
 
 ROOT = Path(__file__).parent.parent
 WIDTH, HEIGHT, FOCAL = 64, 48, 60.0

@@ -151,7 +151,7 @@ def test_wrong_field_and_settings() -> None:
     few, field = flat_field(5)
     with pytest.raises(SplatsegError, match="one feature for each of 432 Gaussians, found 5"):
         discretize(FeatureSplat(make_splat().gaussians, field))
-    none = few.select(torch.zeros(5, dtype=torch.bool))
+    none = few.gaussians.select(torch.zeros(5, dtype=torch.bool))
     with pytest.raises(SplatsegError, match="expected Gaussians, found none"):
         discretize(FeatureSplat(none, FeatureField(field.features[:0], none.fingerprint())))
     with pytest.raises(SplatsegError, match=r"clusters\.min_cluster: expected at least 2, found 1"):

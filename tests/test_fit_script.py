@@ -24,8 +24,9 @@ from script_runner import run_script
 from splatseg.core.errors import SplatsegError
 from splatseg.fit.features import FeatureConfig
 from splatseg.fit.geometry import GeometryConfig
-from splatseg.fit.pipeline import Fit, FitConfig, FitInputs
+from splatseg.fit.pipeline import Fit
 from splatseg.fit.pixel_pools import SamplingConfig
+from splatseg.fit.settings import FitConfig, FitInputs
 from splatseg.io.ply import load_gaussians
 from splatseg.synthetic import SceneConfig, write_scene
 

@@ -20,8 +20,9 @@ from splatseg.core.scene import Scene
 from splatseg.fit.features import FeatureConfig
 from splatseg.fit.geometry import GeometryConfig, fit_geometry, psnr
 from splatseg.fit.hooks import FitHooks
-from splatseg.fit.pipeline import Fit, FitConfig, FitInputs
+from splatseg.fit.pipeline import Fit
 from splatseg.fit.pixel_pools import SamplingConfig
+from splatseg.fit.settings import FitConfig, FitInputs
 from splatseg.io.colmap import load_colmap
 from splatseg.io.colmap_model import read_model
 from splatseg.io.ply import load_gaussians, save_gaussians

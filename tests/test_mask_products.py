@@ -15,9 +15,10 @@ from scipy import sparse
 from splatseg.fit import mask_clustering as consensus
 from splatseg.fit.mask_clustering import MaskClusteringConfig, find_segments
 from splatseg.fit.pixel_pools import PixelPool
-from splatseg.ops import Contributions, mask_products
-from splatseg.ops.mask_products import BlockedEvidence, MaskEvidence, Rows, bfloat16_terms, product
+from splatseg.ops import Contributions, sparse_rows
+from splatseg.ops.mask_products import BlockedEvidence, MaskEvidence
 from splatseg.ops.reference.mask_products import SparseEvidence
+from splatseg.ops.sparse_rows import Rows, bfloat16_terms, product
 
 MIN_WEIGHT = 0.02
 COUNT = 270  # three groups of three objects of three parts of ten Gaussians
@@ -144,7 +145,7 @@ KINDS = [SparseEvidence.gather, BlockedEvidence.gather]
 @pytest.fixture(params=KINDS, ids=["sparse", "blocked"])
 def gather(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Gather:
     """Each implementation; the blocked one in blocks of some tens of Gaussians and of masks."""
-    monkeypatch.setattr(mask_products, "BLOCK_ENTRIES", 4000)
+    monkeypatch.setattr(sparse_rows, "BLOCK_ENTRIES", 4000)
     return request.param
 
 

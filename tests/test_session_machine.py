@@ -24,6 +24,7 @@ from tiny_splat import TinySplat, make_camera, make_splat
 from splatseg.core.errors import SplatsegError
 from splatseg.core.label_tree import tree_from_leaves
 from splatseg.core.selection import Selection
+from splatseg.core.splat import FeatureSplat
 from splatseg.io.labels import load_labels, save_labels
 from splatseg.io.ply import load_gaussians
 from splatseg.io.run import Run
@@ -108,7 +109,7 @@ class Day(RuleBasedStateMachine):
         self.note_saved()
 
     def open(self) -> None:
-        self.space = ByHand(Run(self.run.folder), SPLAT.gaussians, SPLAT.field, self.scene)
+        self.space = ByHand(Run(self.run.folder), FeatureSplat(SPLAT.gaussians, SPLAT.field), self.scene)
         self.space.adopt_labels()
         self.space.start_autosave()
         self.people = [Person(self.space), Person(self.space)]

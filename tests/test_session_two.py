@@ -17,8 +17,8 @@ from splatseg.core.errors import SplatsegError
 from splatseg.core.label_tree import LabelTree, tree_from_leaves
 from splatseg.core.selection import Selection
 from splatseg.io.ply import load_gaussians
-from splatseg.session import Change, Session
-from splatseg.session import session as session_module
+from splatseg.session import Change, Session, label_steps, object_steps
+from splatseg.session import steps as steps_module
 from splatseg.session.exports import export_selection, export_without
 
 
@@ -86,8 +86,8 @@ def kinds_of_edit(known: KnownRun, session: Session) -> dict[str, tuple[Any, str
     pair = labels_of(session.tree, known, 0, 1)
     return {
         "merge": (LabelTree, "merge", lambda: session.merge_labels(pair)),
-        "split": (session_module.label_edit, "two_parts", lambda: session.split_label(pair[0])),
-        "level": (session_module.label_edit, "divided", lambda: session.set_label_level(0)),
+        "split": (label_steps.label_edit, "two_parts", lambda: session.split_label(pair[0])),
+        "level": (label_steps.label_edit, "divided", lambda: session.set_label_level(0)),
     }
 
 
@@ -125,7 +125,7 @@ def test_dividing_does_not_take_back_an_edit_that_came_meanwhile(
 ) -> None:
     assert mine.tree is not None
     pair = labels_of(mine.tree, known, 4, 5)
-    meanwhile = Meanwhile(monkeypatch, session_module, "discretize", lambda: other.merge_labels(pair))
+    meanwhile = Meanwhile(monkeypatch, label_steps, "discretize", lambda: other.merge_labels(pair))
     with pytest.raises(SplatsegError, match="divide again"):
         mine.discretize()
     meanwhile.end()
@@ -157,7 +157,7 @@ def test_objects_are_changed_as_they_are_by_then(
     click(mine, known, 0)
     key = mine.keep("mug").id
     meanwhile = Meanwhile(
-        monkeypatch, session_module, "replace", lambda: other.recolor(key, (1, 2, 3))
+        monkeypatch, object_steps, "replace", lambda: other.recolor(key, (1, 2, 3))
     )  # between reading and writing
     mine.rename(key, "cup")
     meanwhile.end()
@@ -305,7 +305,7 @@ def test_the_memory_of_undo_is_bounded_whatever_the_steps(
     known: KnownRun, mine: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Subtracting scores every clicked thing anew; label edits hold trees: both are more than two masks a step."""
-    monkeypatch.setattr(session_module, "UNDO_BYTES", 60_000)
+    monkeypatch.setattr(steps_module, "UNDO_BYTES", 60_000)
     session = Session(known.workspace)
     assert session.tree is not None
     pair = labels_of(session.tree, known, 0, 1)

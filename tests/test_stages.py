@@ -19,8 +19,9 @@ from splatseg.core.errors import SplatsegError
 from splatseg.core.scene import View
 from splatseg.fit.features import FeatureConfig
 from splatseg.fit.geometry import GeometryConfig
-from splatseg.fit.pipeline import Fit, FitConfig, FitInputs
+from splatseg.fit.pipeline import Fit
 from splatseg.fit.pixel_pools import SamplingConfig
+from splatseg.fit.settings import FitConfig, FitInputs
 from splatseg.fit.stages import VERSIONS
 from splatseg.io.colmap import load_colmap
 from splatseg.io.ply import load_gaussians, save_gaussians

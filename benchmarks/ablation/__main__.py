@@ -34,7 +34,8 @@ from splatseg.core.errors import SplatsegError
 from splatseg.core.progress import terminal
 from splatseg.evaluate.hierarchical import load_hierarchical
 from splatseg.fit.geometry import GeometryConfig
-from splatseg.fit.pipeline import Fit, FitConfig, FitInputs
+from splatseg.fit.pipeline import Fit
+from splatseg.fit.settings import FitConfig, FitInputs
 from splatseg.io.colmap import load_colmap
 from splatseg.io.run_scene import take_capture
 from splatseg.io.test_cameras import load_test_views

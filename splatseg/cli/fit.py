@@ -21,7 +21,8 @@ from splatseg.cli.endings import last_given, parse
 from splatseg.core.errors import SplatsegError
 from splatseg.core.progress import terminal
 from splatseg.fit.config_file import Repeated, read_fit_config
-from splatseg.fit.pipeline import Fit, FitConfig, FitInputs
+from splatseg.fit.pipeline import Fit
+from splatseg.fit.settings import FitConfig, FitInputs
 from splatseg.io.colmap import find_model
 
 Preset = Literal["fast", "default", "quality"]

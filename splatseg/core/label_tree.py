@@ -171,9 +171,11 @@ class LabelTree:
         return table
 
     def renamed(self, label: int, name: str) -> LabelTree:
+        """The tree with another name for ``label``; raises :class:`SplatsegError` for a label that is not in it."""
         return self._with(replace(self.node(label), name=name))
 
     def recolored(self, label: int, color: tuple[int, int, int]) -> LabelTree:
+        """The tree with another color, 0..255 each, for ``label``; errors as :meth:`renamed`."""
         return self._with(replace(self.node(label), color=color))
 
     def _with(self, changed: LabelNode) -> LabelTree:

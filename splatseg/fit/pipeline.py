@@ -13,7 +13,6 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +32,11 @@ from splatseg.core.scene import Scene, View
 from splatseg.core.splat import FeatureSplat
 from splatseg.draw.mask_preview import hierarchy_preview
 from splatseg.draw.sheets import run_sheet
-from splatseg.fit.features import FeatureConfig, fit_features
-from splatseg.fit.geometry import GeometryConfig, fit_geometry, psnr
+from splatseg.fit.features import fit_features
+from splatseg.fit.geometry import fit_geometry, psnr
 from splatseg.fit.given import Agreement, check_agreement, given_splat
 from splatseg.fit.hooks import FitHooks
+from splatseg.fit.settings import FitConfig, FitInputs
 from splatseg.fit.stages import Stage, cameras_digests, folder_digest, photos_digest, tensors_digest
 from splatseg.io.digests import digest
 from splatseg.io.labels import load_labels, save_labels
@@ -47,60 +47,17 @@ from splatseg.io.run_scene import load_run_scene, take_capture
 from splatseg.io.test_cameras import load_test_views
 from splatseg.masks import MaskSource, mask_source
 from splatseg.masks.cache import MaskCache
-from splatseg.masks.hierarchy import HierarchyConfig, HierarchyFolder, build_hierarchy
+from splatseg.masks.hierarchy import HierarchyFolder, build_hierarchy
 from splatseg.masks.sam.config import SamConfig
 from splatseg.masks.stored import StoredMasks, stored_masks
 from splatseg.masks.watershed import WatershedConfig
 from splatseg.render import choose_device
-from splatseg.segment.discretize import ClusterConfig, discretize
+from splatseg.segment.discretize import discretize
 
 log = logging.getLogger(__name__)
 
 SHEET_VIEWS = 4
 SHEET_HIERARCHIES = 2
-
-
-@dataclass(frozen=True)
-class FitConfig:
-    """Everything a fit can be told; written to ``config.yaml`` of the run."""
-
-    geometry: GeometryConfig = field(default_factory=GeometryConfig)
-    watershed: WatershedConfig = field(default_factory=WatershedConfig)
-    sam: SamConfig = field(default_factory=SamConfig)
-    hierarchy: HierarchyConfig = field(default_factory=HierarchyConfig)
-    features: FeatureConfig = field(default_factory=FeatureConfig)
-    clusters: ClusterConfig = field(default_factory=ClusterConfig)
-    hold_out_every: int = 8
-    """Every so many-th view measures PSNR instead of training; 0 trains on all. A scene with its own
-    ``test_cameras.json`` is measured on those and trains on all."""
-    downscale: int = 1
-    """Photos are used at 1/downscale of their size (``images_2``, ``images_4``, ``images_8`` where they exist)."""
-
-    @classmethod
-    def preset(cls, name: str) -> FitConfig:
-        """``fast``, ``default`` or ``quality``."""
-        return cls(geometry=GeometryConfig.preset(name), features=FeatureConfig.preset(name))
-
-
-@dataclass(frozen=True)
-class FitInputs:
-    """What is fitted and where it goes."""
-
-    scene: Path
-    out: Path
-    masks: str | None = None
-    """``watershed``, ``sam``, or a folder of masks; None: the masks that the run holds, else ``watershed``."""
-    splat: Path | None = None
-    """An existing splat (PLY) instead of fitting the geometry."""
-    sfm: bool = False
-    """The scene is a folder of photos without poses: run structure from motion first."""
-    device: str = "auto"
-    """``auto`` (CUDA where a GPU and the kernels for it are there), ``cpu`` or ``cuda``; no part of the settings, so
-    that a fit may go on elsewhere."""
-    splat_transform: Path | None = None
-    """How ``splat`` lies in the capture's frame: nerfstudio's ``dataparser_transforms.json`` or 4x4 numbers."""
-    masks_in: Path | None = None
-    """Masks that another run keeps, the folder ``masks/NAME-DIGEST`` in it; ``masks`` must be None."""
 
 
 def spread(views: Sequence[View], count: int) -> list[View]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from splatseg.core.progress import Reporter, terminal
-from splatseg.fit.pipeline import Fit, FitConfig, FitInputs
+from splatseg.fit.pipeline import Fit
+from splatseg.fit.settings import FitConfig, FitInputs
 from splatseg.segment.splat import SegmentableSplat
 
 

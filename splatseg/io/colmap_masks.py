@@ -15,7 +15,7 @@ from splatseg.core.atomic import atomic_write
 from splatseg.core.errors import SplatsegError
 from splatseg.core.photos import has_alpha, photo_size, read_mask, read_photo
 from splatseg.core.scene import PhotoSource, View
-from splatseg.io.colmap_model import PINHOLES, Model, ModelCamera
+from splatseg.io.colmap_types import PINHOLES, Model, ModelCamera
 from splatseg.io.names import is_file
 
 _ROWS = 256  # of an image mapped at a time: bounds the memory

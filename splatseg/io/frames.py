@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from splatseg.core.errors import SplatsegError
 from splatseg.core.scene import NEAR_SHARE, frame_size
-from splatseg.io.colmap_model import Model
+from splatseg.io.colmap_types import Model
 
 FAR_AWAY = 1e3
 """Offset / extent from which on float32 is too coarse: its step there is 6e-5 of the extent, a tenth of a pixel."""

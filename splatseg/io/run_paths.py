@@ -48,10 +48,6 @@ class RunPaths:
         return self.folder / "labels.ply"
 
     @property
-    def labels_sidecar(self) -> Path:
-        return self.folder / "labels.npz"
-
-    @property
     def labels_json(self) -> Path:
         return self.folder / "labels.json"
 

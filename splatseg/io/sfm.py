@@ -11,8 +11,8 @@ from splatseg.core.atomic import write_text
 from splatseg.core.errors import SplatsegError
 from splatseg.core.photos import find_photos, has_alpha, is_plain, photo_size
 from splatseg.core.reading import read_text
+from splatseg.io.colmap_binary import write_names
 from splatseg.io.colmap_masks import mask_files, mask_of_photo, write_mask
-from splatseg.io.colmap_model import write_names
 from splatseg.io.colmap_process import photos_for_colmap, run_job
 from splatseg.io.digests import digest
 

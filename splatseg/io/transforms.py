@@ -20,7 +20,7 @@ from scipy.spatial.transform import Rotation
 from splatseg.core.errors import DAMAGED, SplatsegError
 from splatseg.core.photos import photo_size, photo_suffixes
 from splatseg.core.reading import read_json
-from splatseg.io.colmap_model import Model, ModelCamera, ModelImage, checked_camera
+from splatseg.io.colmap_types import Model, ModelCamera, ModelImage, checked_camera
 from splatseg.io.names import is_file
 from splatseg.io.ply import read_ply
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,11 +20,10 @@ from torch import Tensor
 
 from splatseg.ops.reference.mask_products import SparseEvidence
 from splatseg.ops.replay import Pool
+from splatseg.ops.sparse_rows import Rows, aligned, aligned_step, bfloat16_terms, blocks, parts, product, summed
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
-BLOCK_ENTRIES = 1 << 26
-"""Entries of the largest table that is made at a time; at some 20 bytes an entry over all of them, about 1.3 GB."""
 
 
 class MaskEvidence(Protocol):
@@ -91,71 +89,12 @@ def has_matrix_units(tensor: Tensor) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
-    """A sparse matrix by rows: row r has the ``columns`` ``offsets[r]:offsets[r + 1]``, each once, and their
-    ``values`` (None: ones). All on one device; ``offsets`` int64 (n + 1,), ``columns`` int64 or int32."""
-
-    offsets: Tensor
-    columns: Tensor
-    width: int
-    values: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    @staticmethod
-    def of(row: Tensor, column: Tensor, shape: tuple[int, int], values: Tensor | None = None) -> Rows:
-        """From entries in any order."""
-        order = torch.argsort(row, stable=True)
-        counts = torch.bincount(row, minlength=shape[0])
-        offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        return Rows(offsets, column[order].to(torch.int32), shape[1], None if values is None else values[order])
-
-    @staticmethod
-    def from_scipy(matrix: sparse.csr_matrix, device: torch.device) -> Rows:
-        offsets, columns = (
-            torch.from_numpy(part.astype(np.int64)).to(device) for part in (matrix.indptr, matrix.indices)
-        )
-        return Rows(offsets, columns, matrix.shape[1])
-
-    def entries(self, first: int, end: int) -> tuple[Tensor, Tensor, slice]:
-        """Row, counted from ``first``, and column, both int64, of the entries of rows ``first:end``, and where they
-        are."""
-        begin, stop = self.offsets[[first, end]].tolist()
-        row = torch.repeat_interleave(self.offsets[first : end + 1].diff())
-        return row, self.columns[begin:stop].long(), slice(begin, stop)
-
-    def dense(self, first: int, end: int, dtype: torch.dtype, columns: tuple[int, int] | None = None) -> Tensor:
-        """(end - first, width) rows ``first:end``, of the columns in a half-open range where one is given.
-
-        The range may end beyond the width: zeros follow.
-        """
-        row, column, where = self.entries(first, end)
-        low, high = columns or (0, self.width)
-        values = torch.ones((), dtype=dtype, device=row.device) if self.values is None else self.values[where].to(dtype)
-        if columns is not None:
-            inside = (column >= low) & (column < high)
-            row, column = row[inside], column[inside] - low
-            values = values if self.values is None else values[inside]
-        block = torch.zeros(end - first, high - low, dtype=dtype, device=row.device)
-        block[row, column] = values
-        return block
-
-    def select(self, index: Tensor) -> Rows:
-        counts = self.offsets.diff()[index]
-        offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        start = torch.repeat_interleave(self.offsets[index] - offsets[:-1], counts)
-        where = start + torch.arange(len(start), device=start.device)
-        return Rows(offsets, self.columns[where], self.width, None if self.values is None else self.values[where])
-
-
-@dataclass(frozen=True, eq=False)
 class BlockedEvidence:
     """:class:`MaskEvidence` as tensors of the pools' device.
 
     Beside the entries (4 bytes for each mask that a Gaussian lies in, 8 for each view that sees it; four times that
-    while they are sorted) and results of m x views and views x s, tables of :data:`BLOCK_ENTRIES` are held. Sums of
-    blending weights are taken in float64, where they are exact (weights are multiples of 2^-33 below 1) and hence do
+    while they are sorted) and results of m x views and views x s, tables of ``BLOCK_ENTRIES`` are held. Sums
+    of blending weights are taken in float64, where they are exact (weights are multiples of 2^-33 below 1) and hence do
     not depend on the order of atomic additions.
 
     Attributes:
@@ -212,7 +151,7 @@ class BlockedEvidence:
         own = shown.gather(1, view[:, None])[:, 0]
         found = []
         for low, shared in self._products(self.masks, self.masks):
-            for start, part in _parts(low, shared):
+            for start, part in parts(low, shared):
                 rows = slice(start, start + len(part))
                 here, there = shown[rows][:, view], shown[:, view[rows]].T
                 # A view that sees only a corner of a mask can neither confirm nor refute it.
@@ -232,7 +171,7 @@ class BlockedEvidence:
         )
         found = []
         for low, shared in self._products(self.masks, chosen):
-            for start, part in _parts(low, shared):
+            for start, part in parts(low, shared):
                 rows = slice(start, start + len(part))
                 union = own[rows, None].float() + shown[:, self.mask_view[rows]].T - part
                 overlap = part / union.clamp_min(1e-9)
@@ -247,7 +186,7 @@ class BlockedEvidence:
         in_view = torch.zeros(views, segments, dtype=torch.float64, device=self.mean.device)
         in_view[self.mask_view[used], of_mask[used]] = 1
         columns, counts = [], []
-        for first, end in _blocks(len(self.masks), max(segments, views)):
+        for first, end in blocks(len(self.masks), max(segments, views)):
             row, mask, _ = self.masks.entries(first, end)
             row, mask = row[used[mask]], mask[used[mask]]
             seen = self.seen.dense(first, end, torch.float64)
@@ -271,7 +210,7 @@ class BlockedEvidence:
     def agreed(self, owner: Ints, sets: sparse.csr_matrix) -> Floats:
         of_mask, chosen = torch.from_numpy(owner).to(self.mean.device), Rows.from_scipy(sets, self.mean.device)
         views, shares = self.seen.width, []
-        for first, end in _blocks(len(self.masks), max(chosen.width, views)):
+        for first, end in blocks(len(self.masks), max(chosen.width, views)):
             row, mask, _ = self.masks.entries(first, end)
             row, mask = row[of_mask[mask] >= 0], mask[of_mask[mask] >= 0]
             member = chosen.dense(first, end, torch.bool)
@@ -295,12 +234,12 @@ class BlockedEvidence:
         A weight is the sum of three bfloat16 terms, exactly (8 bits each of float32's 24), and a product with 0/1 is
         exact: only the sums, in float32, are rounded.
         """
-        wide = _aligned(right.width)
-        step = _aligned(max(BLOCK_ENTRIES // max(wide, 1), 1))
+        wide = aligned(right.width)
+        step = aligned_step(wide)
         for low in range(0, left.width, step):
-            high = min(low + step, _aligned(left.width))
+            high = min(low + step, aligned(left.width))
             total = self.mean.new_zeros(high - low, wide)
-            for first, end in _blocks(len(left), max(high - low, wide)):
+            for first, end in blocks(len(left), max(high - low, wide)):
                 ones = right.dense(first, end, torch.bfloat16, (0, wide))
                 sets = left.dense(first, end, torch.bfloat16, (low, high))
                 for term in bfloat16_terms(self.mean[first:end]):
@@ -323,7 +262,7 @@ def observe(pool: Pool, count: int) -> tuple[Tensor, Tensor, int, Tensor]:
     of_patch, mask = bits.nonzero().unbind(1)
     per_patch = torch.bincount(of_patch, minlength=patches)
     first_of_patch = per_patch.cumsum(0) - per_patch
-    keys, sums = _summed(c.ids.long() * patches + pool.patch[c.entry_rows()], c.weights)
+    keys, sums = summed(c.ids.long() * patches + pool.patch[c.entry_rows()], c.weights)
     gaussian, patch = keys // patches, keys % patches
     weight = torch.zeros(count, dtype=torch.float64, device=keys.device).index_add_(0, gaussian, sums).float()
     # Each entry once for every mask of its patch.
@@ -331,61 +270,10 @@ def observe(pool: Pool, count: int) -> tuple[Tensor, Tensor, int, Tensor]:
     number = torch.arange(len(entry), device=entry.device)
     starts = per_patch[patch].cumsum(0) - per_patch[patch]
     masks = mask[first_of_patch[patch][entry] + number - starts[entry]]
-    keys, sums = _summed(gaussian[entry] * max(width, 1) + masks, sums[entry])
+    keys, sums = summed(gaussian[entry] * max(width, 1) + masks, sums[entry])
     gaussian, masks = keys // max(width, 1), keys % max(width, 1)
     most = sums.float() > 0.5 * weight[gaussian]
     return gaussian[most], masks[most], width, weight
-
-
-def _summed(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """The distinct keys, ascending, and the float64 sum of the values of each."""
-    distinct, index = keys.unique(return_inverse=True)
-    sums = torch.zeros(len(distinct), dtype=torch.float64, device=keys.device)
-    return distinct, sums.index_add_(0, index, values.double())
-
-
-def bfloat16_terms(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Three bfloat16 tensors whose sum is ``values`` (float32, zero or above 2^-100) exactly."""
-    first = values.bfloat16()
-    second = (values - first.float()).bfloat16()
-    return first, second, (values - first.float() - second.float()).bfloat16()
-
-
-def product(left: Tensor, right: Tensor) -> Tensor:
-    """(a, b) float32 matrix product of bfloat16 tensors (a, k) and (k, b), summed in float32 whatever the device."""
-    if not left.is_cuda or "dtype" not in torch.ops.aten.mm.overloads():  # torch before 2.8; CPUs
-        return left.float() @ right.float()  # with TF32, too: products of bfloat16 are exact there
-    with _float32_sums():
-        return torch.mm(left, right, out_dtype=torch.float32)
-
-
-@contextmanager
-def _float32_sums() -> Iterator[None]:
-    """Partial sums of a bfloat16 product on CUDA are not rounded to bfloat16 (torch's default lets them be)."""
-    matmul = torch.backends.cuda.matmul
-    before = matmul.allow_bf16_reduced_precision_reduction
-    matmul.allow_bf16_reduced_precision_reduction = False
-    try:
-        yield
-    finally:
-        matmul.allow_bf16_reduced_precision_reduction = before
-
-
-def _aligned(width: int) -> int:
-    """``width`` or a little more: matrix units are fast on rows of 16 bytes' multiples."""
-    return -(-width // 8) * 8
-
-
-def _blocks(count: int, width: int) -> Iterator[tuple[int, int]]:
-    """Ranges of ``count`` rows that make tables of at most ``BLOCK_ENTRIES`` at ``width`` columns; at least one."""
-    step = max(BLOCK_ENTRIES // max(width, 1), 1)
-    return ((first, min(first + step, count)) for first in range(0, max(count, 1), step))
-
-
-def _parts(low: int, table: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """``table``, whose first row is number ``low``, in parts that leave room for a handful of tables of their size."""
-    step = max(BLOCK_ENTRIES // (8 * max(table.shape[1], 1)), 1)
-    return ((low + start, table[start : start + step]) for start in range(0, len(table), step))
 
 
 def _to_coo(parts: list[tuple[Tensor, Tensor, Tensor]], shape: tuple[int, int]) -> sparse.coo_matrix:

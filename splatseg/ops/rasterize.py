@@ -12,6 +12,7 @@ from torch import Tensor
 from splatseg.core.camera import Camera
 from splatseg.core.errors import SplatsegError, check_dims, check_finite
 from splatseg.ops.extension import compiled, has_kernel
+from splatseg.ops.projection import EPS2D
 from splatseg.ops.reference.rasterize import rasterize as rasterize_reference
 
 
@@ -33,7 +34,7 @@ class RenderConfig:
 
     sh_degree: int | None = None
     background: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    eps2d: float = 0.3
+    eps2d: float = EPS2D
     near: float | None = None
     far: float = 1e10
     packed: bool = False

@@ -11,11 +11,12 @@ from torch import Tensor
 from splatseg.core.errors import SplatsegError, check_dims
 from splatseg.ops.contributions import Contributions
 from splatseg.ops.extension import compiled, has_kernel
+from splatseg.ops.projection import TILE
 from splatseg.ops.reference import trace_tiles as reference
-from splatseg.ops.reference.trace import TILE, row_order
+from splatseg.ops.reference.trace import row_order
 from splatseg.ops.trace import check_pixels
 
-__all__ = ["TILE", "TileLists", "trace_tiles"]
+__all__ = ["TileLists", "trace_tiles"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,8 +17,9 @@ from splatseg.core.camera import Camera
 from splatseg.core.errors import SplatsegError, check_dims, check_finite
 from splatseg.core.gaussians import Gaussians
 from splatseg.ops.contributions import Contributions
+from splatseg.ops.projection import TILE
 from splatseg.ops.rasterize import Means2dProbe, RenderConfig, Rendered
-from splatseg.ops.trace_tiles import TILE, TileLists, trace_tiles
+from splatseg.ops.trace_tiles import TileLists, trace_tiles
 
 # Channel counts of gsplat 1.5.3's kernels (its cuda/_wrapper.py); the last two serve distance fields, not us.
 COMPILED = (1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33, 64, 65, 128, 129, 256, 257, 512, 513)

@@ -16,11 +16,10 @@ import splatseg.render as rendering
 from splatseg.core.camera import Camera
 from splatseg.core.gaussians import Gaussians
 from splatseg.ops import Contributions
+from splatseg.ops.projection import CLAMP, EPS2D
 
 # alpha >= 1/255 needs exp(-m^2 / 2) >= 1/255 at Mahalanobis distance m, so m <= sqrt(2 ln 255) = 3.329.
 REACH = 3.34
-EPS2D = 0.3  # RenderConfig.eps2d, pixels^2, added to both variances
-CLAMP = 0.15  # of width / fx: how far past the image's edge the projection's Jacobian is evaluated (gsplat)
 SLACK = 1.0  # pixels, for rounding
 BLOCK = (256, 128)  # columns and rows traced at once: some 32,000 pixels, whose lists take tens of megabytes
 

@@ -146,13 +146,6 @@ class Viewer:
         while True:
             time.sleep(3600)
 
-    def run_forever(self) -> None:
-        """Serve until interrupted, then :meth:`close`."""
-        try:
-            self.wait()
-        finally:
-            self.close()
-
     def close(self) -> None:
         """Stop serving and write what is not yet written."""
         for window in list(self.windows.values()):

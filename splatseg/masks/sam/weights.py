@@ -6,7 +6,6 @@ in segment-anything's file names are the start of the MD5, not of the SHA-256.)
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import shutil
@@ -29,7 +28,6 @@ _SAM2 = "https://dl.fbaipublicfiles.com/segment_anything_2/092824"
 _MOBILE = "https://raw.githubusercontent.com/ChaoningZhang/MobileSAM/f706ad9c4eb7f219c00d9050e46328518ffb65d2/weights"
 BLOCK = 1 << 20
 ATTEMPTS = 4
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 LABEL = "weights"
 MEGABYTE = 1_000_000

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from splatseg.ops.projection import CLAMP
+
 MIN_ALPHA = 1 / 255
 MAX_ALPHA = 0.999
 MIN_TRANSMITTANCE = 1e-4
@@ -41,7 +43,7 @@ def project(
     z = cam[:, 2]
     focal, centre = torch.stack([K[0, 0], K[1, 1]]), torch.stack([K[0, 2], K[1, 2]])
     image = torch.tensor([width, height], dtype=means.dtype, device=means.device)
-    margin = 0.15 * image / focal
+    margin = CLAMP * image / focal
     slopes = cam[:, :2] / z[:, None]
     clamped = torch.minimum(torch.maximum(slopes, -centre / focal - margin), (image - centre) / focal + margin)
     zero = torch.zeros_like(z)

@@ -9,9 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from splatseg.ops.projection import TILE
 from splatseg.ops.reference.rasterize import rasterize
-
-TILE = 16
 
 
 def row_order(pixels: Tensor, width: int) -> Tensor:

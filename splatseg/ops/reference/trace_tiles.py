@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from splatseg.ops.projection import TILE
 from splatseg.ops.reference.rasterize import MAX_ALPHA, MIN_ALPHA, MIN_TRANSMITTANCE
-from splatseg.ops.reference.trace import TILE
 
 
 def trace_tiles(

@@ -1,0 +1,56 @@
+"""What the main job is given: settings of all stages, and inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from splatseg.fit.features import FeatureConfig
+from splatseg.fit.geometry import GeometryConfig
+from splatseg.masks.hierarchy import HierarchyConfig
+from splatseg.masks.sam.config import SamConfig
+from splatseg.masks.watershed import WatershedConfig
+from splatseg.segment.discretize import ClusterConfig
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Everything a fit can be told; written to ``config.yaml`` of the run."""
+
+    geometry: GeometryConfig = field(default_factory=GeometryConfig)
+    watershed: WatershedConfig = field(default_factory=WatershedConfig)
+    sam: SamConfig = field(default_factory=SamConfig)
+    hierarchy: HierarchyConfig = field(default_factory=HierarchyConfig)
+    features: FeatureConfig = field(default_factory=FeatureConfig)
+    clusters: ClusterConfig = field(default_factory=ClusterConfig)
+    hold_out_every: int = 8
+    """Every so many-th view measures PSNR instead of training; 0 trains on all. A scene with its own
+    ``test_cameras.json`` is measured on those and trains on all."""
+    downscale: int = 1
+    """Photos are used at 1/downscale of their size (``images_2``, ``images_4``, ``images_8`` where they exist)."""
+
+    @classmethod
+    def preset(cls, name: str) -> FitConfig:
+        """``fast``, ``default`` or ``quality``."""
+        return cls(geometry=GeometryConfig.preset(name), features=FeatureConfig.preset(name))
+
+
+@dataclass(frozen=True)
+class FitInputs:
+    """What is fitted and where it goes."""
+
+    scene: Path
+    out: Path
+    masks: str | None = None
+    """``watershed``, ``sam``, or a folder of masks; None: the masks that the run holds, else ``watershed``."""
+    splat: Path | None = None
+    """An existing splat (PLY) instead of fitting the geometry."""
+    sfm: bool = False
+    """The scene is a folder of photos without poses: run structure from motion first."""
+    device: str = "auto"
+    """``auto`` (CUDA where a GPU and the kernels for it are there), ``cpu`` or ``cuda``; no part of the settings, so
+    that a fit may go on elsewhere."""
+    splat_transform: Path | None = None
+    """How ``splat`` lies in the capture's frame: nerfstudio's ``dataparser_transforms.json`` or 4x4 numbers."""
+    masks_in: Path | None = None
+    """Masks that another run keeps, the folder ``masks/NAME-DIGEST`` in it; ``masks`` must be None."""
