@@ -19,6 +19,7 @@ import tyro
 
 from splatseg.cli.endings import is_given, parse
 from splatseg.cli.finished_run import load_field
+from splatseg.cli.options import PathOrNone
 from splatseg.core.atomic import remove_leftovers
 from splatseg.core.errors import SplatsegError
 from splatseg.core.field import FeatureField
@@ -36,7 +37,7 @@ class Arguments:
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder, made by 'splatseg fit'."""
-    out: Path | None = None
+    out: PathOrNone = None
     """PLY to write; RUN/labels.ply if not given. JSON and NPZ get the same name."""
     sidecar: bool = False
     """Write a plain PLY and the labels to an .npz beside it."""
