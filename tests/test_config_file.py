@@ -16,8 +16,9 @@ from splatseg.core.errors import SplatsegError
 from splatseg.fit.config_file import build, read_fit_config
 from splatseg.fit.features import FeatureConfig
 from splatseg.fit.geometry import GeometryConfig
-from splatseg.fit.pipeline import Fit, FitConfig
+from splatseg.fit.pipeline import Fit
 from splatseg.fit.pixel_pools import SamplingConfig
+from splatseg.fit.settings import FitConfig
 from splatseg.io.ply import load_gaussians
 from splatseg.masks.sam.config import SamConfig
 from splatseg.synthetic import SceneConfig, write_scene

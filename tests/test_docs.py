@@ -9,6 +9,7 @@ import pytest
 import yaml
 from PIL import Image
 
+import splatseg
 from splatseg.cli.command import COMMANDS
 
 ROOT = Path(__file__).parent.parent
@@ -70,3 +71,8 @@ def test_the_moving_picture_moves_and_is_small() -> None:
     with Image.open(path) as picture:
         assert getattr(picture, "n_frames", 1) > 20
     assert len((ROOT / "README.md").read_text().splitlines()) <= 110
+
+
+def test_every_public_name_is_on_the_page_of_the_api() -> None:
+    shown = re.findall(r"^::: splatseg\.(\w+)$", (ROOT / "docs/reference/api.md").read_text(), re.MULTILINE)
+    assert sorted(shown) == sorted(set(splatseg.__all__) - {"__version__"})

@@ -199,6 +199,7 @@ def small(session: Session, arguments: Arguments) -> dict[str, Picture]:
 
 def main() -> None:
     arguments = tyro.cli(Arguments, description=__doc__)
+    arguments.out.mkdir(parents=True, exist_ok=True)
     session = splatseg.open_run(arguments.run)
     for name, picture in small(session, arguments).items():
         path = arguments.out / f"get-{name}.webp"

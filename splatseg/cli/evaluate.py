@@ -21,6 +21,7 @@ import tyro
 
 from splatseg.cli.endings import parse
 from splatseg.cli.finished_run import load_fitted
+from splatseg.cli.options import PathOrNone
 from splatseg.core.atomic import write_text
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.progress import terminal
@@ -64,7 +65,7 @@ class Arguments:
     """hierarchical: also measure what the geometry allows (labels from the truth)."""
     sheets: bool = True
     """hierarchical: write contact sheets."""
-    scene: Path | None = None
+    scene: PathOrNone = None
     """Where the capture of the run lies now, if it was moved after the fit."""
     quiet: bool = False
     """No progress on stderr."""

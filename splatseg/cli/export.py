@@ -23,6 +23,7 @@ import tyro
 
 from splatseg.cli.endings import is_given, parse
 from splatseg.cli.finished_run import load_fitted
+from splatseg.cli.options import IntOrNone, PathOrNone, TextOrNone
 from splatseg.core.atomic import remove_leftovers
 from splatseg.core.errors import SplatsegError
 from splatseg.core.gaussians import Gaussians
@@ -42,18 +43,18 @@ class Arguments:
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder, made by 'splatseg fit'."""
-    out: Path | None = None
+    out: PathOrNone = None
     """File to write, RUN/labels.ply if not given (RUN/exports/... for other formats); JSON and NPZ get the same name.
     With --split-by a folder, RUN/exports/by_label if not given."""
     format: SplatFormat = "ply"
     """Format of the splats written."""
     split_by: Literal["label"] | None = None
     """One file per label at --level, named as the tree names them."""
-    label: str | None = None
+    label: TextOrNone = None
     """Only the Gaussians of this label: its name or id."""
-    without: str | None = None
+    without: TextOrNone = None
     """The scene without the Gaussians of this label: its name or id."""
-    level: int | None = None
+    level: IntOrNone = None
     """Level of the label tree for --split-by, 0 coarsest; the level of the column 'label' if not given."""
     sidecar: bool = False
     """Write a plain PLY and the labels to an .npz beside it."""

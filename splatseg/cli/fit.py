@@ -18,6 +18,7 @@ from typing import Annotated, Literal, get_args
 import tyro
 
 from splatseg.cli.endings import last_given, parse
+from splatseg.cli.options import IntOrNone, PathOrNone, TextOrNone
 from splatseg.core.errors import SplatsegError
 from splatseg.core.progress import terminal
 from splatseg.fit.config_file import Repeated, read_fit_config
@@ -34,26 +35,26 @@ class Arguments:
 
     scene: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SCENE")]
     """COLMAP capture, or a folder of photos with --sfm."""
-    out: Path | None = None
+    out: PathOrNone = None
     """Run folder; runs/NAME of the scene if not given."""
     preset: Preset = "default"
     """Starting point of all settings: fast, default, or quality, which takes longest."""
-    masks: str | None = None
+    masks: TextOrNone = None
     """sam, watershed (needs no weights), or a folder of masks (of amg.py, or a label map per view). Not given: those
     that the run holds ('splatseg masks'), else watershed."""
-    splat: Path | None = None
+    splat: PathOrNone = None
     """Use this splat instead of fitting one: PLY of any tool, compressed PLY, spz, sog, splat, ksplat."""
-    splat_transform: Path | None = None
+    splat_transform: PathOrNone = None
     """Where that splat lies in another frame: nerfstudio's dataparser_transforms.json, or 4x4 numbers (JSON or text)
     that take its positions to the capture's."""
     sfm: bool = False
     """Find the poses with pycolmap first."""
-    model: str | None = None
+    model: TextOrNone = None
     """Of several models in SCENE/sparse the one in this folder; without it the one with most photos."""
-    config_file: Annotated[Path | None, tyro.conf.arg(name="config", metavar="FILE")] = None
+    config_file: Annotated[PathOrNone, tyro.conf.arg(name="config", metavar="FILE")] = None
     """The config.yaml of a run, to repeat it: scene, masks and all settings as they were. Options beat the file, and a
     --preset beats its settings of geometry and features."""
-    downscale: int | None = None
+    downscale: IntOrNone = None
     """Use the photos at 1/downscale of their size (same as --config.downscale)."""
     full_render: bool = False
     """Train features through whole rendered images, not pools (same as --config.features.full-render)."""

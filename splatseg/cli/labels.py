@@ -19,6 +19,7 @@ import numpy as np
 import tyro
 
 from splatseg.cli.endings import parse
+from splatseg.cli.options import PathOrNone
 from splatseg.core.errors import SplatsegError
 from splatseg.core.label_tree import tree_from_columns
 from splatseg.io.labels import save_labels, without_labels
@@ -38,7 +39,7 @@ class Attach:
     """The splat, of any format that is read."""
     sidecar: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SIDECAR")]
     """The .npz that was exported beside it."""
-    out: Path | None = None
+    out: PathOrNone = None
     """PLY to write; FILE's name with .labels.ply if not given."""
 
 
@@ -52,7 +53,7 @@ class Import:
     """A splat's PLY with integer properties, or an .npz of integers per Gaussian."""
     column: tuple[str, ...] = ()
     """The integers to take, coarse to fine; label_0, label_1 ... or else the only one there is if not given."""
-    out: Path | None = None
+    out: PathOrNone = None
     """PLY to write; RUN/labels.ply, which must not be there yet, if not given."""
 
 

@@ -22,6 +22,7 @@ import tyro
 from PIL import Image
 
 from splatseg.cli.endings import last_given, parse
+from splatseg.cli.options import PathOrNone, TextOrNone
 from splatseg.core.camera import Camera
 from splatseg.core.errors import SplatsegError
 from splatseg.core.photos import find_photos, photo_size, photo_suffixes
@@ -53,15 +54,15 @@ class Arguments:
     """Run folder; masks go to its masks/."""
     source: str = "sam"
     """sam, watershed, or a folder of masks (COCO JSON, amg.py folders, label maps)."""
-    images: Path | None = None
+    images: PathOrNone = None
     """Take all images of this folder instead of the scene's registered photos."""
-    model: str | None = None
+    model: TextOrNone = None
     """Of several models in SCENE/sparse the one in this folder, as in 'splatseg fit'."""
     downscale: int = 1
     """Use photos this many times smaller, as in 'splatseg fit'."""
     preset: Preset = "default"
     """fast: 16x16 points; default: 32x32 points; fine: 32x32 points and a layer of crops. --sam.* overrides."""
-    sam_checkpoint: Path | None = None
+    sam_checkpoint: PathOrNone = None
     """Weights; without it the official ones, from $SPLATSEG_CACHE (default: the user's cache folder)."""
     sam: SamConfig = field(default_factory=SamConfig)
     watershed: WatershedConfig = field(default_factory=WatershedConfig)
@@ -69,7 +70,7 @@ class Arguments:
     """Draw masks and patch hierarchy of every view to the folder preview beside the masks."""
     pixel: tuple[int, int] | None = None
     """Column and row whose levels the hierarchy preview shows; by default a telling one of each view."""
-    coco: Path | None = None
+    coco: PathOrNone = None
     """Also write amg.py's COCO run-length JSON to this folder."""
     quiet: bool = False
     """No progress, no summary."""

@@ -19,6 +19,7 @@ import tyro
 
 from splatseg.cli.endings import parse
 from splatseg.cli.finished_run import load_fitted
+from splatseg.cli.options import FloatOrNone, PathOrNone
 from splatseg.core.atomic import remove_leftovers
 from splatseg.core.errors import SplatsegError, naming
 from splatseg.core.gaussians import Gaussians
@@ -49,14 +50,14 @@ class Arguments:
     """Another click, its thing added: Shift-click in the viewer; repeatable."""
     subtract: Annotated[list[Pixel], tyro.conf.UseAppendAction] = field(default_factory=list)
     """A click whose thing is taken out: Alt-click in the viewer; repeatable."""
-    threshold: float | None = None
+    threshold: FloatOrNone = None
     """Score in [-1, 1] above which a Gaussian is selected, for each thing added; a proposed level if not given."""
     level: int = 0
     """Which proposed level, from part to group."""
-    out: Path | None = None
+    out: PathOrNone = None
     """File to write, its format by its suffix (.ply, .spz, .sog, ...); RUN/exports/selection.ply if not given. Masks go
     to a folder of the same name."""
-    scene: Path | None = None
+    scene: PathOrNone = None
     """Where the capture lies now, if it was moved after the fit."""
     quiet: bool = False
     """No progress on stderr."""

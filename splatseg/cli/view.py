@@ -24,6 +24,7 @@ from typing import Annotated
 import tyro
 
 from splatseg.cli.endings import fail, parse
+from splatseg.cli.options import PathOrNone
 from splatseg.core.errors import SplatsegError
 from splatseg.session import Workspace
 
@@ -36,7 +37,7 @@ class Arguments:
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder, made by 'splatseg fit'."""
-    scene: Path | None = None
+    scene: PathOrNone = None
     """Where the capture lies now, if it was moved after the fit."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 lets other machines in."""

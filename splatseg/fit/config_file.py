@@ -20,7 +20,7 @@ import yaml
 
 from splatseg.core.errors import DAMAGED, SplatsegError, naming
 from splatseg.core.reading import read_text
-from splatseg.fit.pipeline import FitConfig
+from splatseg.fit.settings import FitConfig
 
 T = TypeVar("T")
 
