@@ -106,7 +106,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
 @pytest.mark.slow
 def test_the_installed_wheel_does_the_job(environment: Path, tmp_path: Path) -> None:
     told = called(environment / "splatseg", "demo", "--small", "--out", "run", cwd=tmp_path)
-    assert "demo done in" in told and "labelled splat   run/labels.ply" in told
+    assert "demo done in" in told and "labeled splat   run/labels.ply" in told
     figures = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert figures["psnr_held_out"] > 10 and "hierarchical" in figures
     assert "label_0" in {p.name for p in PlyData.read(tmp_path / "run" / "labels.ply")["vertex"].properties}

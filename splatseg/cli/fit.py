@@ -1,4 +1,4 @@
-"""Fit a segmentable splat to a capture and split it into labelled objects: the main job.
+"""Fit a segmentable splat to a capture and split it into labeled objects: the main job.
 
     splatseg fit SCENE                         COLMAP, or a transforms.json
     splatseg fit SCENE --masks sam             masks that give quality
@@ -31,7 +31,7 @@ Preset = Literal["fast", "default", "quality"]
 
 @dataclass(frozen=True)
 class Arguments:
-    """Fit a splat with a feature field to a capture and split it into labelled objects."""
+    """Fit a splat with a feature field to a capture and split it into labeled objects."""
 
     scene: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SCENE")]
     """COLMAP capture, or a folder of photos with --sfm."""
@@ -118,5 +118,5 @@ def main() -> None:
         if not isinstance(value, dict):  # tables that 'splatseg evaluate' added
             print(f"{name:>20}  {value}")
     print(f"{'contact sheet':>20}  {inputs.out / 'contact_sheet.png'}")
-    print(f"{'labelled splat':>20}  {inputs.out / 'labels.ply'}")
+    print(f"{'labeled splat':>20}  {inputs.out / 'labels.ply'}")
     print(f"{'viewer':>20}  splatseg view {inputs.out}")
