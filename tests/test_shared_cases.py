@@ -64,7 +64,7 @@ def test_of_two_models_the_one_of_all_photos_is_fitted(
     assert len(list(HierarchyFolder(run / "hierarchy"))) == 7  # two of nine are held out
 
 
-@pytest.mark.parametrize("name", ["grey16", "text_names_with_spaces"])
+@pytest.mark.parametrize("name", ["gray16", "text_names_with_spaces"])
 def test_photos_come_out_as_they_are(cases: Path, tmp_path: Path, name: str) -> None:
     scene = copied(cases, name, tmp_path)
     run, figures = fitted(scene)

@@ -42,6 +42,6 @@ def main() -> None:
     call("fit", scene, "--out", arguments.out, "--preset", arguments.preset, "--masks", scene / "masks_2d")
     call("evaluate", arguments.out, "--gt", scene)
     print(f"\ndemo done in {time.monotonic() - started:.0f} s")
-    print(f"labelled splat   {arguments.out / 'labels.ply'}")
+    print(f"labeled splat   {arguments.out / 'labels.ply'}")
     print(f"contact sheet    {arguments.out / 'contact_sheet.png'}   (photo, render, feature PCA, labels)")
     print(f"open the viewer  splatseg view {arguments.out}")

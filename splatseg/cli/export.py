@@ -1,7 +1,7 @@
 """Label the whole scene: ``python scripts/export.py RUN [--out F.ply] [--sidecar]``.
 
 Writes the splat with a label a Gaussian at several nested levels (``labels.ply``: INRIA layout, then the integers
-``label`` and ``label_0`` .. coarse to fine) and the tree of labels with names and colours (``labels.json``). Labels
+``label`` and ``label_0`` .. coarse to fine) and the tree of labels with names and colors (``labels.json``). Labels
 that are there already are taken as they are (with names given in the viewer) unless ``--again`` or a setting of the
 clustering asks for new ones.
 """

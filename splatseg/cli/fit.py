@@ -27,7 +27,7 @@ Preset = Literal["fast", "default", "quality"]
 
 @dataclass(frozen=True)
 class Arguments:
-    """Fit a splat with a feature field to a capture and split it into labelled objects."""
+    """Fit a splat with a feature field to a capture and split it into labeled objects."""
 
     scene: Annotated[Path, tyro.conf.Positional]
     """COLMAP capture, or a folder of photos with --sfm."""
@@ -80,5 +80,5 @@ def main() -> None:
         if not isinstance(value, dict):  # tables that scripts/evaluate.py added
             print(f"{name:>20}  {value}")
     print(f"{'contact sheet':>20}  {out / 'contact_sheet.png'}")
-    print(f"{'labelled splat':>20}  {out / 'labels.ply'}")
+    print(f"{'labeled splat':>20}  {out / 'labels.ply'}")
     print(f"{'viewer':>20}  python scripts/view.py {out}")

@@ -141,7 +141,7 @@ def load_gaussians(path: str | Path) -> Gaussians:
     """Read a splat written by INRIA's code, gsplat, nerfstudio, or :func:`save_gaussians`.
 
     Normals and ``f_rest_*`` may be absent (spherical harmonics of degree 0..3 are accepted), properties may come in any
-    order and of any number type, others are ignored. Values are kept as stored: quaternions are not normalised. A
+    order and of any number type, others are ignored. Values are kept as stored: quaternions are not normalized. A
     ``filter_3D`` of Mip-Splatting is applied (:func:`smoothed`), header comments may be in any encoding.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The splat in one browser: pieces of it are viser nodes, and only pieces whose colours changed are sent again."""
+"""The splat in one browser: pieces of it are viser nodes, and only pieces whose colors changed are sent again."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class SplatTemplate:
 
 
 class SplatNodes:
-    """The template in one browser, in colours of its own.
+    """The template in one browser, in colors of its own.
 
     Args:
         template: what to draw.
@@ -59,7 +59,7 @@ class SplatNodes:
         self.sent_bytes = 0
 
     def show(self, packed: NDArray[np.uint32]) -> int:
-        """Give the Gaussians the colours ``packed`` (m,), in the template's order; returns the pieces sent."""
+        """Give the Gaussians the colors ``packed`` (m,), in the template's order; returns the pieces sent."""
         if not self._handles:
             self._create(packed)
             return len(self._template.pieces)
@@ -94,7 +94,7 @@ class SplatNodes:
 
 
 def morton_order(points: Tensor) -> Tensor:
-    """Order (m,) of ``points`` (m, 3) along a Z curve on a 1024^3 grid: neighbours in it are neighbours in space."""
+    """Order (m,) of ``points`` (m, 3) along a Z curve on a 1024^3 grid: neighbors in it are neighbors in space."""
     if len(points) == 0:
         return torch.zeros(0, dtype=torch.int64)
     sample = points[torch.linspace(0, len(points) - 1, min(len(points), 100_000)).long()]
