@@ -3,7 +3,7 @@
 A splat of a size is a room of textured walls with some objects (random, but surfaces as a fit has them: flat
 Gaussians on planes, scales by spacing), the camera sees about half of it at 640x480. ``click`` is all that lies between
 the browser's message and the buffers for it: ``Session.click`` (pick: trace one pixel; scores: one matrix-vector
-product; levels), new colours of the drawn Gaussians, and the pieces in which one has changed. ``threshold`` is the same
+product; levels), new colors of the drawn Gaussians, and the pieces in which one has changed. ``threshold`` is the same
 for a moved slider, which reuses the scores. Their parts are timed apart as well. Median and 95th percentile in
 milliseconds; the aim for a click is 30 ms with 200k and 100 ms with 1M Gaussians on 2 cores. Writes
 benchmarks/results/click.json.
@@ -120,7 +120,7 @@ class Window:
         self.show()
 
     def show(self) -> int:
-        """Bring the colours up to date; returns the pieces that were sent."""
+        """Bring the colors up to date; returns the pieces that were sent."""
         return self._nodes.show(self._painter.paint(Look()))
 
     def click(self, view: Camera, u: float, v: float) -> int:

@@ -42,9 +42,9 @@ def surface_scene(n: int, generator: torch.Generator) -> Gaussians:
     angle = torch.rand(floor, generator=generator) * 2 * math.pi
     ground = torch.stack([disc * angle.cos(), disc * angle.sin(), torch.zeros(floor)], dim=1)
     ring = torch.arange(12) * (2 * math.pi / 12)
-    centres = torch.stack([1.6 * ring.cos(), 1.6 * ring.sin(), torch.full((12,), 0.45)], dim=1)
+    centers = torch.stack([1.6 * ring.cos(), 1.6 * ring.sin(), torch.full((12,), 0.45)], dim=1)
     normals = torch.nn.functional.normalize(torch.randn(n - floor, 3, generator=generator), dim=1)
-    balls = centres[torch.randint(0, 12, (n - floor,), generator=generator)] + 0.45 * normals
+    balls = centers[torch.randint(0, 12, (n - floor,), generator=generator)] + 0.45 * normals
     spacing = math.sqrt((math.pi * 9 + 12 * 4 * math.pi * 0.45**2) / n)
     scales = torch.rand(n, 3, generator=generator) * 1.2 + 0.4
     return Gaussians(
@@ -100,7 +100,7 @@ def views_of(cameras: list[Camera]) -> list[View]:
 
 
 def make_problem(pools: list[Contributions], n: int, steps: int, generator: torch.Generator) -> Problem:
-    """Random batches of every pool; patches are blocks of the image, masks are unions of neighbouring blocks."""
+    """Random batches of every pool; patches are blocks of the image, masks are unions of neighboring blocks."""
     rows, patch = [], []
     for step in range(steps):
         chosen = torch.randperm(POOL, generator=generator)[:BATCH].sort().values

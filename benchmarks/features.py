@@ -1,10 +1,10 @@
 """Times of the feature fit on the CPU: its step, the pools it draws from, and whole fits of 1000 and 10,000 steps.
 
-A step is blend, loss, transpose and optimizer. In the same run, on the same batches: the step in vectorised PyTorch
-(gather, multiply, index_add and autograd, the vectorised loss, fused dense Adam), the same with the published loss's
-loops, and without the loss a vectorised step, one by sparse matrices and one through a drawn image. Values are compared
+A step is blend, loss, transpose and optimizer. In the same run, on the same batches: the step in vectorized PyTorch
+(gather, multiply, index_add and autograd, the vectorized loss, fused dense Adam), the same with the published loss's
+loops, and without the loss a vectorized step, one by sparse matrices and one through a drawn image. Values are compared
 before anything is timed. The contenders take turns, as the speed of a shared machine changes within seconds: times are
-the best of all turns, ratios the median over turns of two neighbours' times. The fits are the product's own, pools
+the best of all turns, ratios the median over turns of two neighbors' times. The fits are the product's own, pools
 included, each timed once. Writes benchmarks/results/features.json.
 
     PYTHONPATH=. python benchmarks/features.py [--gaussians 100000] [--views 50] [--threads 2] [--turns 12]
@@ -37,7 +37,7 @@ from benchmarks.feature_problem import (
     surface_scene,
     views_of,
 )
-from benchmarks.loss_baselines import Batch, level_table, loop_loss, vectorised_loss
+from benchmarks.loss_baselines import Batch, level_table, loop_loss, vectorized_loss
 from benchmarks.machine import processor
 from splatseg import ops
 from splatseg.core.atomic import write_text
@@ -133,7 +133,7 @@ class PyTorchStep:
 
 
 class BaselineLosses:
-    """The vectorised and the published loss on the batches of ``problem``; their tables are made beforehand."""
+    """The vectorized and the published loss on the batches of ``problem``; their tables are made beforehand."""
 
     def __init__(self, problem: Problem) -> None:
         bits = (problem.membership[:, :, None] >> torch.arange(64)) & 1
@@ -143,8 +143,8 @@ class BaselineLosses:
         empty = torch.empty(0)
         self.tables = [level_table(Batch(empty, p, problem.membership, self.votes), CONFIG) for p in problem.patch]
 
-    def vectorised(self, blended: Tensor, step: int) -> Tensor:
-        return vectorised_loss(blended, self.tables[step % len(self.tables)], CONFIG)
+    def vectorized(self, blended: Tensor, step: int) -> Tensor:
+        return vectorized_loss(blended, self.tables[step % len(self.tables)], CONFIG)
 
     def published(self, blended: Tensor, step: int) -> Tensor:
         return loop_loss(blended, self.patch[step % len(self.patch)], self.votes, CONFIG)
@@ -198,7 +198,7 @@ def check_values(problem: Problem, losses: BaselineLosses) -> None:
     _, grad = ops.hierarchical_contrastive_loss_and_grad(ours, patch, membership=problem.membership, config=CONFIG)
     entries = (c.offsets, c.ids, c.weights)
     wanted = torch.ops.splatseg.blend_transpose(*entries, grad, rows, len(leaf))
-    for name, loss in (("vectorised", losses.vectorised), ("published", losses.published)):
+    for name, loss in (("vectorised", losses.vectorized), ("published", losses.published)):
         (found,) = torch.autograd.grad(loss(blended, 0), leaf, retain_graph=True)
         error = float((found - wanted).norm() / wanted.norm())
         if error > 1e-3:  # rounding and log(sum + 1e-6)
@@ -227,7 +227,7 @@ def measure_steps(problem: Problem, gaussians: Gaussians, cameras: list[Camera],
     times = take_turns(
         {
             "step": (ours, 25),
-            "vectorised_step": (PyTorchStep(problem, losses.vectorised), 2),
+            "vectorised_step": (PyTorchStep(problem, losses.vectorized), 2),
             "published_step": (PyTorchStep(problem, losses.published), 1),
             "without_loss": (OurStep(problem, with_loss=False), 25),
             "vectorised_without_loss": (PyTorchStep(problem, None), 2),

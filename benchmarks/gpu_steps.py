@@ -24,18 +24,18 @@ from splatseg.render import render
 SIDE = 13  # patches a side of the made-up hierarchies
 
 
-def synchronise(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize()
 
 
 def seconds(run: Callable[[], object], device: torch.device, repeats: int = 1) -> float:
     """Mean wall time of ``repeats`` calls, the device's work included."""
-    synchronise(device)
+    synchronize(device)
     start = time.perf_counter()
     for _ in range(repeats):
         run()
-    synchronise(device)
+    synchronize(device)
     return (time.perf_counter() - start) / repeats
 
 
@@ -80,7 +80,7 @@ def steps(args: argparse.Namespace) -> dict[str, Any]:
     trainer.replays = True  # on the CPU too, with references in the place of kernels
     began = time.perf_counter()
     trainer._replayed = trainer.replay()
-    synchronise(device)
+    synchronize(device)
     result["pools_s"] = time.perf_counter() - began
     stack = trainer._replayed.stack
     result["pools_mb"] = stack.contributions.nbytes / 1e6

@@ -1,6 +1,6 @@
 """Time whole iterations of the geometry fit, as it runs them, at a fixed number of Gaussians.
 
-One iteration: activations, projection, SH of degree 3, rasterization of colour and depth, L1 + D-SSIM, all their
+One iteration: activations, projection, SH of degree 3, rasterization of color and depth, L1 + D-SSIM, all their
 backward passes and Adam over the drawn rows, at 640x480. Prints milliseconds by part and iterations a second, and
 writes benchmarks/results/iteration.json.
 

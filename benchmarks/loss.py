@@ -1,4 +1,4 @@
-"""Times of the hierarchical contrastive loss, forward and backward: Python loops, vectorised PyTorch and the fused op.
+"""Times of the hierarchical contrastive loss, forward and backward: Python loops, vectorized PyTorch and the fused op.
 
 All three are measured in one run on the same inputs, after a check that values and gradients agree; the fused op makes
 its level tables from the membership bits inside its time, the other two get theirs for nothing. Every sample is kept
@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.loss_baselines import Batch, level_table, loop_loss, make_batch, vectorised_loss
+from benchmarks.loss_baselines import Batch, level_table, loop_loss, make_batch, vectorized_loss
 from splatseg.core.atomic import write_text
 from splatseg.ops import LossConfig, hierarchical_contrastive_loss, hierarchical_contrastive_loss_and_grad
 from splatseg.ops.extension import build_info
@@ -66,7 +66,7 @@ def contenders(batch: Batch) -> dict[str, Callable[[], tuple[Tensor, Tensor]]]:
     f, patch, votes, membership = batch.features, batch.patch, batch.votes, batch.membership
     return {
         "loops": lambda: with_gradient(lambda x: loop_loss(x, patch, votes, CONFIG), f),
-        "vectorised": lambda: with_gradient(lambda x: vectorised_loss(x, table, CONFIG), f),
+        "vectorised": lambda: with_gradient(lambda x: vectorized_loss(x, table, CONFIG), f),
         "op_autograd": lambda: with_gradient(
             lambda x: hierarchical_contrastive_loss(x, patch, membership=membership, config=CONFIG), f
         ),
@@ -145,7 +145,7 @@ def main() -> None:
         [torch.device("cuda")] if torch.cuda.is_available() and not args.cpu_time else []
     )
     rows, limits = [], {}
-    print("device      n    p   k      loops ms  vectorised ms  autograd ms    op ms  loops/op  vectorised/op")
+    print("device      n    p   k      loops ms  vectorized ms  autograd ms    op ms  loops/op  vectorized/op")
     for device in devices:
         limits[device.type] = ceilings(device, clock)
         for n in args.sizes:

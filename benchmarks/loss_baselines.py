@@ -52,7 +52,7 @@ def tree_masks(p: int, seed: int) -> list[list[int]]:
 
 
 def make_batch(n: int, p: int, d: int, seed: int = 0) -> Batch:
-    """n samples of p patches of very different area (log-normal), features scattered around one centre a patch."""
+    """n samples of p patches of very different area (log-normal), features scattered around one center a patch."""
     generator = torch.Generator().manual_seed(seed)
     masks = tree_masks(p, seed)
     contains = torch.zeros(p + 1, -(-len(masks) // 64) * 64, dtype=torch.int64)
@@ -62,8 +62,8 @@ def make_batch(n: int, p: int, d: int, seed: int = 0) -> Batch:
     votes = (contains.double() @ contains.double().T).to(torch.int32)
     area = torch.exp(1.2 * torch.randn(p, generator=generator))
     patch = 1 + torch.multinomial(area, n, replacement=True, generator=generator)
-    centres = torch.randn(p + 1, d, generator=generator)
-    features = 0.7 * centres[patch] + 0.6 * torch.randn(n, d, generator=generator)
+    centers = torch.randn(p + 1, d, generator=generator)
+    features = 0.7 * centers[patch] + 0.6 * torch.randn(n, d, generator=generator)
     return Batch(features, patch, membership, votes)
 
 
@@ -80,11 +80,11 @@ def loop_loss(features: Tensor, patch: Tensor, votes: Tensor, config: LossConfig
         spread = (cluster - mean).norm(dim=1).sum().detach() / (n * torch.log(torch.tensor(n + 10.0)))
         means.append(mean)
         phis.append((config.phi_scale * spread).clip(config.phi_min, config.phi_max))
-    centres, phi = torch.stack(means), torch.stack(phis)
+    centers, phi = torch.stack(means), torch.stack(phis)
     among = votes[ids][:, ids]
     total = features.new_zeros(())
     for i, k in enumerate(ids):
-        scores = torch.exp(unit[patch == k] @ centres.T / phi)
+        scores = torch.exp(unit[patch == k] @ centers.T / phi)
         nll = -torch.log(scores / (scores.sum(1, keepdim=True) + 1e-6))
         floor = None
         weight = 1.0
@@ -101,7 +101,7 @@ def loop_loss(features: Tensor, patch: Tensor, votes: Tensor, config: LossConfig
 
 @dataclass(frozen=True)
 class LevelTable:
-    """What the vectorised form needs of the hierarchy; made outside its time."""
+    """What the vectorized form needs of the hierarchy; made outside its time."""
 
     slot: Tensor  # (n,) number of each sample's patch among those kept
     count: Tensor  # (k,) samples a patch
@@ -121,7 +121,7 @@ def level_table(batch: Batch, config: LossConfig) -> LevelTable:
     return LevelTable(slot, count, level, scale.gather(1, level))
 
 
-def vectorised_loss(features: Tensor, table: LevelTable, config: LossConfig) -> Tensor:
+def vectorized_loss(features: Tensor, table: LevelTable, config: LossConfig) -> Tensor:
     """No Python loop: (n, k) matrices, scatter_reduce and cummax for the running max."""
     n, d = features.shape
     k, slot, count = len(table.count), table.slot, table.count.to(features.dtype)

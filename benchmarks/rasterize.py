@@ -2,7 +2,7 @@
 
 Prints milliseconds, gigapixel-contributions a second (blended (pixel, Gaussian) pairs) and ratios for 50k and 200k
 Gaussians at 640x480, RGB and RGB + 16 channels, one and two threads, and writes benchmarks/results/rasterize.json. Our
-times are of the whole op: projection, SH of degree 3, depth sort, blending of colour, depth and alpha, and in the
+times are of the whole op: projection, SH of degree 3, depth sort, blending of color, depth and alpha, and in the
 backward all of their gradients; the scalar loop's are of its blending alone. Values are compared before they are timed.
 
     PYTHONPATH=. python benchmarks/rasterize.py [--repeats 7] [--quick]

@@ -15,7 +15,7 @@ struct Scene {
   const int32_t *offsets, *ids;
 };
 
-// alpha of Gaussian g at a pixel centre, or 0 where it is skipped; sets the offset and exp(-sigma).
+// alpha of Gaussian g at a pixel center, or 0 where it is skipped; sets the offset and exp(-sigma).
 inline float alpha_at(const Scene& s, int g, float px, float py, float& dx, float& dy, float& visible) {
   dx = s.means2d[2 * g] - px;
   dy = s.means2d[2 * g + 1] - py;
@@ -66,7 +66,7 @@ extern "C" int64_t scalar_forward(const Scene* scene, int threads, float* image,
   return total;
 }
 
-// Back to front as gsplat. Gradients (n, 2 + 3 + 1 + channels): means2d, conics, opacity, colours; added, so zero them first.
+// Back to front as gsplat. Gradients (n, 2 + 3 + 1 + channels): means2d, conics, opacity, colors; added, so zero them first.
 extern "C" void scalar_backward(const Scene* scene, int threads, const float* transmittance, const int32_t* last,
                                 const float* grad, float* grads) {
   const Scene& s = *scene;

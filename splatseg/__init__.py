@@ -1,6 +1,6 @@
 """Gaussian-splatting feature fields with hierarchical click segmentation.
 
-From a COLMAP capture to a labelled splat::
+From a COLMAP capture to a labeled splat::
 
     splat = splatseg.fit_scene("captures/kitchen", "runs/kitchen")
     splatseg.save_labels("labels.ply", splat.gaussians, splat.discretize())

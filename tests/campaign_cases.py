@@ -94,7 +94,7 @@ class Watch:
             real = _place(event, os.fsdecode(path)) if isinstance(path, str | bytes | os.PathLike) else str(path)
             relative = not os.path.isabs(os.fsdecode(path)) if isinstance(path, str | bytes | os.PathLike) else False
             inside = any(real == place or real.startswith(f"{place}/") for place in self.allowed or ())
-            # Names relative to an open folder (shutil.rmtree) cannot be told; the listing of the neighbours is.
+            # Names relative to an open folder (shutil.rmtree) cannot be told; the listing of the neighbors is.
             if not inside and real != "/dev/null" and not (relative and event in ("os.remove", "os.rmdir")):
                 self.outside.append(f"{event} {real}")
 

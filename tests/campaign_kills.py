@@ -359,7 +359,7 @@ class Kills:
         else:
             moment["change"] = rng.randint(1, reference["changes"])
         around = [folder / "place", folder / "said", folder / "said.count", folder / "stderr"]
-        neighbours = listing(folder, around), listing(self.bases, [])
+        neighbors = listing(folder, around), listing(self.bases, [])
         killed = self._order(name, folder, process, **moment)
         result = {"number": number, "job": name, **moment, "killed": killed["code"] == -signal.SIGKILL}
         again = self._order(name, folder, process)
@@ -376,7 +376,7 @@ class Kills:
                 path for path in {*now, *reference["contents"]} if now.get(path) != reference["contents"].get(path)
             }
             wrong = f"other results: {', '.join(sorted(names))[:200]}"
-        elif neighbours != (listing(folder, around), listing(self.bases, [])):
+        elif neighbors != (listing(folder, around), listing(self.bases, [])):
             wrong = "wrote outside"
         outcome = "answer" if not wrong else wrong.partition(":")[0]
         return {**result, "outcome": outcome, "message": wrong, **({"trace": again["said"]} if wrong else {})}

@@ -63,7 +63,7 @@ def fully_fused_projection(means: Tensor, covars: None, quats: Tensor, scales: T
         image, index = shown.nonzero(as_tuple=True)
         found = (t[image, index] for t in (radii, means2d, depths, conics))
         return torch.zeros_like(index), image, index, *found, None
-    # The CUDA kernel leaves rows that it does not draw uninitialised.
+    # The CUDA kernel leaves rows that it does not draw uninitialized.
     poison = [
         torch.where(shown.reshape(shown.shape + (1,) * (t.dim() - 2)), t, math.nan) for t in (means2d, depths, conics)
     ]
@@ -109,11 +109,11 @@ def per_pixel(means2d: Tensor, conics: Tensor, colors: Tensor, opacities: Tensor
             torch.arange(top, min(top + side, height)), torch.arange(left, min(left + side, width)), indexing="ij"
         )
         members = ids[begin:end].long()
-        centres = means2d[members][None].expand(ys.numel(), -1, -1).clone()
-        if centres.requires_grad:
-            centres.retain_grad()
-        repeated.append(centres)
-        delta = centres - torch.stack([xs, ys], -1).reshape(-1, 1, 2) - 0.5
+        centers = means2d[members][None].expand(ys.numel(), -1, -1).clone()
+        if centers.requires_grad:
+            centers.retain_grad()
+        repeated.append(centers)
+        delta = centers - torch.stack([xs, ys], -1).reshape(-1, 1, 2) - 0.5
         a, b, c = conics[members].unbind(-1)
         sigma = 0.5 * (a * delta[..., 0] ** 2 + c * delta[..., 1] ** 2) + b * delta[..., 0] * delta[..., 1]
         alpha = (opacities[members] * torch.exp(-sigma)).clamp_max(MAX_ALPHA)
@@ -152,9 +152,9 @@ class _Rasterize(torch.autograd.Function):
         if ctx.absgrad:
             absolute = torch.zeros_like(flat[0])
             ends = [*offsets.flatten().tolist()[1:], len(ids)]
-            for centres, begin, end in zip(repeated, offsets.flatten().tolist(), ends, strict=True):
-                if centres.grad is not None:
-                    absolute.index_add_(0, ids[begin:end].long(), centres.grad.abs().sum(0))
+            for centers, begin, end in zip(repeated, offsets.flatten().tolist(), ends, strict=True):
+                if centers.grad is not None:
+                    absolute.index_add_(0, ids[begin:end].long(), centers.grad.abs().sum(0))
             means2d.absgrad = absolute.reshape(means2d.shape)
         # Rows that no tile lists keep a gradient of 0 and no NaN from what they hold.
         grads = [t.grad.nan_to_num(0).reshape(s.shape) for t, s in zip(flat, (means2d, conics, colors), strict=True)]

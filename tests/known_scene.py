@@ -1,6 +1,6 @@
 """A run folder for the viewer's tests that looks like a fitted one: a synthetic room, Gaussians on its known surfaces.
 
-No fit is needed: Gaussians lie where the ray-cast surfaces are, in their colours, and features follow the known tree
+No fit is needed: Gaussians lie where the ray-cast surfaces are, in their colors, and features follow the known tree
 (an axis a node, so that two Gaussians are the more alike the deeper their common ancestor).
 """
 
@@ -90,7 +90,7 @@ def _floor(count: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _gaussians(world: World, points: np.ndarray, leaves: np.ndarray, rng: np.random.Generator) -> Gaussians:
-    """Balls of about the distance to the next point, in the colour of the surface."""
+    """Balls of about the distance to the next point, in the color of the surface."""
     from scipy.spatial import cKDTree
 
     spacing = cKDTree(points).query(points, k=4)[0][:, 1:].mean(1)

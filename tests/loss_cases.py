@@ -32,11 +32,11 @@ def pack(contains: Tensor) -> Tensor:
 
 
 def case(contains: Tensor, patch: Tensor, d: int = 16, seed: int = 0, dtype: torch.dtype = torch.float32) -> LossCase:
-    """A case from a (p, masks) matrix: features scatter around a centre a patch, with norms far from one."""
+    """A case from a (p, masks) matrix: features scatter around a center a patch, with norms far from one."""
     generator = torch.Generator().manual_seed(seed)
-    centres = torch.randn(len(contains), d, generator=generator, dtype=torch.float64)
+    centers = torch.randn(len(contains), d, generator=generator, dtype=torch.float64)
     noise = torch.randn(len(patch), d, generator=generator, dtype=torch.float64)
-    features = (1.5 * centres[patch] + noise).to(dtype)
+    features = (1.5 * centers[patch] + noise).to(dtype)
     votes = (contains.double() @ contains.double().T).to(torch.int32)
     return LossCase(features, patch, votes, pack(contains))
 

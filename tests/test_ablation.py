@@ -18,7 +18,7 @@ from PIL import Image
 
 from benchmarks.ablation import cells, stress
 from benchmarks.ablation.cells import AblationScene, Cell, Plan, read_cell, run_plan
-from benchmarks.ablation.report import AVERAGE, deviation, summarise, to_json, to_markdown
+from benchmarks.ablation.report import AVERAGE, deviation, summarize, to_json, to_markdown
 from benchmarks.ablation.rows import TABLES, Row, Table, with_settings
 from splatseg.core.errors import SplatsegError
 from splatseg.evaluate.hierarchical import load_hierarchical
@@ -127,7 +127,7 @@ def test_a_fit_that_fails_does_not_stop_the_others(
     plan = plan_of(scene, seeds=(0,))
     (failure,) = run_plan(plan, tmp_path, quiet=True)
     assert "found nan" in failure and failure.startswith("tiny_seed0_")
-    table = to_markdown(summarise(plan, tmp_path))
+    table = to_markdown(summarize(plan, tmp_path))
     assert "| tiny | decay 0 | 0 | - | - |" in table and "| tiny | plain | 1 | 0." in table
 
 
@@ -150,7 +150,7 @@ def test_report_of_known_figures(scene: AblationScene, tmp_path: Path) -> None:
         written(scene, tmp_path, PAIR.rows[1], seed, flat)
     cell = Cell(scene, None)
     cell.path(tmp_path).write_text(json.dumps({"key": cell.key, "core": {"iou1": 0.8, "iou2": 0.8, "mean": 0.8}}))
-    (result,) = summarise(plan, tmp_path)
+    (result,) = summarize(plan, tmp_path)
     plain, flat = result.scenes["tiny"]
     assert plain.seeds == (0, 1, 2) and plain.gain == pytest.approx([0, 0, 0])
     assert flat.gain == pytest.approx([-10, -15, -20]) and flat.share == pytest.approx([0.5, 0.5625, 0.625])
@@ -172,7 +172,7 @@ def test_average_over_scenes_needs_both(folder: Path, scene: AblationScene, tmp_
     written(scene, tmp_path, PAIR.rows[0], 0, 0.5)
     written(second, tmp_path, PAIR.rows[0], 0, 0.7)
     written(scene, tmp_path, PAIR.rows[0], 1, 0.9)
-    (result,) = summarise(plan, tmp_path)
+    (result,) = summarize(plan, tmp_path)
     average = result.scenes[AVERAGE][0]
     assert average.seeds == (0,) and average.values["mean"] == pytest.approx([0.6])
     assert [len(result.scenes[name][0].seeds) for name in ("tiny", "second")] == [2, 1]
@@ -291,8 +291,8 @@ def test_settings_by_name() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"colour": 1}, "setting 'colour': expected one of dim, steps"),
-        ({"loss.colour": 1}, "setting 'loss.colour': expected one of phi_min"),
+        ({"color": 1}, "setting 'color': expected one of dim, steps"),
+        ({"loss.color": 1}, "setting 'loss.color': expected one of phi_min"),
         ({"dim.size": 1}, "setting 'dim.size': expected one of none, found 'size'"),
         ({"loss": 1}, "setting 'loss': expected the name of a single value"),
         ({"dim": 2.5}, "setting 'dim': expected a value of type int, found 2.5"),
@@ -370,8 +370,8 @@ def main_and_decay() -> set[FeatureConfig]:
     ("words", "message"),
     [
         (
-            ["--tables", "colours"],
-            "--tables: expected some of main, decay, dimension, segments, ideas, stress, found 'colours'",
+            ["--tables", "colors"],
+            "--tables: expected some of main, decay, dimension, segments, ideas, stress, found 'colors'",
         ),
         (["--tables", "stress", "--set", "steps=3"], "--set: expected none with the table stress"),
         (["--set", "steps"], "--set: expected NAME=VALUE, found 'steps'"),

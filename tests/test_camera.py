@@ -1,4 +1,4 @@
-"""The pinhole camera's laws: unproject undoes project, resizing keeps directions, pixel centres are at + 0.5."""
+"""The pinhole camera's laws: unproject undoes project, resizing keeps directions, pixel centers are at + 0.5."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def make_camera(width: int = 64, height: int = 48, angle: float = 0.7) -> Camera
     return Camera(K, pose, width, height)
 
 
-def test_unproject_then_project_is_the_pixel_centre(device: torch.device) -> None:
+def test_unproject_then_project_is_the_pixel_center(device: torch.device) -> None:
     camera = make_camera().to(device)
     generator = torch.Generator().manual_seed(0)
     columns = torch.randint(0, camera.width, (500,), generator=generator)

@@ -1,4 +1,4 @@
-"""Every device computes what the CPU computes in float64: render, trace, blend, loss, optimisers, fits.
+"""Every device computes what the CPU computes in float64: render, trace, blend, loss, optimizers, fits.
 
 Float32 against float64 is a real comparison on the CPU too. Two kinds of error are allowed for: rounding, and decisions
 that rounding turns (a fast exponential moves an alpha over 1/255, a transmittance over 1e-4), each of which changes

@@ -60,7 +60,7 @@ def known(tmp_path: Path) -> KnownRun:
 
 @pytest.mark.parametrize("mode", DISPLAY_MODES)
 def test_every_mode_paints_again_and_again(known: KnownRun, mode: str) -> None:
-    """Depth colours: each paint of a window comes with a camera of its own."""
+    """Depth colors: each paint of a window comes with a camera of its own."""
     session = Session(known.workspace)
     session.click("front", *known.splat.pixel_of(2))
     painter = Painter(session, torch.arange(len(known.workspace)))

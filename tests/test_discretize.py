@@ -17,7 +17,7 @@ from splatseg.core.field import FeatureField
 from splatseg.core.label_tree import LabelTree, build_nodes, tree_from_leaves
 from splatseg.core.splat import FeatureSplat
 from splatseg.segment.discretize import ClusterConfig, cut_levels, discretize, leaf_clusters, principal
-from splatseg.segment.neighbors import absorb_small, box_gaps, fair_sample, nearest_neighbours, split_components
+from splatseg.segment.neighbors import absorb_small, box_gaps, fair_sample, nearest_neighbors, split_components
 
 discretize_module = sys.modules["splatseg.segment.discretize"]  # the package's name of it is the function
 SMALL = ClusterConfig(min_cluster=20, min_gaussians=20)
@@ -112,7 +112,7 @@ def flat_field(n: int, value: float = 1.0) -> tuple[TinySplat, FeatureField]:
     return tiny, FeatureField(torch.full((n, 4), value), gaussians.fingerprint())
 
 
-@pytest.mark.parametrize("n", [1, 2, 5, 60])  # one Gaussian, fewer than neighbours, fewer than a cluster
+@pytest.mark.parametrize("n", [1, 2, 5, 60])  # one Gaussian, fewer than neighbors, fewer than a cluster
 @pytest.mark.parametrize("value", [1.0, 0.0])  # one feature, no feature
 def test_poor_scenes_are_one_label(n: int, value: float) -> None:
     splat, field = flat_field(n, value)
@@ -120,15 +120,15 @@ def test_poor_scenes_are_one_label(n: int, value: float) -> None:
     assert tree.labels.shape[0] == n and np.unique(tree.labels[:, 0]).tolist() == [1]
 
 
-def test_all_transparent_scenes_are_labelled_too() -> None:
+def test_all_transparent_scenes_are_labeled_too() -> None:
     splat = make_splat()
     gaussians = make_gaussians(splat.gaussians.means, opacity=0.01)
     tree = discretize(FeatureSplat(gaussians, FeatureField(splat.field.features, gaussians.fingerprint())), SMALL)
     assert (tree.labels > 0).all()
 
 
-def test_coinciding_gaussians_are_neighbours() -> None:
-    ids, distances = nearest_neighbours(np.zeros((12, 3), np.float32), 4)
+def test_coinciding_gaussians_are_neighbors() -> None:
+    ids, distances = nearest_neighbors(np.zeros((12, 3), np.float32), 4)
     assert ids.shape == (12, 4) and (distances == 0).all()
     assert (ids != np.arange(12)[:, None]).all()
 
@@ -174,7 +174,7 @@ def test_sample_is_fair_to_space_not_to_density() -> None:
 
 def test_pieces_follow_labels_and_gaps() -> None:
     means = np.array([[x, 0, 0] for x in (0, 1, 2, 10, 11, 12)], np.float32)
-    ids, distances = nearest_neighbours(means, 2)
+    ids, distances = nearest_neighbors(means, 2)
     one_label = np.zeros(6, np.int64)
     assert len(np.unique(split_components(one_label, ids, distances, longest=3))) == 2
     labels = np.array([0, 0, 1, 0, 0, 0])
@@ -184,7 +184,7 @@ def test_pieces_follow_labels_and_gaps() -> None:
 
 def test_crumbs_go_to_what_surrounds_them() -> None:
     means = np.array([[x, 0, 0] for x in range(9)], np.float32)
-    ids, distances = nearest_neighbours(means, 2)
+    ids, distances = nearest_neighbors(means, 2)
     labels = np.array([0, 0, 0, 0, 1, 0, 2, 2, 2])
     pieces = split_components(labels, ids, distances, longest=3)
     absorbed = absorb_small(pieces, labels, ids, smallest=3)
@@ -225,7 +225,7 @@ def small_tree() -> LabelTree:
 
 def test_tree_of_leaves() -> None:
     tree = small_tree()
-    assert tree.labels[-1].tolist() == [0, 0]  # unlabelled stays so
+    assert tree.labels[-1].tolist() == [0, 0]  # unlabeled stays so
     top = tree.children(0)
     assert [node.count for node in top] == [4, 3, 1]  # larger labels first
     assert [len(tree.children(node.id)) for node in top] == [3, 2, 0]  # what does not divide keeps its id
@@ -253,7 +253,7 @@ def test_tree_laws(seed: int, n: int, depth: int) -> None:
         assert not children or (len(children) > 1 and sum(child.count for child in children) == node.count)
 
 
-def test_merge_split_rename_recolour() -> None:
+def test_merge_split_rename_recolor() -> None:
     tree = small_tree()
     first, second, third = (node.id for node in tree.children(0))
     merged = tree.merge(first, third)

@@ -1,4 +1,4 @@
-"""Protocol (f): per-Gaussian labels against labelled points."""
+"""Protocol (f): per-Gaussian labels against labeled points."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tiny_splat import make_gaussians, make_splat
 from splatseg.core.errors import SplatsegError
 from splatseg.core.label_tree import tree_from_leaves
 from splatseg.evaluate.labels3d import (
-    LabelledPoints,
+    LabeledPoints,
     average_precision,
     contingency,
     evaluate_labels,
@@ -26,7 +26,7 @@ def perfect() -> tuple[object, ...]:
     splat = make_splat()
     tree = tree_from_leaves(splat.parts.numpy(), [np.arange(6) // 2, np.arange(6)], 0)
     levels = np.stack([splat.parts.numpy() + 4, splat.objects.numpy() + 1], axis=1)
-    return splat, tree, LabelledPoints(splat.gaussians.means.numpy(), levels)
+    return splat, tree, LabeledPoints(splat.gaussians.means.numpy(), levels)
 
 
 def test_perfect_labels_are_perfect() -> None:
@@ -51,7 +51,7 @@ def test_ignored_nodes_are_not_asked_and_cost_nothing() -> None:
     assert set(report.node_iou) == {2, 3, 6, 7, 8, 9} and report.ap[0]["AP"] == 1.0
 
 
-def test_unlabelled_gaussians_are_no_cluster() -> None:
+def test_unlabeled_gaussians_are_no_cluster() -> None:
     nodes, ious = contingency(np.array([1, 1, 2]), np.array([0, 0, 5]))
     assert nodes.tolist() == [1, 2] and ious.tolist() == [[0.0], [1.0]]
 
@@ -61,7 +61,7 @@ def test_a_node_that_stands_at_two_levels_is_one_region() -> None:
     means = torch.arange(8.0)[:, None] * torch.tensor([1.0, 0, 0])
     levels = np.array([[2, 1]] * 4 + [[1, 1]] * 4)
     halves = tree_from_leaves(np.arange(8) // 4, [np.arange(2)], 0)
-    points = LabelledPoints(means.numpy(), levels)
+    points = LabeledPoints(means.numpy(), levels)
     report = evaluate_labels(make_gaussians(means), halves, points, min_points=1)
     assert report.node_iou == {1: 0.5, 2: 1.0}
 
@@ -95,7 +95,7 @@ def test_points_file(tmp_path: Path) -> None:
     path = write_points(tmp_path / "p.ply", x=x, y=x, z=x, level_0=x.astype(np.uint16), level_1=x.astype(np.uint16))
     points = load_points(path)
     assert points.xyz.shape == (3, 3) and points.levels.tolist() == [[0, 0], [1, 1], [2, 2]]
-    with pytest.raises(SplatsegError, match="labelled points not found"):
+    with pytest.raises(SplatsegError, match="labeled points not found"):
         load_points(tmp_path / "none.ply")
     with pytest.raises(SplatsegError, match=r"without \['level_0'\]"):
         load_points(write_points(tmp_path / "q.ply", x=x, y=x, z=x))

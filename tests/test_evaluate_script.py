@@ -144,7 +144,7 @@ def test_metrics_of_another_kind_are_not_overwritten(tmp_path: Path) -> None:
         assert path.read_text() == content
 
 
-def test_overlay_colours_hits_and_misses() -> None:
+def test_overlay_colors_hits_and_misses() -> None:
     photo = torch.full((4, 4, 3), 128, dtype=torch.uint8)
     truth, predicted = torch.zeros(4, 4, dtype=torch.bool), torch.zeros(4, 4, dtype=torch.bool)
     truth[:, :2], predicted[:2] = True, True

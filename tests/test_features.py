@@ -29,12 +29,12 @@ QUIET = FitHooks()
 def world() -> tuple[Gaussians, tuple[View, ...], Callable[[View], PatchHierarchy], torch.Tensor]:
     """Four well separated opaque clusters, their exact masks in eight views, and the cluster of every Gaussian."""
     generator = torch.Generator().manual_seed(0)
-    centres = torch.tensor([[-1.2, -0.8, 0], [1.2, -0.8, 0], [-1.2, 0.8, 0], [1.2, 0.8, 0]])
+    centers = torch.tensor([[-1.2, -0.8, 0], [1.2, -0.8, 0], [-1.2, 0.8, 0], [1.2, 0.8, 0]])
     cluster = torch.arange(4).repeat_interleave(100)
     quats = torch.zeros(400, 4)
     quats[:, 0] = 1
     gaussians = Gaussians(
-        means=centres[cluster] + 0.15 * torch.randn(400, 3, generator=generator),
+        means=centers[cluster] + 0.15 * torch.randn(400, 3, generator=generator),
         quats=quats,
         log_scales=torch.full((400, 3), -2.3),
         opacity_logits=torch.full((400,), 3.0),

@@ -1,4 +1,4 @@
-"""FeatureField: what it accepts, how it normalises, and what a file must hold to be loaded."""
+"""FeatureField: what it accepts, how it normalizes, and what a file must hold to be loaded."""
 
 from __future__ import annotations
 

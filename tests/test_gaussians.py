@@ -32,8 +32,8 @@ def test_activated_forms_and_degrees() -> None:
     assert torch.allclose(g.scales.log(), g.log_scales, atol=1e-6)
     assert torch.allclose(torch.logit(g.opacities), g.opacity_logits, atol=1e-5)
     assert [make(coefficients=k).sh_degree for k in (1, 4, 9, 16)] == [0, 1, 2, 3]
-    grey = changed(g, "sh", torch.zeros_like(g.sh))
-    assert torch.equal(grey.base_colors, torch.full((6, 3), 0.5))
+    gray = changed(g, "sh", torch.zeros_like(g.sh))
+    assert torch.equal(gray.base_colors, torch.full((6, 3), 0.5))
     white = changed(g, "sh", torch.full_like(g.sh, 0.5 / SH_C0))
     assert torch.allclose(white.base_colors, torch.ones(6, 3)) and bool((g.base_colors <= 1).all())
     assert list(g.tensors()) == NAMES and len(g) == 6

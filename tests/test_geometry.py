@@ -1,4 +1,4 @@
-"""The geometry fit: initialisation, densification bounds, resume, and that it learns."""
+"""The geometry fit: initialization, densification bounds, resume, and that it learns."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def camera_at(angle: float, width: int = 64, height: int = 48) -> Camera:
 
 
 def truth(count: int = 300) -> Gaussians:
-    """Coloured blobs around the origin."""
+    """Colored blobs around the origin."""
     generator = torch.Generator().manual_seed(1)
     quats = torch.zeros(count, 4)
     quats[:, 0] = 1
@@ -74,7 +74,7 @@ SMALL = GeometryConfig(
 )
 
 
-def test_first_guess_has_sizes_of_neighbours() -> None:
+def test_first_guess_has_sizes_of_neighbors() -> None:
     grid = torch.stack(torch.meshgrid(*[torch.arange(4.0)] * 3, indexing="ij"), -1).reshape(-1, 3)
     gaussians = gaussians_from_points(Points(grid, torch.full((64, 3), 128, dtype=torch.uint8)), GeometryConfig())
     torch.testing.assert_close(gaussians.scales, torch.ones(64, 3))

@@ -28,7 +28,7 @@ def binomials(size: int = 51) -> torch.Tensor:
     return table
 
 
-def test_relocation_keeps_the_opacity_at_the_centre() -> None:
+def test_relocation_keeps_the_opacity_at_the_center() -> None:
     """``ratio`` Gaussians of the new opacity, one before the other, are as opaque as the old one."""
     opacities = torch.tensor([0.1, 0.5, 0.9, 0.99, 0.5])
     ratios = torch.tensor([1, 2, 3, 7, 90])  # beyond the table: taken as 51

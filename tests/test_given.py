@@ -184,9 +184,9 @@ def test_the_splat_of_the_photos_fits(scene: Scene, caplog: pytest.LogCaptureFix
 
 def test_one_of_both_is_enough(scene: Scene) -> None:
     black = replace(splat(), sh=splat().sh * 0 - 2)
-    assert agreement(black, scene, scene.views).fits  # wrong colours at the right place
+    assert agreement(black, scene, scene.views).fits  # wrong colors at the right place
     nowhere = replace(scene, points=Points(scene.points.xyz * 0 + 1e3, scene.points.rgb))
-    assert agreement(splat(), nowhere, scene.views).fits  # right colours, points that are none
+    assert agreement(splat(), nowhere, scene.views).fits  # right colors, points that are none
 
 
 @pytest.mark.parametrize("how", ["normalized", "elsewhere", "empty"])

@@ -174,8 +174,8 @@ def test_levels_emptied_by_min_pixels_close_up(device: torch.device) -> None:
     few = case(contains, torch.tensor([1] * 9 + [3] * 9), dtype=torch.float64)
     loss, grad = both(few, device)
     two = torch.tensor([[0, 0], [1, 1], [0, 1]], dtype=torch.bool)
-    relabelled = case(two, torch.tensor([1] * 9 + [2] * 9), dtype=torch.float64)
-    loss2, grad2 = both(replace(relabelled, features=few.features), device)
+    relabeled = case(two, torch.tensor([1] * 9 + [2] * 9), dtype=torch.float64)
+    loss2, grad2 = both(replace(relabeled, features=few.features), device)
     torch.testing.assert_close(loss2, loss, rtol=1e-14, atol=0)
     torch.testing.assert_close(grad2, grad, rtol=1e-12, atol=1e-14)
 

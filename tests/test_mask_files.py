@@ -87,11 +87,11 @@ def test_label_map_png(tmp_path: Path, dtype: type):
     assert same(FileMasks(tmp_path).masks(view()), np.stack([labels == 2, labels == np.iinfo(dtype).max]))
 
 
-def test_palette_png_gives_indices_not_colours(tmp_path: Path):
+def test_palette_png_gives_indices_not_colors(tmp_path: Path):
     labels = np.zeros((HEIGHT, WIDTH), np.uint8)
     labels[:2], labels[4:] = 1, 2
     image = Image.fromarray(labels)
-    image.putpalette([0, 0, 0, 200, 10, 10, 200, 10, 10])  # two ids of one colour
+    image.putpalette([0, 0, 0, 200, 10, 10, 200, 10, 10])  # two ids of one color
     image.save(tmp_path / "0001.png")
     assert same(FileMasks(tmp_path).masks(view()), np.stack([labels == 1, labels == 2]))
 
@@ -187,7 +187,7 @@ BAD = {
     "JSON of another size": ("0001.json", lambda p: write_json(p, np.ones((1, 4, 4))), "of 9x6 pixels .*, found 4x4"),
     "truncated PNG": ("0001.png", truncated_png, "unreadable image"),
     "PNG that is text": ("0001.png", lambda p: p.write_text("no"), "unreadable image"),
-    "colour PNG": ("0001.png", lambda p: Image.new("RGB", (WIDTH, HEIGHT)).save(p), "one channel .*, found .* RGB"),
+    "color PNG": ("0001.png", lambda p: Image.new("RGB", (WIDTH, HEIGHT)).save(p), "one channel .*, found .* RGB"),
     "PNG of another size": ("0001.png", lambda p: Image.new("L", (6, 9), 1).save(p), "of 9x6 pixels .*, found 6x9"),
     "table with a missing mask": ("0001/metadata.csv", wrong_table, "the mask 7.png that it lists"),
     "table cut short": ("0001/metadata.csv", short_table, "a row for each of 3 masks, found 1"),

@@ -17,9 +17,9 @@ def blobs(n: int, height: int, width: int, seed: int = 0) -> np.ndarray:
     """(n, height, width) bool: random discs, some cut by the image's border."""
     rng = np.random.default_rng(seed)
     row, column = np.mgrid[:height, :width]
-    centres = rng.uniform(0, 1, (n, 2)) * [height, width]
+    centers = rng.uniform(0, 1, (n, 2)) * [height, width]
     radii = rng.uniform(0.03, 0.4, n) * min(height, width)
-    return np.stack([(row - y) ** 2 + (column - x) ** 2 < r * r for (y, x), r in zip(centres, radii, strict=True)])
+    return np.stack([(row - y) ** 2 + (column - x) ** 2 < r * r for (y, x), r in zip(centers, radii, strict=True)])
 
 
 def test_runs_go_down_columns_and_start_with_zeros():

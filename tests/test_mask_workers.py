@@ -62,7 +62,7 @@ class Here:
 
 @pytest.fixture
 def views(tmp_path: Path) -> list[View]:
-    """Six photos of coloured blocks, each another."""
+    """Six photos of colored blocks, each another."""
     found = []
     for number in range(6):
         blocks = np.random.default_rng(number).integers(0, 256, (4, 6, 3), np.uint8)

@@ -292,7 +292,7 @@ def test_levels_use_the_top_bit() -> None:
 
 
 def test_overlays() -> None:
-    """Pixels in no mask keep the photo's colour, others do not; the outline is white; sizes are checked."""
+    """Pixels in no mask keep the photo's color, others do not; the outline is white; sizes are checked."""
     image = np.full((6, 8, 3), 100, np.uint8)
     dense = np.zeros((1, 6, 8), bool)
     dense[0, 1:5, 1:6] = True
@@ -331,8 +331,8 @@ def test_hierarchy_preview_shows_what_a_click_selects(scale: int) -> None:
     for panel, mask in enumerate(found.masks, start=2):
         left, top = panel % 3 * (width + 4) + 4, (panel // 3 + 1) * cell[1] - 4 - 6 * unit
         tile = sheet[top : top + 6 * unit, left : left + width].astype(int)
-        centres = tile[unit // 3 :: unit, unit // 3 :: unit]
-        orange = centres[..., 0] > centres[..., 2] + 50
+        centers = tile[unit // 3 :: unit, unit // 3 :: unit]
+        orange = centers[..., 0] > centers[..., 2] + 50
         away = torch.ones_like(mask)
         away[1:4, 1:4] = False  # the ring of the click
         assert (orange == mask.numpy())[away.numpy()].all()

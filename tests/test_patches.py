@@ -102,7 +102,7 @@ def test_votes_are_symmetric_and_their_diagonal_counts_masks(case: str):
 
 @pytest.mark.parametrize("name", ["covered", "dim32", "dim4", "nested", "tiny", "typical", "wide"])
 def test_published_patches_and_votes(vectors_dir: Path, name: str):
-    """Equal up to relabelling, with absorption above 90 % by area; the published ids start at 0 even where every pixel
+    """Equal up to relabeling, with absorption above 90 % by area; the published ids start at 0 even where every pixel
     is covered, ours at 1 there."""
     content = np.load(vectors_dir / f"{name}.npz")
     n, height, width = (int(v) for v in content["masks_shape"])

@@ -27,7 +27,7 @@ from splatseg.io.sfm import _for_colmap, run_sfm
 from splatseg.ops import photometric_loss
 from splatseg.render import render
 
-GREY = np.linspace(0, 255, 64).round().astype(np.uint8).reshape(8, 8)
+GRAY = np.linspace(0, 255, 64).round().astype(np.uint8).reshape(8, 8)
 RGB = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
 
 
@@ -37,15 +37,15 @@ def read(image: Image.Image, path: Path, **options: object) -> NDArray[np.uint8]
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_16_bit_grey_is_scaled_by_its_full_range(tmp_path: Path, suffix: str) -> None:
-    found = read(Image.fromarray(GREY.astype(np.uint16) * 257), tmp_path / f"a{suffix}")
-    assert (found == GREY[..., None]).all() and found.shape == (8, 8, 3)
+def test_16_bit_gray_is_scaled_by_its_full_range(tmp_path: Path, suffix: str) -> None:
+    found = read(Image.fromarray(GRAY.astype(np.uint16) * 257), tmp_path / f"a{suffix}")
+    assert (found == GRAY[..., None]).all() and found.shape == (8, 8, 3)
 
 
 @pytest.mark.parametrize(("scale", "worst"), [(1 / 255, 0), (1.0, 0), (257.0, 0)], ids=["unit", "8 bits", "16 bits"])
 def test_float_tiff_is_scaled_by_the_range_its_largest_value_says(tmp_path: Path, scale: float, worst: int) -> None:
-    found = read(Image.fromarray(GREY.astype(np.float32) * np.float32(scale)), tmp_path / "a.tif")
-    assert np.abs(found.astype(int) - GREY[..., None]).max() <= worst
+    found = read(Image.fromarray(GRAY.astype(np.float32) * np.float32(scale)), tmp_path / "a.tif")
+    assert np.abs(found.astype(int) - GRAY[..., None]).max() <= worst
 
 
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -83,7 +83,7 @@ def test_a_tiff_whose_0_is_white_is_turned_about(tmp_path: Path, kind: str) -> N
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_16_bit_colour_tiff_keeps_the_upper_byte(tmp_path: Path, layout: str) -> None:
+def test_16_bit_color_tiff_keeps_the_upper_byte(tmp_path: Path, layout: str) -> None:
     assert (written(tmp_path / "a.tif", WIDE, layout).pixels == WIDE >> 8).all()
     assert not is_plain(tmp_path / "a.tif", "a")  # COLMAP would round, and fit another photo
     hidden = np.dstack([WIDE, np.full((20, 24), 65535, np.uint16)])
@@ -96,14 +96,14 @@ def test_16_bit_colour_tiff_keeps_the_upper_byte(tmp_path: Path, layout: str) ->
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "predictor"])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("scale", [1 / 255, 1.0, 257.0], ids=["unit", "8 bits", "16 bits"])
-def test_float_colour_tiff_is_scaled_as_float_grey_is(tmp_path: Path, layout: str, dtype: type, scale: float) -> None:
+def test_float_color_tiff_is_scaled_as_float_gray_is(tmp_path: Path, layout: str, dtype: type, scale: float) -> None:
     values = np.minimum(RGB.astype(np.float64) * scale, 65500).astype(dtype)  # float16 ends there
     photo = written(tmp_path / "a.tif", values, layout)
     assert (photo.pixels == RGB).all() and photo.shown is None
     assert photo_size(tmp_path / "a.tif", "a") == (8, 8) and not is_plain(tmp_path / "a.tif", "a")
 
 
-def test_float_alpha_hides_and_premultiplied_colours_are_divided(tmp_path: Path) -> None:
+def test_float_alpha_hides_and_premultiplied_colors_are_divided(tmp_path: Path) -> None:
     alpha = np.full((8, 8, 1), 0.75)
     alpha[:4] = 0.25
     plain = np.concatenate([RGB / 255, alpha], axis=2).astype(np.float32)
@@ -115,7 +115,7 @@ def test_float_alpha_hides_and_premultiplied_colours_are_divided(tmp_path: Path)
 
 
 @pytest.mark.parametrize("value", [2.5, -1.0, float("nan"), 1e6])
-def test_float_colours_of_no_known_range_are_refused_by_name(tmp_path: Path, value: float) -> None:
+def test_float_colors_of_no_known_range_are_refused_by_name(tmp_path: Path, value: float) -> None:
     with pytest.raises(SplatsegError, match=r"a\.tif: expected (float|finite) values"):
         written(tmp_path / "a.tif", np.full((4, 4, 3), value, np.float32))
 
@@ -150,7 +150,7 @@ def test_floats_of_no_known_range_are_refused_by_name(tmp_path: Path, value: flo
 
 def test_integers_beyond_16_bits_are_refused_by_name(tmp_path: Path) -> None:
     Image.fromarray(np.full((4, 4), 70_000, np.int32)).save(tmp_path / "a.tif")
-    with pytest.raises(SplatsegError, match=r"a\.tif: expected grey values of 16 bits .* found 0\.\.70000"):
+    with pytest.raises(SplatsegError, match=r"a\.tif: expected gray values of 16 bits .* found 0\.\.70000"):
         read_photo(tmp_path / "a.tif", "a")
 
 

@@ -25,7 +25,7 @@ NAMES = ("means", "quats", "scales", "opacities", "sh", "features", "means2d", "
 
 
 def make_camera(width: int, height: int, dtype: torch.dtype = torch.float64) -> Camera:
-    """Slightly turned and moved, principal point off the centre."""
+    """Slightly turned and moved, principal point off the center."""
     angle = torch.tensor(0.2, dtype=dtype)
     pose = torch.eye(4, dtype=dtype)
     pose[0, 0] = pose[2, 2] = angle.cos()
@@ -77,7 +77,7 @@ def leaves_of(splats: Splats, channels: int | None, seed: int = 1) -> tuple[Spla
 
 
 def objective(outputs: tuple[Tensor, ...], seed: int = 2) -> Tensor:
-    """A random linear functional of colour, alpha, depth and feature map: one backward checks all of them."""
+    """A random linear functional of color, alpha, depth and feature map: one backward checks all of them."""
     g = torch.Generator().manual_seed(seed)
     return sum((o * torch.randn(o.shape, generator=g, dtype=torch.float64).to(o)).sum() for o in outputs[:4])
 
@@ -203,7 +203,7 @@ def test_reference_projection_agrees_with_gsplat() -> None:
     """Also where the Jacobian's point is clamped to the widened frustum (means far to the side)."""
     splats, camera = make_splats(300), make_camera(80, 60)
     splats = replace(splats, means=splats.means * 3)
-    centres, cov, depths = reference.project(
+    centers, cov, depths = reference.project(
         splats.means, splats.quats, splats.scales, camera.K, camera.cam_from_world, (80, 60), 0.3
     )
     covars, _ = gsplat_torch._quat_scale_to_covar_preci(splats.quats, splats.scales, True, False)
@@ -211,8 +211,8 @@ def test_reference_projection_agrees_with_gsplat() -> None:
         splats.means, covars, camera.cam_from_world[None], camera.K[None], 80, 60
     )
     ahead = z[0] > 0.1
-    assert ((centres[ahead, 0] < -20) | (centres[ahead, 0] > 100)).any()
-    assert_agrees(centres[ahead], means2d[0][ahead], 1e-12, "means2d")
+    assert ((centers[ahead, 0] < -20) | (centers[ahead, 0] > 100)).any()
+    assert_agrees(centers[ahead], means2d[0][ahead], 1e-12, "means2d")
     conic = torch.linalg.inv(cov)[:, [0, 0, 1], [0, 1, 1]]
     assert_agrees(conic[ahead], conics[0][ahead], 1e-9, "conics")
     assert_agrees(depths, z[0], 1e-12, "depths")
@@ -224,7 +224,7 @@ def test_reference_harmonics_agree_with_gsplat(degree: int) -> None:
     splats, camera = make_splats(50), make_camera(8, 8)
     found = reference.shade(splats.means, splats.sh, camera.cam_from_world, degree)
     colors = gsplat_torch._spherical_harmonics(degree, splats.means - camera.position, splats.sh)
-    assert_agrees(found, (colors + 0.5).clamp_min(0), 1e-12, "colours")
+    assert_agrees(found, (colors + 0.5).clamp_min(0), 1e-12, "colors")
 
 
 @needs_extension
@@ -271,8 +271,8 @@ def test_order_of_gaussians_does_not_matter() -> None:
 
 
 @needs_extension
-def test_features_blend_like_colours() -> None:
-    """Features equal to the colours give the colour image on black: one set of weights serves both."""
+def test_features_blend_like_colors() -> None:
+    """Features equal to the colors give the color image on black: one set of weights serves both."""
     splats, camera = make_splats(80), make_camera(40, 40)
     colors = reference.shade(splats.means, splats.sh, camera.cam_from_world, 3)
     drawing = rasterize(splats, camera, colors)

@@ -89,8 +89,8 @@ def test_all_outside_the_image() -> None:
     assert_empty(*draw(replace(splats, means=splats.means + torch.tensor([50.0, 0, 0]))))
 
 
-def test_between_pixel_centres() -> None:
-    """Drawn by gsplat's count (radii > 0) though so faint that it reaches no pixel centre."""
+def test_between_pixel_centers() -> None:
+    """Drawn by gsplat's count (radii > 0) though so faint that it reaches no pixel center."""
     splats = replace(make_splats(1, scale=1e-4, opacity=0.005), means=torch.tensor([[0.0, 0.0, 2.0]]))
     drawing, _ = draw(splats)
     assert (drawing.radii > 0).all()
@@ -148,7 +148,7 @@ def test_transmittance_stops() -> None:
 
 
 def test_alpha_is_clamped() -> None:
-    """Opacity 1 at its centre gives alpha 0.999, and the clamp passes no gradient there."""
+    """Opacity 1 at its center gives alpha 0.999, and the clamp passes no gradient there."""
     drawing, grads = draw(make_splats(1, scale=1e5, opacity=1.0))
     torch.testing.assert_close(drawing.alpha, torch.full((24, 40), 0.999), rtol=0, atol=1e-6)
     assert not grads[3].any()

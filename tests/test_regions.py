@@ -16,7 +16,7 @@ from splatseg.fit.segment_features import segment_features
 
 
 def table_and_ground() -> tuple[Gaussians, np.ndarray]:
-    """A square of noisy grey (0) in the middle of noisy green (1), both flat, and a heap of brown (2) on top."""
+    """A square of noisy gray (0) in the middle of noisy green (1), both flat, and a heap of brown (2) on top."""
     draw = torch.Generator().manual_seed(0)
     flat = torch.rand(900, 2, generator=draw) * 2 - 1
     heap = torch.randn(100, 3, generator=draw) * 0.05 + torch.tensor([0.0, 0.0, 0.15])
@@ -59,7 +59,7 @@ def test_divisions_nest() -> None:
 
 
 def test_what_falls_apart_is_joined_in_the_end() -> None:
-    """Two heaps that are no neighbours of each other: the last merge joins them."""
+    """Two heaps that are no neighbors of each other: the last merge joins them."""
     means = np.concatenate(
         [np.random.default_rng(0).normal(size=(20, 3)), np.random.default_rng(1).normal(size=(20, 3)) + 100]
     )

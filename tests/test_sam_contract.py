@@ -63,10 +63,10 @@ def test_sam2_masks_are_where_the_points_are(height: int, width: int, sam2_weigh
     model = load_model("sam2.1_hiera_tiny", sam2_weights, CPU)
     found = everything_masks(model, photo(height, width), NOTHING_FILTERED)
     assert len(found) == 27
-    centres = point_grid(3) * [width, height]
+    centers = point_grid(3) * [width, height]
     x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
     for i in range(27):
-        order = np.abs(found.points[i] - centres).sum(axis=1)
+        order = np.abs(found.points[i] - centers).sum(axis=1)
         assert order.min() < 1e-9
         radius = 100 * (1 + int(np.argmin(np.abs(np.array([0.9, 0.6, 0.3]) - found.predicted_iou[i]))))
         distance = np.hypot((x - found.points[i, 0]) * 1024 / width, (y - found.points[i, 1]) * 1024 / height)
@@ -77,13 +77,13 @@ def test_sam2_masks_are_where_the_points_are(height: int, width: int, sam2_weigh
 
 
 def test_sam2_sees_the_photo_in_rgb_and_uses_the_checkpoint(sam2_weights: Path) -> None:
-    """The score tells the mean of the normalised photo times the checkpoint's one weight."""
+    """The score tells the mean of the normalized photo times the checkpoint's one weight."""
     model = load_model("sam2.1_hiera_tiny", sam2_weights, CPU)
-    colours = np.array([255, 0, 0]), np.array([0, 0, 255]), np.array([100, 150, 200])
+    colors = np.array([255, 0, 0]), np.array([0, 0, 255]), np.array([100, 150, 200])
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-    for colour in colours:
-        found = everything_masks(model, np.full((40, 60, 3), colour, np.uint8), NOTHING_FILTERED)
-        expected = 0.9 + 0.01 * 2.0 * ((colour / 255 - mean) / std).mean()
+    for color in colors:
+        found = everything_masks(model, np.full((40, 60, 3), color, np.uint8), NOTHING_FILTERED)
+        expected = 0.9 + 0.01 * 2.0 * ((color / 255 - mean) / std).mean()
         assert found.predicted_iou.max() == pytest.approx(expected, abs=1e-5)
 
 
@@ -106,7 +106,7 @@ def test_sam2_checkpoint_of_another_kind(content: dict[str, object], tmp_path: P
 
 
 def test_mobile_sam_masks_are_those_of_its_generator(tmp_path: Path) -> None:
-    """Weights from the file, in evaluation mode: the fake's encoder drops paths and normalises over the batch else."""
+    """Weights from the file, in evaluation mode: the fake's encoder drops paths and normalizes over the batch else."""
     library = import_mobile_sam()
     torch.manual_seed(3)
     network = library.sam_model_registry["vit_t"]()

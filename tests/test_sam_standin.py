@@ -77,13 +77,13 @@ def test_box_area() -> None:
 
 
 def plain_resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Separable triangle filter, widened when shrinking, pixel centres at + 0.5."""
+    """Separable triangle filter, widened when shrinking, pixel centers at + 0.5."""
 
     def matrix(source: int, target: int) -> np.ndarray:
         scale = source / target
         support = max(scale, 1.0)
-        centres = (np.arange(target)[:, None] + 0.5) * scale
-        weights = np.maximum(0, 1 - np.abs(np.arange(source)[None] + 0.5 - centres) / support)
+        centers = (np.arange(target)[:, None] + 0.5) * scale
+        weights = np.maximum(0, 1 - np.abs(np.arange(source)[None] + 0.5 - centers) / support)
         return weights / weights.sum(axis=1, keepdims=True)
 
     rows, columns = (matrix(image.shape[axis], size[axis]) for axis in (0, 1))
@@ -92,7 +92,7 @@ def plain_resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 @pytest.mark.parametrize("size", [(20, 31), (64, 64), (97, 150), (1, 5)])
 def test_resize(size: tuple[int, int]) -> None:
-    """Shrinking, enlarging, one row. Pillow rounds to bytes after each of its two passes: one grey level at most."""
+    """Shrinking, enlarging, one row. Pillow rounds to bytes after each of its two passes: one gray level at most."""
     image = np.random.default_rng(0).integers(0, 256, (40, 61, 3), dtype=np.uint8)
     found = np.array(standin.resize(standin.to_pil_image(image), size))
     assert found.shape == (*size, 3)

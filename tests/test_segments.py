@@ -46,7 +46,7 @@ def test_what_nests_is_a_family_and_what_crosses_loses_to_more_views() -> None:
 
 
 def test_ragged_borders_are_trimmed_to_fit() -> None:
-    """The object misses one Gaussian of its part and holds one of its neighbour: views that agree decide."""
+    """The object misses one Gaussian of its part and holds one of its neighbor: views that agree decide."""
     segments = segments_of(40, [PART_A, [*range(1, 21)], OTHER], [9, 5, 8])
     family = nest(segments)
     assert members(segments, family.member[family.node[1]]) == set(OBJECT)

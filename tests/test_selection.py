@@ -90,8 +90,8 @@ def test_box_over_two_objects_asks_for_both(splat: TinySplat) -> None:
 
 
 def test_box_selects_what_is_seen_through_it(splat: TinySplat) -> None:
-    centre_column = splat.pixel_of(2)[0]
-    box = Box(splat.camera, ((centre_column - 6, 0), (centre_column + 6, 31)))
+    center_column = splat.pixel_of(2)[0]
+    box = Box(splat.camera, ((center_column - 6, 0), (center_column + 6, 31)))
     mask = select_box(splat.gaussians, box).mask
     assert bool((splat.objects[mask] == 1).all())
     front = (splat.objects == 1) & (splat.gaussians.means[:, 2] == 0)
@@ -116,8 +116,8 @@ def test_box_selects_all_that_is_seen_through_it(corners: tuple, seed: int) -> N
     columns, rows = sorted(int(u) for u, _ in corners), sorted(int(v) for _, v in corners)
     low, high = (columns[0], rows[0]), (min(columns[1], 319), min(rows[1], 239))
     pixels = torch.cartesian_prod(torch.arange(low[0], high[0] + 1), torch.arange(low[1], high[1] + 1)).int()
-    centres, depths = camera.project(gaussians.means)
-    inside = ((centres >= torch.tensor(low)) & (centres <= torch.tensor(high) + 1)).all(1) & (depths > 0)
+    centers, depths = camera.project(gaussians.means)
+    inside = ((centers >= torch.tensor(low)) & (centers <= torch.tensor(high) + 1)).all(1) & (depths > 0)
     seen = torch.zeros(len(gaussians), dtype=torch.bool)
     seen[rendering.trace(gaussians, camera, pixels).ids.long()] = True
     for _ in range(2):

@@ -26,7 +26,7 @@ def cloud(n: int, seed: int) -> Gaussians:
 @pytest.mark.parametrize(
     "pixels",
     [[[24, 16]], [[0, 0]], [[47, 31]], [[3, 20], [9, 25], [3, 20]]],
-    ids=["centre", "first", "last", "box with a repeat"],
+    ids=["center", "first", "last", "box with a repeat"],
 )
 def test_same_weights_as_the_whole_splat(seed: int, pixels: list[list[int]]) -> None:
     gaussians, camera = cloud(400, seed), make_camera()

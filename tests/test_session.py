@@ -161,7 +161,7 @@ def test_sets_invert_clear_and_undo_of_every_step(known: KnownRun, session: Sess
     assert not session.can_redo and [o.name for o in session.objects] == ["left"]
 
 
-def test_objects_keep_rename_recolour_delete_and_their_undo(known: KnownRun, session: Session) -> None:
+def test_objects_keep_rename_recolor_delete_and_their_undo(known: KnownRun, session: Session) -> None:
     click(session, known, 2)
     kept = session.keep("mug\n ")
     assert kept.name == "mug" and len(kept) == len(part(known, 2))
@@ -230,7 +230,7 @@ def give_labels(known: KnownRun) -> None:
     known.workspace.shared.apply(Change(trees=((None, 0), (tree, 0))))
 
 
-def test_discretise_labels_everything_and_is_undone(known: KnownRun, session: Session) -> None:
+def test_discretize_labels_everything_and_is_undone(known: KnownRun, session: Session) -> None:
     with pytest.raises(SplatsegError, match="discretize"):
         session.pick_label("front", *known.splat.pixel_of(0))
     job = Job()
@@ -241,7 +241,7 @@ def test_discretise_labels_everything_and_is_undone(known: KnownRun, session: Se
     assert session.tree is None
 
 
-def test_discretise_can_be_cancelled(session: Session) -> None:
+def test_discretize_can_be_cancelled(session: Session) -> None:
     job = Job()
     job.cancel()
     with pytest.raises(Cancelled):

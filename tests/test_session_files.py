@@ -318,14 +318,14 @@ def test_looks(known: KnownRun, session: Session) -> None:
 
 def test_labels_are_painted_anew_when_they_change(known: KnownRun, session: Session) -> None:
     painter = Painter(session, torch.arange(len(known.workspace)))
-    grey = painter.paint(Look("labels"))
+    gray = painter.paint(Look("labels"))
     session.click("front", *known.splat.pixel_of(2))
     session.keep("mug", color=(200, 10, 20))
     session.clear()
     shown = painter.paint(Look("labels"))
     inside = part(known, 2).mask.numpy()
     assert set((shown[inside] & 0xFFFFFF).tolist()) == {200 | 10 << 8 | 20 << 16}
-    assert np.array_equal(shown[~inside], grey[~inside])
+    assert np.array_equal(shown[~inside], gray[~inside])
 
 
 def test_level_of_detail_draws_a_subset_and_selects_on_all(known: KnownRun, session: Session) -> None:

@@ -321,14 +321,14 @@ class Day(RuleBasedStateMachine):
         tree = load_labels(export_labels(person.session, what, what)[0], SPLAT.gaussians)
         if what == "labels":
             assert value_of(Content(tree=tree))[1] == value_of(self.content)[1]
-        labelled = tree.labels[:, 0] > 0 if what == "objects" else np.ones(len(tree), bool)
+        labeled = tree.labels[:, 0] > 0 if what == "objects" else np.ones(len(tree), bool)
         colors = tree.colors(0 if what == "objects" else self.content.level)
         if what == "labels":  # the kept objects lie on top of the labels
             for entry in self.content.objects.values():
-                labelled[entry.ids.numpy()] = False
+                labeled[entry.ids.numpy()] = False
         shown = person.painter.paint(Look("labels", dim=False, highlight=False))
         rgb = np.stack([shown & 255, shown >> 8 & 255, shown >> 16 & 255], axis=1)
-        seen = labelled & visible.numpy()
+        seen = labeled & visible.numpy()
         assert (rgb[seen] == colors[seen]).all()
 
     def export_part(self, person: Person, what: str, selected: torch.Tensor, visible: torch.Tensor) -> None:

@@ -83,8 +83,8 @@ def test_depth_and_leaf_agree_with_the_solids_themselves() -> None:
     assert covered.mean() > 0.97
 
 
-def test_labels_follow_the_camera_rule_of_pixel_centres() -> None:
-    # The centre of a lone solid, seen from straight ahead, projects into pixels labelled with its leaf.
+def test_labels_follow_the_camera_rule_of_pixel_centers() -> None:
+    # The center of a lone solid, seen from straight ahead, projects into pixels labeled with its leaf.
     world = build_world(1, seed=0)
     shade = max(world.solids, key=lambda s: s.center[2])
     position = shade.center + np.array([1.5, 0.3, 0.4])
@@ -121,7 +121,7 @@ def test_the_capture_loads_as_a_colmap_scene(scene: Path) -> None:
         assert torch.allclose(view.camera.cam_from_world, camera.cam_from_world, atol=1e-6)
         assert torch.allclose(view.camera.K, camera.K) and view.image().shape == (72, 96, 3)
     assert len(loaded.points.xyz) > 500
-    # Sparse points are on surfaces: in the room, and coloured like the pixel they project to in the first view.
+    # Sparse points are on surfaces: in the room, and colored like the pixel they project to in the first view.
     assert bool((loaded.points.xyz.abs()[:, :2] <= torch.tensor(ROOM_HALF[:2]) + 1e-3).all())
 
 

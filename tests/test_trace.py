@@ -20,7 +20,7 @@ from splatseg.render import render, trace
 
 
 def scene(n: int, width: int = 70, height: int = 45, seed: int = 0) -> tuple[Gaussians, Camera]:
-    """n Gaussians before, beside and behind an off-centre, turned camera; thin and thick, faint and opaque."""
+    """n Gaussians before, beside and behind an off-center, turned camera; thin and thick, faint and opaque."""
     generator = torch.Generator().manual_seed(seed)
 
     def uniform(*shape: int) -> Tensor:

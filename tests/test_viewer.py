@@ -84,7 +84,7 @@ def test_overview_sees_the_splat_and_up_is_against_y(known: KnownRun) -> None:
     np.testing.assert_allclose(scene_up(known.workspace.scene), [0, -1, 0], atol=1e-6)
 
 
-def test_buffer_holds_centres_and_covariances_of_tiny_scenes(known: KnownRun) -> None:
+def test_buffer_holds_centers_and_covariances_of_tiny_scenes(known: KnownRun) -> None:
     """Standard deviations of 1e-5 have variances that float16 cannot hold: the scale must rescue them."""
     from dataclasses import replace
 
@@ -96,8 +96,8 @@ def test_buffer_holds_centres_and_covariances_of_tiny_scenes(known: KnownRun) ->
     )
     scale = unit_scale(tiny)
     buffer = splat_buffer(tiny, scale)
-    centres = np.ascontiguousarray(buffer[:, :3]).view(np.float32) / scale
-    np.testing.assert_allclose(centres, tiny.means.numpy(), rtol=1e-5, atol=1e-9)
+    centers = np.ascontiguousarray(buffer[:, :3]).view(np.float32) / scale
+    np.testing.assert_allclose(centers, tiny.means.numpy(), rtol=1e-5, atol=1e-9)
     upper = np.ascontiguousarray(buffer[:, 4:7]).view(np.float16).astype(np.float64) / scale**2
     trace = upper[:, 0] + upper[:, 3] + upper[:, 5]
     np.testing.assert_allclose(trace, (tiny.scales**2).sum(1).numpy(), rtol=3e-3)
@@ -114,7 +114,7 @@ class FakeScene:
         return self.nodes[name]
 
 
-def test_only_pieces_whose_colours_changed_are_sent(known: KnownRun) -> None:
+def test_only_pieces_whose_colors_changed_are_sent(known: KnownRun) -> None:
     session = Session(known.workspace)
     template = SplatTemplate(known.workspace, 10**6)
     assert sorted(template.ids.tolist()) == list(range(len(known.workspace)))
@@ -141,7 +141,7 @@ def test_large_scenes_are_sampled_and_the_status_says_so(known: KnownRun) -> Non
     assert SplatTemplate(known.workspace, 432).statement == "432 Gaussians"
 
 
-def test_morton_order_keeps_neighbours_together() -> None:
+def test_morton_order_keeps_neighbors_together() -> None:
     points = torch.rand(4096, 3, generator=torch.Generator().manual_seed(0))
     order = morton_order(points)
     assert sorted(order.tolist()) == list(range(4096))

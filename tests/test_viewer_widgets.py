@@ -155,15 +155,15 @@ def test_sets_with_a_kept_object(known: KnownRun, window: HeadlessWindow) -> Non
     selects(window, 0)
 
 
-def test_objects_are_renamed_recoloured_hidden_isolated_and_deleted(known: KnownRun, window: HeadlessWindow) -> None:
+def test_objects_are_renamed_recolored_hidden_isolated_and_deleted(known: KnownRun, window: HeadlessWindow) -> None:
     for number in (0, 2):
         window.click(*known.splat.pixel_of(number))
         selects(window, size(known, number))
         window.press("Keep as object")
         wait_for("the object", lambda n=number: len(window.objects()) == n // 2 + 1)
     content = known.workspace.shared
-    window.put("Colour", (1, 2, 3))
-    wait_for("the colour", lambda: content.content.objects[1].color == (1, 2, 3))
+    window.put("Color", (1, 2, 3))
+    wait_for("the color", lambda: content.content.objects[1].color == (1, 2, 3))
     wait_for("the list", lambda: "rgb(1, 2, 3)" in window.html("object 1"))
     window.put("Visible", False)
     wait_for("it to be hidden", lambda: window.objects()[0].endswith("hidden"))
@@ -188,7 +188,7 @@ def test_objects_are_renamed_recoloured_hidden_isolated_and_deleted(known: Known
 def test_labels_are_divided_picked_merged_and_split(known: KnownRun, window: HeadlessWindow) -> None:
     window.press("Divide the scene")
     wait_for("the labels", lambda: "labels at" in window.status and "click picks whole labels" in window.status)
-    wait_for("their colours", lambda: window.value("Show") == "labels and objects")
+    wait_for("their colors", lambda: window.value("Show") == "labels and objects")
     tree = tree_from_leaves(known.splat.parts.numpy(), [np.arange(6) // 2, np.arange(6)], 0)
     shared = known.workspace.shared
     shared.apply(Change(trees=((shared.content.tree, shared.content.level), (tree, 0))))
@@ -250,10 +250,10 @@ def test_modes_are_chosen_and_a_photo_is_shown(known: KnownRun, window: Headless
     wait_for("a word on the click that is missing", lambda: "click one first" in window.status)
     window.click(*known.splat.pixel_of(2))
     selects(window, size(known, 2))
-    for mode in ("features (PCA)", "labels and objects", "depth", "heat map of the last click", "photo colours"):
+    for mode in ("features (PCA)", "labels and objects", "depth", "heat map of the last click", "photo colors"):
         sent = window.pieces
         window.put("Show", mode)
-        wait_for(f"colours of {mode}", lambda sent=sent: window.pieces > sent)
+        wait_for(f"colors of {mode}", lambda sent=sent: window.pieces > sent)
     window.press("Next")
     wait_for("the photo", lambda: window.find("front.png"))
     window.press("Next")

@@ -82,7 +82,7 @@ def test_checkerboard_of_single_pixels_works():
 
 
 def line_graph(colors: list[float]) -> RegionGraph:
-    """Regions of one pixel in a row, alike by their grey values alone."""
+    """Regions of one pixel in a row, alike by their gray values alone."""
     n = len(colors)
     borders: list[dict[int, tuple[float, float]]] = [{} for _ in range(n)]
     for i in range(n - 1):

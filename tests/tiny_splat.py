@@ -36,13 +36,13 @@ class TinySplat:
 
     def pixel_of(self, part: int) -> tuple[int, int]:
         """[column, row] where the middle of a part is seen."""
-        centre = self.gaussians.means[self.parts == part].mean(0, keepdim=True)
-        image, _ = self.camera.project(centre)
+        center = self.gaussians.means[self.parts == part].mean(0, keepdim=True)
+        image, _ = self.camera.project(center)
         return int(image[0, 0]), int(image[0, 1])
 
 
 def make_gaussians(means: Tensor, scale: float = 0.1, opacity: float = 0.995) -> Gaussians:
-    """Round grey Gaussians at ``means`` (n, 3)."""
+    """Round gray Gaussians at ``means`` (n, 3)."""
     n = len(means)
     quats = torch.zeros(n, 4)
     quats[:, 0] = 1
@@ -83,7 +83,7 @@ def make_splat(noise: float = 0.0, seed: int = 0, size: float = 1.0) -> TinySpla
 
 
 def write_capture(folder: Path, count: int = 3) -> Path:
-    """A COLMAP text model of ``count`` views of the tiny splat with grey photos, ``view_0.png`` first."""
+    """A COLMAP text model of ``count`` views of the tiny splat with gray photos, ``view_0.png`` first."""
     (folder / "images").mkdir(parents=True)
     model = folder / "sparse" / "0"
     model.mkdir(parents=True)

@@ -26,7 +26,7 @@ import yaml
 
 from benchmarks.ablation.cells import AblationScene, Plan, run_plan
 from benchmarks.ablation.plot import save_plot
-from benchmarks.ablation.report import summarise, to_json, to_markdown
+from benchmarks.ablation.report import summarize, to_json, to_markdown
 from benchmarks.ablation.rows import TABLES
 from benchmarks.ablation.stress import StressRow, run_stress, stress_to_json, stress_to_markdown
 from splatseg.core.atomic import write_text
@@ -117,7 +117,7 @@ def prepare(arguments: Arguments, index: int) -> AblationScene:
 
 
 def write_report(plan: Plan, out: Path) -> str:
-    results = summarise(plan, out)
+    results = summarize(plan, out)
     table = to_markdown(results)
     write_text(out / "ablation.json", json.dumps(to_json(results, plan), indent=1) + "\n")
     write_text(out / "ablation.md", table)
@@ -167,7 +167,7 @@ def compare(arguments: Arguments, plan: Plan) -> list[str]:
         failures = run_plan(plan, arguments.out, lambda: write_report(plan, arguments.out), arguments.quiet)
     print(write_report(plan, arguments.out))
     try:
-        save_plot(arguments.out / "ablation.png", summarise(plan, arguments.out))
+        save_plot(arguments.out / "ablation.png", summarize(plan, arguments.out))
         print(f"written  {arguments.out / 'ablation.png'}")
     except SplatsegError as error:
         print(f"no plot: {error}", file=sys.stderr)

@@ -14,7 +14,7 @@ from splatseg.core.errors import SplatsegError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colours, which people with any colour vision tell apart.
+# Okabe and Ito's colors, which people with any color vision tell apart.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 MEASURES = {"mean": ("o", "best threshold"), "proposed_mean": ("D", "proposed levels")}
 PANEL = (6.0, 3.6)  # inches
@@ -91,14 +91,14 @@ def _points(measured: list[tuple[int, Summary]], measure: str) -> tuple[np.ndarr
 def _draw_rows(panel: Axes, measured: list[tuple[int, Summary]], scene: str, color: str, shift: float | None) -> None:
     """Means with their deviation: joined over the rows' ``x``, or beside the rows' names, moved by ``shift`` rows."""
     for measure, (marker, label) in MEASURES.items():
-        centre, spread = _points(measured, measure)
+        center, spread = _points(measured, measure)
         if shift is None:
             places = np.array([summary.row.x for _, summary in measured])
-            drawn = panel.errorbar(places, centre, yerr=spread, capsize=2, color=color)
+            drawn = panel.errorbar(places, center, yerr=spread, capsize=2, color=color)
             line = "-" if measure == "mean" else "--"
         else:
             places = np.array([number for number, _ in measured]) + 0.4 * shift
-            drawn = panel.errorbar(centre, places, xerr=spread, capsize=2, color=color)
+            drawn = panel.errorbar(center, places, xerr=spread, capsize=2, color=color)
             line = "none"
         fill = color if measure == "mean" else "white"
         drawn.lines[0].set(marker=marker, markersize=5, markerfacecolor=fill, linewidth=1.2, linestyle=line)

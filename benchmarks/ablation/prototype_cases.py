@@ -36,7 +36,7 @@ class Comparison:
     """Milliseconds of one case; a ratio above 1 means that ours is faster.
 
     Totals are of the turn in which they were least, parts each of its own. ``ratio`` is the median over turns of the
-    two times of one turn: the speed of a shared machine changes within seconds, so only neighbours compare well.
+    two times of one turn: the speed of a shared machine changes within seconds, so only neighbors compare well.
     ``ratio_of_best`` is that of the totals, ``ratio_with_uncounted`` as ``ratio`` with the prototype's parts in
     parentheses.
     """

@@ -127,7 +127,7 @@ class PrototypeScene:
         self.image, self.feature_image, self.transmittance = drawn
 
     def draw_backward(self, grad: Tensor, feature_grad: Tensor | None = None) -> None:
-        """Sets ``grads2d`` (n, 16): 2D mean, conic, opacity (column 5), colour; and ``feature_grads`` (n, 16)."""
+        """Sets ``grads2d`` (n, 16): 2D mean, conic, opacity (column 5), color; and ``feature_grads`` (n, 16)."""
         drawn = (self.image, self.feature_image, self.transmittance)
         grads = (grad, grad if feature_grad is None else feature_grad)
         forward = (self.colors, self.features, self.background)

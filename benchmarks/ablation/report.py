@@ -55,7 +55,7 @@ class TableResult:
 AVERAGE = "average"
 
 
-def summarise(plan: Plan, folder: Path) -> list[TableResult]:
+def summarize(plan: Plan, folder: Path) -> list[TableResult]:
     """The results that lie in ``folder``, table by table."""
     ceilings = {scene.name: _ceiling(scene, folder) for scene in plan.scenes}
     results = []

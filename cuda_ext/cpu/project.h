@@ -14,14 +14,14 @@ template <class T>
 struct PinholeView {
   T cam_from_world[12];  // rows of the 3x4 transform
   T fx, fy, cx, cy;
-  T position[3];  // camera centre, world units
+  T position[3];  // camera center, world units
   T eps2d;        // added to the diagonal of the projected covariance, pixels^2
   T near_plane, far_plane;
   int width, height;
 };
 
 // One Gaussian seen from the camera: what a pixel needs, in one cache line (float).
-// alpha(px, py) = min(0.999, 2^(log2_opacity + a dx^2 + b dx dy + c dy^2)), dx = px - x, dy = py - y, at pixel centres.
+// alpha(px, py) = min(0.999, 2^(log2_opacity + a dx^2 + b dx dy + c dy^2)), dx = px - x, dy = py - y, at pixel centers.
 template <class T>
 struct alignas(64) Splat {
   T x, y;                  // projected mean, pixels
@@ -48,7 +48,7 @@ struct GaussianArrays {
   const T* quats;           // (n, 4) wxyz, any length; zero length is the identity
   const T* scales;          // (n, 3)
   const T* opacities;       // (n,)
-  const T* sh;              // (n, sh_stored, 3), or null: no colours wanted
+  const T* sh;              // (n, sh_stored, 3), or null: no colors wanted
   const T* means2d_offset;  // (n, 2) added to the projected means, or null
   int sh_stored;
   int sh_degree;            // degree used, (degree + 1)^2 <= sh_stored
@@ -92,7 +92,7 @@ struct ProjectBackwardArgs {
 // Projects all Gaussians. Returns the NonFinite bits of the inputs in which it met a NaN or an infinity (SH: of drawn ones).
 SPLATSEG_KERNEL(unsigned, project_f32, (const ProjectArgs<float>& args))
 SPLATSEG_KERNEL(unsigned, project_f64, (const ProjectArgs<double>& args))
-// Sums the pair gradients of each Gaussian in tile order and takes them through colour and projection to its parameters.
+// Sums the pair gradients of each Gaussian in tile order and takes them through color and projection to its parameters.
 SPLATSEG_KERNEL(void, project_backward_f32, (const ProjectBackwardArgs<float>& args))
 SPLATSEG_KERNEL(void, project_backward_f64, (const ProjectBackwardArgs<double>& args))
 

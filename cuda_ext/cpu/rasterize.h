@@ -31,7 +31,7 @@ struct RasterBackwardArgs {
   const T* alpha;
   const T* depth;
   const T* feature_map;
-  T* pair_grads;           // (pairs, kPairGrads), 64-byte aligned; null: geometry and colours need no gradient
+  T* pair_grads;           // (pairs, kPairGrads), 64-byte aligned; null: geometry and colors need no gradient
   T* pair_features;        // (pairs, padded_channels), 64-byte aligned; null: features need none
   bool absgrad;
 };
@@ -52,7 +52,7 @@ struct FeatureReduceArgs {
 
 }  // namespace splatseg
 
-// Returns whether the feature map (or else the colour) holds a NaN or an infinity.
+// Returns whether the feature map (or else the color) holds a NaN or an infinity.
 SPLATSEG_KERNEL(bool, rasterize_f32, (const RasterArgs<float>& args))
 SPLATSEG_KERNEL(bool, rasterize_f64, (const RasterArgs<double>& args))
 // Each pair's gradients go into its own slot, so nothing is added concurrently: the same sums for any number of threads.

@@ -63,11 +63,11 @@ struct BlockHit {
   Mask<T> drawn[2];
 };
 
-// Pixel centres of a block's upper half relative to the tile: columns of the four block columns, rows of the four block rows.
+// Pixel centers of a block's upper half relative to the tile: columns of the four block columns, rows of the four block rows.
 template <class T>
-struct BlockCentres {
+struct BlockCenters {
   alignas(64) T columns[4][kLanes], rows[4][kLanes];
-  constexpr BlockCentres() : columns(), rows() {
+  constexpr BlockCenters() : columns(), rows() {
     for (int b = 0; b < 4; b++) {
       for (int lane = 0; lane < kLanes; lane++) {
         columns[b][lane] = T(b * 4 + lane % 4) + T(0.5);
@@ -77,14 +77,14 @@ struct BlockCentres {
   }
 };
 template <class T>
-constexpr BlockCentres<T> kCentres;
+constexpr BlockCenters<T> kCenters;
 
 template <class T>
 SPLATSEG_INLINE bool reach(const TileSplat<T>& s, const Tile<T>& tile, size_t block, BlockHit<T>& hit) {
   typedef Vec<T> V;
   const T* floor = tile.floor + block * kBlockPixels;
-  hit.dx = load(kCentres<T>.columns[block % 4]) - s.x;
-  hit.dy[0] = load(kCentres<T>.rows[block / 4]) - s.y;
+  hit.dx = load(kCenters<T>.columns[block % 4]) - s.x;
+  hit.dy[0] = load(kCenters<T>.rows[block / 4]) - s.y;
   hit.dy[1] = hit.dy[0] + T(2);
   for (int h = 0; h < 2; h++) {
     const V dy = hit.dy[h];

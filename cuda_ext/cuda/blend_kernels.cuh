@@ -2,7 +2,7 @@
 //
 // One warp a row of the product. It loads 32 entries at a time, one a lane, and hands them round; groups of L lanes then
 // take an entry each, a lane V channels of it, so that 16 float channels are four 16-byte loads and eight entries are in
-// flight. Entries beyond the row, rows and ids out of range are left out: asking would cost a synchronisation.
+// flight. Entries beyond the row, rows and ids out of range are left out: asking would cost a synchronization.
 #pragma once
 #include "cuda/device.cuh"
 

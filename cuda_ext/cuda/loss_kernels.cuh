@@ -329,7 +329,7 @@ void launch_loss(const LossTask<T>& t, int64_t cleared, const Stream& stream) {
   stream.clear(t.histogram, cleared);
   stream.launch(count_samples<T>, t.chunks, kSortChunk, (kSortChunk / kWarp + 1) * sizeof(int), t);
   stream.launch(arrange<T>, t.chunks + t.k_max, kArrangeThreads, arrange_shared(t), t);
-  stream.launch(normalise_tiles<T>, t.tiles_max, kLossThreads, means_shared<T>(t.d), t);
+  stream.launch(normalize_tiles<T>, t.tiles_max, kLossThreads, means_shared<T>(t.d), t);
   stream.launch(spread_tiles<T>, t.tiles_max, kLossThreads, kLossWarps * sizeof(T), t);
   launch_tiles<T, Sum>(t, stream);
   if (t.with_grad) stream.launch(scatter_gradient<T, Sum>, t.tiles_max + t.chunks, kLossThreads, 0, t);

@@ -1,4 +1,4 @@
-// Before the loss proper: samples sorted by patch, level tables, patch means and concentrations. No host synchronisation:
+// Before the loss proper: samples sorted by patch, level tables, patch means and concentrations. No host synchronization:
 // blocks beyond the number of kept patches, which only the device knows, return. What needs all blocks of a kernel, or all
 // of a patch, is done by the one that is through last, so that it needs no kernel of its own.
 #pragma once
@@ -231,7 +231,7 @@ __device__ void average_tiles(const LossTask<T>& t, int k, T* partial) {
 // Grid: tiles_max. f^ and norms of the tile's samples, eight a warp, and the sum of its f^ in a fixed order; then the
 // patch's mean.
 template <class T>
-__global__ void __launch_bounds__(kLossThreads) normalise_tiles(LossTask<T> t) {
+__global__ void __launch_bounds__(kLossThreads) normalize_tiles(LossTask<T> t) {
   if (!has_tile(t)) return;
   T* partial = reinterpret_cast<T*>(dynamic_shared());
   const LossTile tile = find_tile(t);

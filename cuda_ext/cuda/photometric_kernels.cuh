@@ -2,7 +2,7 @@
 // cpu/kernels/photometric.cpp.
 //
 // A block takes a tile of one channel: blurs along the rows, then along the columns, in shared memory; a thread makes
-// kStrip neighbouring outputs, so that a value that is read serves several of them. The first kernel leaves three
+// kStrip neighboring outputs, so that a value that is read serves several of them. The first kernel leaves three
 // derivatives of SSIM for each pixel, and sums for each tile; the gradient is a blur of the derivatives (the window is
 // even). Channels of a tile follow each other in the grid: they read the same interleaved bytes while the cache has them.
 // Sums have a fixed order: the same bits on every run.
@@ -247,7 +247,7 @@ __global__ void __launch_bounds__(kFinishThreads) finish_loss(PhotometricTask<T>
   if (threadIdx.x == 0) *t.loss = (T)((1 - t.ssim_weight) * (l1 / count) + t.ssim_weight * (1 - similarity / count));
 }
 
-// exp(-(k - 5)^2 / (2 * 1.5^2)), normalised to sum 1.
+// exp(-(k - 5)^2 / (2 * 1.5^2)), normalized to sum 1.
 template <class T>
 void fill_window(T* window) {
   double weights[kTaps], sum = 0;

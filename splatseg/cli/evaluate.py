@@ -78,7 +78,7 @@ def measure_ceiling(gaussians: Gaussians, gt: HierarchicalScene, quiet: bool) ->
 
 
 def hierarchical(arguments: Arguments, run: Run, splat: FeatureSplat) -> tuple[str, dict[str, Any]]:
-    """Table and JSON of protocol (a), and of (f) where the run has labels and the scene labelled points."""
+    """Table and JSON of protocol (a), and of (f) where the run has labels and the scene labeled points."""
     gt = load_hierarchical(arguments.gt)
     report = evaluate_scene(splat, gt, arguments.proposals)
     ceiling = measure_ceiling(splat.gaussians, gt, arguments.quiet) if arguments.ceiling else None

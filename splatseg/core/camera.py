@@ -1,4 +1,4 @@
-"""Pinhole cameras. This is the only module that knows the pixel-centre rule: the centre of column i is i + 0.5."""
+"""Pinhole cameras. This is the only module that knows the pixel-center rule: the center of column i is i + 0.5."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Camera:
 
     @property
     def position(self) -> Tensor:
-        """(3,) camera centre in world coordinates."""
+        """(3,) camera center in world coordinates."""
         rotation = self.cam_from_world[:3, :3]
         return -rotation.T @ self.cam_from_world[:3, 3]
 
@@ -71,15 +71,15 @@ class Camera:
         return replace(self, cam_from_world=moved.to(self.cam_from_world.dtype))
 
     def project(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Image coordinates (n, 2), in pixels with centres at + 0.5, and depths (n,) of world ``points`` (n, 3)."""
+        """Image coordinates (n, 2), in pixels with centers at + 0.5, and depths (n,) of world ``points`` (n, 3)."""
         cam = points @ self.cam_from_world[:3, :3].T + self.cam_from_world[:3, 3]
         image = cam @ self.K.T
         return image[:, :2] / cam[:, 2:], cam[:, 2]
 
     def unproject(self, pixels: Tensor, depths: Tensor) -> Tensor:
-        """World points (n, 3) seen through the centres of integer ``pixels`` (n, 2) [col, row] at z-``depths`` (n,)."""
-        centres = torch.cat([pixels.to(self.K.dtype) + 0.5, torch.ones_like(depths)[:, None]], dim=1)
-        cam = centres @ torch.linalg.inv(self.K).T * depths[:, None]
+        """World points (n, 3) seen through the centers of integer ``pixels`` (n, 2) [col, row] at z-``depths`` (n,)."""
+        centers = torch.cat([pixels.to(self.K.dtype) + 0.5, torch.ones_like(depths)[:, None]], dim=1)
+        cam = centers @ torch.linalg.inv(self.K).T * depths[:, None]
         return (cam - self.cam_from_world[:3, 3]) @ self.cam_from_world[:3, :3]
 
     def check_pixel(self, u: float, v: float) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""The feature field: one vector a Gaussian, bound to the splat it was fitted on, and the one normalisation rule."""
+"""The feature field: one vector a Gaussian, bound to the splat it was fitted on, and the one normalization rule."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class FeatureField:
     """Features of the n Gaussians of one splat.
 
     Attributes:
-        features: (n, d) float32, as fitted: what is blended along a ray. Not normalised.
+        features: (n, d) float32, as fitted: what is blended along a ray. Not normalized.
         fingerprint: ``Gaussians.fingerprint()`` of the splat they were fitted on.
         segments: what the masks of several views agree on, as the fit found it; None where no views were compared.
 

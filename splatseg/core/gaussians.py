@@ -24,7 +24,7 @@ class Gaussians:
         quats: (n, 4) float32, wxyz, any non-zero length.
         log_scales: (n, 3) float32, natural log of the standard deviations in world units.
         opacity_logits: (n,) float32.
-        sh: (n, k, 3) float32 spherical-harmonic coefficients, k = (degree + 1)^2, colour = max(SH + 0.5, 0).
+        sh: (n, k, 3) float32 spherical-harmonic coefficients, k = (degree + 1)^2, color = max(SH + 0.5, 0).
         offset: where the origin of ``means`` lies in the capture's frame, world units, float64: not zero where float32
             cannot hold positions there. ``means`` and cameras of one run share it.
         extra: (n,) each, of any number type: properties of a file that are not ours. They go with the Gaussians and
@@ -73,7 +73,7 @@ class Gaussians:
 
     @property
     def base_colors(self) -> Tensor:
-        """(n, 3) view-independent colour in [0, 1]."""
+        """(n, 3) view-independent color in [0, 1]."""
         return (self.sh[:, 0] * SH_C0 + 0.5).clamp(0, 1)
 
     def tensors(self) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""The label tree: nested labels of every Gaussian, coarse to fine, with names and colours."""
+"""The label tree: nested labels of every Gaussian, coarse to fine, with names and colors."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class LabelTree:
     """Labels of n Gaussians at K nested levels.
 
     Attributes:
-        labels: (n, K) int32 label ids, column 0 coarsest; 0 where unlabelled. A label that does not divide at a finer
+        labels: (n, K) int32 label ids, column 0 coarsest; 0 where unlabeled. A label that does not divide at a finer
             level keeps its id there.
         nodes: every label, ascending ids.
         default_level: the level a person should see first.
@@ -106,7 +106,7 @@ class LabelTree:
         for node in self.nodes:  # before a table of that many rows is made
             if not 0 < node.id < MAX_ID or not all(0 <= value <= 255 for value in node.color):
                 raise SplatsegError(
-                    f"nodes: expected ids in 1..{MAX_ID - 1} and colours in 0..255, found {node.id} and {node.color}"
+                    f"nodes: expected ids in 1..{MAX_ID - 1} and colors in 0..255, found {node.id} and {node.color}"
                 )
         table = np.zeros(max(self._by_id, default=0) + 1, np.int32)
         if self.labels.min(initial=0) < 0 or self.labels.max(initial=0) >= len(table):
@@ -160,11 +160,11 @@ class LabelTree:
         return TreeOutline(self.nodes, self.default_level, self.levels)
 
     def colors(self, level: int) -> NDArray[np.uint8]:
-        """(n, 3) colours of the Gaussians at ``level``; grey where unlabelled."""
+        """(n, 3) colors of the Gaussians at ``level``; gray where unlabeled."""
         return self.palette()[self.labels[:, level]]
 
     def palette(self) -> NDArray[np.uint8]:
-        """(largest id + 1, 3) colour of each label id; grey for 0."""
+        """(largest id + 1, 3) color of each label id; gray for 0."""
         table = np.full((max(self._by_id, default=0) + 1, 3), 128, np.uint8)
         for node in self.nodes:
             table[node.id] = node.color
@@ -183,7 +183,7 @@ class LabelTree:
         return LabelTree(self.labels, nodes, self.default_level)
 
     def merge(self, a: int, b: int) -> LabelTree:
-        """One label in place of two siblings: ``b`` disappears into ``a``, whose name and colour stay.
+        """One label in place of two siblings: ``b`` disappears into ``a``, whose name and color stay.
 
         Both become leaves of the tree if either had children: what was inside them is found again by :meth:`split`.
 
@@ -222,7 +222,7 @@ class LabelTree:
         return self._rebuilt(labels, names)
 
     def _rebuilt(self, labels: NDArray[np.int32], names: dict[int, str] | None = None) -> LabelTree:
-        """The tree of changed ``labels``: nodes that are gone leave, new ones get ``names`` and colours."""
+        """The tree of changed ``labels``: nodes that are gone leave, new ones get ``names`` and colors."""
         nodes = []
         for fresh in build_nodes(labels):
             old = self._by_id.get(fresh.id)
@@ -251,7 +251,7 @@ def build_nodes(labels: NDArray[np.int32]) -> tuple[LabelNode, ...]:
 
 
 def tree_from_leaves(leaves: NDArray[np.int64], cuts: Sequence[NDArray[np.int64]], default_level: int) -> LabelTree:
-    """A tree from leaf numbers (n,) 0..L-1 (-1: unlabelled) and, coarse to fine, the group (L,) of each leaf at
+    """A tree from leaf numbers (n,) 0..L-1 (-1: unlabeled) and, coarse to fine, the group (L,) of each leaf at
     each level.
 
     Ids are given level by level, larger labels first; a group that equals its parent keeps the parent's id.
@@ -268,7 +268,7 @@ def tree_from_leaves(leaves: NDArray[np.int64], cuts: Sequence[NDArray[np.int64]
             else:
                 taken += 1
                 table[members, level] = taken
-    padded = np.concatenate([table, np.zeros((1, len(cuts)), np.int32)])  # row -1: unlabelled
+    padded = np.concatenate([table, np.zeros((1, len(cuts)), np.int32)])  # row -1: unlabeled
     labels = padded[leaves]
     return LabelTree(labels, build_nodes(labels), default_level)
 

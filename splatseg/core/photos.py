@@ -1,6 +1,6 @@
 """Photographs in: the one place where a photo becomes pixels, and where photos are looked for in a folder.
 
-Every format that Pillow reads is read (HEIC with the plugin pillow-heif), and TIFFs of floats in colour, which it does
+Every format that Pillow reads is read (HEIC with the plugin pillow-heif), and TIFFs of floats in color, which it does
 not read, by tifffile (:mod:`splatseg.core.tiff`). How values become 8-bit RGB:
 
 - 8 bits a channel, palette, CMYK, YCbCr, Lab, 1 bit: Pillow's conversion; 16-bit colour PNG and TIFF: the upper byte.
@@ -8,8 +8,8 @@ not read, by tifffile (:mod:`splatseg.core.tiff`). How values become 8-bit RGB:
   A TIFF whose 0 is white is turned about, whatever its depth.
 - float grey and colour: the largest value says the range: at most 1 -> 0..1, 16 to 255 -> 0..255, above that up to
   65535 -> 0..65535. Anything else (negative, not finite, between 1 and 16: a radiance) is refused.
-- alpha: what is less than half opaque is no photo. Those pixels are black, whatever colour is hidden there, and are
-  left out of the geometry loss, as in INRIA's code; all others keep their colour.
+- alpha: what is less than half opaque is no photo. Those pixels are black, whatever color is hidden there, and are
+  left out of the geometry loss, as in INRIA's code; all others keep their color.
 - EXIF orientation is ignored, as COLMAP ignores it: poses and intrinsics belong to the pixels as they are stored.
 """
 
@@ -204,12 +204,12 @@ def _register_heic(path: Path) -> None:
     register_heif_opener()
 
 
-def _grey(values: NDArray[np.float64]) -> NDArray[np.uint8]:
+def _gray(values: NDArray[np.float64]) -> NDArray[np.uint8]:
     return np.repeat(values.round().astype(np.uint8)[..., None], 3, axis=2)
 
 
 def _from_alpha(values: NDArray[np.uint8]) -> Photo:
-    """(h, w, 4) RGBA, colours not multiplied by alpha."""
+    """(h, w, 4) RGBA, colors not multiplied by alpha."""
     shown = values[..., 3] >= OPAQUE
     pixels = np.where(shown[..., None], values[..., :3], 0).astype(np.uint8)
     return Photo(pixels, None if bool(shown.all()) else shown)

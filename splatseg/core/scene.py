@@ -92,10 +92,10 @@ NEAR_SHARE = 1e-3  # of a scene's extent: the least depth that is drawn
 SAME_PLACE = 1e-6  # cameras nearer together than this share of their points' distance give no size
 
 
-def frame_size(centres: NDArray[np.float64], points: NDArray[np.float64]) -> float:
+def frame_size(centers: NDArray[np.float64], points: NDArray[np.float64]) -> float:
     """:attr:`Scene.extent` of camera positions (m, 3) and points (n, 3); 1 where neither says anything."""
-    middle = centres.mean(0)
-    spread = 1.1 * float(np.linalg.norm(centres - middle, axis=1).max())
+    middle = centers.mean(0)
+    spread = 1.1 * float(np.linalg.norm(centers - middle, axis=1).max())
     reach = float(np.median(np.linalg.norm(points - middle, axis=1))) if len(points) else 0.0
     return spread if spread > SAME_PLACE * reach else reach or 1.0
 
@@ -146,8 +146,8 @@ class Scene:
     def extent(self) -> float:
         """1.1 x the largest distance of a camera from the mean camera position, world units (3DGS' scene scale); where
         all cameras are at one place, the median distance of the points from it. Positive."""
-        centres = torch.stack([view.camera.position for view in self.views]).double()
-        return frame_size(centres.numpy(), self.points.xyz.double().numpy())
+        centers = torch.stack([view.camera.position for view in self.views]).double()
+        return frame_size(centers.numpy(), self.points.xyz.double().numpy())
 
     def split(self, every: int) -> tuple[tuple[View, ...], tuple[View, ...]]:
         """(training views, held-out views): every ``every``-th view is held out, none if that is 0 or there is one."""

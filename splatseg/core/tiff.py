@@ -1,4 +1,4 @@
-"""TIFFs that Pillow cannot read (float colour, 16-bit floats) or misreads (tiled planes of 16 bits), by tifffile."""
+"""TIFFs that Pillow cannot read (float color, 16-bit floats) or misreads (tiled planes of 16 bits), by tifffile."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def to_bytes(values: NDArray[Any], path: Path) -> NDArray[np.float64]:
     low, high = float(wide.min(initial=0)), float(wide.max(initial=0))
     if values.dtype.kind != "f":
         if low < 0 or high > 65535:
-            raise SplatsegError(f"{path}: expected grey values of 16 bits (0..65535), found {low:.0f}..{high:.0f}")
+            raise SplatsegError(f"{path}: expected gray values of 16 bits (0..65535), found {low:.0f}..{high:.0f}")
         return wide / 257
     if low < 0 or 1 < high < 16 or high > 65535:
         raise SplatsegError(f"{path}: expected float values in 0..1, 0..255 or 0..65535, found {low:g}..{high:g}")
@@ -59,7 +59,7 @@ def to_bytes(values: NDArray[Any], path: Path) -> NDArray[np.float64]:
 def read_tiff(path: Path) -> Image.Image:
     """The first page as an image of 8 bits, RGB or RGBA.
 
-    Colours of 16 bits keep their upper byte, as where Pillow reads them; grey and floats are scaled and rounded.
+    Colors of 16 bits keep their upper byte, as where Pillow reads them; gray and floats are scaled and rounded.
 
     Raises:
         SplatsegError: tifffile is not installed, or the file is damaged or no photo; names the file.
@@ -86,7 +86,7 @@ def read_tiff(path: Path) -> Image.Image:
     has_alpha = values.shape[-1] == colors + 1 and extra[:1] in ((_PREMULTIPLIED,), (_ALPHA,))
     if values.ndim != 3 or values.dtype.kind not in "uif" or values.shape[-1] != colors + has_alpha:
         raise SplatsegError(
-            f"{path}: expected grey or RGB of one picture, found {values.shape} {values.dtype} ({photometric!s})"
+            f"{path}: expected gray or RGB of one picture, found {values.shape} {values.dtype} ({photometric!s})"
         )
     image = _image(values, colors, bool(has_alpha and extra[0] == _PREMULTIPLIED), path)
     if int(photometric) == _WHITE_AT_0:

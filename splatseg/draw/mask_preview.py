@@ -39,7 +39,7 @@ def mask_overlay(image: Pixels, masks: MaskSet, strength: float = 0.5) -> Pixels
 
 
 def patch_overlay(image: Pixels, patch_ids: Tensor, strength: float = 0.65) -> Pixels:
-    """(h, w, 3) ``image`` with each patch of ``patch_ids`` (h, w) in a colour of its own; patch 0 (no mask) is
+    """(h, w, 3) ``image`` with each patch of ``patch_ids`` (h, w) in a color of its own; patch 0 (no mask) is
     darkened."""
     ids = patch_ids.numpy()
     _check_size(image, ids.shape)
@@ -109,7 +109,7 @@ def telling_pixel(patch_ids: Tensor, membership: Tensor) -> tuple[int, int]:
 def hierarchy_preview(
     image: Pixels, patch_ids: Tensor, membership: Tensor, pixel: tuple[int, int] | None = None, panels: int = 4
 ) -> Image.Image:
-    """Rows of three pictures: the photo with the click, its patches in colour, up to ``panels`` levels of the click.
+    """Rows of three pictures: the photo with the click, its patches in color, up to ``panels`` levels of the click.
 
     Args:
         image: (h, w, 3) uint8 RGB.
@@ -155,7 +155,7 @@ def _with_click(image: Pixels, pixel: tuple[float, ...]) -> Pixels:
 
 
 def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Pixels of ``mask`` with a 4-neighbour outside it; the image's edge is no outline."""
+    """Pixels of ``mask`` with a 4-neighbor outside it; the image's edge is no outline."""
     return mask & ~ndimage.binary_erosion(mask, border_value=1)
 
 

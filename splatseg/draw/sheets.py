@@ -1,4 +1,4 @@
-"""Pictures for people: feature PCA, label colours, depth maps and the contact sheet of a run."""
+"""Pictures for people: feature PCA, label colors, depth maps and the contact sheet of a run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class PcaBasis:
         _, _, vectors = torch.linalg.svd(picked - mean, full_matrices=False)
         axes = torch.zeros(features.shape[1], 3, dtype=features.dtype, device=features.device)
         axes[:, : min(3, len(vectors))] = vectors[:3].T
-        # The sign of a principal direction is arbitrary: make its largest entry positive, so that colours repeat.
+        # The sign of a principal direction is arbitrary: make its largest entry positive, so that colors repeat.
         axes *= axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()
         shown = (picked - mean) @ axes
         return cls(mean, axes, shown.quantile(0.02, dim=0), shown.quantile(0.98, dim=0))
@@ -89,7 +89,7 @@ def run_sheet(
         gaussians: n Gaussians.
         features: (n, d) unit features.
         labels: (n,) int64 labels, 0 = none.
-        palette: (count, 3) uint8 colour of each label.
+        palette: (count, 3) uint8 color of each label.
         views: the views to show.
         below: further pictures, each drawn as wide as the sheet under the rows.
     """

@@ -1,6 +1,6 @@
 """The ceiling: what the geometry alone allows.
 
-Every Gaussian is labelled with the truth, the majority of the ground-truth ids under its blending weights in the
+Every Gaussian is labeled with the truth, the majority of the ground-truth ids under its blending weights in the
 training views; a query's mask is then rendered from the labels and thresholded like any score. What is missing to 1
 is the splat's own: Gaussians that straddle borders, soft edges, surfaces no training view saw. Quality is read as a
 share of it.

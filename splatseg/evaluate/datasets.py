@@ -172,7 +172,7 @@ def _view(views: Sequence[View], path: Path, root: Path) -> View:
 
 
 def _read(path: Path) -> NDArray[np.generic]:
-    """(h, w) values: a colour image counts by its largest channel, transparency does not count."""
+    """(h, w) values: a color image counts by its largest channel, transparency does not count."""
     try:
         with Image.open(regular(path)) as image:
             pixels = np.array(image if image.mode in ("1", "L", "P", "I", "I;16", "F") else image.convert("RGB"))
@@ -182,7 +182,7 @@ def _read(path: Path) -> NDArray[np.generic]:
 
 
 def _resized(values: NDArray[np.generic], view: View) -> NDArray[np.generic]:
-    """Nearest-pixel resize to the view's camera, sampled at pixel centres."""
+    """Nearest-pixel resize to the view's camera, sampled at pixel centers."""
     height, width = view.camera.height, view.camera.width
     rows = ((np.arange(height) + 0.5) * values.shape[0] / height).astype(np.int64)
     columns = ((np.arange(width) + 0.5) * values.shape[1] / width).astype(np.int64)

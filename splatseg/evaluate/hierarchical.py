@@ -1,7 +1,7 @@
 """Protocol (a): hierarchical point queries (OmniSeg3D, Ying et al., CVPR 2024, section 4.1).
 
 A query is one pixel of a held-out view and two nested ground-truth masks, a part (level 1) and what it belongs to
-(level 2). The view's features are rendered (blended along the ray, then normalised), every pixel is scored by its
+(level 2). The view's features are rendered (blended along the ray, then normalized), every pixel is scored by its
 cosine to the query pixel, and IoU1 and IoU2 are the best IoU over all thresholds with either mask: a threshold for
 each, chosen with the truth in hand, as in the paper. The headline is (IoU1 + IoU2) / 2, averaged over the core
 queries (an object or a part of one); semantic groups come on their own line. ``proposed_*`` replaces the oracle by
@@ -86,8 +86,8 @@ class HierarchicalScene:
         means = gaussians.means[:: max(1, len(gaussians) // _MEANS)].detach().double().cpu().numpy()
         origin = (np.array(gaussians.offset) - np.array(self.offset)).tolist()
         moved = {name: view.camera.with_origin(origin) for name, view in self.views.items()}
-        centres = np.stack([camera.position.double().numpy() for camera in moved.values()])
-        near = NEAR_SHARE * frame_size(centres, means)
+        centers = np.stack([camera.position.double().numpy() for camera in moved.values()])
+        near = NEAR_SHARE * frame_size(centers, means)
         views = {name: replace(view, camera=replace(moved[name], near=near)) for name, view in self.views.items()}
         return replace(self, views=views, offset=gaussians.offset)
 

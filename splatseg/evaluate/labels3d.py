@@ -1,4 +1,4 @@
-"""Protocol (f): the labels of the Gaussians against labelled points of the surface.
+"""Protocol (f): the labels of the Gaussians against labeled points of the surface.
 
 A ground-truth point takes the label of the Gaussian nearest to it, at every level of the label tree (transparent
 Gaussians do not count). mIoU: every ground-truth node is matched with the cluster, of any level, that overlaps it
@@ -28,14 +28,14 @@ AP_THRESHOLDS = np.arange(0.5, 1.0, 0.05)
 
 
 @dataclass(frozen=True, eq=False)
-class LabelledPoints:
+class LabeledPoints:
     """``xyz`` (m, 3) float64 in the capture's frame, ``levels`` (m, K) int64 node ids, finest first; 0 is no label."""
 
     xyz: NDArray[np.float64]
     levels: NDArray[np.int64]
 
 
-def load_points(path: Path | str) -> LabelledPoints:
+def load_points(path: Path | str) -> LabeledPoints:
     """Read a PLY with x, y, z and ``level_0`` .. ``level_{K-1}`` (``gt/points.ply`` of a hierarchical scene).
 
     Raises:
@@ -43,7 +43,7 @@ def load_points(path: Path | str) -> LabelledPoints:
     """
     path = Path(path)
     if not path.is_file():
-        raise SplatsegError(f"{path}: labelled points not found")
+        raise SplatsegError(f"{path}: labeled points not found")
     try:
         vertices = PlyData.read(str(regular(path)))["vertex"].data
     except (PlyParseError, KeyError, ValueError, EOFError, OSError) as error:
@@ -58,7 +58,7 @@ def load_points(path: Path | str) -> LabelledPoints:
     xyz = np.stack([vertices[axis] for axis in "xyz"], axis=1).astype(np.float64)
     if not np.isfinite(xyz).all():
         raise SplatsegError(f"{path}: x, y, z: expected finite values, found others")
-    return LabelledPoints(xyz, np.stack([vertices[name] for name in levels], axis=1).astype(np.int64))
+    return LabeledPoints(xyz, np.stack([vertices[name] for name in levels], axis=1).astype(np.int64))
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class LabelReport:
 def evaluate_labels(
     gaussians: Gaussians,
     tree: LabelTree,
-    points: LabelledPoints,
+    points: LabeledPoints,
     ignored: frozenset[int] = frozenset(),
     min_opacity: float = 0.1,
     min_points: int = 20,
@@ -145,7 +145,7 @@ def nearest_solid(gaussians: Gaussians, xyz: NDArray[np.float64], min_opacity: f
 def contingency(
     truth: NDArray[np.int64], predicted: NDArray[np.integer]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Node ids (t,) and the IoU (t, p) of each with each cluster, over points; unlabelled (0) is no cluster."""
+    """Node ids (t,) and the IoU (t, p) of each with each cluster, over points; unlabeled (0) is no cluster."""
     nodes, rows = np.unique(truth, return_inverse=True)
     clusters, columns = np.unique(predicted, return_inverse=True)
     shared = np.zeros((len(nodes), len(clusters)))

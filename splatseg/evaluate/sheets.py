@@ -1,6 +1,6 @@
 """Contact sheets: the best and the worst queries as pictures a person can judge.
 
-True positives are green, false positives red, false negatives blue, the rest is the photo in grey.
+True positives are green, false positives red, false negatives blue, the rest is the photo in gray.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ COLORS = {"hit": (40, 200, 70), "extra": (230, 60, 50), "missed": (60, 100, 240)
 
 
 def overlay(image: Tensor, predicted: Tensor, truth: Tensor, pixel: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-    """(h, w, 3) uint8: the photo (h, w, 3) uint8 in grey under the hits and misses of two (h, w) bool masks.
+    """(h, w, 3) uint8: the photo (h, w, 3) uint8 in gray under the hits and misses of two (h, w) bool masks.
 
     ``pixel`` [column, row], where given, is marked by a cross.
     """
-    grey = image.float().mean(-1, keepdim=True).expand(-1, -1, 3).cpu().numpy() * 0.7 + 40
+    gray = image.float().mean(-1, keepdim=True).expand(-1, -1, 3).cpu().numpy() * 0.7 + 40
     predicted_, truth_ = predicted.cpu().numpy(), truth.cpu().numpy()
     masks = {"hit": predicted_ & truth_, "extra": predicted_ & ~truth_, "missed": ~predicted_ & truth_}
     for name, mask in masks.items():
-        grey[mask] = 0.45 * grey[mask] + 0.55 * np.array(COLORS[name])
-    picture = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
+        gray[mask] = 0.45 * gray[mask] + 0.55 * np.array(COLORS[name])
+    picture = Image.fromarray(gray.clip(0, 255).astype(np.uint8))
     if pixel is not None:
         draw = ImageDraw.Draw(picture)
         column, row = pixel

@@ -63,7 +63,7 @@ class FeatureConfig:
     """Settings of the feature fit."""
 
     dim: int = 24
-    """Channels of a Gaussian's feature. With colour beside them 24 fill the 32 channels that gsplat draws at once."""
+    """Channels of a Gaussian's feature. With color beside them 24 fill the 32 channels that gsplat draws at once."""
     steps: int = 200
     """Steps of the loss, one view each. With held codes they train the Gaussians that lie in no agreed segment."""
     lr: float = 0.02
@@ -233,7 +233,7 @@ def fit_features(
 
 
 class FeatureTrainer:
-    """Features, their optimiser and the pools of one fit."""
+    """Features, their optimizer and the pools of one fit."""
 
     def __init__(
         self, gaussians: Gaussians, views: Sequence[View], hierarchy_of: HierarchyOf, config: FeatureConfig
@@ -264,7 +264,7 @@ class FeatureTrainer:
             codes = codes.to(self.features.device)
             known = (codes != 0).any(dim=1)
             self.features[known] = codes[known]
-            # What no view was seen to show has its neighbour's code to begin with; the loss may know better.
+            # What no view was seen to show has its neighbor's code to begin with; the loss may know better.
             self.held = known & torch.from_numpy(self.segments.weights > 0).to(known.device)
         self._hold()
         return 0
@@ -344,7 +344,7 @@ class FeatureTrainer:
         return torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
 
     def step(self, step: int) -> float:
-        """One optimiser step on one view (more, where views turn out to have no masks); returns its loss."""
+        """One optimizer step on one view (more, where views turn out to have no masks); returns its loss."""
         if self.held is None:
             self.start()
         generator = self._step_generator(step)

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Agreement:
-    """``psnr`` of a splat on some photos, dB; ``flat``, that of pictures of the photos' mean colour; ``points``, the
+    """``psnr`` of a splat on some photos, dB; ``flat``, that of pictures of the photos' mean color; ``points``, the
     share of sparse points at the splat's surface. nan where there is nothing to compare with."""
 
     psnr: float
@@ -88,7 +88,7 @@ def check_agreement(path: Path, gaussians: Gaussians, scene: Scene, views: Seque
     """
     found = agreement(gaussians, scene, views)
     line = (
-        f"{path}: {found.psnr:.1f} dB on {len(views)} photos (their mean colour alone: {found.flat:.1f} dB), "
+        f"{path}: {found.psnr:.1f} dB on {len(views)} photos (their mean color alone: {found.flat:.1f} dB), "
         f"{100 * found.points:.0f} % of the sparse points at its surface"
     )
     if not found.fits:

@@ -273,7 +273,7 @@ class Fit:
         return field
 
     def labels(self, gaussians: Gaussians, field: FeatureField) -> LabelTree:
-        """Split the whole scene into labelled objects at several levels and write them.
+        """Split the whole scene into labeled objects at several levels and write them.
 
         Labels of the same features and settings are kept, with the names that a person gave them meanwhile.
         """

@@ -1,9 +1,9 @@
-"""What no mask covers, divided by geometry and colour: a tree of regions that stand in for segments there.
+"""What no mask covers, divided by geometry and color: a tree of regions that stand in for segments there.
 
 Masks say nothing about a table that the segmenter never marked, but its Gaussians touch, look alike and face the same
-way. Regions grow on the graph of 3D neighbours: the two neighbouring regions whose union costs least (Ward's criterion:
+way. Regions grow on the graph of 3D neighbors: the two neighboring regions whose union costs least (Ward's criterion:
 the rise of the summed squares of color, normal and place about the region's mean) become one, and so on. Color and
-normal are measured in units of what neighbours differ by in this splat, so that noise costs the same everywhere.
+normal are measured in units of what neighbors differ by in this splat, so that noise costs the same everywhere.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def _distinct(pairs: Ints, count: int) -> Ints:
 
 
 def appearance(gaussians: Gaussians, edges: Ints, place: float) -> Doubles:
-    """(m, 12) color, normal (as the matrix n n^T, which has no sign) and place, in units of neighbours' differences.
+    """(m, 12) color, normal (as the matrix n n^T, which has no sign) and place, in units of neighbors' differences.
 
     A normal is the shortest axis, and counts as far as the Gaussian is flat.
     """
@@ -169,7 +169,7 @@ def appearance(gaussians: Gaussians, edges: Ints, place: float) -> Doubles:
 
 
 def _typical(block: Doubles, edges: Ints) -> float:
-    """The median difference of neighbours; 1 without neighbours."""
+    """The median difference of neighbors; 1 without neighbors."""
     if not len(edges):
         return 1.0
     return float(np.median(np.linalg.norm(block[edges[:, 0]] - block[edges[:, 1]], axis=1)))
@@ -193,7 +193,7 @@ def _shortest_axes(gaussians: Gaussians) -> Doubles:
 def merge_tree(values: Doubles, weights: Doubles, edges: Ints, means: Doubles) -> tuple[Ints, Doubles]:
     """All m - 1 merges of m regions to one, cheapest first, and the rising cost of each.
 
-    In a round every two regions that are each other's cheapest neighbour become one; for Ward's criterion that is the
+    In a round every two regions that are each other's cheapest neighbor become one; for Ward's criterion that is the
     tree of merging one pair at a time. Where the graph falls apart, pieces are joined to those nearest to them.
 
     Args:

@@ -2,7 +2,7 @@
 
 The Gaussians that lie in the same segments make a *pattern*; a splat has some hundreds. One code a pattern is wanted,
 so that from any pattern, for any segment around it, everything inside scores higher than anything outside: then some
-threshold selects exactly that segment. With so few unknowns the condition itself is optimised, a margin between the
+threshold selects exactly that segment. With so few unknowns the condition itself is optimized, a margin between the
 lowest score inside and the highest outside, in place of a surrogate over pixels.
 """
 
@@ -54,7 +54,7 @@ def segment_features(
 ) -> Tensor:
     """(n, dim) float32 features of length 1 (0 for Gaussians in no segment).
 
-    A Gaussian's feature is the normalised sum of the codes of its segments, so that what lies in nearly the same
+    A Gaussian's feature is the normalized sum of the codes of its segments, so that what lies in nearly the same
     segments has nearly the same feature.
     """
     if not len(segments):
@@ -74,7 +74,7 @@ def segment_features(
 
 
 def fit_nested_features(inside: Tensor, weights: Tensor, dim: int, config: SegmentFeatureConfig, seed: int) -> Tensor:
-    """(s, dim) codes of segments for which the normalised sums over ``inside`` (k, s) bool are laid out as above.
+    """(s, dim) codes of segments for which the normalized sums over ``inside`` (k, s) bool are laid out as above.
 
     Args:
         inside: segments of each pattern.

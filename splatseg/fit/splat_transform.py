@@ -101,7 +101,7 @@ def transformed(gaussians: Gaussians, matrix: Matrix, offset: tuple[float, float
 
 
 def rotated_harmonics(sh: Tensor, rotation: Tensor) -> Tensor:
-    """Coefficients (n, k, 3) whose colour at R d is that of ``sh`` at d.
+    """Coefficients (n, k, 3) whose color at R d is that of ``sh`` at d.
 
     A rotation maps the harmonics of a degree to themselves: its matrix follows from their values at some directions.
     """

@@ -41,10 +41,10 @@ def capture_frame(model: Model, folder: Path) -> CaptureFrame:
         SplatsegError: poses without a finite size.
     """
     poses = [image.cam_from_world() for image in model.images]
-    centres = np.stack([-pose[:3, :3].T @ pose[:3, 3] for pose in poses])
+    centers = np.stack([-pose[:3, :3].T @ pose[:3, 3] for pose in poses])
     with np.errstate(over="ignore", invalid="ignore"):
-        extent = frame_size(centres, model.xyz)
-        middle = centres.mean(0)
+        extent = frame_size(centers, model.xyz)
+        middle = centers.mean(0)
         distance = float(np.linalg.norm(middle))
     if not math.isfinite(extent) or not math.isfinite(distance):
         raise SplatsegError(f"{folder}: expected camera positions that float64 can hold, found larger ones")
@@ -64,10 +64,10 @@ def capture_frame(model: Model, folder: Path) -> CaptureFrame:
 
 def local_offset(poses: NDArray[np.float64]) -> Offset:
     """The middle of the cameras ``poses`` (m, 4, 4), where float32 cannot hold them in their own frame; else zeros."""
-    centres = np.array([-pose[:3, :3].T @ pose[:3, 3] for pose in poses]).reshape(-1, 3)
-    if not len(centres) or not np.isfinite(centres).all():
+    centers = np.array([-pose[:3, :3].T @ pose[:3, 3] for pose in poses]).reshape(-1, 3)
+    if not len(centers) or not np.isfinite(centers).all():
         return (0.0, 0.0, 0.0)
-    middle = centres.mean(0)
-    spread = float(np.linalg.norm(centres - middle, axis=1).max())
+    middle = centers.mean(0)
+    spread = float(np.linalg.norm(centers - middle, axis=1).max())
     x, y, z = middle.tolist()
     return (x, y, z) if float(np.linalg.norm(middle)) >= FAR_AWAY * spread else (0.0, 0.0, 0.0)

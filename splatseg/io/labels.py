@@ -132,7 +132,7 @@ def load_labels(path: Path | str, gaussians: Gaussians | None = None) -> LabelTr
 
 
 def _label_arrays(path: Path, levels: int) -> list[NDArray[np.integer]]:
-    """The columns ``label_0`` .. of a labelled PLY, or of the NPZ beside a plain one."""
+    """The columns ``label_0`` .. of a labeled PLY, or of the NPZ beside a plain one."""
     names = [f"label_{level}" for level in range(levels)]
     found: dict[str, NDArray[np.integer]] = load_extra(path)
     source = path

@@ -17,7 +17,7 @@ from splatseg.io.colmap_process import photos_for_colmap, run_job
 from splatseg.io.digests import digest
 
 _EXHAUSTIVE = 150  # photos; matching all pairs grows with the square, so longer captures are taken for a video
-_OVERLAP = 20  # neighbours (and their doublings) that a photo of a long capture is matched with
+_OVERLAP = 20  # neighbors (and their doublings) that a photo of a long capture is matched with
 _NAMED = 3  # photos that a line names before it says how many more
 log = logging.getLogger(__name__)
 

@@ -79,7 +79,7 @@ def _written(path: Path) -> _Written:
     if model != "PINHOLE":
         raise SplatsegError(f"{path}: model: expected PINHOLE, found {model!r}")
     if not (np.isfinite((fx, fy, cx, cy)).all() and fx > 0 and fy > 0):
-        raise SplatsegError(f"{path}: params: expected positive focal lengths and a centre, found {fx, fy, cx, cy}")
+        raise SplatsegError(f"{path}: params: expected positive focal lengths and a center, found {fx, fy, cx, cy}")
     if not all(type(value) is int and 0 < value < 2**16 for value in size):
         raise SplatsegError(f"{path}: width, height: expected whole numbers in 1..65535, found {size}")
     if not all(isinstance(name, str) and name for name in names):

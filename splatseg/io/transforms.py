@@ -182,17 +182,17 @@ def random_points(poses: NDArray[np.float64]) -> NDArray[np.float64]:
     """(RANDOM_POINTS, 3) in a cube around what the cameras look at, the same at every call.
 
     Args:
-        poses: (m, 4, 4) world_from_cam, OpenCV axes. The cube's centre is the point nearest to all optical axes, or,
+        poses: (m, 4, 4) world_from_cam, OpenCV axes. The cube's center is the point nearest to all optical axes, or,
             where they are parallel or meet behind the cameras, a point in front of their mean; half a side is the mean
             distance to it.
     """
-    centres, axes = poses[:, :3, 3], poses[:, :3, 2]
+    centers, axes = poses[:, :3, 3], poses[:, :3, 2]
     across = np.eye(3) - axes[:, :, None] * axes[:, None, :]  # distance of a point to an optical axis
-    system, right = across.sum(0), (across @ centres[:, :, None]).sum(0)[:, 0]
-    mean = centres.mean(0)
-    spread = float(np.linalg.norm(centres - mean, axis=1).max()) or 1.0
+    system, right = across.sum(0), (across @ centers[:, :, None]).sum(0)[:, 0]
+    mean = centers.mean(0)
+    spread = float(np.linalg.norm(centers - mean, axis=1).max()) or 1.0
     focus = np.linalg.solve(system, right) if np.linalg.cond(system) < 1e6 else mean + axes.mean(0) * 2 * spread
-    if ((focus - centres) * axes).sum(1).mean() <= 0:
+    if ((focus - centers) * axes).sum(1).mean() <= 0:
         focus = mean + axes.mean(0) * 2 * spread
-    half = float(np.linalg.norm(centres - focus, axis=1).mean()) or 1.0
+    half = float(np.linalg.norm(centers - focus, axis=1).mean()) or 1.0
     return focus + np.random.default_rng(0).uniform(-half, half, (RANDOM_POINTS, 3))

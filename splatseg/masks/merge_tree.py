@@ -22,8 +22,8 @@ class RegionGraph:
     Attributes:
         labels: (h, w) int64 region of each pixel, 0..n-1.
         areas: (n,) pixels.
-        colors: (n, 3) mean CIELAB colour.
-        borders: for each region its neighbours -> (length in pixel pairs, mean gradient across).
+        colors: (n, 3) mean CIELAB color.
+        borders: for each region its neighbors -> (length in pixel pairs, mean gradient across).
     """
 
     labels: NDArray[np.int64]
@@ -33,7 +33,7 @@ class RegionGraph:
 
 
 class MergeWeights(NamedTuple):
-    """What makes two regions unlike: (border * mean gradient across their border + color * distance of mean colours)
+    """What makes two regions unlike: (border * mean gradient across their border + color * distance of mean colors)
     * (pixels of the smaller one) ** size."""
 
     border: float

@@ -1,6 +1,6 @@
-"""Nested regions that need no weights: a watershed of colour gradients, merged into a tree, cut at several depths.
+"""Nested regions that need no weights: a watershed of color gradients, merged into a tree, cut at several depths.
 
-They follow edges and colours, not meaning: an object of two colours stays two regions until late in the tree. Segment
+They follow edges and colors, not meaning: an object of two colors stays two regions until late in the tree. Segment
 Anything's masks give better results; these need no download and a second an image.
 """
 
@@ -29,14 +29,14 @@ class WatershedConfig:
     """Settings of the watershed source.
 
     Attributes:
-        scales: standard deviations of the Gaussians whose colour gradients are averaged, pixels.
+        scales: standard deviations of the Gaussians whose color gradients are averaged, pixels.
         spacing: basins start at gradient minima over squares of this many pixels a side.
         cuts: the tree is cut into these many regions; every region of every cut is a mask once.
         min_area: smaller regions are left out, pixels.
         max_share: regions that cover more than this share of the image are left out.
         max_overlap: of two nested regions whose areas have a ratio above this only the larger is kept.
         border: weight of the gradient along the border of two regions, per unit of CIELAB a pixel.
-        color: weight of the distance of their mean colours, per unit of CIELAB.
+        color: weight of the distance of their mean colors, per unit of CIELAB.
         size: exponent of the smaller region's pixels: larger values merge small regions sooner.
     """
 
@@ -100,7 +100,7 @@ def watershed_masks(image: NDArray[np.uint8], config: WatershedConfig = Watershe
 
 
 def region_graph(image: NDArray[np.uint8], config: WatershedConfig) -> RegionGraph:
-    """The basins of the image's colour gradient: a few hundred to a few thousand regions of even colour."""
+    """The basins of the image's color gradient: a few hundred to a few thousand regions of even color."""
     lab = rgb2lab(image).astype(np.float32)
     gradient = color_gradient(lab, config.scales)
     smooth = ndimage.gaussian_filter(gradient, 1.0)

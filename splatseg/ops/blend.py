@@ -31,7 +31,7 @@ def blend(contributions: Contributions, features: Tensor, rows: Tensor | None = 
 
     Raises:
         SplatsegError: wrong shapes or dtypes; on the CPU also a row outside 0..m-1 or a Gaussian id that ``features``
-            does not have (CUDA leaves those out: checking would cost a synchronisation).
+            does not have (CUDA leaves those out: checking would cost a synchronization).
     """
     check_dims("features", features, ("n", "d"))
     if features.dtype not in (torch.float32, torch.float64):

@@ -24,7 +24,7 @@ def hierarchical_contrastive_loss(
 
     With k the patches (id > 0) that have at least ``min_pixels`` samples and n_k their counts:
 
-    - f^ = f / (|f| + 1e-6), the norm without gradient; u_k = mean of f^ in patch k, with gradient, not renormalised;
+    - f^ = f / (|f| + 1e-6), the norm without gradient; u_k = mean of f^ in patch k, with gradient, not renormalized;
     - phi_k = clip(phi_scale sum |f^ - u_k| / (n_k log(n_k + 10)), phi_min, phi_max), without gradient (eq. 4);
     - L_i(s) = -log softmax over s of f^_i . u_s / phi_s (eq. 3);
     - level l of an anchor holds the patches of the l-th largest distinct positive vote (see :func:`ops.levels.levels`);
@@ -48,7 +48,7 @@ def hierarchical_contrastive_loss(
 
     Raises:
         SplatsegError: wrong shapes, dtypes or devices; neither or both of ``votes`` and ``membership``; on the CPU also
-            a patch id outside 0..p-1 (CUDA leaves such samples out: checking would cost a synchronisation).
+            a patch id outside 0..p-1 (CUDA leaves such samples out: checking would cost a synchronization).
     """
     config = config or LossConfig.gs()
     if not has_kernel("hierarchical_contrastive_loss", features):

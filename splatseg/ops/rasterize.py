@@ -1,4 +1,4 @@
-"""Differentiable drawing of Gaussians, colours, features, alpha and depth in one pass, as gsplat 1.5.3 draws them."""
+"""Differentiable drawing of Gaussians, colors, features, alpha and depth in one pass, as gsplat 1.5.3 draws them."""
 
 from __future__ import annotations
 

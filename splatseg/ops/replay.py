@@ -122,11 +122,11 @@ class PooledSteps:
     """Steps over a :class:`PoolStack`: draw a batch, blend, loss, transpose with Adam over touched rows.
 
     The transpose reads the pools by Gaussian (:class:`~splatseg.ops.columns.PoolColumns`), which takes about as much
-    memory as the stack's contributions once more. Gaussians that the optimiser holds are in no column: nothing is
+    memory as the stack's contributions once more. Gaussians that the optimizer holds are in no column: nothing is
     computed for them.
 
     Args:
-        stack: pools on the device of the optimiser's features.
+        stack: pools on the device of the optimizer's features.
         optimizer: moves its features; its ``steps`` says how many steps were made, and what it holds now is held.
         loss: constants of the loss.
         schedule: all steps of the fit.

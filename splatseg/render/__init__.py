@@ -23,7 +23,7 @@ def render(
     config: RenderConfig = DEFAULTS,
     probe: Means2dProbe | None = None,
 ) -> Rendered:
-    """Draw colours and ``features`` (n, d) in one pass.
+    """Draw colors and ``features`` (n, d) in one pass.
 
     Differentiable in every tensor of ``gaussians`` (stored form) and in ``features``. After backward, ``probe`` holds
     the gradients w.r.t. the projected means that densification reads.

@@ -1,6 +1,6 @@
 """The backend for Gaussians in the memory of a GPU: gsplat's kernels, one rasterization for everything a view shows.
 
-Colours (from SH), features and depth are channels of one image. gsplat compiles its kernels for certain channel counts
+Colors (from SH), features and depth are channels of one image. gsplat compiles its kernels for certain channel counts
 only; the gap is filled with zero channels, in front of the depth, which must come last.
 """
 
@@ -101,7 +101,7 @@ def channel_layout(channels: int, whole: bool) -> tuple[int, int]:
 
 
 def shade(gaussians: Gaussians, camera: Camera, degree: int) -> Tensor:
-    """(n, 3) colours max(SH(direction from the camera centre) + 0.5, 0), as gsplat's rasterization makes them."""
+    """(n, 3) colors max(SH(direction from the camera center) + 0.5, 0), as gsplat's rasterization makes them."""
     position = camera.position.to(gaussians.means)
     return (gsplat.spherical_harmonics(degree, gaussians.means - position, gaussians.sh) + 0.5).clamp_min(0)
 

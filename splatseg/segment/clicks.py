@@ -1,7 +1,7 @@
 """What a person points at, and the query features found there.
 
 A click on a pixel asks for the *blended* feature of that pixel (what a render of the field shows there),
-normalised: one traced pixel, no image is drawn.
+normalized: one traced pixel, no image is drawn.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def click_features(splat: FeatureSplat, click: Click | PointClick | Box) -> Tens
 
 
 def trace_features(splat: FeatureSplat, camera: Camera, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Blended features (m, d), not normalised, and alpha (m,) of integer ``pixels`` (m, 2) [column, row]."""
+    """Blended features (m, d), not normalized, and alpha (m,) of integer ``pixels`` (m, 2) [column, row]."""
     contributions, known = trace_few(splat.gaussians, camera, pixels), splat.field.features
     features = known.new_empty((len(pixels), known.shape[1]))
     features[contributions.order] = blend(contributions, known)
@@ -119,7 +119,7 @@ def trace_features(splat: FeatureSplat, camera: Camera, pixels: Tensor) -> tuple
 
 def select_box(gaussians: Gaussians, box: Box, report: Callable[[float], None] | None = None) -> Selection:
     """The Gaussians seen through a rectangle: their weight counts in one of its pixels (``render.trace``'s
-    ``min_weight``) and their centre lies in one, too. All its pixels are traced.
+    ``min_weight``) and their center lies in one, too. All its pixels are traced.
 
     Args:
         report: called with the share of pixels traced; it may raise to stop.
@@ -129,9 +129,9 @@ def select_box(gaussians: Gaussians, box: Box, report: Callable[[float], None] |
     """
     (left, right), (top, bottom) = box_spans(box)
     ids = seen_in(gaussians, box.camera, (left, top, right, bottom), report)
-    centres, depths = box.camera.to(gaussians.device).project(gaussians.means[ids])
-    low, high = centres.new_tensor([left, top]), centres.new_tensor([right, bottom])
-    inside = ((centres >= low) & (centres <= high)).all(1) & (depths > 0)
+    centers, depths = box.camera.to(gaussians.device).project(gaussians.means[ids])
+    low, high = centers.new_tensor([left, top]), centers.new_tensor([right, bottom])
+    inside = ((centers >= low) & (centers <= high)).all(1) & (depths > 0)
     return Selection.of(ids[inside], len(gaussians))
 
 

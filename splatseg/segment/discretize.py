@@ -1,7 +1,7 @@
 """Whole-scene discretization: every Gaussian gets a label at several nested levels.
 
 1. hdbscan (leaf clusters) on unit features of a spatially fair sample: what is one thing, and what is noise.
-2. Every Gaussian takes the cluster of the nearest mean, as its 3D neighbours do: the cosine plus a bonus for agreeing
+2. Every Gaussian takes the cluster of the nearest mean, as its 3D neighbors do: the cosine plus a bonus for agreeing
    with them.
 3. A cluster that lies in several places is split into connected pieces, crumbs go to what surrounds them: the leaves.
 4. The leaves are joined by average linkage over feature distance plus a penalty for gaps in space, so that alike things
@@ -39,7 +39,7 @@ from splatseg.segment.neighbors import (
     absorb_small,
     box_gaps,
     fair_sample,
-    nearest_neighbours,
+    nearest_neighbors,
     scene_size,
     split_components,
 )
@@ -50,16 +50,16 @@ CHUNK = 1 << 16  # Gaussians compared with all means at a time
 
 @dataclass(frozen=True)
 class ClusterConfig:
-    """How a scene is discretised.
+    """How a scene is discretized.
 
     Attributes:
         samples: Gaussians that hdbscan sees.
         channels: principal components of their features that it sees; its time doubles from 16 to 24.
         min_cluster: smallest cluster among them.
-        min_samples: neighbours that make a sample dense; larger calls more of them noise.
-        min_opacity: more transparent Gaussians are not sampled (they are labelled like all others).
-        neighbours: size of the 3D neighbourhood.
-        agreement: cosine that full agreement with the neighbourhood is worth.
+        min_samples: neighbors that make a sample dense; larger calls more of them noise.
+        min_opacity: more transparent Gaussians are not sampled (they are labeled like all others).
+        neighbours: size of the 3D neighborhood.
+        agreement: cosine that full agreement with the neighborhood is worth.
         min_gaussians: smallest connected piece.
         gap_penalty: feature distance that a gap in space of a tenth of the scene (or more) is worth.
         levels: most levels.
@@ -93,7 +93,7 @@ def discretize(splat: FeatureSplat, config: ClusterConfig | None = None, report:
         report: called with the name of the step and the share done in [0, 1]; it may raise to stop the work.
 
     Returns:
-        A tree of 1..``config.levels`` levels; no Gaussian is left unlabelled.
+        A tree of 1..``config.levels`` levels; no Gaussian is left unlabeled.
 
     Raises:
         SplatsegError: there are no Gaussians.
@@ -109,23 +109,23 @@ def discretize(splat: FeatureSplat, config: ClusterConfig | None = None, report:
     candidates = solid if len(solid) > config.min_cluster else np.arange(len(means))
     sample = fair_sample(means, candidates, config.samples, np.random.default_rng(config.seed))
     report("clustering", 0.05)
-    centres = cluster_centres(unit[sample], config, gaussians.device)
+    centers = cluster_centers(unit[sample], config, gaussians.device)
     report("neighbours", 0.4)
-    neighbours, distances = nearest_neighbours(means, config.neighbours)
+    neighbors, distances = nearest_neighbors(means, config.neighbours)
     report("assigning", 0.7)
-    labels = assign(unit, centres, neighbours, config.agreement)
+    labels = assign(unit, centers, neighbors, config.agreement)
     report("splitting", 0.85)
     size = scene_size(means)
-    pieces = split_components(labels, neighbours, distances, LONG_EDGE * size)
+    pieces = split_components(labels, neighbors, distances, LONG_EDGE * size)
     smallest = min(config.min_gaussians, len(means))
     report("levels", 0.95)
     if field.segments is None or not len(field.segments):
-        leaves = absorb_small(pieces, labels, neighbours, smallest)
+        leaves = absorb_small(pieces, labels, neighbors, smallest)
         leaves = np.unique(leaves, return_inverse=True)[1].ravel().astype(np.int64)
         cuts, default = cut_levels(leaf_distances(means, unit, leaves, size, config.gap_penalty), config.levels)
         tree = tree_from_leaves(leaves, cuts, default)
     else:
-        found = family_leaves(field.segments, nest(field.segments), pieces, neighbours, smallest)
+        found = family_leaves(field.segments, nest(field.segments), pieces, neighbors, smallest)
         tree = _family_tree(found, lambda items: leaf_distances(means, unit, items, size, config.gap_penalty), config)
     report("done", 1.0)
     return tree
@@ -149,7 +149,7 @@ def _family_tree(
     return tree_from_leaves(leaves.leaf, levels, len(cuts) - 1)
 
 
-def cluster_centres(
+def cluster_centers(
     unit: NDArray[np.float32], config: ClusterConfig, device: torch.device = CPU
 ) -> NDArray[np.float32]:
     """(k, d) unit mean features of hdbscan's leaf clusters, k >= 1 (one mean of all where it finds no cluster)."""
@@ -197,25 +197,25 @@ def principal(x: NDArray[np.float64], channels: int) -> NDArray[np.float64]:
     """(n, channels) coordinates of ``x`` (n, d) along its axes of most variance; ``x`` itself where d is no more."""
     if x.shape[1] <= channels:
         return x
-    centred = x - x.mean(axis=0)
-    axes = np.linalg.eigh(centred.T @ centred).eigenvectors  # by rising variance
-    return np.asarray(centred @ axes[:, -channels:])
+    centered = x - x.mean(axis=0)
+    axes = np.linalg.eigh(centered.T @ centered).eigenvectors  # by rising variance
+    return np.asarray(centered @ axes[:, -channels:])
 
 
 def assign(
-    unit: NDArray[np.float32], centres: NDArray[np.float32], neighbours: NDArray[np.int64], agreement: float
+    unit: NDArray[np.float32], centers: NDArray[np.float32], neighbors: NDArray[np.int64], agreement: float
 ) -> NDArray[np.int64]:
-    """The centre (n,) of each Gaussian: the nearest by cosine, then two rounds of the nearest in cosine plus agreement.
+    """The center (n,) of each Gaussian: the nearest by cosine, then two rounds of the nearest in cosine plus agreement.
 
-    A round offers each Gaussian its own label and those of its neighbours, at cosine + ``agreement`` x the share of
-    neighbours that hold it.
+    A round offers each Gaussian its own label and those of its neighbors, at cosine + ``agreement`` x the share of
+    neighbors that hold it.
     """
-    features, means = torch.from_numpy(unit), torch.from_numpy(centres)
-    similarity = torch.empty(len(unit), len(centres), dtype=torch.float16 if len(centres) > 64 else torch.float32)
+    features, means = torch.from_numpy(unit), torch.from_numpy(centers)
+    similarity = torch.empty(len(unit), len(centers), dtype=torch.float16 if len(centers) > 64 else torch.float32)
     for start in range(0, len(unit), CHUNK):
         similarity[start : start + CHUNK] = features[start : start + CHUNK] @ means.T
     labels = torch.cat([part.float().argmax(1) for part in similarity.split(CHUNK)])
-    around = torch.from_numpy(neighbours)
+    around = torch.from_numpy(neighbors)
     if around.shape[1] == 0:
         return labels.numpy()
     for _ in range(2):
@@ -238,9 +238,9 @@ def leaf_distances(
     scene)."""
     count = int(leaves.max()) + 1
     sums = np.stack([np.bincount(leaves, weights=unit[:, k], minlength=count) for k in range(unit.shape[1])], axis=1)
-    centres = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
+    centers = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
     apart = np.minimum(box_gaps(means, leaves) / max(0.1 * size, 1e-12), 1)
-    distances = np.clip(1 - centres @ centres.T, 0, 2) + penalty * apart
+    distances = np.clip(1 - centers @ centers.T, 0, 2) + penalty * apart
     distances = (distances + distances.T) / 2
     np.fill_diagonal(distances, 0)
     return distances

@@ -3,7 +3,7 @@
 Any threshold on the score may be the right one; let the angle theta = arccos(score) be equally plausible anywhere
 between ``nearest`` and ``farthest`` (angles, not cosines: parts of one object differ by small angles, whose cosines
 are all close to 1). Selections of one query at growing angles contain one another, so that with V(theta) for the
-size of a selection two of them overlap by IoU = V(theta) / V(theta'). The k proposals are the angles that maximise
+size of a selection two of them overlap by IoU = V(theta) / V(theta'). The k proposals are the angles that maximize
 the expected IoU of the right selection with the nearest proposal. Where the field holds a hierarchy, V rests while
 a thing is whole and climbs while the next is swallowed: a rest counts by its width and is covered by one proposal
 in full, a climb is cheap to pass over. Solved exactly by dynamic programming (k-medoids in one dimension).

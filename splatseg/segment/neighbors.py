@@ -1,4 +1,4 @@
-"""Steps of the discretization that look at space: a fair sample, the neighbour graph, connected pieces, gaps."""
+"""Steps of the discretization that look at space: a fair sample, the neighbor graph, connected pieces, gaps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-LONG_EDGE = 0.05  # of the scene's size: Gaussians further apart are never neighbours
+LONG_EDGE = 0.05  # of the scene's size: Gaussians further apart are never neighbors
 VOXELS_PER_SAMPLE = 0.25  # several samples share a voxel, so that a fine part in it has more than one
 
 
@@ -48,7 +48,7 @@ def _voxels(unit: NDArray[np.float64], resolution: float) -> NDArray[np.int64]:
     return (cells[:, 0] << 42) | (cells[:, 1] << 21) | cells[:, 2]
 
 
-def nearest_neighbours(means: NDArray[np.float32], count: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def nearest_neighbors(means: NDArray[np.float32], count: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Ids (n, count) and distances of the nearest other Gaussians; fewer columns for fewer Gaussians."""
     count = min(count, len(means) - 1)
     if count < 1:
@@ -61,12 +61,12 @@ def nearest_neighbours(means: NDArray[np.float32], count: int) -> tuple[NDArray[
 
 
 def split_components(
-    labels: NDArray[np.int64], neighbours: NDArray[np.int64], distances: NDArray[np.float64], longest: float
+    labels: NDArray[np.int64], neighbors: NDArray[np.int64], distances: NDArray[np.float64], longest: float
 ) -> NDArray[np.int64]:
-    """Connected pieces (n,) 0..c-1 of the neighbour graph without edges between labels or longer than ``longest``."""
-    n, k = neighbours.shape
+    """Connected pieces (n,) 0..c-1 of the neighbor graph without edges between labels or longer than ``longest``."""
+    n, k = neighbors.shape
     source = np.repeat(np.arange(n, dtype=np.int64), k)
-    target = neighbours.ravel()
+    target = neighbors.ravel()
     keep = (labels[source] == labels[target]) & (distances.ravel() <= longest)
     graph = coo_matrix((np.ones(int(keep.sum()), np.int8), (source[keep], target[keep])), shape=(n, n))
     return connected_components(graph.tocsr(), directed=False)[1].astype(np.int64)
@@ -75,13 +75,13 @@ def split_components(
 def absorb_small(
     pieces: NDArray[np.int64],
     labels: NDArray[np.int64],
-    neighbours: NDArray[np.int64],
+    neighbors: NDArray[np.int64],
     smallest: int,
     kept: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.int64]:
     """Hand the Gaussians of pieces with fewer than ``smallest`` members to the large pieces around them.
 
-    Each goes to the large piece that most of its neighbours belong to, in rounds from the rim inward; what no large
+    Each goes to the large piece that most of its neighbors belong to, in rounds from the rim inward; what no large
     piece touches goes to the largest piece of its own label, or of all where its label has none. ``kept`` (c,) pieces
     stay, however small. Returns the number of the piece (n,) that each Gaussian ends in.
     """
@@ -92,7 +92,7 @@ def absorb_small(
     result = np.where(large[pieces], pieces, -1)
     for _ in range(32):
         orphans = np.flatnonzero(result < 0)
-        offered = result[neighbours[orphans]]
+        offered = result[neighbors[orphans]]
         if not len(orphans) or not (offered >= 0).any():
             break
         votes = ((offered[:, :, None] == offered[:, None, :]) & (offered >= 0)[:, :, None]).sum(2)

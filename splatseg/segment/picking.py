@@ -69,7 +69,7 @@ def reachable(gaussians: Gaussians, camera: Camera, pixels: Tensor) -> Tensor:
     matrix product.
     """
     low, high = pixels.min(0).values.float(), pixels.max(0).values.float() + 1
-    centre, half = ((low + high) / 2).tolist(), ((high - low) / 2).tolist()
+    center, half = ((low + high) / 2).tolist(), ((high - low) / 2).tolist()
     k, pose = camera.K.double(), camera.cam_from_world.double()
     fx, fy, cx, cy = (float(v) for v in (k[0, 0], k[1, 1], k[0, 2], k[1, 2]))
     steepest = (
@@ -78,8 +78,8 @@ def reachable(gaussians: Gaussians, camera: Camera, pixels: Tensor) -> Tensor:
     )
     stretch = REACH * max(fx, fy) * (1 + steepest[0] ** 2 + steepest[1] ** 2) ** 0.5
     margin = REACH * EPS2D**0.5 + SLACK
-    # Rows: z (u - u_centre), z (v - v_centre) and z, as linear functions of the mean.
-    rows = torch.stack([fx * pose[0] + (cx - centre[0]) * pose[2], fy * pose[1] + (cy - centre[1]) * pose[2], pose[2]])
+    # Rows: z (u - u_center), z (v - v_center) and z, as linear functions of the mean.
+    rows = torch.stack([fx * pose[0] + (cx - center[0]) * pose[2], fy * pose[1] + (cy - center[1]) * pose[2], pose[2]])
     rows = rows.to(gaussians.means)
     offsets = torch.addmm(rows[:, 3:], rows[:, :3], gaussians.means.detach().T)
     x, y, z = gaussians.log_scales.detach().unbind(1)

@@ -14,7 +14,7 @@ are close) are told apart as sharply as two objects. The score rises with ``insi
 
 Shift and width are measured: on 336 cases of an object of at least three parts of which one is subtracted (fits of
 dev_kitchen and dev_robots, exact masks, threshold kept), the IoU with the object less the part rises from 0.63 and 0.72
-(nothing subtracted) to 0.79 and 0.79; 90 % of the unwanted part goes, 90 % of the other parts stay. A gate centred
+(nothing subtracted) to 0.79 and 0.79; 90 % of the unwanted part goes, 90 % of the other parts stay. A gate centered
 between the clicks (shift 0, width 0.1) lowered the IoU to 0.58 and 0.49: with the part went 70 % of the others.
 """
 

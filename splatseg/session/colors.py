@@ -1,6 +1,6 @@
-"""What a session looks like: the colour of every drawn Gaussian, and which are drawn when there are too many.
+"""What a session looks like: the color of every drawn Gaussian, and which are drawn when there are too many.
 
-Colours are packed as viser wants them: one uint32 a Gaussian, red in the lowest byte, opacity in the highest.
+Colors are packed as viser wants them: one uint32 a Gaussian, red in the lowest byte, opacity in the highest.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from splatseg.session.workspace import Workspace
 DisplayMode = Literal["photo", "features", "labels", "depth", "scores", "confidence"]
 DISPLAY_MODES: tuple[DisplayMode, ...] = ("photo", "features", "labels", "depth", "scores", "confidence")
 HIGHLIGHT = np.array([255, 120, 0], np.float32)
-UNLABELLED = 150
+UNLABELED = 150
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 MAX_BOOST = 2.0
 # Turbo (Mikhailov, 2019) at nine even steps, linear in between.
@@ -51,9 +51,9 @@ class Look:
     """How a session is shown.
 
     Attributes:
-        mode: photo colours, feature PCA, labels and objects, depth, the scores of the last click, or how many of the
+        mode: photo colors, feature PCA, labels and objects, depth, the scores of the last click, or how many of the
             views that see a Gaussian agree on what it lies in.
-        dim: what is not selected is greyed while something is.
+        dim: what is not selected is grayed while something is.
         highlight: what is selected is tinted.
     """
 
@@ -67,7 +67,7 @@ class Look:
 
 
 def showable(session: Session, look: Look) -> Look:
-    """``look``, or photo colours in place of a heat map where nothing is clicked: what a window shows and exports."""
+    """``look``, or photo colors in place of a heat map where nothing is clicked: what a window shows and exports."""
     return replace(look, mode="photo") if look.mode == "scores" and session.active is None else look
 
 
@@ -97,7 +97,7 @@ def detail_boost(workspace: Workspace, limit: int) -> float:
 
 
 class Painter:
-    """Colours of the Gaussians ``ids`` for one session; keeps what does not change between two calls."""
+    """Colors of the Gaussians ``ids`` for one session; keeps what does not change between two calls."""
 
     def __init__(self, session: Session, ids: Tensor) -> None:
         self.session = session
@@ -109,7 +109,7 @@ class Painter:
         ] = {}
 
     def paint(self, look: Look, camera: Camera | None = None) -> NDArray[np.uint32]:
-        """(m,) packed colours; hidden Gaussians have opacity 0.
+        """(m,) packed colors; hidden Gaussians have opacity 0.
 
         Raises:
             SplatsegError: scores without a click, or depth without a camera.
@@ -146,7 +146,7 @@ class Painter:
         return c[:, 0] | c[:, 1] << np.uint32(8) | c[:, 2] << np.uint32(16) | self._opacity
 
     def _key(self, mode: DisplayMode, camera: Camera | None) -> object:
-        """Equal keys mean equal colours; None: not worth keeping."""
+        """Equal keys mean equal colors; None: not worth keeping."""
         if mode == "labels":
             return self.session.workspace.shared.version
         if mode == "scores":
@@ -182,7 +182,7 @@ class Painter:
     def _label_colors(self) -> NDArray[np.float32]:
         content = self.session.workspace.shared.content
         if content.tree is None:
-            colors = np.full((len(self.session.workspace), 3), UNLABELLED, np.uint8)
+            colors = np.full((len(self.session.workspace), 3), UNLABELED, np.uint8)
         else:
             colors = content.tree.colors(content.level).copy()
         for entry in content.objects.values():
@@ -191,7 +191,7 @@ class Painter:
 
 
 def colormap(values: NDArray[np.floating]) -> NDArray[np.float32]:
-    """(m, 3) turbo colours in 0..255 of ``values`` (m,), clipped to [0, 1]."""
+    """(m, 3) turbo colors in 0..255 of ``values`` (m,), clipped to [0, 1]."""
     position = np.clip(values, 0, 1).astype(np.float32) * (len(TURBO) - 1)
     low = np.minimum(position.astype(np.int64), len(TURBO) - 2)
     share = (position - low)[:, None]
@@ -199,7 +199,7 @@ def colormap(values: NDArray[np.floating]) -> NDArray[np.float32]:
 
 
 def painted(session: Session, look: Look, camera: Camera | None = None) -> Gaussians:
-    """The whole splat in the colours of ``look``, to be rendered; hidden Gaussians are transparent."""
+    """The whole splat in the colors of ``look``, to be rendered; hidden Gaussians are transparent."""
     space = session.workspace
     shown = space.visible_gaussians(session.isolated)
     if look.mode == "photo" and not len(session.selection):

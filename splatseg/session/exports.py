@@ -58,13 +58,13 @@ def export_without(
 
 
 def export_labels(session: Session, name: str = "labels", source: str = "labels", job: Reporter = SILENT) -> list[Path]:
-    """Labels of the whole scene: a labelled PLY and its tree as JSON, and a plain PLY with an ``.npz`` beside it.
+    """Labels of the whole scene: a labeled PLY and its tree as JSON, and a plain PLY with an ``.npz`` beside it.
 
     Args:
         source: ``labels``, the label tree; ``objects``, the kept objects as one level (where two overlap, the newer).
 
     Returns:
-        The files, the labelled PLY first.
+        The files, the labeled PLY first.
 
     Raises:
         SplatsegError: no labels, no objects, or a file cannot be written.
@@ -143,7 +143,7 @@ def draw(session: Session, camera: Camera, look: Look, job: Reporter = SILENT) -
         SplatsegError: the look needs a click and there is none.
         Cancelled: ``job`` was cancelled.
     """
-    job.report("colours", 0.0)
+    job.report("colors", 0.0)
     gaussians = painted(session, look, camera)
     job.report("drawing", 0.3)
     with torch.no_grad():

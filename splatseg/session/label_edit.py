@@ -24,7 +24,7 @@ ROUNDS = 30  # of 2-means, at most; it settles in a few
 
 
 def object_color(key: int) -> tuple[int, int, int]:
-    """The colour an object gets if none is chosen: successive ids far apart in hue."""
+    """The color an object gets if none is chosen: successive ids far apart in hue."""
     return hue_color(key)
 
 
@@ -46,7 +46,7 @@ def label_at(gaussians: Gaussians, column: NDArray[np.int32], camera: Camera, u:
         column: (n,) label of each Gaussian.
 
     Raises:
-        SplatsegError: outside the image, empty space, or nothing labelled there.
+        SplatsegError: outside the image, empty space, or nothing labeled there.
     """
     pixel = camera.check_pixel(u, v)
     pixels = torch.tensor([pixel], dtype=torch.int32, device=gaussians.device)
@@ -59,7 +59,7 @@ def label_at(gaussians: Gaussians, column: NDArray[np.int32], camera: Camera, u:
     totals = torch.bincount(found, weights=seen.weights.cpu())
     totals[:1] = 0
     if not float(totals.max()) > 0:
-        raise SplatsegError("click: expected a labelled thing, found unlabelled Gaussians")
+        raise SplatsegError("click: expected a labeled thing, found unlabeled Gaussians")
     return int(totals.argmax())
 
 
@@ -113,14 +113,14 @@ def two_parts(unit: Tensor, report: Report | None = None) -> NDArray[np.int64]:
     Raises:
         SplatsegError: there are not two different features.
     """
-    centred = unit - unit.mean(0)
-    spread = centred.norm(dim=1)
+    centered = unit - unit.mean(0)
+    spread = centered.norm(dim=1)
     if len(unit) < 2 or float(spread.max()) < 1e-4:
         raise SplatsegError("split: expected Gaussians that differ in feature, found all alike")
     direction = torch.linalg.svd(
-        centred[torch.linspace(0, len(unit) - 1, min(len(unit), 20_000)).long()], full_matrices=False
+        centered[torch.linspace(0, len(unit) - 1, min(len(unit), 20_000)).long()], full_matrices=False
     )[2][0]
-    part = (centred @ direction) > 0
+    part = (centered @ direction) > 0
     for number in range(ROUNDS):
         if report is not None:
             report("finding two parts", number / ROUNDS)

@@ -20,7 +20,7 @@ class ObjectSteps(SessionSteps):
         """Keep the selection as a named object.
 
         Raises:
-            SplatsegError: nothing is selected, no name, or a bad colour.
+            SplatsegError: nothing is selected, no name, or a bad color.
         """
         cleaned = clean_name(name)
         return self._keep(f"keep {cleaned}", lambda content: cleaned, color, visible)
@@ -64,7 +64,7 @@ class ObjectSteps(SessionSteps):
 
     @locked
     def recolor(self, key: int | str, color: Color) -> SceneObject:
-        return self._replace_object(key, "recolour", color=check_color(color))
+        return self._replace_object(key, "recolor", color=check_color(color))
 
     @locked
     def show(self, key: int | str, visible: bool = True) -> SceneObject:

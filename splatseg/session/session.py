@@ -29,7 +29,7 @@ class Session(ObjectSteps, LabelSteps):
     """Selections on one run, with undo and redo of every step.
 
     Sessions that are given the same :class:`Workspace` share objects and labels and nothing else. Image positions
-    (u, v) are in pixels of the view's camera, with pixel centres at + 0.5. Every method that finds nothing to act on
+    (u, v) are in pixels of the view's camera, with pixel centers at + 0.5. Every method that finds nothing to act on
     raises :class:`SplatsegError` with a line for people, and changes nothing.
 
     Args:

@@ -183,7 +183,7 @@ def _write_ground_truth(folder: Path, world: World, cameras: list[Camera], queri
             "width": first.width,
             "height": first.height,
             "params": [first.fx, first.fy, float(first.K[0, 2]), float(first.K[1, 2])],
-            "convention": "OpenCV, x_cam = R x_world + t; the centre of the pixel in column i is i + 0.5",
+            "convention": "OpenCV, x_cam = R x_world + t; the center of the pixel in column i is i + 0.5",
             "images": poses,
         },
     )

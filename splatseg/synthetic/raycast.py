@@ -1,4 +1,4 @@
-"""Ray casting of a :class:`World`: exact leaf labels and depths at pixel centres, antialiased textured colours."""
+"""Ray casting of a :class:`World`: exact leaf labels and depths at pixel centers, antialiased textured colors."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _noise(points: Vector) -> NDArray[np.float32]:
 
 
 def texture(material: Material, points: Vector) -> Vector:
-    """(n, 3) colours in [0, 1] of a ``material`` at (n, 3) points of its own frame, world units."""
+    """(n, 3) colors in [0, 1] of a ``material`` at (n, 3) points of its own frame, world units."""
     scaled = points * material.frequency + material.offset
     noise = _noise(scaled)
     if material.pattern == "speckle":
@@ -113,7 +113,7 @@ class _Hits:
 
 
 def _cast(world: World, camera: Camera, shift: tuple[float, float]) -> tuple[_Hits, Vector, Vector]:
-    """Hits of the rays through (column + shift[0], row + shift[1]), the camera centre, and the rays (h, w, 3)."""
+    """Hits of the rays through (column + shift[0], row + shift[1]), the camera center, and the rays (h, w, 3)."""
     K = camera.K.double().numpy()
     cam_from_world = camera.cam_from_world.double().numpy()
     rotation = cam_from_world[:3, :3]
@@ -141,7 +141,7 @@ def _cast(world: World, camera: Camera, shift: tuple[float, float]) -> tuple[_Hi
 
 
 def _shade(world: World, hits: _Hits, origin: Vector, rays: Vector) -> Vector:
-    """(h, w, 3) linear colours in [0, 1]."""
+    """(h, w, 3) linear colors in [0, 1]."""
     points = (origin + rays * hits.depth[..., None]).reshape(-1, 3)
     color = np.zeros_like(points)
     count = len(world.solids)
@@ -168,7 +168,7 @@ def _shade(world: World, hits: _Hits, origin: Vector, rays: Vector) -> Vector:
 
 
 def cast_view(world: World, camera: Camera) -> Frame:
-    """What ``camera``, inside the room, sees: four samples a pixel for colour, its centre for label and depth."""
+    """What ``camera``, inside the room, sees: four samples a pixel for color, its center for label and depth."""
     hits, _, _ = _cast(world, camera, (0.5, 0.5))
     leaves = np.array([solid.leaf for solid in world.solids] + list(world.room_leaves), np.uint16)
     color = np.zeros((camera.height, camera.width, 3))

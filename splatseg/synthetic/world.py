@@ -24,7 +24,7 @@ MAX_OBJECTS = 12
 
 @dataclass(frozen=True)
 class Material:
-    """Two colours in [0, 1] mixed by a pattern of ``frequency`` cycles a world unit, shifted by ``offset``."""
+    """Two colors in [0, 1] mixed by a pattern of ``frequency`` cycles a world unit, shifted by ``offset``."""
 
     color: Vector
     accent: Vector
@@ -185,7 +185,7 @@ _OBJECTS: dict[str, Callable[[], list[_Part]]] = {
 
 
 def _material(rng: np.random.Generator, hue: float, frequency: float, saturation: float = 0.7) -> Material:
-    """A random material about ``hue`` (0..1 around the colour circle)."""
+    """A random material about ``hue`` (0..1 around the color circle)."""
     value, saturation = rng.uniform(0.55, 0.95), saturation * rng.uniform(0.7, 1.2)
     phases = np.array([0.0, 2 / 3, 1 / 3])
     color = value * (1 - saturation * (0.5 - 0.5 * np.cos(2 * np.pi * (hue + phases))))
@@ -203,7 +203,7 @@ def _turn(part: _Part, yaw: float) -> Vector:
 
 
 def _placements(count: int, rng: np.random.Generator) -> list[tuple[int, Vector, float, float]]:
-    """(group, centre on the floor, yaw, size) of each object: groups on a circle, their objects around a point."""
+    """(group, center on the floor, yaw, size) of each object: groups on a circle, their objects around a point."""
     groups = -(-count // GROUP_SIZE)
     placements = []
     for index in range(count):
@@ -246,7 +246,7 @@ def build_world(objects: int, seed: int) -> World:
         materials: dict[str, Material] = {}
         for part in _OBJECTS[kind]():
             if part.name not in materials:
-                # A third of the colour circle between parts: their borders are visible, as a segmenter needs.
+                # A third of the color circle between parts: their borders are visible, as a segmenter needs.
                 part_hue = hue + len(materials) / 3
                 materials[part.name] = _material(rng, part_hue, rng.uniform(14, 22))
             name = f"group_{group}/{kind}{suffix}/{part.name}"

@@ -72,7 +72,7 @@ def browser_camera(
 def view_pose(camera: Camera, distance: float) -> Pose:
     """The pose that shows what ``camera`` shows, turning around the point ``distance`` ahead.
 
-    The browser has no principal point: a camera whose centre is off shows a slightly shifted picture there.
+    The browser has no principal point: a camera whose center is off shows a slightly shifted picture there.
     """
     world_from_cam = camera.cam_from_world[:3, :3].T.double().numpy()
     position = camera.position.double().numpy()
@@ -85,9 +85,9 @@ def overview_pose(gaussians: Gaussians) -> Pose:
     means = gaussians.means.double().cpu()
     picked = means[torch.linspace(0, len(means) - 1, min(len(means), 50_000)).long()]
     low, high = picked.quantile(0.05, dim=0), picked.quantile(0.95, dim=0)
-    centre, radius = ((low + high) / 2).numpy(), float((high - low).norm()) / 2
+    center, radius = ((low + high) / 2).numpy(), float((high - low).norm()) / 2
     direction = np.array([0.4, -0.5, -0.8])
-    return Pose(centre + direction * (radius or 1.0) * 2.2, centre, np.array([0.0, -1.0, 0.0]), 0.9)
+    return Pose(center + direction * (radius or 1.0) * 2.2, center, np.array([0.0, -1.0, 0.0]), 0.9)
 
 
 def scene_up(scene: Scene) -> NDArray[np.float64]:
@@ -110,9 +110,9 @@ def unit_scale(gaussians: Gaussians) -> float:
 
 
 def splat_buffer(gaussians: Gaussians, scale: float, boost: float = 1.0) -> NDArray[np.uint32]:
-    """(n, 8) uint32 as viser's renderer reads it, colours (column 7) zero.
+    """(n, 8) uint32 as viser's renderer reads it, colors (column 7) zero.
 
-    Columns: 0..2 the centre times ``scale`` (float32), 3 reserved, 4..6 the covariance's upper triangle times
+    Columns: 0..2 the center times ``scale`` (float32), 3 reserved, 4..6 the covariance's upper triangle times
     (``scale`` x ``boost``)^2 (six float16). Draw it with 1 / ``scale``.
     """
     quats = torch.nn.functional.normalize(gaussians.quats, dim=1).double().cpu().numpy()

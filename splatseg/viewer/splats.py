@@ -1,4 +1,4 @@
-"""The splat in one browser: pieces of it are viser nodes, and only pieces whose colours changed are sent again."""
+"""The splat in one browser: pieces of it are viser nodes, and only pieces whose colors changed are sent again."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class SplatTemplate:
 
 
 class SplatNodes:
-    """The template in one browser, in colours of its own.
+    """The template in one browser, in colors of its own.
 
     Args:
         template: what to draw.
@@ -61,7 +61,7 @@ class SplatNodes:
         self.sent_bytes = 0
 
     def show(self, packed: NDArray[np.uint32]) -> int:
-        """Give the Gaussians the colours ``packed`` (m,), in the template's order; returns the pieces sent."""
+        """Give the Gaussians the colors ``packed`` (m,), in the template's order; returns the pieces sent."""
         if not self._handles:
             self._create(packed)
             return len(self._template.pieces)

@@ -24,7 +24,7 @@ from splatseg.viewer.splats import SplatNodes, SplatTemplate
 
 SLOW_SECONDS = 1.0  # what takes longer gets a progress bar and a cancel button
 STALE_CAMERA_SECONDS = 0.5  # a click may overtake the message with the camera it was made with
-DEPTH_SECONDS = 0.4  # depth colours follow the camera at most so often
+DEPTH_SECONDS = 0.4  # depth colors follow the camera at most so often
 MODIFIED: dict[str | None, Mode] = {"shift": "add", "alt": "subtract", "alt+shift": "intersect"}
 
 log = logging.getLogger(__name__)
@@ -156,7 +156,7 @@ class Window:
     # Showing ---------------------------------------------------------------------------------------------------------
 
     def refresh(self) -> None:
-        """Bring colours, photo and widgets up to the state of the session; only differences are sent."""
+        """Bring colors, photo and widgets up to the state of the session; only differences are sent."""
         self.paint()
         self.panels.sync()
         self.show_photo()

@@ -46,7 +46,7 @@ FRAMES = """(n) => new Promise((done) => {
   const draw = () => { if (n--) requestAnimationFrame(draw); else { window.hold = true; done(); } };
   draw();
 })"""
-DRAWN = 3  # pictures the page draws between a change and its photograph: sorting and colours come one after another
+DRAWN = 3  # pictures the page draws between a change and its photograph: sorting and colors come one after another
 # Places in the first photo of the demo's scene, columns and rows of 320 x 240.
 BELLY, CHEST, MUSHROOM, WALL = (93, 185), (88, 132), (205, 150), (160, 20)
 
@@ -139,7 +139,7 @@ def select(guide: Guide) -> None:
     guide.shoot("heat")
     guide.show("features (PCA)")
     guide.shoot("pca")
-    guide.show("photo colours")
+    guide.show("photo colors")
     guide.tab("Select")
     guide.click(CHEST, "Alt")
     guide.shoot("subtract")
@@ -160,7 +160,7 @@ def keep(guide: Guide) -> None:
     guide.tab("Objects")
     guide.page.get_by_text("snowman · ").first.click()
     guide.shoot("list")
-    guide.show("photo colours")
+    guide.show("photo colors")
     guide.tab("Objects")
     guide.gesture(lambda: guide.page.get_by_text("Visible", exact=True).first.click())
     guide.shoot("without")
@@ -184,7 +184,7 @@ def divide(guide: Guide) -> None:
 def rest(guide: Guide) -> None:
     """Pictures of the photo beside the render, and of a download."""
     guide.press("Click picks whole labels")
-    guide.show("photo colours")
+    guide.show("photo colors")
     guide.click(BELLY)
     guide.tab("Select")
     guide.level(1)

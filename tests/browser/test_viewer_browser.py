@@ -110,7 +110,7 @@ class Window:
         self.page.get_by_role("tab", name=name).click()
 
     def shoot(self, name: str, lit: tuple[int, ...] = (), dark: tuple[int, ...] = ()) -> None:
-        """Keep a screenshot, taken when the leaves ``lit`` are in the highlight's colour and ``dark`` are not."""
+        """Keep a screenshot, taken when the leaves ``lit`` are in the highlight's color and ``dark`` are not."""
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         expected = {leaf: leaf in lit for leaf in (*lit, *dark)}
 
@@ -123,7 +123,7 @@ class Window:
         wait_for(f"{name}.png to show leaves {lit} lit and {dark} not", as_expected)
 
     def _is_lit(self, pixels: np.ndarray, leaf: int) -> bool:
-        """Whether the page is orange where ``leaf`` is, whatever its own colour: far more red than blue."""
+        """Whether the page is orange where ``leaf`` is, whatever its own color: far more red than blue."""
         x, y = map(int, self.place_of(leaf))
         red, _, blue = pixels[y - 1 : y + 2, x - 1 : x + 2].reshape(-1, 3).mean(0)
         return bool(red - blue > 70)
@@ -172,7 +172,7 @@ def open_window(launch: Callable[[], Any], viewer: Any, known: KnownScene) -> It
 def test_click_level_subtract_undo_export(open_window: Any, known: KnownScene) -> None:
     window = open_window()
     belly, chest, other = known.leaf("snowman/belly"), known.leaf("snowman/chest"), known.leaf("mushroom/cap")
-    window.shoot("1-open")  # in the scene's own colours: some are reddish themselves
+    window.shoot("1-open")  # in the scene's own colors: some are reddish themselves
 
     window.click(belly)
     assert np.array_equal(window.selected(), known.inside(belly, 2))

@@ -39,7 +39,7 @@ SPLATSEG_INLINE Vec<T> lengths(const T* const (&rows)[kLanes], int64_t row, cons
   return sqrtv(hsum8(square));
 }
 
-// Asks for the row of kept sample i in `rows`, (any, d) in the order given: neighbours in a patch are far apart there, so
+// Asks for the row of kept sample i in `rows`, (any, d) in the order given: neighbors in a patch are far apart there, so
 // only this hides the way to it. Rows past the last sample are nobody's.
 template <class T, int D, bool WRITE>
 SPLATSEG_INLINE void prefetch_row(const LossProblem<T>& p, const T* rows, int64_t i) {

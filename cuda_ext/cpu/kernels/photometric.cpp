@@ -7,7 +7,7 @@
 namespace splatseg::SPLATSEG_ISA {
 namespace {
 
-// exp(-(k - 5)^2 / (2 * 1.5^2)), normalised to sum 1.
+// exp(-(k - 5)^2 / (2 * 1.5^2)), normalized to sum 1.
 constexpr double kWindow[kTaps] = {
     0.00102838008447911, 0.007598758135239185, 0.03600077212843083,  0.10936068950970002,
     0.2130055377112537,  0.26601172486179436,  0.2130055377112537,   0.10936068950970002,

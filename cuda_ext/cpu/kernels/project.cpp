@@ -1,4 +1,4 @@
-// Projection forward: Gaussians to splats, their tiles, gsplat's radii, and colours by spherical harmonics.
+// Projection forward: Gaussians to splats, their tiles, gsplat's radii, and colors by spherical harmonics.
 #include "cpu/project.h"
 
 #include "cpu/project_footprint.h"
@@ -19,7 +19,7 @@ SPLATSEG_INLINE int16_t pixel(T x, int low, int high) {
   return int16_t(x < T(low) ? low : x > T(high) ? high : int(x));
 }
 
-// Colour of Gaussian i from the camera's direction; returns whether it is finite.
+// Color of Gaussian i from the camera's direction; returns whether it is finite.
 template <class T>
 SPLATSEG_INLINE bool shade(const PinholeView<T>& view, const GaussianArrays<T>& in, int64_t i, Splat<T>& out) {
   const T x = in.means[3 * i] - view.position[0], y = in.means[3 * i + 1] - view.position[1];

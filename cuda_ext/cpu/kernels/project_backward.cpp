@@ -46,7 +46,7 @@ SPLATSEG_INLINE void scatter(T* p, int stride, int offset, Group g, unsigned dra
   for (int l = 0; l < g.count; l++) p[(g.first + l) * stride + offset] = drawn >> l & 1 ? v[l] : T(0);
 }
 
-// Gradient of the rotation matrix to the unit quaternion, then through the normalisation.
+// Gradient of the rotation matrix to the unit quaternion, then through the normalization.
 template <class T>
 SPLATSEG_INLINE void quat_backward(const Footprint<T>& f, const Vec<T> v[9], Vec<T> grad[4]) {
   typedef Vec<T> V;

@@ -1,5 +1,5 @@
 // Forward blending, tile by tile. Features go through a small queue a block, so that their sums stay in registers for
-// several splats; colour and depth are added at once.
+// several splats; color and depth are added at once.
 #include "cpu/rasterize.h"
 
 #include <stdlib.h>
@@ -58,7 +58,7 @@ SPLATSEG_INLINE void enqueue(FeatureSums<T>& f, int block, const T* row, Vec<T> 
   if (q + 1 == kQueue) flush(f, block);
 }
 
-// Adds one splat to one block of colour sums, [block][r, g, b, depth][pixel]. Returns whether it reaches the block at all.
+// Adds one splat to one block of color sums, [block][r, g, b, depth][pixel]. Returns whether it reaches the block at all.
 template <bool kFeatures, class T>
 SPLATSEG_INLINE bool add_splat(const TileSplat<T>& s, const Splat<T>& record, Tile<T>& tile, size_t block, T* colors,
                                FeatureSums<T>* features, const T* feature_row) {
@@ -81,7 +81,7 @@ SPLATSEG_INLINE bool add_splat(const TileSplat<T>& s, const Splat<T>& record, Ti
   return true;
 }
 
-// From sums to values: colours over the background, transmittance to alpha, mean depth. Returns whether all are finite.
+// From sums to values: colors over the background, transmittance to alpha, mean depth. Returns whether all are finite.
 template <class T>
 SPLATSEG_INLINE bool finish_blocks(const RasterArgs<T>& args, Tile<T>& tile, T* colors) {
   typedef Vec<T> V;
@@ -100,7 +100,7 @@ SPLATSEG_INLINE bool finish_blocks(const RasterArgs<T>& args, Tile<T>& tile, T* 
   return hsum(finite) == T(0);
 }
 
-// One row of `count` neighbouring pixels of a block.
+// One row of `count` neighboring pixels of a block.
 template <class T>
 SPLATSEG_INLINE void write_row(const RasterArgs<T>& args, const T* sums, const T* alpha, int64_t pixel, int count) {
   for (int x = 0; x < count; x++)

@@ -37,7 +37,7 @@ SPLATSEG_INLINE T load_feature_pixel(const RasterBackwardArgs<T>& args, TileGrad
   return total;
 }
 
-// Gradients of colour, alpha and depth of `count` <= 4 neighbouring pixels, from lane `lane` of a block on. Depth is d = D / A,
+// Gradients of color, alpha and depth of `count` <= 4 neighboring pixels, from lane `lane` of a block on. Depth is d = D / A,
 // so D gets v / A and A gets -v d / A.
 template <class T>
 SPLATSEG_INLINE void load_color_row(const RasterBackwardArgs<T>& args, TileGrads<T>& grads, int block, int lane, int64_t pixel,
@@ -63,7 +63,7 @@ SPLATSEG_INLINE void load_color_row(const RasterBackwardArgs<T>& args, TileGrads
       total[x] += grad * depth * alpha[x];
     }
   }
-  T* behind = grads.behind + block * kBlockPixels + lane;  // alpha = 1 - transmittance: a background of colour -1
+  T* behind = grads.behind + block * kBlockPixels + lane;  // alpha = 1 - transmittance: a background of color -1
   for (int x = 0; x < count; x++) behind[x] = total[x] - alpha_grad[x] * (T(1) - alpha[x]);
 }
 

@@ -9,7 +9,7 @@ namespace {
 
 constexpr double kLog2Of255 = 7.994353436858858;
 
-// The lanes' pixels as rasterize's 4x4 blocks see them: corner of the block in the tile, centre of the pixel in the block.
+// The lanes' pixels as rasterize's 4x4 blocks see them: corner of the block in the tile, center of the pixel in the block.
 template <class T>
 struct Lanes {
   Vec<T> block_x, block_y, column, row, lower;  // lower: 2 in the lower half of a block, which is offset from the upper one

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-_EIGHT_NEIGHBOURS = np.ones((3, 3), np.int8)
+_EIGHT_NEIGHBORS = np.ones((3, 3), np.int8)
 
 
 def fill_small_holes(mask: NDArray[np.bool_], min_area: int) -> NDArray[np.bool_] | None:
@@ -45,5 +45,5 @@ def remove_small_regions(mask: NDArray[np.bool_], min_area: int) -> NDArray[np.b
 
 def _regions(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """8-connected region of each pixel (0: outside ``mask``) and the pixels of each region."""
-    labels, count = ndimage.label(mask, structure=_EIGHT_NEIGHBOURS, output=np.int32)
+    labels, count = ndimage.label(mask, structure=_EIGHT_NEIGHBORS, output=np.int32)
     return labels, np.bincount(labels.ravel(), minlength=count + 1)

@@ -41,11 +41,11 @@ def project(
     rotation = cam_from_world[:3, :3]
     cam = means @ rotation.T + cam_from_world[:3, 3]
     z = cam[:, 2]
-    focal, centre = torch.stack([K[0, 0], K[1, 1]]), torch.stack([K[0, 2], K[1, 2]])
+    focal, center = torch.stack([K[0, 0], K[1, 1]]), torch.stack([K[0, 2], K[1, 2]])
     image = torch.tensor([width, height], dtype=means.dtype, device=means.device)
     margin = CLAMP * image / focal
     slopes = cam[:, :2] / z[:, None]
-    clamped = torch.minimum(torch.maximum(slopes, -centre / focal - margin), (image - centre) / focal + margin)
+    clamped = torch.minimum(torch.maximum(slopes, -center / focal - margin), (image - center) / focal + margin)
     zero = torch.zeros_like(z)
     J = torch.stack(
         [
@@ -56,7 +56,7 @@ def project(
     )
     U = J @ rotation @ (quats_to_rotations(quats) * scales[:, None, :])
     cov = U @ U.mT + eps2d * torch.eye(2, dtype=means.dtype, device=means.device)
-    return slopes * focal + centre, cov, z
+    return slopes * focal + center, cov, z
 
 
 def sh_basis(degree: int, dirs: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ def sh_basis(degree: int, dirs: Tensor) -> Tensor:
 
 
 def shade(means: Tensor, sh: Tensor, cam_from_world: Tensor, degree: int) -> Tensor:
-    """(n, 3) colours max(SH(direction from the camera centre) + 0.5, 0)."""
+    """(n, 3) colors max(SH(direction from the camera center) + 0.5, 0)."""
     position = -cam_from_world[:3, :3].T @ cam_from_world[:3, 3]
     basis = sh_basis(degree, F.normalize(means - position, dim=-1))
     return (torch.einsum("nk,nkc->nc", basis, sh[:, : basis.shape[1]]) + 0.5).clamp_min(0)
@@ -98,9 +98,9 @@ class _PerPixel(torch.autograd.Function):
     """Repeats projected means (m, 2) for every pixel, (m, 2, h, w), so that absolute gradients can be summed."""
 
     @staticmethod
-    def forward(ctx: Any, centres: Tensor, absgrad: Tensor | None, drawn: Tensor, size: tuple[int, int]) -> Tensor:
+    def forward(ctx: Any, centers: Tensor, absgrad: Tensor | None, drawn: Tensor, size: tuple[int, int]) -> Tensor:
         ctx.drawn, ctx.rows = drawn, None if absgrad is None else len(absgrad)
-        return centres[:, :, None, None].expand(-1, -1, size[1], size[0]).clone()
+        return centers[:, :, None, None].expand(-1, -1, size[1], size[0]).clone()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
@@ -111,15 +111,15 @@ class _PerPixel(torch.autograd.Function):
         return grad.sum(dim=(2, 3)), absolute, None, None
 
 
-def blend_weights(centres: Tensor, cov: Tensor, opacities: Tensor) -> Tensor:
+def blend_weights(centers: Tensor, cov: Tensor, opacities: Tensor) -> Tensor:
     """(n, h, w) weights of depth-ordered Gaussians: alpha times the transmittance in front (Kerbl et al. 2023, eq. 3).
 
-    ``centres`` (n, 2, h, w) are the projected means, repeated for every pixel.
+    ``centers`` (n, 2, h, w) are the projected means, repeated for every pixel.
     """
-    height, width = centres.shape[2:]
-    x = torch.arange(width, dtype=centres.dtype, device=centres.device) + 0.5
-    y = torch.arange(height, dtype=centres.dtype, device=centres.device) + 0.5
-    dx, dy = x - centres[:, 0], y[:, None] - centres[:, 1]
+    height, width = centers.shape[2:]
+    x = torch.arange(width, dtype=centers.dtype, device=centers.device) + 0.5
+    y = torch.arange(height, dtype=centers.dtype, device=centers.device) + 0.5
+    dx, dy = x - centers[:, 0], y[:, None] - centers[:, 1]
     conic = torch.linalg.inv(cov)[:, :, :, None, None]
     sigma = 0.5 * (conic[:, 0, 0] * dx * dx + conic[:, 1, 1] * dy * dy) + conic[:, 0, 1] * dx * dy
     raw = opacities[:, None, None] * torch.exp(-sigma)
@@ -162,16 +162,16 @@ def rasterize(
     ahead = ((depths >= near) & (depths <= far) & (opacities >= MIN_ALPHA)).nonzero()[:, 0]
     order = ahead[torch.argsort(depths[ahead], stable=True)]
 
-    centres, cov, z = project(means[order], quats[order], scales[order], K, cam_from_world, size, eps2d)
+    centers, cov, z = project(means[order], quats[order], scales[order], K, cam_from_world, size, eps2d)
     if means2d is not None:
-        centres = centres + means2d[order]
+        centers = centers + means2d[order]
     reach = extent(cov, opacities[order]).detach()
     image = torch.tensor(size, dtype=means.dtype, device=means.device)
-    inside = ((centres + reach > 0) & (centres - reach < image)).all(dim=1) & (reach > 0).any(dim=1)
+    inside = ((centers + reach > 0) & (centers - reach < image)).all(dim=1) & (reach > 0).any(dim=1)
     radii[order[inside]] = reach[inside].clamp_max(1e9).int()
 
-    drawn, centres, cov, z = order[inside], centres[inside], cov[inside], z[inside]
-    weights = blend_weights(_PerPixel.apply(centres, absgrad, drawn, size), cov, opacities[drawn])
+    drawn, centers, cov, z = order[inside], centers[inside], cov[inside], z[inside]
+    weights = blend_weights(_PerPixel.apply(centers, absgrad, drawn, size), cov, opacities[drawn])
     alpha = weights.sum(dim=0)
     color = torch.einsum("nhw,nc->hwc", weights, shade(means[drawn], sh[drawn], cam_from_world, sh_degree))
     total_depth = torch.einsum("nhw,n->hw", weights, z)

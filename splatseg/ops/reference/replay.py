@@ -19,7 +19,7 @@ def pool_batch_(
     out_membership: Tensor,
     out_rates: Tensor,
 ) -> None:
-    """Write the pixels of step number ``step`` (), and the optimiser's scalars, to the ``out_`` buffers.
+    """Write the pixels of step number ``step`` (), and the optimizer's scalars, to the ``out_`` buffers.
 
     The view is ``schedule[step, 0]``; its pixels are a window of its shuffled rows, wrapped around, that starts at
     ``schedule[step, 1]``. Where the view has fewer rows than the batch, ``empty_row`` and patch 0 fill it up.

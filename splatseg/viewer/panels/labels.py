@@ -12,7 +12,7 @@ from splatseg.viewer.actions import Actions
 
 
 class LabelsPanel:
-    """Discretise, level of the tree, picking, merging and splitting."""
+    """Discretize, level of the tree, picking, merging and splitting."""
 
     def __init__(self, window: Actions) -> None:
         self._window = window

@@ -20,7 +20,7 @@ class ObjectRow:
         with self.folder:
             self._visible = gui.add_checkbox("Visible", entry.visible)
             self._visible.on_update(partial(self._changed, lambda value: window.session.show(key, value)))
-            self._color = gui.add_rgb("Colour", entry.color)
+            self._color = gui.add_rgb("Color", entry.color)
             self._color.on_update(
                 partial(self._changed, lambda value: window.session.recolor(key, value), f"color {key}")
             )
@@ -52,7 +52,7 @@ class ObjectRow:
 
 
 class ObjectsPanel:
-    """A list of all objects with their colours and counts, and a folder of widgets for each."""
+    """A list of all objects with their colors and counts, and a folder of widgets for each."""
 
     def __init__(self, window: Actions) -> None:
         self._window = window

@@ -9,7 +9,7 @@ from splatseg.session.colors import DisplayMode
 from splatseg.viewer.actions import Actions
 
 LOOKS: dict[str, DisplayMode] = {
-    "photo colours": "photo",
+    "photo colors": "photo",
     "heat map of the last click": "scores",
     "features (PCA)": "features",
     "labels and objects": "labels",
@@ -27,7 +27,7 @@ class ViewPanel:
         gui = window.client.gui
         self._mode = gui.add_dropdown("Show", tuple(LOOKS))
         self._mode.on_update(self._mode_chosen)
-        dim = gui.add_checkbox("Dim the rest", True, hint="Grey what is not selected")
+        dim = gui.add_checkbox("Dim the rest", True, hint="Gray what is not selected")
         dim.on_update(lambda event: window.set_look(replace(window.choices.look, dim=event.target.value)))
         highlight = gui.add_checkbox("Tint the selection", True)
         highlight.on_update(lambda event: window.set_look(replace(window.choices.look, highlight=event.target.value)))

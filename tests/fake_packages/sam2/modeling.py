@@ -48,9 +48,9 @@ class MaskDecoder(nn.Module):
         points = sparse_prompt_embeddings
         src = image_embeddings.repeat_interleave(len(points), dim=0) if repeat_image else image_embeddings
         assert len(src) == len(points) and src.shape == dense_prompt_embeddings.shape
-        centres = (torch.arange(LOW) + 0.5) * (SIZE / LOW)
+        centers = (torch.arange(LOW) + 0.5) * (SIZE / LOW)
         x, y = points[:, 0, 0, None, None], points[:, 0, 1, None, None]
-        distance = ((centres[None, None, :] - x) ** 2 + (centres[None, :, None] - y) ** 2).sqrt()
+        distance = ((centers[None, None, :] - x) ** 2 + (centers[None, :, None] - y) ** 2).sqrt()
         logits = torch.tensor(RADII)[None, :, None, None] - distance[:, None]
         ious = torch.tensor(IOUS) + 0.01 * src.mean(dim=(1, 2, 3))[:, None]
         return logits, ious, torch.zeros(len(points), 3, 8), torch.zeros(len(points), 1)

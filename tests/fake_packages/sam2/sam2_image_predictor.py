@@ -1,4 +1,4 @@
-"""``SAM2ImagePredictor``: the embedding is the normalised photo itself, on three grids."""
+"""``SAM2ImagePredictor``: the embedding is the normalized photo itself, on three grids."""
 
 from __future__ import annotations
 
