@@ -1,6 +1,6 @@
 """Labels through other tools and back: ``python -m benchmarks.round_trips RUN...``.
 
-Each run's labelled splat goes through PlayCanvas' splat-transform (``npm install -g @playcanvas/splat-transform``, or
+Each run's labeled splat goes through PlayCanvas' splat-transform (``npm install -g @playcanvas/splat-transform``, or
 ``SPLATSEG_SPLAT_TRANSFORM``) to another format, there and back to PLY; the run's sidecar then finds the rows again.
 Every Gaussian carries the number of its row through a PLY that the tool re-orders alone, so that each found row is
 known to be right or wrong.

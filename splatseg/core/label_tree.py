@@ -278,19 +278,19 @@ def tree_from_columns(columns: Sequence[NDArray[np.integer[Any]]], default_level
     nest are made to: a label that lies in several of the level above becomes one per label there.
 
     Raises:
-        SplatsegError: nothing is labelled.
+        SplatsegError: nothing is labeled.
     """
     groups = np.zeros((len(columns[0]), 0), np.int64)
     for column in columns:
         groups = np.concatenate([groups, np.maximum(column.astype(np.int64), 0)[:, None]], axis=1)
     paths, leaves = np.unique(groups, axis=0, return_inverse=True)
-    labelled = paths[:, 0] > 0
-    if not labelled.any():
+    labeled = paths[:, 0] > 0
+    if not labeled.any():
         raise SplatsegError("labels: expected numbers above 0, found none")
     paths = np.where(np.minimum.accumulate(paths > 0, axis=1), paths, -1)  # nothing finer in what has no label
     above = [paths[:, : level + 1] for level in range(paths.shape[1])]
     cuts = [np.unique(path, axis=0, return_inverse=True)[1].reshape(-1) for path in above]
-    numbers = np.where(labelled, np.arange(len(paths)), -1)
+    numbers = np.where(labeled, np.arange(len(paths)), -1)
     return tree_from_leaves(numbers[leaves.reshape(-1)], cuts, default_level)
 
 

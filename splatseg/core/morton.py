@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def morton_order(points: Tensor) -> Tensor:
-    """Order (m,) of ``points`` (m, 3) along a Z curve on a 1024^3 grid: neighbours in it are neighbours in space."""
+    """Order (m,) of ``points`` (m, 3) along a Z curve on a 1024^3 grid: neighbors in it are neighbors in space."""
     if len(points) == 0:
         return torch.zeros(0, dtype=torch.int64)
     sample = points[torch.linspace(0, len(points) - 1, min(len(points), 100_000)).long()]

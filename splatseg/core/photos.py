@@ -3,10 +3,10 @@
 Every format that Pillow reads is read (HEIC with the plugin pillow-heif), and TIFFs of floats in color, which it does
 not read, by tifffile (:mod:`splatseg.core.tiff`). How values become 8-bit RGB:
 
-- 8 bits a channel, palette, CMYK, YCbCr, Lab, 1 bit: Pillow's conversion; 16-bit colour PNG and TIFF: the upper byte.
-- 16-bit grey (also stored as 32-bit integers): value / 257, the full range of 16 bits, rounded.
+- 8 bits a channel, palette, CMYK, YCbCr, Lab, 1 bit: Pillow's conversion; 16-bit color PNG and TIFF: the upper byte.
+- 16-bit gray (also stored as 32-bit integers): value / 257, the full range of 16 bits, rounded.
   A TIFF whose 0 is white is turned about, whatever its depth.
-- float grey and colour: the largest value says the range: at most 1 -> 0..1, 16 to 255 -> 0..255, above that up to
+- float gray and color: the largest value says the range: at most 1 -> 0..1, 16 to 255 -> 0..255, above that up to
   65535 -> 0..65535. Anything else (negative, not finite, between 1 and 16: a radiance) is refused.
 - alpha: what is less than half opaque is no photo. Those pixels are black, whatever color is hidden there, and are
   left out of the geometry loss, as in INRIA's code; all others keep their color.
@@ -126,8 +126,8 @@ def read_photo(path: Path, view: str) -> Photo:
     """
     with _opened(path, view) as file:
         if file.mode.startswith("I") or file.mode == "F":
-            grey = to_bytes(np.array(file), path)
-            return Photo(_grey(255 - grey if is_white_at_0(file) else grey), None)
+            gray = to_bytes(np.array(file), path)
+            return Photo(_gray(255 - gray if is_white_at_0(file) else gray), None)
         if file.has_transparency_data:
             return _from_alpha(np.array(file.convert("RGBA")))
         return Photo(np.array(file.convert("RGB")), None)

@@ -14,7 +14,7 @@ from splatseg.core.reading import regular
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _BITS, _PHOTOMETRIC, _PLANES = 258, 262, 284  # tags: bits of each sample; what values mean; 2 for a channel on its own
-_WHITE_AT_0, _GREY, _RGB = 0, 1, 2  # photometric interpretations
+_WHITE_AT_0, _GRAY, _RGB = 0, 1, 2  # photometric interpretations
 _PREMULTIPLIED, _ALPHA = 1, 2  # kinds of extra samples
 
 
@@ -82,7 +82,7 @@ def read_tiff(path: Path) -> Image.Image:
     if axes == "SYX":
         values = np.moveaxis(values, 0, 2)
     values = values[..., None] if values.ndim == 2 else values
-    colors = {_WHITE_AT_0: 1, _GREY: 1, _RGB: 3}.get(int(photometric), 0)
+    colors = {_WHITE_AT_0: 1, _GRAY: 1, _RGB: 3}.get(int(photometric), 0)
     has_alpha = values.shape[-1] == colors + 1 and extra[:1] in ((_PREMULTIPLIED,), (_ALPHA,))
     if values.ndim != 3 or values.dtype.kind not in "uif" or values.shape[-1] != colors + has_alpha:
         raise SplatsegError(

@@ -64,7 +64,7 @@ def save_glb(path: str | Path, gaussians: Gaussians, extra: Mapping[str, NDArray
     Args:
         path: the file.
         gaussians: n Gaussians; their own further properties are left out.
-        extra: (n,) integers from -1 (none) each, such as ``label``: one set of feature ids each, labelled by its name.
+        extra: (n,) integers from -1 (none) each, such as ``label``: one set of feature ids each, labeled by its name.
 
     Raises:
         SplatsegError: no Gaussians, non-finite values, ids that glTF cannot hold, or no room to write.

@@ -145,7 +145,7 @@ def load_gaussians(path: str | Path, content: bytes | None = None) -> Gaussians:
 
     Normals and ``f_rest_*`` may be absent (spherical harmonics of degree 0..3 are accepted), properties may come in any
     order and of any number type; numbers that are not of the layout become :attr:`Gaussians.extra`. Values are kept as
-    stored: quaternions are not normalised. A ``filter_3D`` of Mip-Splatting is applied (:func:`smoothed`), header
+    stored: quaternions are not normalized. A ``filter_3D`` of Mip-Splatting is applied (:func:`smoothed`), header
     comments may be in any encoding. Opacities of exactly 0 and 1, whose logits are infinite, become almost that.
 
     Args:

@@ -21,7 +21,7 @@ def save_by_label(
     folder: Path, gaussians: Gaussians, tree: LabelTree, level: int, kind: SplatFormat = "ply"
 ) -> list[Path]:
     """Write the Gaussians of every label of ``tree`` at ``level`` to a file of its own in ``folder``, named as the tree
-    names it, and a table of them (``labels.json``): all of them or none. What has no label goes to ``unlabelled``.
+    names it, and a table of them (``labels.json``): all of them or none. What has no label goes to ``unlabeled``.
 
     Returns:
         The files, the table last.
@@ -36,10 +36,10 @@ def save_by_label(
     titles = [f"{node.name or 'label'}" for node in nodes]
     titles = [t if titles.count(t) == 1 else f"{t} ({node.id})" for t, node in zip(titles, nodes, strict=True)]
     # A name may hold anything: the suffix keeps by_stem from taking a dot of it for one of a photo's.
-    files = by_stem(folder, [f"{title}.splat" for title in [*titles, "unlabelled"]], SUFFIXES[kind])
+    files = by_stem(folder, [f"{title}.splat" for title in [*titles, "unlabeled"]], SUFFIXES[kind])
     table = []
     with write_together(folder) as stage:
-        for title, number in [*zip(titles, [node.id for node in nodes], strict=True), ("unlabelled", 0)]:
+        for title, number in [*zip(titles, [node.id for node in nodes], strict=True), ("unlabeled", 0)]:
             chosen = gaussians.select(labels == number)
             if len(chosen) == 0:
                 continue
