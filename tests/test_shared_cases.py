@@ -68,7 +68,7 @@ def test_of_two_models_the_one_of_all_photos_is_fitted(
     assert "sparse/0 (3 photos), sparse/1 (9 photos); taking sparse/1" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["gray16", "text_names_with_spaces"])
+@pytest.mark.parametrize("name", ["grey16", "text_names_with_spaces"])
 def test_photos_come_out_as_they_are(cases: Path, tmp_path: Path, name: str) -> None:
     scene = copied(cases, name, tmp_path)
     run, figures = fitted(scene)
