@@ -444,7 +444,11 @@ def pycolmap_first(room: Room) -> Outcome:
     found = []
     for imports in ("import pycolmap, splatseg", "import splatseg, pycolmap"):
         done = subprocess.run(
-            [sys.executable, "-c", f"{imports}; {png}"], env=room.environment(), capture_output=True, text=True
+            [sys.executable, "-c", f"{imports}; {png}"],
+            cwd=room.folder,
+            env=room.environment(),
+            capture_output=True,
+            text=True,
         )
         lines = (done.stderr.strip().splitlines() or [done.stdout.strip()])[-1:]
         found.append((done.returncode, lines[0]))
