@@ -118,10 +118,10 @@ def test_a_fit_that_fails_does_not_stop_the_others(
 ) -> None:
     fit = cells.fit_features
 
-    def diverges(gaussians: object, views: object, masks: object, config: FeatureConfig, hooks: object) -> object:
+    def diverges(gaussians: object, views: object, masks: object, config: FeatureConfig) -> object:
         if config.loss.level_decay == 0:
             raise SplatsegError("features: expected a finite loss, found nan")
-        return fit(gaussians, views, masks, config, hooks)  # type: ignore[arg-type]
+        return fit(gaussians, views, masks, config)  # type: ignore[arg-type]
 
     monkeypatch.setattr(cells, "fit_features", diverges)
     plan = plan_of(scene, seeds=(0,))

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from listener import Listener
 
 from splatseg.core.errors import SplatsegError
+from splatseg.core.progress import Cancelled, Progress
 from splatseg.masks.sam import weights as checkpoints
 from splatseg.masks.sam.weights import CHECKPOINTS, Checkpoint, fetch, find_checkpoint
 
@@ -75,13 +77,31 @@ def official(server: Server) -> Checkpoint:
     return Checkpoint("weights.pth", server.url, len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
 
 
+def left_in(folder: Path) -> list[str]:
+    """What a download leaves; the lock, which others may be waiting for, stays, without its holder's id."""
+    names = sorted(path.name for path in folder.iterdir())
+    assert names[0] == ".weights.pth.lock"
+    return names[1:]
+
+
+def test_a_download_that_is_cancelled_is_taken_up(server: Server, tmp_path: Path) -> None:
+    """Twice: what came before the first and the second stop is not asked for again."""
+    for _ in range(2):
+        with pytest.raises(Cancelled):
+            fetch(official(server), tmp_path, Listener(stop_at=1))
+    assert not (tmp_path / "weights.pth").exists()
+    assert fetch(official(server), tmp_path).read_bytes() == CONTENT
+    assert server.requests == [None, f"bytes={checkpoints.BLOCK}-"]
+
+
 def test_download(server: Server, tmp_path: Path) -> None:
     """A folder that does not exist yet; the second call finds the file and asks nobody."""
-    seen: list[int] = []
-    path = fetch(official(server), tmp_path / "new" / "cache", lambda done, total: seen.append(done))
+    listener = Listener()
+    path = fetch(official(server), tmp_path / "new" / "cache", listener)
     assert path.read_bytes() == CONTENT
-    assert seen[-1] == len(CONTENT)
-    assert [p.name for p in path.parent.iterdir()] == ["weights.pth"]
+    megabytes = len(CONTENT) // 1_000_000
+    assert listener.heard[-1] == Progress("weights", megabytes, megabytes, "MB") and listener.finished == ["weights"]
+    assert left_in(path.parent) == ["weights.pth"]
     assert fetch(official(server), tmp_path / "new" / "cache") == path
     assert len(server.requests) == 1
 
@@ -120,7 +140,7 @@ def test_wrong_hash(server: Server, tmp_path: Path) -> None:
     with pytest.raises(SplatsegError, match="expected SHA-256") as error:
         fetch(official(server), tmp_path)
     assert hashlib.sha256(server.content).hexdigest() in str(error.value)
-    assert list(tmp_path.iterdir()) == []
+    assert left_in(tmp_path) == []
 
 
 @pytest.mark.parametrize(("size", "reason"), [(-5, "the server sends more"), (5, "the connection ended")])
@@ -154,7 +174,7 @@ def test_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, switch: bool) 
         part in message for part in ("weights.pth: not downloaded", url, str(tmp_path / "weights.pth"), "10 bytes")
     )
     assert ("SPLATSEG_OFFLINE" in message) == switch
-    assert list(tmp_path.iterdir()) == []  # no empty file is left behind
+    assert left_in(tmp_path) == []  # no empty file is left behind
 
 
 def test_wrong_hash_while_others_wait(server: Server, tmp_path: Path) -> None:
@@ -190,7 +210,7 @@ def test_other_process_was_faster(server: Server, tmp_path: Path) -> None:
         thread.join(30)
     assert found == [tmp_path / "weights.pth"] * 8
     assert len(server.requests) == 2
-    assert [p.name for p in tmp_path.iterdir()] == ["weights.pth"]
+    assert left_in(tmp_path) == ["weights.pth"]
 
 
 def test_find(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

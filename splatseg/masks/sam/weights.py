@@ -110,7 +110,7 @@ def fetch(checkpoint: Checkpoint, folder: Path, reporter: Reporter = SILENT) -> 
         return target
     folder.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
-    with Lock(target.with_name(target.name + ".lock"), "its download to end", wait=True):
+    with Lock(target.with_name(f".{target.name}.lock"), "its download to end", wait=True):
         if _present(target, checkpoint):  # another process brought it while we waited
             return target
         with part.open("ab") as file:
