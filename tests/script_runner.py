@@ -1,7 +1,8 @@
 """Runs a script of ``scripts/`` as its command line would: in this process, or another checkout's in its own.
 
 ``SPLATSEG_CHECKOUT=FOLDER`` (built in place) makes every :func:`run_script` run that checkout's script, with its
-package; what comes out is judged here. So a test of scripts can be seen to fail on older code (docs/trust.md).
+package; what comes out is judged here. So a test of scripts can be seen to fail on older code
+(docs/development/trust.md).
 """
 
 from __future__ import annotations

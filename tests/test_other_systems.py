@@ -11,8 +11,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parent.parent
 WITHOUT = """
 import builtins, os, signal, sys
@@ -63,17 +61,8 @@ def python(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=240)
 
 
-@pytest.mark.parametrize(
-    "blocked",
-    [
-        "resource,termios,pwd",
-        pytest.param(
-            "fcntl", marks=pytest.mark.xfail(strict=True, reason="locks are flock until the lock of `filelock` is in")
-        ),
-    ],
-)
-def test_viewer_and_commands_import(blocked: str) -> None:
-    done = python(EVERYTHING, blocked)
+def test_viewer_and_commands_import() -> None:
+    done = python(EVERYTHING, "resource,termios,pwd,fcntl")
     assert done.returncode == 0, done.stderr
     assert "--port" in done.stdout and done.stderr == ""
 

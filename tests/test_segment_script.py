@@ -86,7 +86,7 @@ def test_clicks_select_what_they_select_in_the_viewer(folder: Path, splat: TinyS
         ),
         (("--view", "view_0", "--pixel", 24, 12, "--threshold", 1), "selection.ply: expected something selected"),
         (("--view", "view_0", "--pixel", 24, 12, "--level", 9), "--level: expected one of the"),
-        (("--view", "view_0", "--pixel", 24, 12, "--out", "a.npz"), "--out: expected a name that ends in .ply"),
+        (("--view", "view_0", "--pixel", 24, 12, "--out", "a.npz"), "--out: a.npz: expected a name that ends in .ply"),
     ],
 )
 def test_bad_clicks(

@@ -1,6 +1,6 @@
 """Captures that went wrong, each through ``scripts/fit.py`` (``../shared/cases`` or $SPLATSEG_CASES).
 
-``SPLATSEG_CHECKOUT=FOLDER`` fits them with another checkout: all of them fail on f581d69 (docs/trust.md).
+``SPLATSEG_CHECKOUT=FOLDER`` fits them with another checkout: all of them fail on f581d69 (docs/development/trust.md).
 """
 
 from __future__ import annotations

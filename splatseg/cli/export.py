@@ -48,7 +48,7 @@ class Arguments:
     With --split-by a folder, RUN/exports/by_label if not given."""
     format: SplatFormat = "ply"
     """Format of the splats written."""
-    split_by: Literal["label"] | None = None
+    split_by: Literal["nothing", "label"] = "nothing"
     """One file per label at --level, named as the tree names them."""
     label: TextOrNone = None
     """Only the Gaussians of this label: its name or id."""
@@ -82,7 +82,7 @@ def main() -> None:
     reuse = run.labels_json.is_file() and not arguments.again and not is_given("--clusters.")
     tree = load_labels(run.labels, gaussians) if reuse else cluster(splat, arguments.clusters, arguments.quiet)
     remove_leftovers(out.parent)  # what a killed call was writing
-    if arguments.split_by is not None:
+    if arguments.split_by == "label":
         written = save_by_label(out, gaussians, tree, _level(arguments, tree), arguments.format)
     elif arguments.label is not None or arguments.without is not None:
         written = [_one(out, gaussians, tree, arguments)]
@@ -100,12 +100,13 @@ def main() -> None:
 
 def _target(arguments: Arguments, run: Run) -> Path:
     """Where to write; options that contradict each other are refused before anything is read."""
-    chosen = [name for name in ("split_by", "label", "without") if getattr(arguments, name) is not None]
+    chosen = [name for name in ("label", "without") if getattr(arguments, name) is not None]
+    chosen += ["split_by"] * (arguments.split_by == "label")
     if len(chosen) > 1:
-        raise SplatsegError(f"--{chosen[1]}: expected to stand alone, found it beside --{chosen[0].replace('_', '-')}")
-    if arguments.level is not None and arguments.split_by is None:
+        raise SplatsegError(f"--{chosen[1].replace('_', '-')}: expected to stand alone, found it beside --{chosen[0]}")
+    if arguments.level is not None and arguments.split_by == "nothing":
         raise SplatsegError("--level: expected --split-by label beside it, found none")
-    if arguments.split_by is not None:
+    if arguments.split_by == "label":
         out = arguments.out or run.exports / "by_label"
         if out.is_file():
             raise SplatsegError(f"--out: expected a folder with --split-by, found the file {out}")

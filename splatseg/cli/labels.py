@@ -57,11 +57,11 @@ class Import:
     """PLY to write; RUN/labels.ply, which must not be there yet, if not given."""
 
 
-Command = Annotated[Attach, tyro.conf.subcommand("attach")] | Annotated[Import, tyro.conf.subcommand("import")]
+Arguments = Annotated[Attach, tyro.conf.subcommand("attach")] | Annotated[Import, tyro.conf.subcommand("import")]
 
 
 def main() -> None:
-    arguments: Attach | Import = parse(Command, description=__doc__)  # type: ignore[arg-type]
+    arguments: Attach | Import = parse(Arguments, description=__doc__)  # type: ignore[arg-type]
     if isinstance(arguments, Attach):
         attach_labels(arguments)
     else:
