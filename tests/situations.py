@@ -4,7 +4,8 @@
 
 FOLDER is a checkout that was built in place; f581d69 (the code before issue 14) and today's are compared in
 docs/development/trust.md. Nothing of the package is imported here: inputs are made with numpy, Pillow, plyfile and
-pycolmap, and exit codes, what is said, and files are judged. The captures are ``$SPLATSEG_CASES`` and ``$SPLATSEG_DATA``.
+pycolmap, and exit codes, what is said, and files are judged. The captures are ``$SPLATSEG_CASES`` and
+``$SPLATSEG_DATA``.
 """
 
 from __future__ import annotations

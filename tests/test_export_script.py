@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ from script_runner import run_script
 from tiny_splat import make_splat, write_run
 
 from splatseg.io.labels import load_labels, save_labels
-from splatseg.io.ply import load_extra
+from splatseg.io.ply import load_extra, load_gaussians
+from splatseg.io.run import Run
 
 SMALL = ("--clusters.min-cluster", 20, "--clusters.min-gaussians", 20)
 
@@ -48,3 +50,31 @@ def test_bad_input(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "labels.ply").write_bytes((folder / "geometry.ply").read_bytes())
     assert run_script("export.py", folder) == 2
     assert "labels.json: expected a label tree" in capsys.readouterr().err
+
+
+def test_a_file_per_label_and_one_label_and_the_rest(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every Gaussian is in one of the files; twice; options that contradict each other are refused before that."""
+    assert run_script("export.py", folder, "--quiet", *SMALL) == 0
+    splat, parts = load_gaussians(Run.existing(folder).geometry), folder / "parts"
+    tree = load_labels(Run.existing(folder).labels, splat)
+    for _ in range(2):
+        assert run_script("export.py", folder, "--split-by", "label", "--level", 0, "--out", parts) == 0
+    table = json.loads((parts / "labels.json").read_text())
+    assert {entry["file"] for entry in table["files"]} | {"labels.json"} == {path.name for path in parts.iterdir()}
+    assert sum(len(load_gaussians(parts / entry["file"])) for entry in table["files"]) == len(splat)
+    node = tree.at_level(0)[0]
+    assert run_script("export.py", folder, "--label", node.name, "--out", folder / "one.ply") == 0
+    assert run_script("export.py", folder, "--without", node.id, "--out", folder / "rest.ply") == 0
+    one, rest = load_gaussians(folder / "one.ply"), load_gaussians(folder / "rest.ply")
+    assert len(one) == node.count and len(rest) == len(splat) - node.count
+    capsys.readouterr()
+    for wrong, message in (
+        (("--label", "1", "--without", "1"), "--without: expected to stand alone, found it beside --label"),
+        (("--label", "1", "--split-by", "label"), "--split-by: expected to stand alone"),
+        (("--level", 0), "--level: expected --split-by label beside it"),
+        (("--split-by", "label", "--level", 99), "--level: expected 0.."),
+        (("--label", "nobody"), "label: expected the name or id of one label"),
+        (("--format", "spz", "--out", "a.ply"), "--out: expected a name that ends in .spz, found a.ply"),
+    ):
+        assert run_script("export.py", folder, *wrong) == 2
+        assert message in capsys.readouterr().err
