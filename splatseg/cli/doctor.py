@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from splatseg._processors import usable_processors
 from splatseg.cli.endings import parse
 from splatseg.core.machine import available_memory
 from splatseg.ops.extension import build_info
@@ -78,7 +79,11 @@ def _versions() -> list[Finding]:
 
 
 def _devices() -> list[Finding]:
-    found = [Finding("cpu", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads in use")]
+    found = [
+        Finding(
+            "cpu", f"{usable_processors()} of {os.cpu_count()} cores usable, {torch.get_num_threads()} threads in use"
+        )
+    ]
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             free, total = torch.cuda.mem_get_info(index)

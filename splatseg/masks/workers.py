@@ -20,6 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
+from splatseg._processors import usable_processors
 from splatseg.core.errors import SplatsegError
 from splatseg.core.machine import available_memory
 from splatseg.core.scene import View
@@ -68,8 +69,7 @@ def affordable(views: Sequence[View], shared_by: int = 1) -> int:
     """Processes that the cores, and the memory that is free for the largest of ``views``, allow; at least one."""
     largest = max(view.camera.width * view.camera.height for view in views)
     by_memory = (available_memory() or PROCESS_BYTES) // (PROCESS_BYTES + PIXEL_BYTES * largest)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(min(cores, by_memory) // shared_by, 1)
+    return max(min(usable_processors(), by_memory) // shared_by, 1)
 
 
 class MaskWorkers:
