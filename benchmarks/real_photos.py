@@ -1,12 +1,12 @@
 """Fit the geometry of real captures under several settings and compare on photos that no fit has seen.
 
 Every 8th photo is held out (a scene with ``test_cameras.json`` is measured on those and trains on all). A variant is
-a name and changes of the geometry's settings: ``sparse:start=sparse``, ``dense:`` or ``fine:dense.side=600``. All
+a name and changes of the geometry's settings: ``sparse:``, ``dense:start=dense`` or ``fine:start=dense,dense.side=600``. All
 variants of a scene run one after the other in this process. Cost is processor time (all threads), as wall time says
 little on a machine that others use. Prints a row a fit; ``--out`` keeps the rows as JSON, ``--renders`` the first
 held-out views, photo above render.
 
-    PYTHONPATH=. python benchmarks/real_photos.py ../shared/data/{fox,kitchen} --variants sparse:start=sparse dense:
+    PYTHONPATH=. python benchmarks/real_photos.py ../shared/data/{fox,kitchen} --variants sparse: dense:start=dense
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def variant(text: str, base: GeometryConfig) -> tuple[str, GeometryConfig]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scenes", type=Path, nargs="+")
-    parser.add_argument("--variants", nargs="+", default=["sparse:start=sparse", "dense:"])
+    parser.add_argument("--variants", nargs="+", default=["sparse:", "dense:start=dense"])
     parser.add_argument("--preset", default="default")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path)

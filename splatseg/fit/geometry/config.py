@@ -26,7 +26,7 @@ class DenseConfig:
     """The same place: within this share of its distance."""
     points: int = 50_000
     """Points kept at most."""
-    least_share: float = 0.05
+    least_share: float = 0.02
     """Least share of the textured pixels that several photos must explain; else the start is sparse."""
     carve: int = 2
     """While densifying, remove Gaussians that so many views see past, 0 none: floaters in space known to be free."""
@@ -60,9 +60,10 @@ class GeometryConfig:
     init_opacity: float = 0.1
     init_scale: float = 1.0
     """Initial standard deviation in units of the mean distance to the three nearest points."""
-    start: Literal["dense", "sparse"] = "dense"
-    """What the fit starts from: ``dense`` adds surface points found by matching the photos to the sparse points, where
-    the photos agree on any (a line says where not); ``sparse`` takes the capture's points alone."""
+    start: Literal["sparse", "dense"] = "sparse"
+    """What the fit starts from: ``sparse`` takes the capture's points alone; ``dense`` adds surface points found by
+    matching the photos, where the photos agree on any (a line says where not). docs/evaluation.md, "Real photos", has
+    what is measured so far."""
     dense: DenseConfig = field(default_factory=DenseConfig)
     strategy: Literal["default", "mcmc"] = "default"
     """How Gaussians come and go: ``default`` clones, splits and prunes by gradient (Kerbl et al. 2023); ``mcmc`` moves

@@ -86,8 +86,9 @@ def fused(
             continue
         points, agree = _agreement(i, photos, maps, sources[i], config)
         sure = (depth.score > config.score) & (agree >= config.agree)
-        if photos[i].counts is not None:
-            sure &= photos[i].counts
+        counts = photos[i].counts
+        if counts is not None:
+            sure &= counts
         found[i] = (points[sure], agree[sure], sure)
         depths[i] = depth.depth * sure
         textured += int((depth.score > -1).sum())
