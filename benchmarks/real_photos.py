@@ -1,9 +1,9 @@
 """Fit the geometry of real captures under several settings and compare on photos that no fit has seen.
 
 Every 8th photo is held out (a scene with ``test_cameras.json`` is measured on those and trains on all). A variant is
-a name and changes of the geometry's settings: ``sparse:``, ``dense:start=dense`` or ``fine:start=dense,dense.side=600``. All
-variants of a scene run one after the other in this process. Cost is processor time (all threads), as wall time says
-little on a machine that others use. Prints a row a fit; ``--out`` keeps the rows as JSON, ``--renders`` the first
+a name and changes of the geometry's settings: ``sparse:``, ``dense:start=dense``, ``fine:start=dense,dense.side=600``.
+All variants of a scene run one after the other in this process. Cost is processor time (all threads), as wall time
+says little on a machine that others use. Prints a row a fit; ``--out`` keeps the rows as JSON, ``--renders`` the first
 held-out views, photo above render.
 
     PYTHONPATH=. python benchmarks/real_photos.py ../shared/data/{fox,kitchen} --variants sparse: dense:start=dense

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +15,14 @@ from scipy.spatial import cKDTree
 
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.scene import Points, Scene
-from splatseg.fit.geometry import GeometryConfig
+from splatseg.fit.geometry import GeometryConfig, fit_geometry
 from splatseg.fit.geometry.config import DenseConfig
 from splatseg.fit.geometry.dense import FreeSpace, dense_points, first_of_cells, thinned
 from splatseg.fit.geometry.fit import start_points
 from splatseg.fit.geometry.frame import FitFrame
 from splatseg.fit.geometry.state import FitState
 from splatseg.fit.geometry.sweep import source_views
+from splatseg.fit.hooks import FitHooks
 from splatseg.io import load_colmap
 from splatseg.synthetic import SceneConfig, build_world, cast_view, write_scene
 
@@ -123,7 +125,7 @@ def test_photos_of_noise_start_from_the_sparse_points(
         return np.random.default_rng(index).integers(0, 256, pixels.shape, np.uint8)
 
     noisy = with_photos(scene, tmp_path, noise)
-    config = GeometryConfig(dense=CONFIG)
+    config = GeometryConfig(start="dense", dense=CONFIG)
     with caplog.at_level(logging.WARNING):
         points, free = start_points(noisy, config, "cpu")
     assert points is noisy.points and free is None and "starting from the sparse points alone" in caplog.text
@@ -168,3 +170,18 @@ def test_gaussians_in_free_space_are_carved_away(scene: Scene) -> None:
     state = FitState(gaussians, 1.0, GeometryConfig(sh_degree=0), free)
     state.carve()
     torch.testing.assert_close(state.params["means"].detach(), behind)
+
+
+def test_a_resumed_fit_from_a_dense_start_equals_an_uninterrupted_one(scene: Scene) -> None:
+    """The checkpoint is of before a densification; the free space that carves after it is found again."""
+    config = GeometryConfig(start="dense", dense=CONFIG, steps=24, refine_every=8, refine_start=0.0, sh_degree=0)
+    saved: list[dict] = []
+
+    def keep(state: dict) -> None:
+        if state["step"] == 12:
+            saved.append(copy.deepcopy(state))
+
+    whole = fit_geometry(scene, config, hooks=FitHooks(save_checkpoint=keep, checkpoint_seconds=0.0, quiet=True))
+    resumed = fit_geometry(scene, config, hooks=FitHooks(load_checkpoint=lambda: saved[0], quiet=True))
+    assert resumed.fingerprint() == whole.fingerprint()
+    assert len(whole) > len(scene.points.xyz) + 1000
