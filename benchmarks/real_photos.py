@@ -25,7 +25,7 @@ from rasterize import processor
 
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.scene import Scene, View
-from splatseg.evaluate.hierarchical import load_test_views
+from splatseg.io.test_cameras import load_test_views
 from splatseg.fit.geometry import GeometryConfig, fit_geometry, psnr
 from splatseg.fit.geometry.fit import masked_target
 from splatseg.fit.hooks import FitHooks
