@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from splatseg.core.errors import SplatsegError
+
+
+@dataclass(frozen=True)
+class DenseConfig:
+    """Surface points from the photos themselves, before the first step (:mod:`splatseg.fit.geometry.dense`)."""
+
+    side: int = 400
+    """Long side in pixels of the photos that are matched."""
+    planes: int = 128
+    """Depths tried at a quarter of that size."""
+    sources: int = 4
+    """Views that each view is matched with."""
+    score: float = 0.6
+    """Least correlation of a match."""
+    agree: int = 2
+    """Least number of other views that find a point at the same place."""
+    tolerance: float = 0.01
+    """The same place: within this share of its distance."""
+    points: int = 50_000
+    """Points kept at most."""
+    least_share: float = 0.02
+    """Least share of the textured pixels that several photos must explain; else the start is sparse."""
+    carve: int = 2
+    """While densifying, remove Gaussians that so many views see past, 0 none: floaters in space known to be free."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +60,11 @@ class GeometryConfig:
     init_opacity: float = 0.1
     init_scale: float = 1.0
     """Initial standard deviation in units of the mean distance to the three nearest points."""
+    start: Literal["sparse", "dense"] = "sparse"
+    """What the fit starts from: ``sparse`` takes the capture's points alone; ``dense`` adds surface points found by
+    matching the photos, where the photos agree on any (a line says where not). docs/evaluation.md, "Real photos", has
+    what is measured so far."""
+    dense: DenseConfig = field(default_factory=DenseConfig)
     strategy: Literal["default", "mcmc"] = "default"
     """How Gaussians come and go: ``default`` clones, splits and prunes by gradient (Kerbl et al. 2023); ``mcmc`` moves
     dead ones and adds up to ``max_gaussians`` (Kheradmand et al. 2024); :meth:`mcmc` sets what goes with it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -12,8 +13,9 @@ from torch import Tensor
 from splatseg.core.errors import SplatsegError
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.progress import Progress
-from splatseg.core.scene import Scene, View
+from splatseg.core.scene import Points, Scene, View
 from splatseg.fit.geometry.config import GeometryConfig
+from splatseg.fit.geometry.dense import FreeSpace, dense_points
 from splatseg.fit.geometry.frame import FitFrame
 from splatseg.fit.geometry.init import gaussians_from_points
 from splatseg.fit.geometry.photos import PhotoCache
@@ -22,6 +24,8 @@ from splatseg.fit.hooks import FitHooks
 from splatseg.fit.malloc import freed_memory_kept
 from splatseg.ops import photometric_loss
 from splatseg.render import Means2dProbe, RenderConfig, render
+
+log = logging.getLogger(__name__)
 
 
 def masked_target(image: Tensor, fitted: Tensor | None, rendered: Tensor) -> Tensor:
@@ -85,10 +89,11 @@ def fit_geometry(
     frame = FitFrame.of(scene)
     offset = scene.offset
     scene, held_out = frame.scene(scene), frame.views(held_out)
-    state = FitState(gaussians_from_points(scene.points, config).to(device), 1.0, config)
     saved = hooks.load_checkpoint()
     if saved and saved.get("frame") != frame.numbers():
         saved = None
+    points, free = start_points(scene, config, device)
+    state = FitState(gaussians_from_points(points, config).to(device), 1.0, config, free)
     first = state.restore(saved) if saved else 0
     before = float(saved["seconds"]) if saved else 0.0
     started = last_saved = time.monotonic()
@@ -111,6 +116,25 @@ def fit_geometry(
                 hooks.save_checkpoint({**state.checkpoint(done), "seconds": seconds, "frame": frame.numbers()})
                 last_saved = time.monotonic()
     return frame.back(trimmed(state.gaussians(config.sh_degree)), offset)
+
+
+def start_points(scene: Scene, config: GeometryConfig, device: torch.device | str) -> tuple[Points, FreeSpace | None]:
+    """The sparse points with those of a dense start, and the space known to be free; where the photos do not give one,
+    the sparse points alone and a line that says so."""
+    if config.start == "sparse":
+        return scene.points, None
+    with freed_memory_kept(), torch.no_grad():
+        found = dense_points(scene, config.dense, device)
+    if found.share < config.dense.least_share:
+        log.warning(
+            "geometry: %.1f %% of the photos' textured pixels are confirmed by others, expected at least %.0f %%; "
+            "starting from the sparse points alone",
+            100 * found.share,
+            100 * config.dense.least_share,
+        )
+        return scene.points, None
+    sparse, dense = scene.points, found.points
+    return Points(torch.cat([sparse.xyz, dense.xyz]), torch.cat([sparse.rgb, dense.rgb])), found.free
 
 
 def train_step(state: FitState, photos: PhotoCache, step: int) -> Tensor:

@@ -8,16 +8,18 @@ from typing import Any
 
 import torch
 from gsplat import DefaultStrategy
-from gsplat.strategy.ops import reset_opa
+from gsplat.strategy.ops import remove, reset_opa
 from torch import Tensor
 from torch.nn import Parameter, ParameterDict
 
 from splatseg.core.gaussians import Gaussians
 from splatseg.fit.geometry.config import GeometryConfig
+from splatseg.fit.geometry.dense import FreeSpace
 from splatseg.fit.geometry.mcmc import Mcmc
 from splatseg.ops.visible_adam import visible_adam_
 from splatseg.render import Means2dProbe
 
+CARVED_AFTER = 101  # steps after the last densification, so that what it made is looked at too
 # gsplat's strategies look parameters up by these names
 _FIELD_OF_PARAM = {
     "means": "means",
@@ -75,8 +77,11 @@ class GradientDensification(DefaultStrategy):
 class FitState:
     """Parameters, their optimisers and the densification statistics of one fit."""
 
-    def __init__(self, gaussians: Gaussians, extent: float, config: GeometryConfig) -> None:
+    def __init__(
+        self, gaussians: Gaussians, extent: float, config: GeometryConfig, free: FreeSpace | None = None
+    ) -> None:
         self.config = config
+        self.free = free
         self.extent = extent
         tensors = gaussians.tensors()
         self.params = ParameterDict({name: Parameter(tensors[f].clone()) for name, f in _FIELD_OF_PARAM.items()})
@@ -140,6 +145,17 @@ class FitState:
         every = self.config.opacity_reset_every
         if every and step > 0 and step % every == 0 and step < self.strategy.refine_stop_iter:
             reset_opa(self.params, self.optimizers, self.statistics, value=2 * self.config.prune_opacity)
+        if step > 0 and step % self.config.refine_every == 0 and step < self.strategy.refine_stop_iter + CARVED_AFTER:
+            self.carve()
+
+    @torch.no_grad()
+    def carve(self) -> None:
+        """Remove the Gaussians in space that ``dense.carve`` views know to be free."""
+        if self.free is None or not self.config.dense.carve:
+            return
+        floating = self.free.seen_past(self.params["means"]) >= self.config.dense.carve
+        if bool(floating.any()):
+            remove(self.params, self.optimizers, self.statistics, floating)
 
     def regularisation(self) -> Tensor:
         """What MCMC adds to the loss so that useless Gaussians fade and shrink; 0 with the default strategy."""
