@@ -6,7 +6,7 @@ All variants of a scene run one after the other in this process. Cost is process
 says little on a machine that others use. Prints a row a fit; ``--out`` keeps the rows as JSON, ``--renders`` the first
 held-out views, photo above render.
 
-    PYTHONPATH=. python benchmarks/real_photos.py ../shared/data/{fox,kitchen} --variants sparse: dense:start=dense
+    python -m benchmarks.real_photos ../shared/data/{fox,kitchen} --variants sparse: dense:start=dense
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from typing import Any
 import torch
 import yaml
 from PIL import Image
-from rasterize import processor
 
+from benchmarks.machine import processor
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.scene import Scene, View
-from splatseg.io.test_cameras import load_test_views
 from splatseg.fit.geometry import GeometryConfig, fit_geometry, psnr
 from splatseg.fit.geometry.fit import masked_target
 from splatseg.fit.hooks import FitHooks
 from splatseg.io import write_text
 from splatseg.io.colmap import load_colmap
+from splatseg.io.test_cameras import load_test_views
 from splatseg.ops.photometric import ssim
 from splatseg.render import render
 
@@ -39,9 +39,9 @@ SHOWN = 3
 COLUMNS = ("scene", "variant", "psnr", "ssim", "cpu_s", "gaussians")
 
 
-def split(folder: Path) -> tuple[Scene, list[View]]:
+def split(folder: Path, downscale: int = 1) -> tuple[Scene, list[View]]:
     """The scene with its training views, and the held-out ones, as ``scripts/fit.py`` splits them."""
-    scene = load_colmap(folder)
+    scene = load_colmap(folder, downscale)
     if (folder / "test_cameras.json").is_file():
         return scene, list(load_test_views(folder, scene))
     train, held_out = scene.split(HOLD_OUT_EVERY)
@@ -68,8 +68,8 @@ def save_renders(path: Path, gaussians: Gaussians, views: list[View]) -> None:
     Image.fromarray(torch.cat(columns, 1).numpy()).save(path)
 
 
-def fit(folder: Path, name: str, config: GeometryConfig, renders: Path | None) -> dict[str, Any]:
-    scene, held_out = split(folder)
+def fit(folder: Path, name: str, config: GeometryConfig, downscale: int, renders: Path | None) -> dict[str, Any]:
+    scene, held_out = split(folder, downscale)
     before = time.process_time()
     curve: list[list[float]] = []
 
@@ -113,6 +113,7 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", default=["sparse:", "dense:start=dense"])
     parser.add_argument("--preset", default="default")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--downscale", type=int, default=1)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--renders", type=Path)
     options = parser.parse_args()
@@ -123,7 +124,7 @@ def main() -> None:
     print(" ".join(f"{name:>12}" for name in COLUMNS))
     for folder in options.scenes:
         for text in options.variants:
-            rows.append(fit(folder, *variant(text, base), options.renders))
+            rows.append(fit(folder, *variant(text, base), options.downscale, options.renders))
             print(" ".join(f"{rows[-1][name]!s:>12}" for name in COLUMNS), flush=True)
             if options.out is not None:
                 described = {"machine": processor(), "preset": options.preset, "variants": options.variants}
