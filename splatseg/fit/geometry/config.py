@@ -65,6 +65,16 @@ class GeometryConfig:
     matching the photos, where the photos agree on any (a line says where not). docs/evaluation.md, "Real photos", has
     what is measured so far."""
     dense: DenseConfig = field(default_factory=DenseConfig)
+    shell: int = 0
+    """Points on a far shell, 0 none."""
+    shell_reach: float = 3.0
+    dropout: float = 0.0
+    noise_bg: bool = False
+    reg: bool = False
+    near_free: float = 0.0
+    exposure: float = 0.0
+    pose: float = 0.0
+    depth_tv: float = 0.0
     strategy: Literal["default", "mcmc"] = "default"
     """How Gaussians come and go: ``default`` clones, splits and prunes by gradient (Kerbl et al. 2023); ``mcmc`` moves
     dead ones and adds up to ``max_gaussians`` (Kheradmand et al. 2024); :meth:`mcmc` sets what goes with it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from splatseg.fit.geometry.dense import FreeSpace, dense_points
 from splatseg.fit.geometry.frame import FitFrame
 from splatseg.fit.geometry.init import gaussians_from_points
 from splatseg.fit.geometry.photos import PhotoCache
+from splatseg.fit.geometry.shell import shell_points
 from splatseg.fit.geometry.state import FitState, trimmed
 from splatseg.fit.hooks import FitHooks
 from splatseg.fit.malloc import freed_memory_kept
@@ -118,7 +120,15 @@ def fit_geometry(
     return frame.back(trimmed(state.gaussians(config.sh_degree)), offset)
 
 
-def start_points(scene: Scene, config: GeometryConfig, device: torch.device | str) -> tuple[Points, FreeSpace | None]:
+def start_points(scene, config, device):
+    points, free = surface_points(scene, config, device)
+    if config.shell:
+        far = shell_points(scene, config.shell, config.shell_reach)
+        points = Points(torch.cat([points.xyz, far.xyz]), torch.cat([points.rgb, far.rgb]))
+    return points, free
+
+
+def surface_points(scene: Scene, config: GeometryConfig, device: torch.device | str) -> tuple[Points, FreeSpace | None]:
     """The sparse points with those of a dense start, and the space known to be free; where the photos do not give one,
     the sparse points alone and a line that says so."""
     if config.start == "sparse":
@@ -147,8 +157,16 @@ def train_step(state: FitState, photos: PhotoCache, step: int) -> Tensor:
         photos.ahead(*photo_of_step(step + 1, len(photos.views), config))
     degree = min(int(step / max(config.sh_degree_every * config.steps, 1)), config.sh_degree)
     probe = Means2dProbe.zeros(len(state.params["means"]), photos.device, config.absgrad)
-    settings = RenderConfig(sh_degree=degree, packed=config.packed, check_finite=False)
-    rendered = render(state.gaussians(config.sh_degree), camera, config=settings, probe=probe)
+    rng = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+    bg = tuple(torch.rand(3, generator=rng).tolist()) if config.noise_bg else (0.0, 0.0, 0.0)
+    settings = RenderConfig(sh_degree=degree, packed=config.packed, check_finite=False, background=bg)
+    drawn = state.gaussians(config.sh_degree)
+    if config.dropout:
+        rate = config.dropout * step / config.steps
+        p = (drawn.opacity_logits.sigmoid() / (1 - rate)).clamp_max(0.9999)
+        gone = torch.rand(len(p), generator=rng) < rate
+        drawn = replace(drawn, opacity_logits=torch.where(gone, -20.0, torch.logit(p)))
+    rendered = render(drawn, camera, config=settings, probe=probe)
     target = masked_target(image, fitted, rendered.color)
     loss = photometric_loss(rendered.color, target, config.ssim_weight) + state.regularisation()
     loss.backward()
