@@ -125,7 +125,7 @@ def test_photos_of_noise_start_from_the_sparse_points(
         return np.random.default_rng(index).integers(0, 256, pixels.shape, np.uint8)
 
     noisy = with_photos(scene, tmp_path, noise)
-    config = GeometryConfig(start="dense", dense=CONFIG)
+    config = GeometryConfig(start="dense", dense=CONFIG, shell=0)
     with caplog.at_level(logging.WARNING):
         points, free = start_points(noisy, config, "cpu")
     assert points is noisy.points and free is None and "starting from the sparse points alone" in caplog.text

@@ -65,16 +65,11 @@ class GeometryConfig:
     matching the photos, where the photos agree on any (a line says where not). docs/evaluation.md, "Real photos", has
     what is measured so far."""
     dense: DenseConfig = field(default_factory=DenseConfig)
-    shell: int = 0
-    """Points on a far shell, 0 none."""
+    shell: int = 3000
+    """Points on a sphere round everything, at most, in the colors that the photos show there; 0 none. They are part of
+    the splat: sky and far walls (:mod:`splatseg.fit.geometry.shell`)."""
     shell_reach: float = 3.0
-    dropout: float = 0.0
-    noise_bg: bool = False
-    reg: bool = False
-    near_free: float = 0.0
-    exposure: float = 0.0
-    pose: float = 0.0
-    depth_tv: float = 0.0
+    """Radius of that sphere, in distances of the farthest sparse points."""
     strategy: Literal["default", "mcmc"] = "default"
     """How Gaussians come and go: ``default`` clones, splits and prunes by gradient (Kerbl et al. 2023); ``mcmc`` moves
     dead ones and adds up to ``max_gaussians`` (Kheradmand et al. 2024); :meth:`mcmc` sets what goes with it."""

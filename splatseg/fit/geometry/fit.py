@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,6 +28,8 @@ from splatseg.ops import photometric_loss
 from splatseg.render import Means2dProbe, RenderConfig, render
 
 log = logging.getLogger(__name__)
+
+SHELL_SHARE = 0.05  # of the Gaussians allowed: the shell is a background, and a small splat needs them elsewhere
 
 
 def masked_target(image: Tensor, fitted: Tensor | None, rendered: Tensor) -> Tensor:
@@ -120,21 +122,31 @@ def fit_geometry(
     return frame.back(trimmed(state.gaussians(config.sh_degree)), offset)
 
 
-def start_points(scene, config, device):
-    points, free = surface_points(scene, config, device)
-    if config.shell:
-        far = shell_points(scene, config.shell, config.shell_reach)
-        points = Points(torch.cat([points.xyz, far.xyz]), torch.cat([points.rgb, far.rgb]))
+def start_points(scene: Scene, config: GeometryConfig, device: torch.device | str) -> tuple[Points, FreeSpace | None]:
+    """What the fit starts from, within ``max_gaussians`` unless the sparse points are more: sparse points, surface
+    points and the far shell; and the space known to be free."""
+    shell = min(config.shell, int(SHELL_SHARE * config.max_gaussians))
+    room = config.max_gaussians - shell - len(scene.points.xyz)
+    points, free = surface_points(scene, config, room, device)
+    if shell:
+        points = joined(points, shell_points(scene, shell, config.shell_reach))
     return points, free
 
 
-def surface_points(scene: Scene, config: GeometryConfig, device: torch.device | str) -> tuple[Points, FreeSpace | None]:
-    """The sparse points with those of a dense start, and the space known to be free; where the photos do not give one,
-    the sparse points alone and a line that says so."""
-    if config.start == "sparse":
+def joined(first: Points, second: Points) -> Points:
+    """The points of both."""
+    return Points(torch.cat([first.xyz, second.xyz]), torch.cat([first.rgb, second.rgb]))
+
+
+def surface_points(
+    scene: Scene, config: GeometryConfig, room: int, device: torch.device | str
+) -> tuple[Points, FreeSpace | None]:
+    """The sparse points with at most ``room`` of a dense start, and the space known to be free; where the photos do not
+    give one, the sparse points alone and a line that says so."""
+    if config.start == "sparse" or room <= 0:
         return scene.points, None
     with freed_memory_kept(), torch.no_grad():
-        found = dense_points(scene, config.dense, device)
+        found = dense_points(scene, replace(config.dense, points=min(config.dense.points, room)), device)
     if found.share < config.dense.least_share:
         log.warning(
             "geometry: %.1f %% of the photos' textured pixels are confirmed by others, expected at least %.0f %%; "
@@ -143,8 +155,7 @@ def surface_points(scene: Scene, config: GeometryConfig, device: torch.device | 
             100 * config.dense.least_share,
         )
         return scene.points, None
-    sparse, dense = scene.points, found.points
-    return Points(torch.cat([sparse.xyz, dense.xyz]), torch.cat([sparse.rgb, dense.rgb])), found.free
+    return joined(scene.points, found.points), found.free
 
 
 def train_step(state: FitState, photos: PhotoCache, step: int) -> Tensor:
@@ -157,16 +168,8 @@ def train_step(state: FitState, photos: PhotoCache, step: int) -> Tensor:
         photos.ahead(*photo_of_step(step + 1, len(photos.views), config))
     degree = min(int(step / max(config.sh_degree_every * config.steps, 1)), config.sh_degree)
     probe = Means2dProbe.zeros(len(state.params["means"]), photos.device, config.absgrad)
-    rng = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-    bg = tuple(torch.rand(3, generator=rng).tolist()) if config.noise_bg else (0.0, 0.0, 0.0)
-    settings = RenderConfig(sh_degree=degree, packed=config.packed, check_finite=False, background=bg)
-    drawn = state.gaussians(config.sh_degree)
-    if config.dropout:
-        rate = config.dropout * step / config.steps
-        p = (drawn.opacity_logits.sigmoid() / (1 - rate)).clamp_max(0.9999)
-        gone = torch.rand(len(p), generator=rng) < rate
-        drawn = replace(drawn, opacity_logits=torch.where(gone, -20.0, torch.logit(p)))
-    rendered = render(drawn, camera, config=settings, probe=probe)
+    settings = RenderConfig(sh_degree=degree, packed=config.packed, check_finite=False)
+    rendered = render(state.gaussians(config.sh_degree), camera, config=settings, probe=probe)
     target = masked_target(image, fitted, rendered.color)
     loss = photometric_loss(rendered.color, target, config.ssim_weight) + state.regularisation()
     loss.backward()

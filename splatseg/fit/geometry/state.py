@@ -159,7 +159,7 @@ class FitState:
 
     def regularisation(self) -> Tensor:
         """What MCMC adds to the loss so that useless Gaussians fade and shrink; 0 with the default strategy."""
-        if not isinstance(self.strategy, Mcmc) and not self.config.reg:
+        if not isinstance(self.strategy, Mcmc):
             return torch.zeros((), device=self.params["means"].device)
         opacity, scale = self.params["opacities"].sigmoid().mean(), self.params["scales"].exp().mean()
         return self.config.opacity_reg * opacity + self.config.scale_reg * scale
