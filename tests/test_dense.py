@@ -27,7 +27,7 @@ from splatseg.io import load_colmap
 from splatseg.synthetic import SceneConfig, build_world, cast_view, write_scene
 
 WORLD = SceneConfig(objects=4, views=10, test_views=1, width=128, height=96, seed=1)
-CONFIG = DenseConfig(side=128, planes=64, points=20_000)
+CONFIG = DenseConfig(side=128, planes=64, points=20_000, agree=2)
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +74,13 @@ def depth_errors(scene: Scene, xyz: torch.Tensor) -> torch.Tensor:
 def test_points_lie_on_the_true_surfaces(scene: Scene, found: torch.Tensor) -> None:
     assert len(found) > 1500
     assert float((depth_errors(scene, found) < 0.01).float().mean()) > 0.9
+
+
+def test_one_view_that_agrees_gives_more_points_and_few_wrong_ones(scene: Scene, found: torch.Tensor) -> None:
+    """The default: what a second view would say of the last tenth, the fit says."""
+    looser = points_of(scene, replace(CONFIG, agree=1))
+    assert len(looser) > len(found) and DenseConfig().agree == 1
+    assert float((depth_errors(scene, looser) < 0.01).float().mean()) > 0.85
 
 
 def test_the_same_points_wherever_the_capture_lies_and_however_large(scene: Scene, found: torch.Tensor) -> None:
@@ -131,6 +138,9 @@ def test_photos_of_noise_start_from_the_sparse_points(
     assert points is noisy.points and free is None and "starting from the sparse points alone" in caplog.text
     points, free = start_points(scene, config, "cpu")
     assert len(points.xyz) > len(scene.points.xyz) + 1500 and free is not None
+    bound = len(scene.points.xyz) + 500
+    points, _ = start_points(scene, replace(config, max_gaussians=bound), "cpu")
+    assert len(scene.points.xyz) < len(points.xyz) <= bound
 
 
 def test_views_far_apart_are_no_sources_of_each_other(scene: Scene) -> None:

@@ -170,3 +170,11 @@ def test_no_shell_is_the_points_alone(sky: Scene) -> None:
     assert start_points(sky, config, "cpu")[0] is sky.points
     points, _ = start_points(sky, replace(config, shell=100), "cpu")
     assert torch.equal(points.xyz[:200], sky.points.xyz) and len(points.xyz) == 300
+
+
+def test_the_start_stays_within_the_bound(sky: Scene) -> None:
+    """The shell takes a twentieth of the Gaussians allowed; the sparse points stay whatever their number."""
+    config = GeometryConfig(start="sparse", max_gaussians=1000)
+    assert len(start_points(sky, config, "cpu")[0].xyz) == 200 + 50
+    points, free = start_points(sky, replace(config, start="dense", max_gaussians=150), "cpu")
+    assert len(points.xyz) == 200 + 7 and free is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -20,11 +21,11 @@ class DenseConfig:
     """Views that each view is matched with."""
     score: float = 0.6
     """Least correlation of a match."""
-    agree: int = 2
+    agree: int = 1
     """Least number of other views that find a point at the same place."""
     tolerance: float = 0.01
     """The same place: within this share of its distance."""
-    points: int = 50_000
+    points: int = 120_000
     """Points kept at most."""
     least_share: float = 0.02
     """Least share of the textured pixels that several photos must explain; else the start is sparse."""
@@ -40,7 +41,7 @@ class GeometryConfig:
     means is in units of the scene extent.
     """
 
-    steps: int = 3000
+    steps: int = 1500
     """Optimiser steps, one training view each."""
     coarse_fraction: float = 0.3
     """Share of the steps trained at half resolution: a quarter of the pixels while the large structure settles."""
@@ -60,10 +61,9 @@ class GeometryConfig:
     init_opacity: float = 0.1
     init_scale: float = 1.0
     """Initial standard deviation in units of the mean distance to the three nearest points."""
-    start: Literal["sparse", "dense"] = "sparse"
+    start: Literal["sparse", "dense"] = "dense"
     """What the fit starts from: ``sparse`` takes the capture's points alone; ``dense`` adds surface points found by
-    matching the photos, where the photos agree on any (a line says where not). docs/evaluation.md, "Real photos", has
-    what is measured so far."""
+    matching the photos, where the photos agree on any (a line says where not). docs/real_photos.md has the figures."""
     dense: DenseConfig = field(default_factory=DenseConfig)
     shell: int = 3000
     """Points on a sphere round everything, at most, in the colors that the photos show there; 0 none. They are part of
@@ -103,6 +103,12 @@ class GeometryConfig:
             raise SplatsegError(f"geometry.sh_degree: expected 0, 1, 2 or 3, found {self.sh_degree}")
         if self.max_gaussians < 1:
             raise SplatsegError(f"geometry.max_gaussians: expected at least 1, found {self.max_gaussians}")
+        if self.start not in ("sparse", "dense"):
+            raise SplatsegError(f"geometry.start: expected sparse or dense, found '{self.start}'")
+        if self.shell < 0:
+            raise SplatsegError(f"geometry.shell: expected 0 or more points, found {self.shell}")
+        if not 1 < self.shell_reach < math.inf:
+            raise SplatsegError(f"geometry.shell_reach: expected more than 1, found {self.shell_reach}")
         if self.strategy not in ("default", "mcmc"):
             raise SplatsegError(f"geometry.strategy: expected default or mcmc, found '{self.strategy}'")
 
@@ -115,7 +121,7 @@ class GeometryConfig:
         """``fast``, ``default`` or ``quality``."""
         base = cls()
         if name == "fast":
-            return replace(base, steps=1200, sh_degree=1, max_gaussians=100_000, coarse_fraction=0.5)
+            return replace(base, start="sparse", steps=1200, sh_degree=1, max_gaussians=100_000, coarse_fraction=0.5)
         if name == "default":
             return base
         if name == "quality":
