@@ -17,7 +17,7 @@ from splatseg.core.gaussians import Gaussians
 from splatseg.core.scene import Points, Scene
 from splatseg.fit.geometry import GeometryConfig, fit_geometry
 from splatseg.fit.geometry.config import DenseConfig
-from splatseg.fit.geometry.dense import FreeSpace, dense_points, first_of_cells, thinned
+from splatseg.fit.geometry.dense import FreeSpace, dense_points, evenly, first_of_cells, thinned
 from splatseg.fit.geometry.fit import start_points
 from splatseg.fit.geometry.frame import FitFrame
 from splatseg.fit.geometry.state import FitState
@@ -152,6 +152,19 @@ def test_views_far_apart_are_no_sources_of_each_other(scene: Scene) -> None:
 
 def _angle(first: torch.Tensor, second: torch.Tensor) -> float:
     return float(torch.rad2deg(torch.acos(torch.nn.functional.cosine_similarity(first, second, dim=0))))
+
+
+def test_of_many_photos_an_even_share_is_matched(scene: Scene) -> None:
+    assert evenly(range(7), 3) == [0, 2, 4] and evenly(range(3), 7) == [0, 1, 2]
+    config = replace(CONFIG, photos=5)
+    assert torch.equal(points_of(scene, config), of_views(scene, scene.views[::2], CONFIG))
+
+
+def of_views(scene: Scene, views: tuple, config: DenseConfig) -> torch.Tensor:
+    """As :func:`points_of` from ``views`` alone, in the frame of the whole scene."""
+    frame = FitFrame.of(scene)
+    xyz = dense_points(replace(frame.scene(scene), views=tuple(frame.views(views))), config).points.xyz
+    return (xyz.double() * frame.size + frame.centre).float()
 
 
 def test_thinning_keeps_the_best_point_of_a_cell_within_the_bound() -> None:

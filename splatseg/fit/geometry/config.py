@@ -15,6 +15,8 @@ class DenseConfig:
 
     side: int = 400
     """Long side in pixels of the photos that are matched."""
+    photos: int = 64
+    """Photos that are matched at most, evenly spread over the names in order: half a second of processor time each."""
     planes: int = 128
     """Depths tried at a quarter of that size."""
     sources: int = 4
