@@ -43,9 +43,9 @@ class GeometryConfig:
     means is in units of the scene extent.
     """
 
-    steps: int = 1500
+    steps: int = 2400
     """Optimiser steps, one training view each."""
-    coarse_fraction: float = 0.3
+    coarse_fraction: float = 0.6
     """Share of the steps trained at half resolution: a quarter of the pixels while the large structure settles."""
     sh_degree: int = 2
     """Highest degree of the spherical harmonics, 0..3."""
