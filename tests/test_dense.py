@@ -125,6 +125,12 @@ def test_where_nothing_can_be_told_apart_no_point_is_made(scene: Scene, found: t
     assert len(points.rgb) > 500 and float(sky_colored.float().mean()) < 0.01
 
 
+def test_auto_matches_photos_where_sparse_points_are_few() -> None:
+    auto = GeometryConfig(start="auto", dense=DenseConfig(below=100))
+    assert auto.starts_dense(999, 10) and not auto.starts_dense(1000, 10)
+    assert replace(auto, start="dense").starts_dense(1000, 10) and not replace(auto, start="sparse").starts_dense(9, 10)
+
+
 def test_photos_of_noise_start_from_the_sparse_points(
     scene: Scene, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -135,7 +141,7 @@ def test_photos_of_noise_start_from_the_sparse_points(
     config = GeometryConfig(start="dense", dense=CONFIG, shell=0)
     with caplog.at_level(logging.WARNING):
         points, free = start_points(noisy, config, "cpu")
-    assert points is noisy.points and free is None and "starting from the sparse points alone" in caplog.text
+    assert points is noisy.points and free is None and "starting without surface points" in caplog.text
     points, free = start_points(scene, config, "cpu")
     assert len(points.xyz) > len(scene.points.xyz) + 1500 and free is not None
     bound = len(scene.points.xyz) + 500

@@ -71,7 +71,6 @@ def scene(tmp_path: Path) -> Scene:
 SMALL = GeometryConfig(
     steps=120,
     start="sparse",
-    shell=0,
     sh_degree=1,
     max_gaussians=400,
     refine_every=20,

@@ -12,6 +12,7 @@ from PIL import Image
 
 from splatseg.core.scene import Points, Scene, View
 from splatseg.fit.geometry import GeometryConfig, fit_geometry, psnr
+from splatseg.fit.geometry.config import DenseConfig
 from splatseg.fit.geometry.fit import start_points
 from splatseg.fit.geometry.frame import FitFrame
 from splatseg.fit.geometry.shell import shell_points, sphere, spread
@@ -19,6 +20,7 @@ from splatseg.fit.hooks import FitHooks
 from tests.test_geometry import SMALL, camera_at
 
 COUNT, REACH = 2000, 3.0
+UNMATCHED = DenseConfig(least_share=1.1)  # the photos never give surface points, so that the shell is seen alone
 
 
 def looking_out(angle: float) -> View:
@@ -153,7 +155,7 @@ def test_a_photo_of_the_sky_between_two_others_is_learned(sky: Scene) -> None:
         for view in train
     ]
     scene = replace(sky, views=(*train, *near))
-    config = replace(SMALL, steps=100, max_gaussians=40_000)
+    config = replace(SMALL, start="dense", dense=UNMATCHED, steps=100, max_gaussians=40_000)
     without = fit_geometry(scene, replace(config, shell=0), hooks=FitHooks(quiet=True))
     with_shell = fit_geometry(scene, replace(config, shell=COUNT), hooks=FitHooks(quiet=True))
     assert psnr(with_shell, held_out) > psnr(without, held_out) + 3
@@ -165,16 +167,16 @@ def pose_moved(view: View, by: float) -> torch.Tensor:
     return pose
 
 
-def test_no_shell_is_the_points_alone(sky: Scene) -> None:
-    config = GeometryConfig(start="sparse", shell=0)
+def test_a_dense_start_has_a_shell_and_a_sparse_one_none(sky: Scene) -> None:
+    config = GeometryConfig(start="sparse", shell=100, dense=UNMATCHED)
     assert start_points(sky, config, "cpu")[0] is sky.points
-    points, _ = start_points(sky, replace(config, shell=100), "cpu")
-    assert torch.equal(points.xyz[:200], sky.points.xyz) and len(points.xyz) == 300
+    assert start_points(sky, replace(config, start="dense", shell=0), "cpu")[0] is sky.points
+    points, free = start_points(sky, replace(config, start="dense"), "cpu")
+    assert torch.equal(points.xyz[:200], sky.points.xyz) and len(points.xyz) == 300 and free is None
 
 
 def test_the_start_stays_within_the_bound(sky: Scene) -> None:
     """The shell takes a twentieth of the Gaussians allowed; the sparse points stay whatever their number."""
-    config = GeometryConfig(start="sparse", max_gaussians=1000)
+    config = GeometryConfig(start="dense", max_gaussians=1000, dense=UNMATCHED)
     assert len(start_points(sky, config, "cpu")[0].xyz) == 200 + 50
-    points, free = start_points(sky, replace(config, start="dense", max_gaussians=150), "cpu")
-    assert len(points.xyz) == 200 + 7 and free is None
+    assert len(start_points(sky, replace(config, max_gaussians=150), "cpu")[0].xyz) == 200 + 7

@@ -13,6 +13,8 @@ from splatseg.core.errors import SplatsegError
 class DenseConfig:
     """Surface points from the photos themselves, before the first step (:mod:`splatseg.fit.geometry.dense`)."""
 
+    below: float = 150
+    """Sparse points a photo from which on ``start`` ``auto`` is sparse."""
     side: int = 400
     """Long side in pixels of the photos that are matched."""
     photos: int = 64
@@ -43,9 +45,9 @@ class GeometryConfig:
     means is in units of the scene extent.
     """
 
-    steps: int = 2400
+    steps: int = 3000
     """Optimiser steps, one training view each."""
-    coarse_fraction: float = 0.6
+    coarse_fraction: float = 0.3
     """Share of the steps trained at half resolution: a quarter of the pixels while the large structure settles."""
     sh_degree: int = 2
     """Highest degree of the spherical harmonics, 0..3."""
@@ -63,13 +65,14 @@ class GeometryConfig:
     init_opacity: float = 0.1
     init_scale: float = 1.0
     """Initial standard deviation in units of the mean distance to the three nearest points."""
-    start: Literal["sparse", "dense"] = "dense"
+    start: Literal["auto", "sparse", "dense"] = "auto"
     """What the fit starts from: ``sparse`` takes the capture's points alone; ``dense`` adds surface points found by
-    matching the photos, where the photos agree on any (a line says where not). docs/real_photos.md has the figures."""
+    matching the photos, where the photos agree on any (a line says where not), and the far shell; ``auto`` is dense
+    where the capture has fewer than ``dense.below`` points a photo. docs/real_photos.md has the figures."""
     dense: DenseConfig = field(default_factory=DenseConfig)
     shell: int = 3000
-    """Points on a sphere round everything, at most, in the colors that the photos show there; 0 none. They are part of
-    the splat: sky and far walls (:mod:`splatseg.fit.geometry.shell`)."""
+    """Points of a dense start on a sphere round everything, at most, in the colors that the photos show there; 0 none.
+    They are part of the splat: sky and far walls (:mod:`splatseg.fit.geometry.shell`)."""
     shell_reach: float = 3.0
     """Radius of that sphere, in distances of the farthest sparse points."""
     strategy: Literal["default", "mcmc"] = "default"
@@ -105,14 +108,18 @@ class GeometryConfig:
             raise SplatsegError(f"geometry.sh_degree: expected 0, 1, 2 or 3, found {self.sh_degree}")
         if self.max_gaussians < 1:
             raise SplatsegError(f"geometry.max_gaussians: expected at least 1, found {self.max_gaussians}")
-        if self.start not in ("sparse", "dense"):
-            raise SplatsegError(f"geometry.start: expected sparse or dense, found '{self.start}'")
+        if self.start not in ("auto", "sparse", "dense"):
+            raise SplatsegError(f"geometry.start: expected auto, sparse or dense, found '{self.start}'")
         if self.shell < 0:
             raise SplatsegError(f"geometry.shell: expected 0 or more points, found {self.shell}")
         if not 1 < self.shell_reach < math.inf:
             raise SplatsegError(f"geometry.shell_reach: expected more than 1, found {self.shell_reach}")
         if self.strategy not in ("default", "mcmc"):
             raise SplatsegError(f"geometry.strategy: expected default or mcmc, found '{self.strategy}'")
+
+    def starts_dense(self, points: int, photos: int) -> bool:
+        """Whether a fit to so many ``photos`` with so many sparse ``points`` starts dense."""
+        return self.start == "dense" or (self.start == "auto" and points < self.dense.below * photos)
 
     def mcmc(self) -> GeometryConfig:
         """The same with the MCMC strategy and the first guess that its paper and gsplat's trainer use with it."""
@@ -123,7 +130,7 @@ class GeometryConfig:
         """``fast``, ``default`` or ``quality``."""
         base = cls()
         if name == "fast":
-            return replace(base, start="sparse", steps=1200, sh_degree=1, max_gaussians=100_000, coarse_fraction=0.5)
+            return replace(base, steps=1200, sh_degree=1, max_gaussians=100_000, coarse_fraction=0.5)
         if name == "default":
             return base
         if name == "quality":

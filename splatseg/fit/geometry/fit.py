@@ -123,8 +123,10 @@ def fit_geometry(
 
 
 def start_points(scene: Scene, config: GeometryConfig, device: torch.device | str) -> tuple[Points, FreeSpace | None]:
-    """What the fit starts from, within ``max_gaussians`` unless the sparse points are more: sparse points, surface
-    points and the far shell; and the space known to be free."""
+    """What the fit starts from, and the space known to be free: the sparse points; of a dense start also surface points
+    and the far shell, within ``max_gaussians``."""
+    if not config.starts_dense(len(scene.points.xyz), len(scene.views)):
+        return scene.points, None
     shell = min(config.shell, int(SHELL_SHARE * config.max_gaussians))
     room = config.max_gaussians - shell - len(scene.points.xyz)
     points, free = surface_points(scene, config, room, device)
@@ -141,16 +143,16 @@ def joined(first: Points, second: Points) -> Points:
 def surface_points(
     scene: Scene, config: GeometryConfig, room: int, device: torch.device | str
 ) -> tuple[Points, FreeSpace | None]:
-    """The sparse points with at most ``room`` of a dense start, and the space known to be free; where the photos do not
-    give one, the sparse points alone and a line that says so."""
-    if config.start == "sparse" or room <= 0:
+    """The sparse points with at most ``room`` surface points, and the space known to be free; where the photos do not
+    give any, the sparse points alone and a line that says so."""
+    if room <= 0:
         return scene.points, None
     with freed_memory_kept(), torch.no_grad():
         found = dense_points(scene, replace(config.dense, points=min(config.dense.points, room)), device)
     if found.share < config.dense.least_share:
         log.warning(
             "geometry: %.1f %% of the photos' textured pixels are confirmed by others, expected at least %.0f %%; "
-            "starting from the sparse points alone",
+            "starting without surface points",
             100 * found.share,
             100 * config.dense.least_share,
         )
