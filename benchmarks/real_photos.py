@@ -1,12 +1,12 @@
 """Fit the geometry of real captures under several settings and compare on photos that no fit has seen.
 
-Every 8th photo is held out (a scene with ``test_cameras.json`` is measured on those and trains on all). A variant is
-a name and changes of the geometry's settings: ``sparse:``, ``dense:start=dense``, ``fine:start=dense,dense.side=600``.
-All variants of a scene run one after the other in this process. Cost is processor time (all threads), as wall time
-says little on a machine that others use. Prints a row a fit; ``--out`` keeps the rows as JSON, ``--renders`` the first
-held-out views, photo above render.
+Every 8th photo is held out; a scene with ``test_cameras.json`` is measured on those and trains on all, unless photos
+are shrunk by ``--downscale``. A variant is a name and changes of the geometry's settings: ``sparse:start=sparse``,
+``fine:start=dense,dense.side=600``. All variants of a scene run one after the other in this process. Cost is processor
+time (all threads), as wall time says little on a machine that others use. Prints a row a fit; ``--out`` keeps the rows
+and their curves as JSON, ``--renders`` the first held-out views, photo above render.
 
-    python -m benchmarks.real_photos ../shared/data/{fox,kitchen} --variants sparse: dense:start=dense
+    python -m benchmarks.real_photos ../shared/data/{fox,kitchen} --variants auto: sparse:start=sparse
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ COLUMNS = ("scene", "variant", "psnr", "ssim", "cpu_s", "gaussians")
 def split(folder: Path, downscale: int = 1) -> tuple[Scene, list[View]]:
     """The scene with its training views, and the held-out ones, as ``scripts/fit.py`` splits them."""
     scene = load_colmap(folder, downscale)
-    if (folder / "test_cameras.json").is_file():
+    if downscale == 1 and (folder / "test_cameras.json").is_file():
         return scene, list(load_test_views(folder, scene))
     train, held_out = scene.split(HOLD_OUT_EVERY)
     return dataclasses.replace(scene, views=train), list(held_out)
@@ -110,7 +110,7 @@ def variant(text: str, base: GeometryConfig) -> tuple[str, GeometryConfig]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scenes", type=Path, nargs="+")
-    parser.add_argument("--variants", nargs="+", default=["sparse:", "dense:start=dense"])
+    parser.add_argument("--variants", nargs="+", default=["sparse:start=sparse", "dense:start=dense"])
     parser.add_argument("--preset", default="default")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--downscale", type=int, default=1)
