@@ -49,7 +49,7 @@ def iterate(state: FitState, camera: Camera, photo: Tensor, step: int) -> list[f
     times.append(time.perf_counter())
     loss.backward()
     times.append(time.perf_counter())
-    state.optimise(step, (rendered.radii > 0).all(dim=1))
+    state.optimize(step, (rendered.radii > 0).all(dim=1))
     times.append(time.perf_counter())
     return [1e3 * (b - a) for a, b in itertools.pairwise(times)]
 

@@ -70,7 +70,14 @@ def scene(tmp_path: Path) -> Scene:
 
 
 SMALL = GeometryConfig(
-    steps=120, sh_degree=1, max_gaussians=400, refine_every=20, eval_every=0.5, coarse_fraction=0.25, lr_sh0=0.02
+    steps=120,
+    start="sparse",
+    sh_degree=1,
+    max_gaussians=400,
+    refine_every=20,
+    eval_every=0.5,
+    coarse_fraction=0.25,
+    lr_sh0=0.02,
 )
 
 
@@ -196,8 +203,19 @@ def test_missing_photo_names_the_file(scene: Scene, ahead: bool) -> None:
         fit_geometry(scene, replace(SMALL, steps=8), hooks=FitHooks())
 
 
-@pytest.mark.parametrize("field, value", [("steps", 0), ("sh_degree", 4), ("max_gaussians", 0)])
-def test_settings_out_of_range_are_refused(field: str, value: int) -> None:
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("steps", 0),
+        ("sh_degree", 4),
+        ("max_gaussians", 0),
+        ("start", "other"),
+        ("shell", -1),
+        ("shell_reach", 1.0),
+        ("shell_reach", float("nan")),
+    ],
+)
+def test_settings_out_of_range_are_refused(field: str, value: int | float | str) -> None:
     with pytest.raises(SplatsegError, match=f"geometry.{field}"):
         replace(GeometryConfig(), **{field: value})
 

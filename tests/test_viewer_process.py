@@ -20,6 +20,7 @@ from known_run import KnownRun, make_run
 from viser_client import PATIENCE, HeadlessWindow, wait_for
 
 from splatseg.core.selection import Selection
+from splatseg.core.splat import FeatureSplat
 from splatseg.io.ply import load_gaussians
 from splatseg.session import Workspace, store
 
@@ -47,7 +48,9 @@ class Server:
         self.port, self.token = int(found[1]), found[2]
 
     def window(self, known: KnownRun) -> HeadlessWindow:
-        near = Workspace(known.workspace.run, known.splat.gaussians, known.splat.field).near  # it finds no photos
+        near = Workspace(
+            known.workspace.run, FeatureSplat(known.splat.gaussians, known.splat.field)
+        ).near  # it finds no photos
         return HeadlessWindow(self.port, known.splat.camera, token=self.token, near=near)
 
     def kill(self) -> None:

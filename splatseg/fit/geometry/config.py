@@ -2,10 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from splatseg.core.errors import SplatsegError
+
+
+@dataclass(frozen=True)
+class DenseConfig:
+    """Surface points from the photos themselves, before the first step (:mod:`splatseg.fit.geometry.dense`)."""
+
+    below: float = 150
+    """Sparse points a photo from which on ``start`` ``auto`` is sparse."""
+    side: int = 400
+    """Long side in pixels of the photos that are matched."""
+    photos: int = 64
+    """Photos that are matched at most, evenly spread over the names in order: half a second of processor time each."""
+    planes: int = 128
+    """Depths tried at a quarter of that size."""
+    sources: int = 4
+    """Views that each view is matched with."""
+    score: float = 0.6
+    """Least correlation of a match."""
+    agree: int = 1
+    """Least number of other views that find a point at the same place."""
+    tolerance: float = 0.01
+    """The same place: within this share of its distance."""
+    points: int = 120_000
+    """Points kept at most."""
+    least_share: float = 0.02
+    """Least share of the textured pixels that several photos must explain; else the start is sparse."""
+    carve: int = 2
+    """While densifying, remove Gaussians that so many views see past, 0 none: floaters in space known to be free."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +46,7 @@ class GeometryConfig:
     """
 
     steps: int = 3000
-    """Optimiser steps, one training view each."""
+    """Optimizer steps, one training view each."""
     coarse_fraction: float = 0.3
     """Share of the steps trained at half resolution: a quarter of the pixels while the large structure settles."""
     sh_degree: int = 2
@@ -36,6 +65,16 @@ class GeometryConfig:
     init_opacity: float = 0.1
     init_scale: float = 1.0
     """Initial standard deviation in units of the mean distance to the three nearest points."""
+    start: Literal["auto", "sparse", "dense"] = "auto"
+    """What the fit starts from: ``sparse`` takes the capture's points alone; ``dense`` adds surface points found by
+    matching the photos, where the photos agree on any (a line says where not), and the far shell; ``auto`` is dense
+    where the capture has fewer than ``dense.below`` points a photo. docs/evaluation/real_photos.md has the figures."""
+    dense: DenseConfig = field(default_factory=DenseConfig)
+    shell: int = 3000
+    """Points of a dense start on a sphere round everything, at most, in the colors that the photos show there; 0 none.
+    They are part of the splat: sky and far walls (:mod:`splatseg.fit.geometry.shell`)."""
+    shell_reach: float = 3.0
+    """Radius of that sphere, in distances of the farthest sparse points."""
     strategy: Literal["default", "mcmc"] = "default"
     """How Gaussians come and go: ``default`` clones, splits and prunes by gradient (Kerbl et al. 2023); ``mcmc`` moves
     dead ones and adds up to ``max_gaussians`` (Kheradmand et al. 2024); :meth:`mcmc` sets what goes with it."""
@@ -46,13 +85,13 @@ class GeometryConfig:
     packed: bool = False
     """On CUDA, gsplat's packed mode: less memory where a view shows a small part of the scene."""
     max_gaussians: int = 200_000
-    """Densification stops adding near this number; bounds memory (about 1 kB a Gaussian with the optimiser state)."""
+    """Densification stops adding near this number; bounds memory (about 1 kB a Gaussian with the optimizer state)."""
     refine_start: float = 0.04
     refine_stop: float = 0.6
     refine_every: int = 100
     """Densify and prune every so many steps between ``refine_start`` and ``refine_stop`` (fractions)."""
     grow_grad2d: float = 0.0002
-    """Gradient of the projected mean, in normalised image units, above which a Gaussian is cloned or split."""
+    """Gradient of the projected mean, in normalized image units, above which a Gaussian is cloned or split."""
     absgrad: bool = False
     """Use the absolute gradient (AbsGS); its threshold is about four times larger."""
     opacity_reset_every: int = 0
@@ -69,8 +108,18 @@ class GeometryConfig:
             raise SplatsegError(f"geometry.sh_degree: expected 0, 1, 2 or 3, found {self.sh_degree}")
         if self.max_gaussians < 1:
             raise SplatsegError(f"geometry.max_gaussians: expected at least 1, found {self.max_gaussians}")
+        if self.start not in ("auto", "sparse", "dense"):
+            raise SplatsegError(f"geometry.start: expected auto, sparse or dense, found '{self.start}'")
+        if self.shell < 0:
+            raise SplatsegError(f"geometry.shell: expected 0 or more points, found {self.shell}")
+        if not 1 < self.shell_reach < math.inf:
+            raise SplatsegError(f"geometry.shell_reach: expected more than 1, found {self.shell_reach}")
         if self.strategy not in ("default", "mcmc"):
             raise SplatsegError(f"geometry.strategy: expected default or mcmc, found '{self.strategy}'")
+
+    def starts_dense(self, points: int, photos: int) -> bool:
+        """Whether a fit to so many ``photos`` with so many sparse ``points`` starts dense."""
+        return self.start == "dense" or (self.start == "auto" and points < self.dense.below * photos)
 
     def mcmc(self) -> GeometryConfig:
         """The same with the MCMC strategy and the first guess that its paper and gsplat's trainer use with it."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,16 +14,22 @@ from torch import Tensor
 from splatseg import ops
 from splatseg.core.errors import SplatsegError
 from splatseg.core.gaussians import Gaussians
-from splatseg.core.scene import Scene, View
+from splatseg.core.scene import Points, Scene, View
 from splatseg.fit.geometry.config import GeometryConfig
+from splatseg.fit.geometry.dense import FreeSpace, dense_points
 from splatseg.fit.geometry.frame import FitFrame
 from splatseg.fit.geometry.init import gaussians_from_points
 from splatseg.fit.geometry.photos import PhotoCache
+from splatseg.fit.geometry.shell import shell_points
 from splatseg.fit.geometry.state import FitState, trimmed
 from splatseg.fit.hooks import FitHooks
 from splatseg.fit.malloc import freed_memory_kept
 from splatseg.ops import photometric_loss
 from splatseg.render import Means2dProbe, RenderConfig, render
+
+log = logging.getLogger(__name__)
+
+SHELL_SHARE = 0.05  # of the Gaussians allowed: the shell is a background, and a small splat needs them elsewhere
 
 
 def masked_target(image: Tensor, fitted: Tensor | None, rendered: Tensor) -> Tensor:
@@ -86,10 +94,11 @@ def fit_geometry(
     frame = FitFrame.of(scene)
     offset = scene.offset
     scene, held_out = frame.scene(scene), frame.views(held_out)
-    state = FitState(gaussians_from_points(scene.points, config).to(device), 1.0, config)
     saved = hooks.load_checkpoint()
     if saved and saved.get("frame") != frame.numbers():
         saved = None
+    points, free = start_points(scene, config, device)
+    state = FitState(gaussians_from_points(points, config).to(device), 1.0, config, free)
     first = state.restore(saved) if saved else 0
     before = float(saved["seconds"]) if saved else 0.0
     started = last_saved = time.monotonic()
@@ -114,6 +123,44 @@ def fit_geometry(
     return frame.back(trimmed(state.gaussians(config.sh_degree)), offset)
 
 
+def start_points(scene: Scene, config: GeometryConfig, device: torch.device | str) -> tuple[Points, FreeSpace | None]:
+    """What the fit starts from, and the space known to be free: the sparse points; of a dense start also surface points
+    and the far shell, within ``max_gaussians``."""
+    if not config.starts_dense(len(scene.points.xyz), len(scene.views)):
+        return scene.points, None
+    shell = min(config.shell, int(SHELL_SHARE * config.max_gaussians))
+    room = config.max_gaussians - shell - len(scene.points.xyz)
+    points, free = surface_points(scene, config, room, device)
+    if shell:
+        points = joined(points, shell_points(scene, shell, config.shell_reach))
+    return points, free
+
+
+def joined(first: Points, second: Points) -> Points:
+    """The points of both."""
+    return Points(torch.cat([first.xyz, second.xyz]), torch.cat([first.rgb, second.rgb]))
+
+
+def surface_points(
+    scene: Scene, config: GeometryConfig, room: int, device: torch.device | str
+) -> tuple[Points, FreeSpace | None]:
+    """The sparse points with at most ``room`` surface points, and the space known to be free; where the photos do not
+    give any, the sparse points alone and a line that says so."""
+    if room <= 0:
+        return scene.points, None
+    with freed_memory_kept(), torch.no_grad():
+        found = dense_points(scene, replace(config.dense, points=min(config.dense.points, room)), device)
+    if found.share < config.dense.least_share:
+        log.warning(
+            "geometry: %.1f %% of the photos' textured pixels are confirmed by others, expected at least %.0f %%; "
+            "starting without surface points",
+            100 * found.share,
+            100 * config.dense.least_share,
+        )
+        return scene.points, None
+    return joined(scene.points, found.points), found.free
+
+
 def train_step(state: FitState, photos: PhotoCache, step: int) -> Tensor:
     """One view: render, compare, step, densify. Returns the loss."""
     config = state.config
@@ -127,9 +174,9 @@ def train_step(state: FitState, photos: PhotoCache, step: int) -> Tensor:
     settings = RenderConfig(sh_degree=degree, packed=config.packed, check_finite=False)
     rendered = render(state.gaussians(config.sh_degree), camera, config=settings, probe=probe)
     target = masked_target(image, fitted, rendered.color)
-    loss = photometric_loss(rendered.color, target, config.ssim_weight) + state.regularisation()
+    loss = photometric_loss(rendered.color, target, config.ssim_weight) + state.regularization()
     loss.backward()
-    state.optimise(step, (rendered.radii > 0).all(dim=1))
+    state.optimize(step, (rendered.radii > 0).all(dim=1))
     state.densify(step, probe, rendered.radii, (camera.width, camera.height))
     return loss.detach()
 

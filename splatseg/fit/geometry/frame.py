@@ -16,20 +16,20 @@ from splatseg.core.scene import Points, Scene, View
 
 @dataclass(frozen=True, eq=False)
 class FitFrame:
-    """``x_fit = (x_scene - centre) / size``: ``centre`` (3,) float64, ``size`` in world units."""
+    """``x_fit = (x_scene - center) / size``: ``center`` (3,) float64, ``size`` in world units."""
 
-    centre: Tensor
+    center: Tensor
     size: float
 
     @staticmethod
     def of(scene: Scene) -> FitFrame:
         """Mean camera position and :attr:`Scene.extent`; for one camera the points' distance is the unit."""
-        centres = torch.stack([_position(view.camera) for view in scene.views])
-        return FitFrame(centres.mean(0), scene.extent)
+        centers = torch.stack([_position(view.camera) for view in scene.views])
+        return FitFrame(centers.mean(0), scene.extent)
 
     def scene(self, scene: Scene) -> Scene:
         """``scene`` in this frame."""
-        xyz = ((scene.points.xyz.double() - self.centre) / self.size).float()
+        xyz = ((scene.points.xyz.double() - self.center) / self.size).float()
         return Scene(tuple(self.views(scene.views)), Points(xyz, scene.points.rgb))
 
     def views(self, views: Sequence[View]) -> list[View]:
@@ -38,19 +38,19 @@ class FitFrame:
 
     def _camera(self, camera: Camera) -> Camera:
         pose = camera.cam_from_world.double()
-        shift = (pose[:3, 3] + pose[:3, :3] @ self.centre) / self.size
+        shift = (pose[:3, 3] + pose[:3, :3] @ self.center) / self.size
         moved = torch.cat([torch.cat([pose[:3, :3], shift[:, None]], dim=1), pose[3:]])
         return replace(camera, cam_from_world=moved.float(), near=camera.near / self.size)
 
     def back(self, gaussians: Gaussians, offset: tuple[float, float, float]) -> Gaussians:
         """``gaussians`` of this frame in the scene's, on the CPU, where ``offset`` is that of the scene."""
         g = gaussians.detach().to("cpu")
-        means = (g.means.double() * self.size + self.centre).float()
+        means = (g.means.double() * self.size + self.center).float()
         return replace(g, means=means, log_scales=g.log_scales + math.log(self.size), offset=offset)
 
     def numbers(self) -> list[float]:
         """What a checkpoint remembers: one of another frame is of no use."""
-        return [*self.centre.tolist(), self.size]
+        return [*self.center.tolist(), self.size]
 
 
 def _position(camera: Camera) -> Tensor:

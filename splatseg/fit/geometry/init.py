@@ -13,17 +13,17 @@ from splatseg.core.gaussians import SH_C0, Gaussians
 from splatseg.core.scene import Points
 from splatseg.fit.geometry.config import GeometryConfig
 
-MIN_POINTS = 4  # a point needs three neighbours to have a size
+MIN_POINTS = 4  # a point needs three neighbors to have a size
 
 
-def neighbour_distances(xyz: Tensor, neighbours: int = 3) -> Tensor:
-    """Root mean square distance (m,) of every point to its ``neighbours`` nearest other points."""
-    distances, _ = cKDTree(xyz.numpy()).query(xyz.numpy(), k=neighbours + 1, workers=-1)
+def neighbor_distances(xyz: Tensor, neighbors: int = 3) -> Tensor:
+    """Root mean square distance (m,) of every point to its ``neighbors`` nearest other points."""
+    distances, _ = cKDTree(xyz.numpy()).query(xyz.numpy(), k=neighbors + 1, workers=-1)
     return torch.from_numpy(distances[:, 1:]).square().mean(dim=1).sqrt().float()
 
 
 def gaussians_from_points(points: Points, config: GeometryConfig) -> Gaussians:
-    """SfM initialisation of 3DGS: colour of the point, size from its three nearest neighbours, no rotation.
+    """SfM initialization of 3DGS: color of the point, size from its three nearest neighbors, no rotation.
 
     Raises:
         SplatsegError: fewer than four points.
@@ -32,7 +32,7 @@ def gaussians_from_points(points: Points, config: GeometryConfig) -> Gaussians:
     if count < MIN_POINTS:
         raise SplatsegError(f"points3D: expected at least {MIN_POINTS} points to start from, found {count}")
     # Points that coincide have distance zero; the floor keeps their log finite.
-    sizes = neighbour_distances(points.xyz).clamp_min(1e-6) * config.init_scale
+    sizes = neighbor_distances(points.xyz).clamp_min(1e-6) * config.init_scale
     quats = torch.zeros(count, 4)
     quats[:, 0] = 1.0
     sh = torch.zeros(count, (config.sh_degree + 1) ** 2, 3)

@@ -1,4 +1,4 @@
-"""The state of a running geometry fit: parameters, optimisers and densification, as gsplat's strategies expect them."""
+"""The state of a running geometry fit: parameters, optimizers and densification, as gsplat's strategies expect them."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from typing import Any
 
 import torch
 from gsplat import DefaultStrategy
-from gsplat.strategy.ops import reset_opa
+from gsplat.strategy.ops import remove, reset_opa
 from torch import Tensor
 from torch.nn import Parameter, ParameterDict
 
 from splatseg.core.gaussians import Gaussians
 from splatseg.fit.geometry.config import GeometryConfig
+from splatseg.fit.geometry.dense import FreeSpace
 from splatseg.fit.geometry.mcmc import Mcmc
 from splatseg.ops.adam import AdamConfig, adam_
 from splatseg.render import Means2dProbe
 
 ADAM = AdamConfig(lr=1.0, eps=1e-15)
 """3DGS' constants; each column has a rate of its own."""
+CARVED_AFTER = 101  # steps after the last densification, so that what it made is looked at too
 # gsplat's strategies look parameters up by these names
 _FIELD_OF_PARAM = {
     "means": "means",
@@ -31,7 +33,7 @@ _FIELD_OF_PARAM = {
 
 
 class VisibleAdam(torch.optim.Optimizer):
-    """Adam over drawn rows as a torch optimiser, so that gsplat's strategies can edit its state.
+    """Adam over drawn rows as a torch optimizer, so that gsplat's strategies can edit its state.
 
     ``lr`` holds one rate a column of the flattened parameter; a scheduler may change ``param_groups[0]["lr"]``.
     """
@@ -76,10 +78,13 @@ class GradientDensification(DefaultStrategy):
 
 
 class FitState:
-    """Parameters, their optimisers and the densification statistics of one fit."""
+    """Parameters, their optimizers and the densification statistics of one fit."""
 
-    def __init__(self, gaussians: Gaussians, extent: float, config: GeometryConfig) -> None:
+    def __init__(
+        self, gaussians: Gaussians, extent: float, config: GeometryConfig, free: FreeSpace | None = None
+    ) -> None:
         self.config = config
+        self.free = free
         self.extent = extent
         tensors = gaussians.tensors()
         self.params = ParameterDict({name: Parameter(tensors[f].clone()) for name, f in _FIELD_OF_PARAM.items()})
@@ -111,7 +116,7 @@ class FitState:
         p = self.params
         return Gaussians(p["means"], p["quats"], p["scales"], p["opacities"], p["sh"][:, : (sh_degree + 1) ** 2])
 
-    def optimise(self, step: int, visible: Tensor) -> None:
+    def optimize(self, step: int, visible: Tensor) -> None:
         """Adam on every parameter; the rate of the means decays exponentially to its final value."""
         config = self.config
         decay = (config.lr_means_final / config.lr_means) ** (step / config.steps)
@@ -143,8 +148,19 @@ class FitState:
         every = self.config.opacity_reset_every
         if every and step > 0 and step % every == 0 and step < self.strategy.refine_stop_iter:
             reset_opa(self.params, self.optimizers, self.statistics, value=2 * self.config.prune_opacity)
+        if step > 0 and step % self.config.refine_every == 0 and step < self.strategy.refine_stop_iter + CARVED_AFTER:
+            self.carve()
 
-    def regularisation(self) -> Tensor:
+    @torch.no_grad()
+    def carve(self) -> None:
+        """Remove the Gaussians in space that ``dense.carve`` views know to be free."""
+        if self.free is None or not self.config.dense.carve:
+            return
+        floating = self.free.seen_past(self.params["means"]) >= self.config.dense.carve
+        if bool(floating.any()):
+            remove(self.params, self.optimizers, self.statistics, floating)
+
+    def regularization(self) -> Tensor:
         """What MCMC adds to the loss so that useless Gaussians fade and shrink; 0 with the default strategy."""
         if not isinstance(self.strategy, Mcmc):
             return torch.zeros((), device=self.params["means"].device)
