@@ -5,32 +5,21 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from tiny_capture import TINY, write_capture
 
 import splatseg
 from splatseg.core.errors import SplatsegError
-from splatseg.fit.features import FeatureConfig
-from splatseg.fit.geometry import GeometryConfig
-from splatseg.fit.pixel_pools import SamplingConfig
-from splatseg.fit.settings import FitConfig
-from splatseg.synthetic import SceneConfig, write_scene
 
 ROOT = Path(__file__).parent.parent
-TINY = FitConfig(
-    geometry=replace(GeometryConfig.preset("fast"), steps=30, max_gaussians=4000),
-    features=FeatureConfig(dim=8, steps=20, sampling=SamplingConfig(pool_pixels=2000, batch_pixels=2000)),
-)
 
 
 @pytest.fixture(scope="module")
 def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("api") / "scene"
-    write_scene(folder, SceneConfig(objects=2, views=6, test_views=2, width=96, height=72))
-    return folder
+    return write_capture(tmp_path_factory.mktemp("api") / "scene")
 
 
 def readme_example() -> str:

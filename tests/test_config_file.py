@@ -10,35 +10,27 @@ from pathlib import Path
 import pytest
 import yaml
 from script_runner import run_script
+from tiny_capture import TINY, write_capture
 
 import splatseg
 from splatseg.core.errors import SplatsegError
 from splatseg.fit.config_file import build, read_fit_config
-from splatseg.fit.features import FeatureConfig
 from splatseg.fit.geometry import GeometryConfig
 from splatseg.fit.pipeline import Fit
-from splatseg.fit.pixel_pools import SamplingConfig
 from splatseg.fit.settings import FitConfig
 from splatseg.io.ply import load_gaussians
 from splatseg.masks.sam.config import SamConfig
-from splatseg.synthetic import SceneConfig, write_scene
 
 CONFIGS = {
     "default": FitConfig(),
     "fast": FitConfig.preset("fast"),
     "other": replace(FitConfig(), sam=SamConfig(checkpoint=Path("w.pth"), device="cpu"), hold_out_every=3),
 }
-TINY = FitConfig(
-    geometry=replace(GeometryConfig.preset("fast"), steps=30, max_gaussians=4000),
-    features=FeatureConfig(dim=8, steps=20, sampling=SamplingConfig(pool_pixels=2000, batch_pixels=2000)),
-)
 
 
 @pytest.fixture(scope="module")
 def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("config") / "scene"
-    write_scene(folder, SceneConfig(objects=2, views=6, test_views=2, width=96, height=72))
-    return folder
+    return write_capture(tmp_path_factory.mktemp("config") / "scene")
 
 
 @pytest.fixture(scope="module")

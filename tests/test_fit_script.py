@@ -20,21 +20,14 @@ import yaml
 from PIL import Image
 from plyfile import PlyData
 from script_runner import run_script
+from tiny_capture import TINY, write_capture
 
 from splatseg.core.errors import SplatsegError
-from splatseg.fit.features import FeatureConfig
-from splatseg.fit.geometry import GeometryConfig
 from splatseg.fit.pipeline import Fit
-from splatseg.fit.pixel_pools import SamplingConfig
-from splatseg.fit.settings import FitConfig, FitInputs
+from splatseg.fit.settings import FitInputs
 from splatseg.io.ply import load_gaussians
-from splatseg.synthetic import SceneConfig, write_scene
 
 ROOT = Path(__file__).parent.parent
-TINY = FitConfig(
-    geometry=replace(GeometryConfig.preset("fast"), steps=30, max_gaussians=4000),
-    features=FeatureConfig(dim=8, steps=20, sampling=SamplingConfig(pool_pixels=2000, batch_pixels=2000)),
-)
 TINY_ARGUMENTS = ["--config.geometry.steps=30", "--config.features.steps=20", "--preset", "fast", "--quiet"]
 INRIA = ["x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2", *[f"f_rest_{i}" for i in range(9)], "opacity"]
 INRIA += ["scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"]
@@ -43,9 +36,7 @@ INRIA += ["scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"]
 @pytest.fixture(scope="module")
 def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A capture of six small views with masks and ground truth."""
-    folder = tmp_path_factory.mktemp("capture") / "scene"
-    write_scene(folder, SceneConfig(objects=2, views=6, test_views=2, width=96, height=72))
-    return folder
+    return write_capture(tmp_path_factory.mktemp("capture") / "scene")
 
 
 @pytest.fixture(scope="module")
