@@ -28,6 +28,7 @@ REQUIRED = ("torch", "numpy", "gsplat", "plyfile", "pycolmap", "scipy", "hdbscan
 # distribution -> extra of setup.py that brings it
 OPTIONAL = {
     "viser": "viewer",
+    "gaussforge": "formats",
     "segment-anything": "sam",
     "torchvision": "sam",
     "sam2": "sam2",
