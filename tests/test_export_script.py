@@ -71,7 +71,7 @@ def test_a_file_per_label_and_one_label_and_the_rest(folder: Path, capsys: pytes
     for wrong, message in (
         (("--label", "1", "--without", "1"), "--without: expected to stand alone, found it beside --label"),
         (("--label", "1", "--split-by", "label"), "--split-by: expected to stand alone"),
-        (("--level", 0), "--level: expected --split-by label beside it"),
+        (("--level", 0), "--level: expected --split-by label or --panoptic beside it"),
         (("--split-by", "label", "--level", 99), "--level: expected 0.."),
         (("--label", "nobody"), "label: expected the name or id of one label"),
         (("--format", "spz", "--out", "a.ply"), "--out: expected a name that ends in .spz, found a.ply"),

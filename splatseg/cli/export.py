@@ -4,6 +4,7 @@
     splatseg export RUN --format spz        RUN/exports/labels.spz, labels.npz
     splatseg export RUN --split-by label    a file per label
     splatseg export RUN --label 1.2         one of them; --without 1.2 the rest
+    splatseg export RUN --panoptic DIR      the labels in every photo
 
 The PLY is the splat in INRIA's layout, then the integers label and label_0,
 label_1, ..., coarse to fine; labels.json holds the tree with names and colors.
@@ -27,14 +28,16 @@ from splatseg.cli.options import IntOrNone, PathOrNone, TextOrNone
 from splatseg.core.atomic import remove_leftovers
 from splatseg.core.errors import SplatsegError
 from splatseg.core.gaussians import Gaussians
-from splatseg.core.label_tree import LabelNode, LabelTree
+from splatseg.core.label_tree import LabelTree
 from splatseg.core.progress import Percent, terminal
 from splatseg.core.splat import FeatureSplat
 from splatseg.io.labels import load_labels, save_labels, save_selection, save_without
 from splatseg.io.run import Run
+from splatseg.io.run_scene import load_run_scene
 from splatseg.io.splats import QUANTIZED, SUFFIXES, SplatFormat
 from splatseg.io.split import save_by_label
 from splatseg.segment.discretize import ClusterConfig, discretize
+from splatseg.segment.panoptic import save_panoptic
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,12 @@ class Arguments:
     """Only the Gaussians of this label: its name or id."""
     without: TextOrNone = None
     """The scene without the Gaussians of this label: its name or id."""
+    panoptic: PathOrNone = None
+    """Folder for the labels as seen in every photo: PNGs and a JSON as COCO's panoptic task has them."""
     level: IntOrNone = None
-    """Level of the label tree for --split-by, 0 coarsest; the level of the column 'label' if not given."""
+    """Level of the label tree for --split-by and --panoptic, 0 coarsest; that of the column 'label' if not given."""
+    scene: PathOrNone = None
+    """For --panoptic: where the capture lies now, if it was moved after the fit."""
     sidecar: bool = False
     """Write a plain PLY and the labels to an .npz beside it."""
     confidence: bool = False
@@ -82,7 +89,11 @@ def main() -> None:
     reuse = run.labels_json.is_file() and not arguments.again and not is_given("--clusters.")
     tree = load_labels(run.labels, gaussians) if reuse else cluster(splat, arguments.clusters, arguments.quiet)
     remove_leftovers(out.parent)  # what a killed call was writing
-    if arguments.split_by == "label":
+    if arguments.panoptic is not None:
+        views = load_run_scene(run, arguments.scene).in_frame(gaussians.offset).views
+        with Percent(terminal(arguments.quiet), "panoptic") as reporter:
+            written = [save_panoptic(out, gaussians, tree, _level(arguments, tree), views, reporter.report)]
+    elif arguments.split_by == "label":
         written = save_by_label(out, gaussians, tree, _level(arguments, tree), arguments.format)
     elif arguments.label is not None or arguments.without is not None:
         written = [_one(out, gaussians, tree, arguments)]
@@ -104,8 +115,12 @@ def _target(arguments: Arguments, run: Run) -> Path:
     chosen += ["split_by"] * (arguments.split_by == "label")
     if len(chosen) > 1:
         raise SplatsegError(f"--{chosen[1].replace('_', '-')}: expected to stand alone, found it beside --{chosen[0]}")
-    if arguments.level is not None and arguments.split_by == "nothing":
-        raise SplatsegError("--level: expected --split-by label beside it, found none")
+    if arguments.level is not None and arguments.split_by == "nothing" and arguments.panoptic is None:
+        raise SplatsegError("--level: expected --split-by label or --panoptic beside it, found none")
+    if arguments.panoptic is not None:
+        if chosen or arguments.out is not None:
+            raise SplatsegError("--panoptic: expected to stand alone, found another output beside it")
+        return arguments.panoptic
     if arguments.split_by == "label":
         out = arguments.out or run.exports / "by_label"
         if out.is_file():
@@ -130,16 +145,6 @@ def _level(arguments: Arguments, tree: LabelTree) -> int:
 
 def _one(out: Path, gaussians: Gaussians, tree: LabelTree, arguments: Arguments) -> Path:
     """One label, or the scene without it."""
-    selection = tree.selection(_named(tree, arguments.label or arguments.without or "").id)
+    selection = tree.selection(tree.named(arguments.label or arguments.without or "").id)
     (save_without if arguments.without is not None else save_selection)(out, gaussians, selection)
     return out
-
-
-def _named(tree: LabelTree, wanted: str) -> LabelNode:
-    """The label with this name, else with this id."""
-    found = [node for node in tree.nodes if node.name == wanted] or [n for n in tree.nodes if str(n.id) == wanted]
-    if len(found) != 1:
-        names = ", ".join(node.name for node in tree.at_level(tree.default_level)[:20])
-        times = "which is none" if not found else f"which {len(found)} have (give its id)"
-        raise SplatsegError(f"label: expected the name or id of one label ({names}, ...), found '{wanted}', {times}")
-    return found[0]

@@ -1,12 +1,14 @@
-"""Bring labels and splats together again that other tools had in hand.
+"""Labels and other tools: attach, import, name.
 
     splatseg labels attach FILE SIDECAR    FILE as a PLY with its labels
     splatseg labels import RUN FILE        labels made elsewhere, in a run
+    splatseg labels name RUN 1.2 --name "my chair" --class chair
 
 attach finds the rows of a splat again that another tool re-ordered, quantized,
 cropped or converted, by position, size, color and opacity; SIDECAR is the .npz
 that was exported beside it. import takes integers per Gaussian (properties of
-a PLY, or an .npz) as the labels of a run; its rows are found the same way.
+a PLY, or an .npz) as the labels of a run; its rows are found the same way. name
+gives a label of a run another name, or the class of thing that it is.
 """
 
 from __future__ import annotations
@@ -19,10 +21,10 @@ import numpy as np
 import tyro
 
 from splatseg.cli.endings import parse
-from splatseg.cli.options import PathOrNone
+from splatseg.cli.options import PathOrNone, TextOrNone
 from splatseg.core.errors import SplatsegError
 from splatseg.core.label_tree import tree_from_columns
-from splatseg.io.labels import save_labels, without_labels
+from splatseg.io.labels import load_labels, save_labels, save_tree, without_labels
 from splatseg.io.ply import load_gaussians, save_gaussians
 from splatseg.io.run import Run
 from splatseg.io.sidecar import Attached, Sidecar, attach, load_sidecar, row_keys
@@ -57,15 +59,35 @@ class Import:
     """PLY to write; RUN/labels.ply, which must not be there yet, if not given."""
 
 
-Arguments = Annotated[Attach, tyro.conf.subcommand("attach")] | Annotated[Import, tyro.conf.subcommand("import")]
+@dataclass(frozen=True)
+class Name:
+    """Give a label of a run another name, or say what class of thing it is."""
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Run folder, made by 'splatseg fit'."""
+    label: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="LABEL")]
+    """Name or id of the label."""
+    name: TextOrNone = None
+    """Its new name."""
+    category: Annotated[TextOrNone, tyro.conf.arg(name="class")] = None
+    """What it is, such as chair; '' takes its class away."""
+
+
+Arguments = (
+    Annotated[Attach, tyro.conf.subcommand("attach")]
+    | Annotated[Import, tyro.conf.subcommand("import")]
+    | Annotated[Name, tyro.conf.subcommand("name")]
+)
 
 
 def main() -> None:
-    arguments: Attach | Import = parse(Arguments, description=__doc__)  # type: ignore[arg-type]
+    arguments: Attach | Import | Name = parse(Arguments, description=__doc__)  # type: ignore[arg-type]
     if isinstance(arguments, Attach):
         attach_labels(arguments)
-    else:
+    elif isinstance(arguments, Import):
         import_labels(arguments)
+    else:
+        name_label(arguments)
 
 
 def attach_labels(arguments: Attach) -> None:
@@ -94,6 +116,24 @@ def import_labels(arguments: Import) -> None:
         print(f"label_{level}  {len(tree.at_level(level))} labels from '{names[level]}'")
     for path in written:
         print(f"written  {path}")
+
+
+def name_label(arguments: Name) -> None:
+    run = Run.existing(arguments.run)
+    if arguments.name is None and arguments.category is None:
+        raise SplatsegError("--name, --class: expected one of them, found none")
+    with run.lock():
+        gaussians = load_gaussians(run.geometry)
+        tree = load_labels(run.labels, gaussians)
+        node = tree.named(arguments.label)
+        if arguments.name is not None:
+            tree = tree.renamed(node.id, arguments.name)
+        if arguments.category is not None:
+            tree = tree.classified(node.id, arguments.category)
+        save_tree(run.labels, gaussians, tree)
+    node = tree.node(node.id)
+    print(f"label    {node.id}, '{node.name}'{f', {node.category}' if node.category else ''}")
+    print(f"written  {run.labels_json}")
 
 
 def _columns(arguments: Import) -> Sidecar:

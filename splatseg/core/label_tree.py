@@ -30,6 +30,7 @@ class LabelNode:
         count: number of Gaussians.
         name: as shown to people; a path such as "3.1" unless renamed.
         color: (r, g, b), 0..255.
+        category: the class of thing that it is, such as "chair"; "" where nobody has said.
     """
 
     id: int
@@ -38,10 +39,11 @@ class LabelNode:
     count: int
     name: str
     color: tuple[int, int, int]
+    category: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """The label as JSON holds it."""
-        return {
+        """The label as JSON holds it; its class only where it has one."""
+        entry = {
             "id": self.id,
             "parent": self.parent,
             "level": self.level,
@@ -49,12 +51,14 @@ class LabelNode:
             "color": list(self.color),
             "count": self.count,
         }
+        return entry | ({"class": self.category} if self.category else {})
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> LabelNode:
         """What :meth:`to_json` gave; raises what :data:`splatseg.core.errors.DAMAGED` lists."""
         number, parent, level, count = (int(entry[name]) for name in ("id", "parent", "level", "count"))
-        return cls(number, parent, level, count, str(entry["name"]), color_from_json(entry["color"]))
+        color, category = color_from_json(entry["color"]), str(entry.get("class", ""))
+        return cls(number, parent, level, count, str(entry["name"]), color, category)
 
 
 @dataclass(frozen=True)
@@ -178,6 +182,25 @@ class LabelTree:
         """The tree with another color, 0..255 each, for ``label``; errors as :meth:`renamed`."""
         return self._with(replace(self.node(label), color=color))
 
+    def classified(self, label: int, category: str) -> LabelTree:
+        """The tree in which ``label`` is a ``category``; "" takes its class away."""
+        return self._with(replace(self.node(label), category=category))
+
+    def named(self, wanted: str) -> LabelNode:
+        """The label of this name, else of this id.
+
+        Raises:
+            SplatsegError: there is none, or several have the name.
+        """
+        found = [n for n in self.nodes if n.name == wanted] or [n for n in self.nodes if str(n.id) == wanted]
+        if len(found) != 1:
+            names = ", ".join(node.name for node in self.at_level(self.default_level)[:20])
+            times = "which is none" if not found else f"which {len(found)} have (give its id)"
+            raise SplatsegError(
+                f"label: expected the name or id of one label ({names}, ...), found '{wanted}', {times}"
+            )
+        return found[0]
+
     def _with(self, changed: LabelNode) -> LabelTree:
         nodes = tuple(changed if node.id == changed.id else node for node in self.nodes)
         return LabelTree(self.labels, nodes, self.default_level)
@@ -227,7 +250,7 @@ class LabelTree:
         for fresh in build_nodes(labels):
             old = self._by_id.get(fresh.id)
             if old:
-                nodes.append(replace(fresh, name=old.name, color=old.color))
+                nodes.append(replace(fresh, name=old.name, color=old.color, category=old.category))
             else:
                 nodes.append(replace(fresh, name=(names or {})[fresh.id]))
         return LabelTree(labels, tuple(nodes), self.default_level)

@@ -16,6 +16,7 @@ from splatseg.core.gaussians import Gaussians
 from splatseg.core.scene import View
 from splatseg.draw.layout import Cell, contact_sheet, stacked
 from splatseg.render import render
+from splatseg.segment.panoptic import label_image
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,32 +46,6 @@ class PcaBasis:
         shown = (features - self.mean) @ self.axes
         scaled = (shown - self.low) / (self.high - self.low).clamp_min(1e-12)
         return (scaled.clamp(0, 1) * 255).round().to(torch.uint8)
-
-
-def label_image(gaussians: Gaussians, view: View, labels: Tensor, count: int) -> np.ndarray:
-    """(h, w) int64 label of every pixel: the one with the largest share of the blending weights, 0 below half opacity.
-
-    Args:
-        gaussians: n Gaussians.
-        view: the view to draw.
-        labels: (n,) int64 in 0..count-1.
-        count: number of labels.
-    """
-    camera = view.camera.to(gaussians.device)
-    best = torch.full((camera.height, camera.width), 0.0, device=gaussians.device)
-    winner = torch.zeros(camera.height, camera.width, dtype=torch.int64, device=gaussians.device)
-    present = labels.unique().tolist()
-    for start in range(0, len(present), 16):  # 16 indicator channels at a time bound the memory
-        chunk = torch.tensor(present[start : start + 16], device=gaussians.device)
-        indicator = (labels[:, None] == chunk).float()
-        shares = render(gaussians, camera, features=indicator).features
-        assert shares is not None
-        top, index = shares.max(dim=-1)
-        better = top > best
-        best = torch.where(better, top, best)
-        winner = torch.where(better, chunk[index], winner)
-    alpha = render(gaussians, camera).alpha
-    return torch.where(alpha >= 0.5, winner, 0).cpu().numpy()
 
 
 def run_sheet(

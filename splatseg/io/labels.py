@@ -73,8 +73,17 @@ def save_labels(
         save_gaussians(path, gaussians, {} if sidecar else columns, report)
     else:
         save_splat(path, gaussians, kind, {} if sidecar else columns)
-    write_text(written[1], json.dumps(_described(tree, gaussians), indent=1) + "\n")
+    save_tree(path, gaussians, tree)
     return written
+
+
+def save_tree(path: Path, gaussians: Gaussians, tree: LabelTree) -> None:
+    """Write the tree of the labels in ``path`` to the JSON beside it: names, colors and classes may be new.
+
+    Raises:
+        SplatsegError: no room to write.
+    """
+    write_text(beside(path, ".json"), json.dumps(_described(tree, gaussians), indent=1) + "\n")
 
 
 def without_labels(gaussians: Gaussians) -> Gaussians:
