@@ -125,19 +125,23 @@ def discretize(splat: FeatureSplat, config: ClusterConfig | None = None, report:
         cuts, default = cut_levels(leaf_distances(means, unit, leaves, size, config.gap_penalty), config.levels)
         tree = tree_from_leaves(leaves, cuts, default)
     else:
-        found = family_leaves(field.segments, nest(field.segments), pieces, neighbors, smallest)
-        tree = _family_tree(found, lambda items: leaf_distances(means, unit, items, size, config.gap_penalty), config)
+        family = nest(field.segments)
+        found = family_leaves(field.segments, family, pieces, neighbors, smallest)
+        middle = int(np.median(family.depth)) if len(family) else 0
+        tree = _family_tree(
+            found, middle, lambda items: leaf_distances(means, unit, items, size, config.gap_penalty), config
+        )
     report("done", 1.0)
     return tree
 
 
 def _family_tree(
-    leaves: Leaves, distances: Callable[[NDArray[np.int64]], NDArray[np.float64]], config: ClusterConfig
+    leaves: Leaves, middle: int, distances: Callable[[NDArray[np.int64]], NDArray[np.float64]], config: ClusterConfig
 ) -> LabelTree:
     """Cuts of the tree of what stands at the family's top, then the family depth by depth, then the leaves.
 
-    As many levels as the family is deep and two above, where ``config.levels`` are fewer. Shown first is the family's
-    top: what views agree on and no other agreed thing holds.
+    As many levels as the family is deep and two above, where ``config.levels`` are fewer. Shown first is depth
+    ``middle`` of the family: where half of what views agree on lies at or above it, whole objects are found.
     """
     deep = leaves.chain.shape[1]
     top = np.unique(leaves.chain[:, 0], return_inverse=True)[1].ravel().astype(np.int64)
@@ -146,7 +150,7 @@ def _family_tree(
     last = np.arange(len(leaves.chain))
     if len(np.unique(levels[-1])) < len(last):
         levels.append(last)
-    return tree_from_leaves(leaves.leaf, levels, len(cuts) - 1)
+    return tree_from_leaves(leaves.leaf, levels, len(cuts) - 1 + min(middle, deep - 1))
 
 
 def cluster_centers(
