@@ -103,3 +103,18 @@ def test_few_views_suffice_where_few_see_it() -> None:
     assert found.confidence.tolist() == [1.0, 1.0] and found.agreed.tolist() == [1.0] * 10 + [0.0] * 10 + [1.0] * 20
     wide = [pool_of([PART_A, OTHER] if view < 2 else [OTHER]) for view in range(8)]
     assert len(find_segments(wide, 40)) == 1, "six views see the part and have no mask of it"
+
+
+def test_objects_are_shown_first_not_the_groups_that_hold_them() -> None:
+    """A group of objects of two parts each: half of what views agree on lies at or above the objects."""
+    splat = make_splat(noise=0.05)
+    count = len(splat.gaussians)
+    quarter = count // 4
+    objects = [range(k * quarter, (k + 1) * quarter) for k in range(4)]
+    halves = [part for one in objects for part in (one[: quarter // 2], one[quarter // 2 :])]
+    segments = segments_of(count, [range(4 * quarter), *objects, *halves[:4]], [5] * 9)
+    field = FeatureField(splat.field.features, splat.gaussians.fingerprint(), segments)
+    tree = discretize(FeatureSplat(splat.gaussians, field), ClusterConfig(min_cluster=20, min_gaussians=5))
+    shown = tree.labels[:, tree.default_level]
+    assert len({int(shown[one[0]]) for one in objects}) == 4
+    assert all(len(np.unique(shown[list(one)])) == 1 for one in objects)
