@@ -41,6 +41,7 @@ DAYS = int(os.environ.get("SPLATSEG_DAYS", "0"))
 people = st.integers(0, 1)
 parts = st.integers(0, 5)
 modes = st.sampled_from(MODES)
+drags = st.none() | st.integers(1, 2)
 places = st.integers(0, 3)  # in the list of objects or labels
 
 
@@ -139,7 +140,7 @@ class Day(RuleBasedStateMachine):
     def do(self, who: int, action: Callable[[Session], object]) -> None:
         """A step of one's own: it is refused and changes nothing, or is undone and redone exactly."""
         person = self.people[who]
-        before, label, content = person.state(), person.session.step.label, self.content
+        before, last, content = person.state(), person.session.step, self.content
         try:
             action(person.session)
         except SplatsegError as error:
@@ -147,7 +148,8 @@ class Day(RuleBasedStateMachine):
             return
         self.note_writer(who, content)
         after = person.state()
-        if person.session.step.label == label and label in ("level", "threshold"):
+        step = person.session.step
+        if step.drag is not None and (step.label, step.drag) == (last.label, last.drag):
             return  # one drag of a slider is one step
         for _ in range(2):
             person.session.undo()
@@ -216,13 +218,13 @@ class Day(RuleBasedStateMachine):
     def rectangle(self, who: int, left: int, width: int, mode: Any) -> None:
         self.do(who, lambda session: session.rectangle("front", ((left, 3), (left + width, 29)), mode))
 
-    @rule(who=people, index=st.integers(0, 2))
-    def level(self, who: int, index: int) -> None:
-        self.do(who, lambda session: session.set_level(index))
+    @rule(who=people, index=st.integers(0, 2), drag=drags)
+    def level(self, who: int, index: int, drag: int | None) -> None:
+        self.do(who, lambda session: session.set_level(index, drag))
 
-    @rule(who=people, threshold=st.sampled_from([-0.5, 0.3, 0.5, 0.9, 2.0]))
-    def threshold(self, who: int, threshold: float) -> None:
-        self.do(who, lambda session: session.set_threshold(threshold))
+    @rule(who=people, threshold=st.sampled_from([-0.5, 0.3, 0.5, 0.9, 2.0]), drag=drags)
+    def threshold(self, who: int, threshold: float, drag: int | None) -> None:
+        self.do(who, lambda session: session.set_threshold(threshold, drag))
 
     @rule(who=people, place=places, mode=modes)
     def combine(self, who: int, place: int, mode: Any) -> None:

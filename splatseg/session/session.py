@@ -126,23 +126,27 @@ class Session(ObjectSteps, LabelSteps):
     # Refining --------------------------------------------------------------------------------------------------------
 
     @locked
-    def set_level(self, index: int) -> Selection:
-        """Move the last clicked thing to its ``index``-th proposed level, 0 the smallest."""
-        return self._refine("level", lambda pick: pick.at_level(index))
+    def set_level(self, index: int, drag: int | None = None) -> Selection:
+        """Move the last clicked thing to its ``index``-th proposed level, 0 the smallest.
+
+        ``drag`` numbers the gesture this is part of: what follows under the same number is the same step of undo.
+        """
+        return self._refine("level", lambda pick: pick.at_level(index), drag)
 
     @locked
-    def set_threshold(self, threshold: float) -> Selection:
-        """Select what scores above ``threshold`` in [-1, 1]; scores are reused, so this costs one comparison."""
-        return self._refine("threshold", lambda pick: pick.at_threshold(threshold))
+    def set_threshold(self, threshold: float, drag: int | None = None) -> Selection:
+        """Select what scores above ``threshold`` in [-1, 1]; scores are reused, so this costs one comparison. ``drag``
+        as in :meth:`set_level`."""
+        return self._refine("threshold", lambda pick: pick.at_threshold(threshold), drag)
 
-    def _refine(self, label: str, change: Callable[[Pick], Pick]) -> Selection:
+    def _refine(self, label: str, change: Callable[[Pick], Pick], drag: int | None) -> Selection:
         step = self.step
         if step.active is None:
             raise SplatsegError(f"{label}: expected a clicked thing to refine, found none; click one first")
         picks = (*step.picks[:-1], change(step.active))
-        if step.label == label and step.change is None and self.can_undo:
-            self._history.undo()  # one drag of a slider is one step of undo
-        return self._select(label, step.fixed, picks)
+        if drag is not None and (step.label, step.drag) == (label, drag) and self.can_undo:
+            self._history.undo()
+        return self._do(label, step.fixed, picks, drag=drag).selection
 
     # Sets ------------------------------------------------------------------------------------------------------------
 
