@@ -13,19 +13,21 @@ from splatseg.core.progress import SILENT, Reporter
 from splatseg.core.scene import View
 from splatseg.core.selection import Selection
 from splatseg.segment.clicks import Box, Click, PointClick, click_features, make_query, select_box
+from splatseg.segment.outlines import box_through
 from splatseg.session import label_edit, store
 from splatseg.session.label_steps import LabelSteps
 from splatseg.session.locked import locked
 from splatseg.session.object_steps import ObjectSteps
 from splatseg.session.shared import clean_name
 from splatseg.session.state import Mode, Pick, Step, combine_sets, take_out
+from splatseg.session.tool_steps import ToolSteps
 from splatseg.session.workspace import Workspace
 
 UNKNOWN = "no masks of several views hold what was clicked: the selection follows color and shape alone"
 Where = str | View | Camera
 
 
-class Session(ObjectSteps, LabelSteps):
+class Session(ObjectSteps, LabelSteps, ToolSteps):
     """Selections on one run, with undo and redo of every step.
 
     Sessions that are given the same :class:`Workspace` share objects and labels and nothing else. Image positions
@@ -77,6 +79,7 @@ class Session(ObjectSteps, LabelSteps):
             found = self._select("add", step.fixed, (*step.picks, pick))
         else:
             found = self._select(mode, combine_sets(self.selection, pick.selection(), mode))
+        self._clicked = click
         if not pick.confirmed(space.field):
             self.notice = UNKNOWN
         return found
@@ -95,15 +98,19 @@ class Session(ObjectSteps, LabelSteps):
         corners: tuple[tuple[float, float], tuple[float, float]],
         mode: Mode = "replace",
         job: Reporter = SILENT,
+        through: bool = False,
     ) -> Selection:
-        """Select all that is seen through a rectangle between two image positions (:func:`select_box`). ``job`` reports
-        and cancels.
+        """Select all that is seen through a rectangle between two image positions (:func:`select_box`), or with
+        ``through`` everything behind it, too. ``job`` reports and cancels.
 
         Raises:
             SplatsegError: outside the image, or nothing but empty space inside.
         """
         box = Box(self.workspace.camera(view), corners)
-        found = select_box(self._gaussians(), box, lambda share: job.report("looking what is there", 0.9 * share))
+        if through:
+            found = self._visible(box_through(self._gaussians(), box))
+        else:
+            found = select_box(self._gaussians(), box, lambda share: job.report("looking what is there", 0.9 * share))
         job.report("selecting", 0.9)
         if not len(found):
             raise SplatsegError("rectangle: expected something inside it, found empty space")
