@@ -147,7 +147,7 @@ def test_touching_is_symmetric_and_stops_at_gaps() -> None:
     between = graph.tocoo()
     assert (SPLAT.objects[between.row] == SPLAT.objects[between.col]).all()
     distances = (SPLAT.gaussians.means[between.row] - SPLAT.gaussians.means[between.col]).norm(dim=1)
-    assert float(distances.max()) <= region_tools.REACH * 0.2 + 1e-6
+    assert float(distances.max()) <= region_tools.REACH * 0.1 + 1e-6
 
 
 def test_growing_fills_an_object_and_no_other() -> None:

@@ -28,6 +28,7 @@ from splatseg.core.splat import FeatureSplat
 from splatseg.io.labels import load_labels, save_labels
 from splatseg.io.ply import load_gaussians
 from splatseg.io.run import Run
+from splatseg.segment.floaters import FloaterConfig
 from splatseg.segment.properties import PROPERTIES
 from splatseg.session import Session, Workspace
 from splatseg.session.colors import DISPLAY_MODES, Look, Painter, showable
@@ -37,6 +38,7 @@ from splatseg.session.state import MODES, Step
 from splatseg.session.tool_steps import BYS
 
 SPLAT: TinySplat = make_splat()
+LOOSE = FloaterConfig(piece=150, share=0.34, far=0.0, few=2)  # with which objects of this splat are floaters
 DEAD = 2**22 + 1  # above every process id of Linux
 DAYS = int(os.environ.get("SPLATSEG_DAYS", "0"))
 
@@ -264,6 +266,10 @@ class Day(RuleBasedStateMachine):
     @rule(who=people, name=st.sampled_from(PROPERTIES), bound=st.floats(0, 2), mode=modes, drag=drags)
     def select_by(self, who: int, name: Any, bound: float, mode: Any, drag: int | None) -> None:
         self.do(who, lambda session: session.select_by(name, bound, None, mode, (128, 100, 90), drag=drag))
+
+    @rule(who=people, remove=st.booleans())
+    def clean(self, who: int, remove: bool) -> None:
+        self.do(who, lambda session: session.remove_floaters() if remove else session.propose_floaters(LOOSE))
 
     @rule(who=people, part=parts, mode=modes)
     def pick_label(self, who: int, part: int, mode: Any) -> None:

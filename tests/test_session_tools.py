@@ -13,8 +13,11 @@ from known_run import KnownRun, make_run
 
 from splatseg.core.errors import SplatsegError
 from splatseg.core.selection import Selection
+from splatseg.io.ply import load_gaussians
 from splatseg.segment.properties import PROPERTIES
 from splatseg.session import Cancelled, Job, Session
+from splatseg.session.colors import Look, Painter
+from splatseg.session.exports import export_without
 
 Tool = Callable[[Session], Selection]
 LASSO = ((18.0, 1.0), (30.0, 1.0), (30.0, 31.0), (18.0, 31.0))  # around the object in the middle, parts 2 and 3
@@ -222,6 +225,67 @@ def test_tools_without_a_selection_or_photos_say_so(known: KnownRun, mine: Sessi
     with pytest.raises(SplatsegError, match="'smell'"):
         mine.histogram("smell")  # type: ignore[arg-type]
     assert not mine.can_undo
+
+
+# Clean ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stray(tmp_path: Path) -> KnownRun:
+    """The known run with three Gaussians of part 0 in the air before the objects."""
+    known = make_run(tmp_path)
+    places = torch.tensor([[0.9, 1.6, -1.5], [-0.9, -1.6, -1.5], [1.1, -1.7, -1.0]])
+    known.workspace.gaussians.means[STRAY] = places
+    return known
+
+
+STRAY = [70, 71, 69]
+
+
+def test_floaters_are_proposed_in_red_and_removed(stray: KnownRun) -> None:
+    mine, other = Session(stray.workspace), Session(stray.workspace)
+    click(mine, stray, 4)
+    click(other, stray, 4)
+    ids = torch.arange(len(stray.workspace))
+    orange = Painter(mine, ids)
+    for _ in range(2):
+        found = mine.propose_floaters()
+        assert found.ids.tolist() == sorted(STRAY) and mine.proposing
+        red = orange.paint(Look())[STRAY]
+        assert (np.uint32(255) & red > 2 * (red >> 8 & 255)).all() and other.selection == part(stray, 4)
+        entry = mine.remove_floaters()
+        assert entry.name == "floaters 1" and not entry.visible and not len(mine.selection)
+        assert (orange.paint(Look())[STRAY] == 0).all()
+        with pytest.raises(SplatsegError, match="found nothing"):
+            mine.propose_floaters()  # they are out of sight
+        other.show(entry.id)
+        assert (other.undo().label, mine.undo().label) == ("click", "floaters")
+        mine.undo()
+        assert mine.selection == part(stray, 4) and not mine.objects
+
+
+def test_only_what_was_proposed_is_removed(stray: KnownRun) -> None:
+    mine = Session(stray.workspace)
+    with pytest.raises(SplatsegError, match="find them first"):
+        mine.remove_floaters()
+    mine.propose_floaters()
+    mine.combine(part(stray, 2), "add")
+    assert not mine.proposing
+    with pytest.raises(SplatsegError, match="another selection"):
+        mine.remove_floaters()
+    mine.undo()
+    assert len(mine.remove_floaters()) == 3
+    written = load_gaussians(export_without(mine))
+    assert len(written) == len(stray.workspace) - 3
+
+
+def test_a_scene_without_floaters_says_so(known: KnownRun, mine: Session) -> None:
+    click(mine, known, 0)
+    with pytest.raises(SplatsegError, match="found nothing"):
+        mine.propose_floaters()
+    with pytest.raises(Cancelled):
+        mine.propose_floaters(job=Stopping())
+    assert mine.selection == part(known, 0)
 
 
 class Stopping(Job):

@@ -1,8 +1,9 @@
 """Growing and shrinking a selection, filling its holes and keeping one piece of it.
 
 *By neighborhood* is by the graph of Gaussians that touch: two do where one is among the ``NEIGHBORS`` nearest of the
-other and their centers are no further apart than ``REACH`` times the sum of their middle standard deviations (the
-second largest: of a flat Gaussian the smaller one of its disc). Only what is visible is part of it.
+other and their centers are no further apart than ``REACH`` times the geometric mean of their middle standard deviations
+(the second largest: of a flat Gaussian the smaller one of its disc; by their sum a large one would reach across the air
+to small ones that are far from each other). Only what is visible is part of it.
 
 *By feature* is by the similarity to the selection: the largest cosine to one of up to eight features that stand for it
 (:func:`splatseg.segment.clicks.representatives` of an even sample).
@@ -25,7 +26,7 @@ from splatseg.segment.clicks import representatives
 from splatseg.segment.neighbors import nearest_neighbors
 
 NEIGHBORS = 8
-REACH = 2.0
+REACH = 4.0
 HOLE = 0.1  # a hole has at most so many Gaussians, as a share of the selection's
 SHARE = 0.1  # of the selection that comes or goes at a step by feature
 SAMPLE = 1024  # selected Gaussians whose features are looked at
@@ -46,7 +47,7 @@ class Touching:
         middle = gaussians.log_scales.detach().cpu().sort(dim=1).values[:, 1].exp().numpy().astype(np.float64)
         ids, distances = nearest_neighbors(means, NEIGHBORS)
         report(0.8)
-        near = distances <= REACH * (middle[:, None] + middle[ids])
+        near = distances <= REACH * np.sqrt(middle[:, None] * middle[ids])
         rows = np.repeat(np.arange(len(means)), near.sum(1))
         ones = np.ones(int(near.sum()), np.float32)
         graph = sparse.coo_matrix((ones, (rows, ids[near])), shape=(len(means), len(means))).tocsr()

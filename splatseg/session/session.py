@@ -15,6 +15,7 @@ from splatseg.core.selection import Selection
 from splatseg.segment.clicks import Box, Click, PointClick, click_features, make_query, select_box
 from splatseg.segment.outlines import box_through
 from splatseg.session import label_edit, store
+from splatseg.session.clean_steps import CleanSteps
 from splatseg.session.label_steps import LabelSteps
 from splatseg.session.locked import locked
 from splatseg.session.object_steps import ObjectSteps
@@ -27,7 +28,7 @@ UNKNOWN = "no masks of several views hold what was clicked: the selection follow
 Where = str | View | Camera
 
 
-class Session(ObjectSteps, LabelSteps, ToolSteps):
+class Session(ObjectSteps, LabelSteps, ToolSteps, CleanSteps):
     """Selections on one run, with undo and redo of every step.
 
     Sessions that are given the same :class:`Workspace` share objects and labels and nothing else. Image positions
