@@ -191,6 +191,23 @@ def test_rectangles_with_ctrl_or_with_the_checkbox(known: KnownRun, viewer: View
     selects(window, everything - rest)
 
 
+def test_tools_are_pressed_and_say_where_they_do_nothing(known: KnownRun, window: HeadlessWindow) -> None:
+    window.click(*known.splat.pixel_of(2))
+    selects(window, size(known, 2))
+    window.press("Grow")
+    wait_for("more", lambda: size(known, 2) < window.selected < size(known, 2, 3))
+    window.press("Shrink")
+    wait_for("less", lambda: window.selected <= size(known, 2))
+    window.press("Fill holes")
+    wait_for("a word on it", lambda: "expected a hole" in window.status)
+    window.press("Keep clicked piece")
+    wait_for("a word on it", lambda: "more than one piece" in window.status)
+    window.press("Remove floaters")
+    wait_for("a word on it", lambda: "find them first" in window.status)
+    window.press("Find floaters")
+    wait_for("a word on it", lambda: "hangs in the air" in window.status)
+
+
 def test_sets_with_a_kept_object(known: KnownRun, window: HeadlessWindow) -> None:
     window.click(*known.splat.pixel_of(0))
     selects(window, size(known, 0))

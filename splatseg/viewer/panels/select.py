@@ -9,6 +9,7 @@ from typing import Any
 from splatseg.session import Mode, level_names
 from splatseg.viewer.actions import Actions
 from splatseg.viewer.panels.marks import show_marks
+from splatseg.viewer.panels.tools import ToolsFolder
 
 MODE_NAMES: dict[str, Mode] = {
     "new selection": "replace",
@@ -37,6 +38,7 @@ class SelectPanel:
         self._add_history()
         self._add_keeping()
         self._add_sets()
+        ToolsFolder(window)
 
     def _add_gestures(self) -> None:
         window, gui = self._window, self._gui
