@@ -59,11 +59,22 @@ def test_threshold_refines_without_new_scores(known: KnownRun, session: Session)
 
 
 def test_one_drag_of_a_slider_is_one_step_of_undo(known: KnownRun, session: Session) -> None:
+    """Two moves of one slider were one step, however far apart."""
     before = click(session, known, 2)
-    for threshold in (0.9, 0.7, 0.5, 0.3):
-        session.set_threshold(threshold)
-    assert session.undo().selection == before
-    assert session.redo().selection == part(known, 2, 3)
+    for drag in (1, 2):
+        for threshold in (0.9, 0.7, 0.5, 0.3 if drag == 1 else 0.9):
+            session.set_threshold(threshold, drag)
+    session.set_level(1, 2)  # another slider
+    assert session.selection == part(known, 2, 3)
+    for _ in range(2):
+        assert session.undo().selection == part(known, 2)
+        assert session.undo().selection == part(known, 2, 3)
+        assert session.undo().selection == before
+        for _ in range(3):
+            session.redo()
+    session.set_level(0)
+    session.set_level(1)  # no drag: a step each
+    assert session.undo().selection == part(known, 2)
 
 
 def test_sliders_without_a_click_say_so(session: Session) -> None:

@@ -28,19 +28,24 @@ from splatseg.core.splat import FeatureSplat
 from splatseg.io.labels import load_labels, save_labels
 from splatseg.io.ply import load_gaussians
 from splatseg.io.run import Run
+from splatseg.segment.floaters import FloaterConfig
+from splatseg.segment.properties import PROPERTIES
 from splatseg.session import Session, Workspace
 from splatseg.session.colors import DISPLAY_MODES, Look, Painter, showable
 from splatseg.session.exports import export_labels, export_selection, export_without
 from splatseg.session.shared import Content
 from splatseg.session.state import MODES, Step
+from splatseg.session.tool_steps import BYS
 
 SPLAT: TinySplat = make_splat()
+LOOSE = FloaterConfig(piece=150, share=0.34, far=0.0, few=2)  # with which objects of this splat are floaters
 DEAD = 2**22 + 1  # above every process id of Linux
 DAYS = int(os.environ.get("SPLATSEG_DAYS", "0"))
 
 people = st.integers(0, 1)
 parts = st.integers(0, 5)
 modes = st.sampled_from(MODES)
+drags = st.none() | st.integers(1, 2)
 places = st.integers(0, 3)  # in the list of objects or labels
 
 
@@ -139,7 +144,7 @@ class Day(RuleBasedStateMachine):
     def do(self, who: int, action: Callable[[Session], object]) -> None:
         """A step of one's own: it is refused and changes nothing, or is undone and redone exactly."""
         person = self.people[who]
-        before, label, content = person.state(), person.session.step.label, self.content
+        before, last, content = person.state(), person.session.step, self.content
         try:
             action(person.session)
         except SplatsegError as error:
@@ -147,7 +152,8 @@ class Day(RuleBasedStateMachine):
             return
         self.note_writer(who, content)
         after = person.state()
-        if person.session.step.label == label and label in ("level", "threshold"):
+        step = person.session.step
+        if step.drag is not None and (step.label, step.drag) == (last.label, last.drag):
             return  # one drag of a slider is one step
         for _ in range(2):
             person.session.undo()
@@ -201,7 +207,7 @@ class Day(RuleBasedStateMachine):
         elif how == "hide":
             self.do(other, lambda session: session.show(newest, False))
         else:
-            self.do(other, lambda session: session.delete(newest))
+            self.delete_one(other, newest)
         for redo in (False, True):
             for _ in range(steps):
                 self.back_or_forth(who, redo)
@@ -216,13 +222,13 @@ class Day(RuleBasedStateMachine):
     def rectangle(self, who: int, left: int, width: int, mode: Any) -> None:
         self.do(who, lambda session: session.rectangle("front", ((left, 3), (left + width, 29)), mode))
 
-    @rule(who=people, index=st.integers(0, 2))
-    def level(self, who: int, index: int) -> None:
-        self.do(who, lambda session: session.set_level(index))
+    @rule(who=people, index=st.integers(0, 2), drag=drags)
+    def level(self, who: int, index: int, drag: int | None) -> None:
+        self.do(who, lambda session: session.set_level(index, drag))
 
-    @rule(who=people, threshold=st.sampled_from([-0.5, 0.3, 0.5, 0.9, 2.0]))
-    def threshold(self, who: int, threshold: float) -> None:
-        self.do(who, lambda session: session.set_threshold(threshold))
+    @rule(who=people, threshold=st.sampled_from([-0.5, 0.3, 0.5, 0.9, 2.0]), drag=drags)
+    def threshold(self, who: int, threshold: float, drag: int | None) -> None:
+        self.do(who, lambda session: session.set_threshold(threshold, drag))
 
     @rule(who=people, place=places, mode=modes)
     def combine(self, who: int, place: int, mode: Any) -> None:
@@ -231,6 +237,39 @@ class Day(RuleBasedStateMachine):
     @rule(who=people, everything=st.booleans())
     def invert_or_clear(self, who: int, everything: bool) -> None:
         self.do(who, lambda session: session.invert() if everything else session.clear())
+
+    @rule(who=people, left=st.integers(-5, 40), height=st.integers(1, 40), through=st.booleans(), mode=modes)
+    def lasso(self, who: int, left: int, height: int, through: bool, mode: Any) -> None:
+        corners = ((left, 1), (left + 25, 3), (left + 12, height))
+        self.do(who, lambda session: session.lasso("front", corners, through, mode))
+
+    @rule(who=people, x=st.integers(-3, 3), ball=st.booleans(), mode=modes)
+    def solid(self, who: int, x: float, ball: bool, mode: Any) -> None:
+        center = (float(x), 0.2, 0.0)
+        self.do(
+            who,
+            lambda session: (
+                session.select_sphere(center, 0.8, mode)
+                if ball
+                else session.select_box(center, (1.5, 0.6, 1.0), (1.0, 0.0, 0.0, 0.2), mode)
+            ),
+        )
+
+    @rule(who=people, tool=st.sampled_from(["grow", "shrink"]), by=st.sampled_from(BYS), steps=st.integers(1, 3))
+    def reshape(self, who: int, tool: str, by: Any, steps: int) -> None:
+        self.do(who, lambda session: getattr(session, tool)(by, steps))
+
+    @rule(who=people, tool=st.sampled_from(["fill", "largest", "click"]))
+    def tidy(self, who: int, tool: Any) -> None:
+        self.do(who, lambda session: session.fill_holes() if tool == "fill" else session.keep_connected(tool))
+
+    @rule(who=people, name=st.sampled_from(PROPERTIES), bound=st.floats(0, 2), mode=modes, drag=drags)
+    def select_by(self, who: int, name: Any, bound: float, mode: Any, drag: int | None) -> None:
+        self.do(who, lambda session: session.select_by(name, bound, None, mode, (128, 100, 90), drag=drag))
+
+    @rule(who=people, remove=st.booleans())
+    def clean(self, who: int, remove: bool) -> None:
+        self.do(who, lambda session: session.remove_floaters() if remove else session.propose_floaters(LOOSE))
 
     @rule(who=people, part=parts, mode=modes)
     def pick_label(self, who: int, part: int, mode: Any) -> None:
@@ -256,7 +295,13 @@ class Day(RuleBasedStateMachine):
 
     @rule(who=people, place=places)
     def delete(self, who: int, place: int) -> None:
-        self.do(who, lambda session: session.delete(self.key(place)))
+        self.delete_one(who, self.key(place))
+
+    def delete_one(self, who: int, key: int) -> None:
+        session = self.people[who].session
+        if session.isolated == key:
+            session.isolate(None)  # alone ends with the object for good, so that undo shows more than before
+        self.do(who, lambda session: session.delete(key))
 
     @rule(who=people, place=st.none() | places)
     def isolate(self, who: int, place: int | None) -> None:

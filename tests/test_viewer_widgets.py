@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,16 +81,67 @@ def test_scenes_of_any_size_are_drawn_and_turned_around(tmp_path: Path, scale: f
         viewer.close()
 
 
-def test_level_and_threshold_sliders(known: KnownRun, window: HeadlessWindow) -> None:
+def test_level_and_threshold_sliders(known: KnownRun, viewer: Viewer, window: HeadlessWindow) -> None:
+    """The status told of a click's levels before the slider had them, and the slider was then taken away and put anew:
+    what a hand did to it in between was lost."""
+    (served,) = viewer.windows.values()
+    slider = window.find("Level")
+    for _ in range(2):
+        window.click(*known.splat.pixel_of(2))
+        selects(window, size(known, 2))
+        wait_for("the levels of this click", lambda: "level 1 of" in window.status)
+        assert window.enabled("Level") and window.value("Level") == 1
+        window.put("Level", 2)
+        selects(window, size(known, 2, 3))
+        assert "level 2 of" in window.status
+        window.put("Threshold", 0.9)
+        selects(window, size(known, 2))
+        wait_for("the level slider to follow", lambda: window.value("Level") == 1)
+        window.press("Clear")
+        selects(window, 0)
+        wait_for("the slider to rest", lambda: not window.enabled("Level"))
+        assert slider in {uuid for uuid, _ in window._all()}, "the slider was put anew"
+    assert served.session.can_undo
+
+
+def test_two_drags_of_a_slider_are_two_steps(known: KnownRun, viewer: Viewer, window: HeadlessWindow) -> None:
+    """Ten seconds apart they were one."""
+    (served,) = viewer.windows.values()
+    now = [0.0]
+    served.drags.clock = lambda: now[0]
     window.click(*known.splat.pixel_of(2))
     selects(window, size(known, 2))
-    wait_for("the slider of this click", lambda: "level 1 of" in window.status)
-    window.put("Level", 1)
-    selects(window, size(known, 2, 3))
-    assert "level 2 of" in window.status
-    window.put("Threshold", 0.9)
+    wait_for("the slider", lambda: window.enabled("Level"))
+    for seconds, level, parts in ((0.0, 2, (2, 3)), (0.5, 1, (2,)), (10.0, 2, (2, 3)), (20.0, 1, (2,))):
+        now[0] = seconds
+        window.put("Level", level)
+        selects(window, size(known, *parts))
+        wait_for("the step", lambda level=level: served.session.active.level == level - 1)
+    for parts in ((2, 3), (2,)):
+        window.press("Undo")
+        selects(window, size(known, *parts))
+    window.press("Undo")
+    wait_for("the click", lambda: served.session.step.label == "click")
+
+
+def test_nothing_above_the_tabs_changes_its_height(known: KnownRun, viewer: Viewer, window: HeadlessWindow) -> None:
+    """The status grew by a line with each message, bar and Cancel came and went: buttons moved under the pointer."""
+
+    def place() -> tuple[str, ...]:
+        html = next(w for _, w in window._all() if "selected ·" in (w["props"].get("content") or ""))
+        shown = [w["props"]["visible"] for _, w in window._all() if w["type"] == "GuiProgressBarMessage"]
+        return (*re.findall(r"(?<!-)height:[^;]*|overflow-y:[^;]*", html["props"]["content"]), str(shown))
+
+    before = place()
+    assert len(before) == 3
+    window.click(0, 0)
+    wait_for("a word on empty space", lambda: "empty space" in window.status and "✗" in window.status)
+    assert place() == before and window.visible("Cancel") and not window.enabled("Cancel")
+    window.click(*known.splat.pixel_of(2))
     selects(window, size(known, 2))
-    wait_for("the level slider to follow", lambda: window.value("Level") == 0)
+    window.press("Keep as object")
+    wait_for("a word on it", lambda: "✓ kept" in window.status)
+    assert place() == before
 
 
 def test_keys_and_buttons_choose_what_a_click_does(known: KnownRun, viewer: Viewer, window: HeadlessWindow) -> None:
@@ -137,6 +189,23 @@ def test_rectangles_with_ctrl_or_with_the_checkbox(known: KnownRun, viewer: View
     window.drag(((0, 0), (1, 1)), None)
     wait_for("a word on empty space", lambda: "empty space" in window.status)
     selects(window, everything - rest)
+
+
+def test_tools_are_pressed_and_say_where_they_do_nothing(known: KnownRun, window: HeadlessWindow) -> None:
+    window.click(*known.splat.pixel_of(2))
+    selects(window, size(known, 2))
+    window.press("Grow")
+    wait_for("more", lambda: size(known, 2) < window.selected < size(known, 2, 3))
+    window.press("Shrink")
+    wait_for("less", lambda: window.selected <= size(known, 2))
+    window.press("Fill holes")
+    wait_for("a word on it", lambda: "expected a hole" in window.status)
+    window.press("Keep clicked piece")
+    wait_for("a word on it", lambda: "more than one piece" in window.status)
+    window.press("Remove floaters")
+    wait_for("a word on it", lambda: "find them first" in window.status)
+    window.press("Find floaters")
+    wait_for("a word on it", lambda: "hangs in the air" in window.status)
 
 
 def test_sets_with_a_kept_object(known: KnownRun, window: HeadlessWindow) -> None:

@@ -151,10 +151,16 @@ class HeadlessWindow:
         uuid = self.find(label)
         return uuid is not None and bool(self.widgets[uuid]["props"].get("visible"))
 
+    def enabled(self, label: str) -> bool:
+        uuid = self.find(label)
+        return uuid is not None and not self.widgets[uuid]["props"].get("disabled")
+
     @property
     def bar(self) -> bool:
-        """Whether the progress bar is shown."""
-        return any(w["props"]["visible"] for _, w in self._all() if w["type"] == "GuiProgressBarMessage")
+        """Whether the progress bar moves; it is in its place always, as Cancel is."""
+        bars = [w["props"] for _, w in self._all() if w["type"] == "GuiProgressBarMessage"]
+        assert len(bars) == 1 and bars[0]["visible"] and self.visible("Cancel")
+        return bool(bars[0]["animated"])
 
     @property
     def status(self) -> str:

@@ -14,6 +14,7 @@ COMMANDS = {
     "view": "select things by clicking, in the browser",
     "segment": "select things by clicks given on the command line",
     "export": "write a run and its labels in the format of another tool",
+    "clean": "write a splat without what hangs in the air",
     "labels": "put labels back onto a splat, or take labels made elsewhere into a run",
     "evaluate": "measure a run against ground truth",
     "synthesize": "make a small capture with exact ground truth",

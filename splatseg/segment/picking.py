@@ -37,12 +37,14 @@ def seen_in(
     camera: Camera,
     window: tuple[int, int, int, int],
     report: Callable[[float], None] | None = None,
+    inside: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """(k,) int64 ids, ascending, of the Gaussians that ``render.trace`` lists in any pixel of a window.
 
     Args:
         window: first column and row, and one past the last column and row. All its pixels are traced, block by block.
         report: called with the share of blocks done; it may raise to stop.
+        inside: tells of image positions (m, 2) which count, (m,) bool; pixels whose centers do not are not traced.
     """
     left, top, right, bottom = window
     corners = torch.tensor([[left, top], [right - 1, bottom - 1]], dtype=torch.int32, device=gaussians.device)
@@ -56,6 +58,10 @@ def seen_in(
         columns = torch.arange(u, min(u + BLOCK[0], right), dtype=torch.int32)
         rows = torch.arange(v, min(v + BLOCK[1], bottom), dtype=torch.int32)
         pixels = torch.cartesian_prod(columns, rows).to(gaussians.device)
+        if inside is not None:
+            pixels = pixels[inside(pixels + 0.5)]
+        if not len(pixels):
+            continue
         seen[trace_few(few, camera, pixels).ids.long()] = True
     return near[seen]
 

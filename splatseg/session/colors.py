@@ -20,11 +20,14 @@ from splatseg.core.gaussians import SH_C0, Gaussians
 from splatseg.core.scene import View
 from splatseg.draw.sheets import PcaBasis
 from splatseg.segment.scores import project_selection
+from splatseg.session.object_steps import RED
 from splatseg.session.session import Session
 from splatseg.session.workspace import Workspace
 
 DisplayMode = Literal["photo", "features", "labels", "depth", "scores", "confidence"]
 DISPLAY_MODES: tuple[DisplayMode, ...] = ("photo", "features", "labels", "depth", "scores", "confidence")
+# Their colors are values: tinted or grayed by the selection they would be others.
+DATA_MODES: tuple[DisplayMode, ...] = ("features", "depth", "scores", "confidence")
 HIGHLIGHT = np.array([255, 120, 0], np.float32)
 UNLABELED = 150
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -54,7 +57,8 @@ class Look:
         mode: photo colors, feature PCA, labels and objects, depth, the scores of the last click, or how many of the
             views that see a Gaussian agree on what it lies in.
         dim: what is not selected is grayed while something is.
-        highlight: what is selected is tinted.
+        highlight: what is selected is tinted, proposed floaters in red. Colors that stand for a value (``DATA_MODES``)
+            are neither grayed nor tinted, those of labels are not tinted.
     """
 
     mode: DisplayMode = "photo"
@@ -105,7 +109,7 @@ class Painter:
         gaussians = session.workspace.gaussians
         self._opacity = (gaussians.opacities[ids].cpu().numpy() * 255 + 0.5).astype(np.uint32) << np.uint32(24)
         self._kept: dict[
-            tuple[object, ...], tuple[object, NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32]]
+            tuple[object, ...], tuple[tuple[object, bool], NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32]]
         ] = {}
 
     def paint(self, look: Look, camera: Camera | None = None) -> NDArray[np.uint32]:
@@ -117,10 +121,11 @@ class Painter:
         plain, bright, dimmed = self._shades(look, camera)
         selection = self.session.selection
         packed = plain
-        if look.mode != "scores" and (look.dim or look.highlight):
+        if look.mode not in DATA_MODES and (look.dim or look.highlight):
             selected = selection.mask[self.ids].cpu().numpy()
             if selected.any():
-                packed = np.where(selected, bright if look.highlight else plain, dimmed if look.dim else plain)
+                tinted = look.highlight and look.mode != "labels"  # a tinted label would be of another's color
+                packed = np.where(selected, bright if tinted else plain, dimmed if look.dim else plain)
         hidden = self.session.hidden()
         if hidden is not None:
             packed = np.where(hidden[self.ids].numpy(), np.uint32(0), packed)
@@ -129,13 +134,14 @@ class Painter:
     def _shades(
         self, look: Look, camera: Camera | None
     ) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32]]:
-        key = self._key(look.mode, camera)
+        tint = np.array(RED, np.float32) if self.session.proposing else HIGHLIGHT
+        key = (self._key(look.mode, camera), self.session.proposing)
         kept = self._kept.get((look.mode,))
-        if kept is not None and kept[0] is not None and kept[0] == key:
+        if kept is not None and kept[0][0] is not None and kept[0] == key:
             return kept[1:]
         colors = self._colors(look.mode, camera)
         luma = (colors @ LUMA)[:, None]
-        bright = 0.3 * colors + HIGHLIGHT * (0.385 + 0.315 / 255 * luma)
+        bright = 0.3 * colors + tint * (0.385 + 0.315 / 255 * luma)
         dimmed = 0.15 * colors + 0.85 * (110 + 0.45 * luma)
         shades = (self._pack(colors), self._pack(bright), self._pack(dimmed))
         self._kept[(look.mode,)] = (key, *shades)

@@ -11,6 +11,19 @@ from splatseg.session.locked import locked
 from splatseg.session.shared import Change, Color, Content, SceneObject, check_color, clean_name
 from splatseg.session.steps import SessionSteps
 
+PROPOSED = "floaters"  # label of the step that proposes them; what is selected then is shown in red
+RED: Color = (235, 30, 30)
+
+
+def _free(stem: str) -> Callable[[Content], str]:
+    """The first of ``stem 1``, ``stem 2``, ... that is no object's name."""
+
+    def name(content: Content) -> str:
+        taken = {entry.name for entry in content.objects.values()}
+        return next(f"{stem} {i}" for i in range(1, len(taken) + 2) if f"{stem} {i}" not in taken)
+
+    return name
+
 
 class ObjectSteps(SessionSteps):
     """Keeping the selection as a named object, and what is done with it."""
@@ -28,12 +41,18 @@ class ObjectSteps(SessionSteps):
     @locked
     def hide_selection(self) -> SceneObject:
         """Take the selection out of sight, as a hidden object; :meth:`show` brings it back."""
+        return self._keep("hide", _free("hidden"), None, False)
 
-        def free(content: Content) -> str:
-            taken = {entry.name for entry in content.objects.values()}
-            return next(f"hidden {i}" for i in range(1, len(taken) + 2) if f"hidden {i}" not in taken)
+    @locked
+    def remove_floaters(self) -> SceneObject:
+        """Take out of sight what :meth:`Session.propose_floaters` proposed, as a hidden object; exports leave it out.
 
-        return self._keep("hide", free, None, False)
+        Raises:
+            SplatsegError: nothing is proposed, or the proposal was changed since.
+        """
+        if self.step.label != PROPOSED:
+            raise SplatsegError("clean: expected the floaters to be proposed, found another selection; find them first")
+        return self._keep("remove floaters", _free(PROPOSED), RED, False)
 
     def _keep(self, label: str, name: Callable[[Content], str], color: Color | None, visible: bool) -> SceneObject:
         chosen = self.selection

@@ -13,19 +13,22 @@ from splatseg.core.progress import SILENT, Reporter
 from splatseg.core.scene import View
 from splatseg.core.selection import Selection
 from splatseg.segment.clicks import Box, Click, PointClick, click_features, make_query, select_box
+from splatseg.segment.outlines import box_through
 from splatseg.session import label_edit, store
+from splatseg.session.clean_steps import CleanSteps
 from splatseg.session.label_steps import LabelSteps
 from splatseg.session.locked import locked
 from splatseg.session.object_steps import ObjectSteps
 from splatseg.session.shared import clean_name
 from splatseg.session.state import Mode, Pick, Step, combine_sets, take_out
+from splatseg.session.tool_steps import ToolSteps
 from splatseg.session.workspace import Workspace
 
 UNKNOWN = "no masks of several views hold what was clicked: the selection follows color and shape alone"
 Where = str | View | Camera
 
 
-class Session(ObjectSteps, LabelSteps):
+class Session(ObjectSteps, LabelSteps, ToolSteps, CleanSteps):
     """Selections on one run, with undo and redo of every step.
 
     Sessions that are given the same :class:`Workspace` share objects and labels and nothing else. Image positions
@@ -77,6 +80,7 @@ class Session(ObjectSteps, LabelSteps):
             found = self._select("add", step.fixed, (*step.picks, pick))
         else:
             found = self._select(mode, combine_sets(self.selection, pick.selection(), mode))
+        self._clicked = click
         if not pick.confirmed(space.field):
             self.notice = UNKNOWN
         return found
@@ -95,15 +99,19 @@ class Session(ObjectSteps, LabelSteps):
         corners: tuple[tuple[float, float], tuple[float, float]],
         mode: Mode = "replace",
         job: Reporter = SILENT,
+        through: bool = False,
     ) -> Selection:
-        """Select all that is seen through a rectangle between two image positions (:func:`select_box`). ``job`` reports
-        and cancels.
+        """Select all that is seen through a rectangle between two image positions (:func:`select_box`), or with
+        ``through`` everything behind it, too. ``job`` reports and cancels.
 
         Raises:
             SplatsegError: outside the image, or nothing but empty space inside.
         """
         box = Box(self.workspace.camera(view), corners)
-        found = select_box(self._gaussians(), box, lambda share: job.report("looking what is there", 0.9 * share))
+        if through:
+            found = self._visible(box_through(self._gaussians(), box))
+        else:
+            found = select_box(self._gaussians(), box, lambda share: job.report("looking what is there", 0.9 * share))
         job.report("selecting", 0.9)
         if not len(found):
             raise SplatsegError("rectangle: expected something inside it, found empty space")
@@ -126,23 +134,27 @@ class Session(ObjectSteps, LabelSteps):
     # Refining --------------------------------------------------------------------------------------------------------
 
     @locked
-    def set_level(self, index: int) -> Selection:
-        """Move the last clicked thing to its ``index``-th proposed level, 0 the smallest."""
-        return self._refine("level", lambda pick: pick.at_level(index))
+    def set_level(self, index: int, drag: int | None = None) -> Selection:
+        """Move the last clicked thing to its ``index``-th proposed level, 0 the smallest.
+
+        ``drag`` numbers the gesture this is part of: what follows under the same number is the same step of undo.
+        """
+        return self._refine("level", lambda pick: pick.at_level(index), drag)
 
     @locked
-    def set_threshold(self, threshold: float) -> Selection:
-        """Select what scores above ``threshold`` in [-1, 1]; scores are reused, so this costs one comparison."""
-        return self._refine("threshold", lambda pick: pick.at_threshold(threshold))
+    def set_threshold(self, threshold: float, drag: int | None = None) -> Selection:
+        """Select what scores above ``threshold`` in [-1, 1]; scores are reused, so this costs one comparison. ``drag``
+        as in :meth:`set_level`."""
+        return self._refine("threshold", lambda pick: pick.at_threshold(threshold), drag)
 
-    def _refine(self, label: str, change: Callable[[Pick], Pick]) -> Selection:
+    def _refine(self, label: str, change: Callable[[Pick], Pick], drag: int | None) -> Selection:
         step = self.step
         if step.active is None:
             raise SplatsegError(f"{label}: expected a clicked thing to refine, found none; click one first")
         picks = (*step.picks[:-1], change(step.active))
-        if step.label == label and step.change is None and self.can_undo:
-            self._history.undo()  # one drag of a slider is one step of undo
-        return self._select(label, step.fixed, picks)
+        if drag is not None and (step.label, step.drag) == (label, drag) and self.can_undo:
+            self._history.undo()
+        return self._do(label, step.fixed, picks, drag=drag).selection
 
     # Sets ------------------------------------------------------------------------------------------------------------
 

@@ -95,6 +95,7 @@ class Step:
         picks: the clicked things.
         selection: all of it, without what was hidden at the time.
         change: the change of the shared objects or labels that this step made, if any.
+        drag: which drag of a slider made it; None if none did, or nobody said.
     """
 
     label: str
@@ -102,6 +103,7 @@ class Step:
     picks: tuple[Pick, ...]
     selection: Selection
     change: Change | None = None
+    drag: int | None = None
 
     @property
     def active(self) -> Pick | None:

@@ -103,10 +103,17 @@ class SessionSteps:
     def _gaussians(self) -> Gaussians:
         return self.workspace.visible_gaussians(self.isolated)
 
-    def _do(self, label: str, fixed: Selection, picks: Sequence[Pick] = (), edit: Edit | None = None) -> Step:
+    def _do(
+        self,
+        label: str,
+        fixed: Selection,
+        picks: Sequence[Pick] = (),
+        edit: Edit | None = None,
+        drag: int | None = None,
+    ) -> Step:
         """The next step. ``edit`` computes what it does to shared objects and labels, from what they are then."""
         change = None if edit is None else self.workspace.shared.edit(edit)
-        step = replace(gather(label, fixed, picks, self.hidden()), change=change)
+        step = replace(gather(label, fixed, picks, self.hidden()), change=change, drag=drag)
         self._history.do(step)
         self.notice = ""
         self.workspace.note_step(step)

@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,8 @@ from splatseg.io.labels import load_labels
 from splatseg.io.lock import Lock
 from splatseg.io.run import Run
 from splatseg.segment.levels import surface_weights
+from splatseg.segment.properties import Visibility, visibility
+from splatseg.segment.region_tools import Touching
 from splatseg.segment.splat import SegmentableSplat
 from splatseg.session import store
 from splatseg.session.shared import Change, SharedState, file_stem, hidden_mask
@@ -52,6 +55,8 @@ class Workspace:
         self.shared = SharedState()
         self.autosave_error: str | None = None
         self.restored: str | None = None
+        self._touching: Touching | None = None
+        self._visibility: Visibility | None = None
         self._visible: dict[int | None, tuple[int, Gaussians]] = {}
         self._last_step: Step | None = None
         self._restored_step: Step | None = None
@@ -95,6 +100,22 @@ class Workspace:
     def weights(self) -> Tensor:
         """(n,) shares of the surface: what level proposals weigh Gaussians by."""
         return surface_weights(self.gaussians)
+
+    def touching(self, report: Callable[[float], None] = lambda share: None) -> Touching:
+        """Which Gaussians touch, computed the first time (seconds for a million)."""
+        if self._touching is None:
+            self._touching = Touching(self.gaussians, report)
+        return self._touching
+
+    def visibility(self, report: Callable[[float], None] = lambda share: None) -> Visibility:
+        """What the photos see of each Gaussian, computed the first time (a fraction of a second a photo).
+
+        Raises:
+            SplatsegError: the photos are not at hand.
+        """
+        if self._visibility is None:
+            self._visibility = visibility(self.gaussians, [view.camera for view in self.views], report)
+        return self._visibility
 
     @cached_property
     def fingerprint(self) -> str:

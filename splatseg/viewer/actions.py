@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from splatseg.core.camera import Camera
 from splatseg.core.scene import View
 from splatseg.session import Job, Mode, Session
 from splatseg.session.colors import Look
+from splatseg.viewer.drags import Drags
 from splatseg.viewer.splats import SplatTemplate
 
 
@@ -32,6 +33,7 @@ class Actions(Protocol):
     session: Session
     template: SplatTemplate
     choices: Choices
+    drags: Drags
 
     @property
     def look(self) -> Look:
@@ -55,8 +57,8 @@ class Actions(Protocol):
     def cancel(self) -> None:
         """Stop what is running."""
 
-    def say(self, message: str) -> None:
-        """Show ``message`` in the status line."""
+    def say(self, message: str, kind: Literal["note", "done", "failed"] = "note") -> None:
+        """Show ``message`` in the status line, marked as what it is."""
 
     def complain(self, message: str) -> None:
         """Show what went wrong."""

@@ -18,7 +18,8 @@ from splatseg.session import Cancelled, Job, Mode, Session
 from splatseg.session.colors import Look, Painter, overlay, showable
 from splatseg.viewer.actions import Choices
 from splatseg.viewer.convert import FARTHEST_TURN, NEAREST_TURN, Pose, browser_camera, turn_distance, view_pose
-from splatseg.viewer.panels.tabs import Panels
+from splatseg.viewer.drags import Drags
+from splatseg.viewer.panels.tabs import Kind, Panels
 from splatseg.viewer.queue import ActionQueue
 from splatseg.viewer.splats import SplatNodes, SplatTemplate
 
@@ -44,6 +45,7 @@ class Window:
         self.session = session
         self.template = template
         self.choices = Choices()
+        self.drags = Drags()
         self._starting = threading.Lock()
         self.job: Job | None = None  # what runs beside the queue
         self.doing: Job | None = None  # what the queue does
@@ -118,6 +120,8 @@ class Window:
             self.complain("one thing at a time: wait for what is running, or cancel it")
             return
 
+        self.panels.forget_message()
+
         def body() -> None:
             try:
                 self._attempt(lambda: work(job))
@@ -145,12 +149,12 @@ class Window:
         """Whether a newer action of that key is still to be done."""
         return self._queue.waiting(key)
 
-    def say(self, message: str) -> None:
-        self.panels.message(message)
+    def say(self, message: str, kind: Kind = "note") -> None:
+        self.panels.message(message, kind)
 
     def complain(self, message: str) -> None:
         """Show what went wrong, in the status line and as a note that goes away."""
-        self.panels.message(message)
+        self.panels.message(message, "failed")
         self.client.add_notification("Not done", message, auto_close_seconds=6, color="orange")
 
     # Showing ---------------------------------------------------------------------------------------------------------
@@ -266,7 +270,8 @@ class Window:
                 self.session.pick_label(camera, u, v, mode)
             else:
                 self.session.click(camera, u, v, mode, self.doing or SILENT)
-                self.say(self.session.notice)
+                if self.session.notice:
+                    self.say(self.session.notice)
 
         self.act(action)
 

@@ -255,7 +255,7 @@ def test_a_click_into_empty_space_says_so(open_window: Any, known: KnownScene) -
     window = open_window()
     box = window.page.locator("canvas").first.bounding_box()
     window.page.mouse.click(box["x"] + box["width"] - 40, box["y"] + 40)
-    wait_for("the message", lambda: "empty space" in window.served.panels._message)
+    wait_for("the message", lambda: "empty space" in window.served.panels._message[0])
     window.page.get_by_text("empty space").first.wait_for()
     assert not window.selected().any() and not window.served.session.can_undo
     window.shoot("6-empty-space")

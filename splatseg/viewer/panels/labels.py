@@ -9,6 +9,7 @@ from typing import Any
 from splatseg.session import Job, Session
 from splatseg.session.colors import Look
 from splatseg.viewer.actions import Actions
+from splatseg.viewer.panels.marks import show_marks
 
 
 class LabelsPanel:
@@ -23,9 +24,8 @@ class LabelsPanel:
         divide.on_click(lambda _: window.start_job("dividing the scene", self._divide))
         self._text = gui.add_markdown("")
         self._shown_text = ""
-        self._level_folder = gui.add_folder(None)
-        self._level: Any = None
-        self._levels = 0
+        self._level = gui.add_slider("Level", 1, 2, 1, 1, disabled=True, hint="From coarse labels to fine ones")
+        self._level.on_update(self._level_moved)
         self._whole = gui.add_checkbox("Click picks whole labels", False)
         self._whole.on_update(lambda event: setattr(window.choices, "whole_labels", event.target.value))
         ways: dict[str, Callable[[], object]] = {
@@ -44,23 +44,17 @@ class LabelsPanel:
 
     def _level_moved(self, event: Any) -> None:
         if event.client is not None:
-            self._window.act(partial(self._window.session.set_label_level, event.target.value), "label level")
+            level = int(event.target.value) - 1
+            self._window.act(partial(self._window.session.set_label_level, level), "label level")
 
     def sync(self) -> None:
         session = self._window.session
         tree = session.tree
         levels = 0 if tree is None else tree.levels
-        if levels != self._levels or self._level is None:
-            if self._level is not None:
-                self._level.remove()
-            marks = ((0, "coarse"), (levels - 1, "fine")) if levels > 1 else None
-            with self._level_folder:
-                self._level = self._gui.add_slider(
-                    "Level", 0, max(levels - 1, 1), 1, session.label_level, marks=marks, disabled=levels < 2
-                )
-            self._level.on_update(self._level_moved)
-            self._levels = levels
-        self._level.value = session.label_level
+        if not self._window.waiting("label level"):
+            show_marks(self._level, ((1, "coarse"), (levels, "fine")) if levels > 1 else ((1, ""),))
+            self._level.disabled = levels < 2
+            self._level.value = session.label_level + 1
         text = (
             "Not divided yet." if tree is None else f"{len(tree.at_level(session.label_level))} labels at this level."
         )

@@ -8,6 +8,8 @@ from typing import Any
 
 from splatseg.session import Mode, level_names
 from splatseg.viewer.actions import Actions
+from splatseg.viewer.panels.marks import show_marks
+from splatseg.viewer.panels.tools import ToolsFolder
 
 MODE_NAMES: dict[str, Mode] = {
     "new selection": "replace",
@@ -25,9 +27,10 @@ class SelectPanel:
         self._window = window
         self._gui = window.client.gui
         self._add_gestures()
-        self._level_folder = self._gui.add_folder(None)
-        self._level: Any = None
-        self._level_count = 0
+        self._level = self._gui.add_slider(
+            "Level", 1, 2, 1, 1, disabled=True, hint="From the part that was clicked to the group it belongs to"
+        )
+        self._level.on_update(self._level_moved)
         self._threshold = self._gui.add_slider(
             "Threshold", -1.0, 1.0, STEP, 0.5, disabled=True, hint="Select what looks at least this similar"
         )
@@ -35,6 +38,7 @@ class SelectPanel:
         self._add_history()
         self._add_keeping()
         self._add_sets()
+        ToolsFolder(window)
 
     def _add_gestures(self) -> None:
         window, gui = self._window, self._gui
@@ -81,7 +85,7 @@ class SelectPanel:
 
     def _keep(self) -> None:
         entry = self._window.session.keep(self._name.value)
-        self._window.say(f"kept '{entry.name}', {len(entry):,} Gaussians")
+        self._window.say(f"kept '{entry.name}', {len(entry):,} Gaussians", "done")
 
     def _add_sets(self) -> None:
         with self._gui.add_folder("Combine with an object", expand_by_default=False):
@@ -98,33 +102,19 @@ class SelectPanel:
 
     def _threshold_moved(self, event: Any) -> None:
         if event.client is not None:  # moved by the person, not by sync()
-            self._window.act(partial(self._window.session.set_threshold, event.target.value), "threshold")
+            value, drag = event.target.value, self._window.drags.number("threshold")
+            self._window.act(partial(self._window.session.set_threshold, value, drag), "threshold")
 
     def _level_moved(self, event: Any) -> None:
         if event.client is not None:
-            self._window.act(partial(self._window.session.set_level, event.target.value), "level")
+            value, drag = int(event.target.value), self._window.drags.number("level")
+            self._window.act(partial(self._window.session.set_level, value - 1, drag), "level")
 
     def _show_level(self, count: int, index: int) -> None:
-        """A slider whose marks are the proposed levels; made anew when their number changes."""
-        if count != self._level_count or self._level is None:
-            if self._level is not None:
-                self._level.remove()
-            marks = tuple(enumerate(level_names(count)))
-            with self._level_folder:
-                self._level = self._gui.add_slider(
-                    "Level",
-                    0,
-                    max(count - 1, 1),
-                    1,
-                    min(index, max(count - 1, 1)),
-                    marks=marks,
-                    disabled=count < 2,
-                    hint="From the part that was clicked to the group it belongs to",
-                )
-            self._level.on_update(self._level_moved)
-            self._level_count = count
-        elif self._level.value != index:
-            self._level.value = index
+        """A slider from 1 whose marks are the proposed levels. It is never put anew: a hand may be on it."""
+        show_marks(self._level, tuple(enumerate(level_names(count), 1)))
+        self._level.disabled = count < 2
+        self._level.value = index + 1
 
     def sync(self) -> None:
         session = self._window.session

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from splatseg.viewer.panels.select import SelectPanel
 from splatseg.viewer.panels.view import ViewPanel
 
 PHOTO_WIDTH = 380
+STATUS_HEIGHT = "7.4em"  # five lines; more are scrolled to
+Kind = Literal["note", "done", "failed"]
+MARKS: dict[Kind, tuple[str, str]] = {"note": ("", "inherit"), "done": ("✓ ", "#15803d"), "failed": ("✗ ", "#c2410c")}
 
 
 class Panels:
@@ -25,13 +28,16 @@ class Panels:
     def __init__(self, window: Actions) -> None:
         self._window = window
         self._gui = gui = window.client.gui
-        self._message = self._running = ""
+        self._message: tuple[str, Kind] = ("", "note")
+        self._running = ""
+        self._facts: tuple[str, ...] = ()
         self._photo: tuple[Any, Any] | None = None
         gui.main_panel.dock_right()
         gui.main_panel.set_width(360)
         self._status = gui.add_html("")
-        self._progress = gui.add_progress_bar(0, visible=False, animated=True)
-        self._cancel = gui.add_button("Cancel", visible=False, color="red")
+        # In their places always: what came and went would move everything below it under the pointer.
+        self._progress = gui.add_progress_bar(0)
+        self._cancel = gui.add_button("Cancel", disabled=True, color="gray", hint="Stop what is running")
         self._cancel.on_click(lambda _: window.cancel())
         tabs = gui.add_tab_group()
         kinds = (
@@ -49,45 +55,59 @@ class Panels:
     def sync(self) -> None:
         for tab in self._tabs:
             tab.sync()
+        self._facts = self._told()  # after the widgets: it never tells of what they do not show yet
         self._show_status()
 
     # Status ----------------------------------------------------------------------------------------------------------
 
-    def message(self, text: str) -> None:
-        """Show ``text`` under the status line until the next step."""
-        self._message = text
+    def message(self, text: str, kind: Kind = "note") -> None:
+        """Show ``text`` under the facts until the next step."""
+        self._message = (text, kind)
         self._show_status()
 
     def forget_message(self) -> None:
-        self._message = ""
+        self._message = ("", "note")
 
-    def _show_status(self) -> None:
-        window = self._window
-        session = window.session
+    def _told(self) -> tuple[str, ...]:
+        """The lines of the status that say how things are."""
+        window, session = self._window, self._window.session
         lines = [f"<b>{len(session.selection):,}</b> selected · {window.template.statement}"]
         active = session.active
-        if active is not None and active.level is not None:
+        if active is not None and active.level is not None and len(session.selection):
             share = active.levels[active.level].share
-            lines.append(f"level {active.level + 1} of {len(active.levels)} · {share:.2%} of the surface")
+            lines.append(f"last click: level {active.level + 1} of {len(active.levels)} · {share:.2%} of the surface")
         if session.isolated is not None:
             lines.append("one object is shown alone (Objects → show all)")
         if session.workspace.autosave_error:
             lines.append(f"<span style='color:#c00'>not saved: {html.escape(session.workspace.autosave_error)}</span>")
+        return tuple(lines)
+
+    def _show_status(self) -> None:
+        lines = list(self._facts)
         if self._running:
             lines.append(html.escape(self._running))
-        if self._message:
-            lines.append(f"<span style='color:#b45309'>{html.escape(self._message)}</span>")
-        body = "<br>".join(lines)
-        self._status.content = f"<div style='font-size:0.85em;padding:0.3em 0.9em;line-height:1.45'>{body}</div>"
+        text, kind = self._message
+        if text:
+            mark, color = MARKS[kind]
+            lines.append(f"<span style='color:{color}'>{mark}{html.escape(text)}</span>")
+        place = f"height:{STATUS_HEIGHT};overflow-y:auto;overflow-wrap:anywhere"
+        style = f"font-size:0.85em;padding:0.3em 0.9em;line-height:1.45;{place}"
+        content = f"<div style='{style}'>{'<br>'.join(lines)}</div>"
+        if content != self._status.content:
+            self._status.content = content
 
     def show_progress(self, title: str, job: Job) -> None:
-        self._progress.visible = self._cancel.visible = True
+        self._cancel.disabled, self._cancel.color = False, "red"
+        self._progress.animated = True
         self._progress.value = round(100 * job.share, 1)
         self._running = f"{title}: {job.step or 'starting'} ({job.share:.0%})"
         self._show_status()
 
     def hide_progress(self) -> None:
-        self._progress.visible = self._cancel.visible = False
+        """Nothing is running: the bar is empty and Cancel has nothing to cancel."""
+        self._cancel.disabled, self._cancel.color = True, "gray"
+        self._progress.animated = False
+        self._progress.value = 0
         self._running = ""
         self._show_status()
 

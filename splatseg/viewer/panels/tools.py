@@ -1,0 +1,49 @@
+"""Selection tools of the Select tab: growing and shrinking, holes, pieces, and Clean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from splatseg.core.progress import SILENT
+from splatseg.session import Job
+from splatseg.session.tool_steps import By
+from splatseg.viewer.actions import Actions
+
+BY_NAMES: dict[str, By] = {"what touches": "space", "what is similar": "feature"}
+
+
+class ToolsFolder:
+    """Folders of buttons over the tools of ``window.session``."""
+
+    def __init__(self, window: Actions) -> None:
+        self._window = window
+        session, gui = window.session, window.client.gui
+        with gui.add_folder("Grow, shrink, tidy", expand_by_default=False):
+            self._by = gui.add_dropdown("By", tuple(BY_NAMES), hint="What is added, and what is left")
+            ways: dict[str, Callable[[Any], object]] = {
+                "Grow": lambda job: session.grow(BY_NAMES[self._by.value], job=job),
+                "Shrink": lambda job: session.shrink(BY_NAMES[self._by.value], job=job),
+                "Fill holes": lambda job: session.fill_holes(job=job),
+                "Keep clicked piece": lambda job: session.keep_connected("click", job),
+                "Keep largest piece": lambda job: session.keep_connected("largest", job),
+            }
+            for label, way in ways.items():
+                gui.add_button(label).on_click(lambda _, way=way: window.act(partial(self._do, way)))
+        with gui.add_folder("Clean", expand_by_default=False):
+            find = gui.add_button("Find floaters", hint="Show in red what hangs in the air")
+            find.on_click(lambda _: window.start_job("looking for floaters", self._find))
+            remove = gui.add_button("Remove floaters", hint="Take out of sight what was found; Objects brings it back")
+            remove.on_click(lambda _: window.act(self._remove))
+
+    def _do(self, way: Callable[[Any], object]) -> None:
+        way(getattr(self._window, "doing", None) or SILENT)
+
+    def _find(self, job: Job) -> None:
+        found = self._window.session.propose_floaters(job=job)
+        self._window.say(f"{len(found):,} floaters, in red; Remove floaters takes them away", "done")
+
+    def _remove(self) -> None:
+        entry = self._window.session.remove_floaters()
+        self._window.say(f"removed {len(entry):,} Gaussians; Objects → {entry.name} brings them back", "done")
