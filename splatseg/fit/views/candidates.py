@@ -24,6 +24,7 @@ _SHELLS, _ON_A_SHELL, _AIMS = (1.2, 1.7, 2.3), 80, 4  # radii in those of the ma
 _LOWEST = -0.17  # sine of the lowest elevation of a shell's positions, 10 degrees below the horizon
 _AZIMUTHS, _ELEVATIONS, _HIGHER = 16, (-45.0, -20.0, 8.0), 40.0  # looks from inside; the last one where walls go on
 _ENCLOSED = 0.75  # share of the rays of a position that hit something, from which it is inside something
+_ROOM = 0.25  # share of the free positions that a room holds
 _HIDDEN = 0.05  # share of the surface that is seen from inside alone, from which the inside is what was captured
 _SEEN_FROM = 0.5  # of what the best position sees: the least that a position is to see
 _HITS_INSIDE, _HITS_OUTSIDE = 0.4, 0.08  # least share of a picture that shows something
@@ -76,10 +77,10 @@ def fibonacci_sphere(count: int) -> Tensor:
 
 
 def seeing_quality(distances: Tensor, grid: SurfaceGrid, focal: float) -> Tensor:
-    """How well a surface cell is seen from ``distances``: 1 up to half the frame's unit, less as its picture shrinks,
-    0 where it is less than 4 pixels wide. ``focal`` in pixels."""
+    """How well a surface cell is seen from ``distances``: 1 up to the frame's unit, less as its picture shrinks, 0
+    where it is less than 4 pixels wide. ``focal`` in pixels."""
     useful = distances <= grid.cell * focal / 4
-    return (0.5 / distances.clamp_min(0.5)) * useful
+    return distances.clamp_min(1).reciprocal() * useful
 
 
 def candidate_views(grid: SurfaceGrid, half: Tensor, config: ViewPlanConfig) -> Candidates:
@@ -132,7 +133,7 @@ def _kind(positions: Positions, weights: Tensor) -> str:
     """``inside`` where there are enclosed positions that show what cannot be seen from around the scene. A room shows
     its walls to both sides and what stands in it to one; an object that is hollow shows nothing more from inside."""
     enclosed = ~positions.shell & (positions.enclosure >= _ENCLOSED)
-    if int(enclosed.sum()) < 4:
+    if int(enclosed.sum()) < _ROOM * int((~positions.shell).sum()) or not bool(enclosed.any()):
         return "outside"
     around = _seen(positions.select(positions.shell), len(weights))
     within = _seen(positions.select(enclosed), len(weights))
@@ -165,7 +166,9 @@ def _outside(positions: Positions, half: Tensor) -> Positions:
 
 def _sees_much(positions: Positions, weights: Tensor) -> Tensor:
     """(p,) bool: the positions that see at least half as much surface as the best of them."""
-    amount = torch.stack([weights[rows[rows >= 0].long().unique()].sum() for rows in positions.rows] or [torch.zeros(())])
+    amount = torch.stack(
+        [weights[rows[rows >= 0].long().unique()].sum() for rows in positions.rows] or [torch.zeros(())]
+    )
     return (amount >= _SEEN_FROM * amount.max())[: len(positions.places)]
 
 

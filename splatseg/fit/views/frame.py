@@ -12,9 +12,8 @@ from torch import Tensor
 
 from splatseg.core.errors import SplatsegError
 from splatseg.core.gaussians import Gaussians
-from splatseg.ops.reference.rasterize import quats_to_rotations
-
 from splatseg.fit.views.config import Up
+from splatseg.ops.reference.rasterize import quats_to_rotations
 
 _SAMPLE = 40_000  # Gaussians that directions are estimated from
 _CANDIDATES = 400  # normals that are tried as the up direction

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
@@ -17,6 +18,8 @@ _SOLID = 0.3  # sum of opacity x area in a cell, in areas of its side, from whic
 _REACH = 1.5  # standard deviations of a Gaussian that are laid into cells
 _MOST_PIECES = 400  # of a Gaussian
 _FAINT = 0.05  # opacity below which a Gaussian is no surface
+_WINDOW = 7  # cells about one that say whether it is part of a plane
+_PLANE = (0.06, 0.25)  # smallest by middle variance of the cells about one: of a plane, and of an edge
 _STEPS = 96  # of a ray at most
 _CHUNK = 1 << 19  # rays traced at once
 
@@ -32,6 +35,7 @@ class SurfaceGrid:
         surface: (k,) int64 flat numbers of the cells that are surface.
         weights: (k,) how much surface each holds, summing to 1: opacities of the Gaussians in it, none above the 99th
             percentile.
+        detail: (k,) in 0..1, how far the surface about each is from a plane: objects and edges, not walls.
         index: (cells,) int32 row in ``surface`` of the nearest surface cell.
         clearance: (cells,) float32 distance to it, middle to middle.
     """
@@ -41,6 +45,7 @@ class SurfaceGrid:
     shape: tuple[int, int, int]
     surface: Tensor
     weights: Tensor
+    detail: Tensor
     index: Tensor
     clearance: Tensor
 
@@ -109,7 +114,7 @@ def surface_grid(discs: Discs, half: Tensor, seed: int = 0) -> SurfaceGrid | Non
     shape = tuple(int(n) for n in (2 * reach / cell).ceil().clamp_min(1).tolist())
     origin = -torch.tensor(shape) * cell / 2
     empty = torch.zeros(0)
-    grid = SurfaceGrid(origin, cell, (shape[0], shape[1], shape[2]), empty, empty, empty, empty)
+    grid = SurfaceGrid(origin, cell, (shape[0], shape[1], shape[2]), empty, empty, empty, empty, empty)
     count = shape[0] * shape[1] * shape[2]
     points, masses = _pieces(discs, cell, seed)
     flat, inside = grid.cells_of(points)
@@ -124,9 +129,30 @@ def surface_grid(discs: Discs, half: Tensor, seed: int = 0) -> SurfaceGrid | Non
     row = torch.cumsum(solid, 0).int() - 1
     index = row[torch.from_numpy(np.ravel_multi_index(tuple(nearest), shape).ravel())]
     clearance = torch.from_numpy(distance.astype(np.float32).ravel()) * cell
-    return SurfaceGrid(
-        origin, cell, grid.shape, solid.nonzero()[:, 0], weight / weight.sum(), index, clearance
-    )
+    surface, detail = solid.nonzero()[:, 0], _detail(solid.reshape(shape).numpy())
+    return SurfaceGrid(origin, cell, grid.shape, surface, weight / weight.sum(), detail, index, clearance)
+
+
+def _detail(solid: NDArray[np.bool_]) -> Tensor:
+    """(k,) of the k solid cells, how far those around each are from a plane: by their second moments."""
+    places = np.indices(solid.shape).astype(np.float64)
+
+    def around(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        smooth: NDArray[np.float64] = ndimage.uniform_filter(values * solid, _WINDOW, mode="constant")[solid]
+        return smooth
+
+    def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Of the solid cells about each solid cell."""
+        return around(values) / share
+
+    share = around(np.ones(solid.shape))
+    middle = [mean(places[axis]) for axis in range(3)]
+    moments = np.zeros((len(share), 3, 3))
+    for a in range(3):
+        for b in range(a, 3):
+            moments[:, a, b] = moments[:, b, a] = mean(places[a] * places[b]) - middle[a] * middle[b]
+    thin, wide = torch.linalg.eigvalsh(torch.from_numpy(moments))[:, :2].unbind(1)
+    return ((thin / wide.clamp_min(0.1) - _PLANE[0]) / (_PLANE[1] - _PLANE[0])).clamp(0, 1).float()
 
 
 def _pieces(discs: Discs, cell: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,8 @@ from splatseg.render import render
 
 DRAFT = 200  # pixels of the longer side of the picture that a view is judged by
 ENOUGH = 3  # views of a surface
-_AGAIN = 0.55  # what a further view of a surface is worth, of the one before
+_AGAIN = 0.75  # what a further view of a surface is worth, of the one before
+_PLAIN, _DETAILED = 0.02, 0.35  # what one is worth beyond ENOUGH: of a wall, and of what has a shape
 _AT_ONCE = 64  # candidates whose gain is brought up to date together
 _SOLID = 0.5  # alpha from which a pixel shows something
 _WITHIN = 1.8  # cells by which a pixel's depth may miss a surface cell
@@ -54,9 +55,7 @@ class ViewPlan:
 
 
 @torch.no_grad()
-def plan_views(
-    gaussians: Gaussians, config: ViewPlanConfig = ViewPlanConfig(), reporter: Reporter = SILENT
-) -> ViewPlan:
+def plan_views(gaussians: Gaussians, config: ViewPlanConfig, reporter: Reporter = SILENT) -> ViewPlan:
     """Plan views of ``gaussians``, which are drawn on their device; rays are traced on the CPU.
 
     Raises:
@@ -130,7 +129,9 @@ class _Choice:
 
     def _best(self) -> int | None:
         """The candidate of the largest gain: old gains bound new ones, so that only the best are counted anew."""
-        worth = torch.cat([self.grid.weights * _AGAIN**self.seen, torch.zeros(1)])
+        beyond = _PLAIN + (_DETAILED - _PLAIN) * self.grid.detail
+        worth = self.grid.weights * _AGAIN**self.seen * torch.where(self.seen < ENOUGH, 1.0, beyond)
+        worth = torch.cat([worth, torch.zeros(1)])
         fresh = torch.zeros(len(self.bounds), dtype=torch.bool)
         while True:
             top = self.bounds.topk(min(_AT_ONCE, len(self.bounds))).indices
