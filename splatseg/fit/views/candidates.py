@@ -24,7 +24,7 @@ _SHELLS, _ON_A_SHELL, _AIMS = (1.2, 1.7, 2.3), 80, 4  # radii in those of the ma
 _LOWEST = -0.17  # sine of the lowest elevation of a shell's positions, 10 degrees below the horizon
 _AZIMUTHS, _ELEVATIONS, _HIGHER = 16, (-45.0, -20.0, 8.0), 40.0  # looks from inside; the last one where walls go on
 _ENCLOSED = 0.75  # share of the rays of a position that hit something, from which it is inside something
-_ROOM = 0.25  # share of the free positions that a room holds
+_ROOM = 0.5  # share of the free positions in the main part that are inside a room, if it is one
 _HIDDEN = 0.05  # share of the surface that is seen from inside alone, from which the inside is what was captured
 _SEEN_FROM = 0.5  # of what the best position sees: the least that a position is to see
 _HITS_INSIDE, _HITS_OUTSIDE = 0.4, 0.08  # least share of a picture that shows something
@@ -53,16 +53,17 @@ class Positions:
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """``places`` and ``forward`` (v, 3); ``rows`` (v, k) int64 in the grid's ``surface``, each row once in a view,
-    ``len(surface)`` for none; ``quality`` (v, k) in 0..1 of how it is seen; ``shell`` (v,) bool; ``kind``: what was
-    chosen of ``inside`` and ``outside``."""
+    """``places`` and ``forward`` (v, 3); ``patches`` (v, k) int64 of the grid, each once in a view, their number for
+    none; ``quality`` (v, k) in 0..1 of how it is seen; ``shell`` (v,) bool; ``kind``: what was chosen of ``inside`` and
+    ``outside``; ``visible``, bool, the cells of the grid's ``surface`` that can be seen from any of the places."""
 
     places: Tensor
     forward: Tensor
-    rows: Tensor
+    patches: Tensor
     quality: Tensor
     shell: Tensor
     kind: str
+    visible: Tensor
 
     def __len__(self) -> int:
         return len(self.places)
@@ -78,8 +79,8 @@ def fibonacci_sphere(count: int) -> Tensor:
 
 def seeing_quality(distances: Tensor, grid: SurfaceGrid, focal: float) -> Tensor:
     """How well a surface cell is seen from ``distances``: 1 up to the frame's unit, less as its picture shrinks, 0
-    where it is less than 4 pixels wide. ``focal`` in pixels."""
-    useful = distances <= grid.cell * focal / 4
+    where it is less than 2 pixels wide. ``focal`` in pixels."""
+    useful = distances <= grid.cell * focal / 2
     return distances.clamp_min(1).reciprocal() * useful
 
 
@@ -91,7 +92,8 @@ def candidate_views(grid: SurfaceGrid, half: Tensor, config: ViewPlanConfig) -> 
     positions = Positions(
         positions.places, torch.arange(len(positions.places)) >= len(free), positions.rows, positions.distances
     )
-    kind = _kind(positions, grid.weights) if config.kind == "auto" else config.kind
+    kind = _kind(positions, grid, half) if config.kind == "auto" else config.kind
+    positions = positions.select(~positions.shell | (positions.places[:, 2] >= _LOWEST * positions.places.norm(dim=1)))
     chosen = _inside(positions) if kind == "inside" else _outside(positions, half)
     chosen = chosen.select(_sees_much(chosen, grid.weights))
     inner, outer = chosen.select(~chosen.shell), chosen.select(chosen.shell)
@@ -121,23 +123,22 @@ def _free_places(grid: SurfaceGrid, half: Tensor, generator: torch.Generator) ->
 
 
 def _shell_places(grid: SurfaceGrid, half: Tensor) -> Tensor:
-    """Positions around the main part, the half space above and a little below, where there is room."""
-    directions = fibonacci_sphere(_ON_A_SHELL)
-    directions = directions[directions[:, 2] >= _LOWEST]
-    places = torch.cat([radius * half.norm() * directions for radius in _SHELLS])
+    """Positions all around the main part, where there is room."""
+    places = torch.cat([radius * half.norm() * fibonacci_sphere(_ON_A_SHELL) for radius in _SHELLS])
     flat, inside = grid.cells_of(places)
     return places[~inside | (grid.clearance[flat] >= _CLEARANCE)]
 
 
-def _kind(positions: Positions, weights: Tensor) -> str:
+def _kind(positions: Positions, grid: SurfaceGrid, half: Tensor) -> str:
     """``inside`` where there are enclosed positions that show what cannot be seen from around the scene. A room shows
     its walls to both sides and what stands in it to one; an object that is hollow shows nothing more from inside."""
     enclosed = ~positions.shell & (positions.enclosure >= _ENCLOSED)
-    if int(enclosed.sum()) < _ROOM * int((~positions.shell).sum()) or not bool(enclosed.any()):
+    main = ~positions.shell & (positions.places.abs() <= half).all(dim=1)
+    if not bool(enclosed.any()) or int((enclosed & main).sum()) < _ROOM * int(main.sum()):
         return "outside"
-    around = _seen(positions.select(positions.shell), len(weights))
-    within = _seen(positions.select(enclosed), len(weights))
-    return "inside" if float(weights[within & ~around].sum()) >= _HIDDEN else "outside"
+    around = grid.around(_seen(positions.select(positions.shell), len(grid.surface)))
+    within = _seen(positions.select(enclosed), len(grid.surface))
+    return "inside" if float(grid.weights[within & ~around].sum()) >= _HIDDEN else "outside"
 
 
 def _seen(positions: Positions, count: int) -> Tensor:
@@ -217,10 +218,11 @@ class _View:
         return Candidates(
             places[owner[index]],
             forward[index],
-            _padded(picked, len(self.grid.surface)),
+            _padded(picked, self.grid.patches[1]),
             _padded(quality, 0.0),
             shell[index],
             kind,
+            _seen(positions, len(self.grid.surface)),
         )
 
     def _in_picture(self, forward: Tensor) -> Tensor:
@@ -240,15 +242,15 @@ class _View:
         return (share >= least) & (near <= _NEAR_HITS) & (median >= _AT_NOSE)
 
     def _once(self, rows: Tensor, distances: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """Each surface cell once a view, none as ``len(surface)``, and how well it is seen."""
-        none = len(self.grid.surface)
-        cells = torch.where(valid & (rows >= 0), rows.long(), none)
-        cells, order = cells.sort(dim=1)
+        """Each patch once a view, none as their number, and how well it is seen."""
+        patch, none = self.grid.patches
+        patches = torch.where(valid & (rows >= 0), patch[rows.long()], none)
+        patches, order = patches.sort(dim=1)
         quality = seeing_quality(distances, self.grid, self.focal).gather(1, order)
-        again = torch.zeros_like(cells, dtype=torch.bool)
-        again[:, 1:] = cells[:, 1:] == cells[:, :-1]
-        cells = cells.masked_fill(again, none)
-        return cells, quality.masked_fill(cells == none, 0.0)
+        again = torch.zeros_like(patches, dtype=torch.bool)
+        again[:, 1:] = patches[:, 1:] == patches[:, :-1]
+        patches = patches.masked_fill(again, none)
+        return patches, quality.masked_fill(patches == none, 0.0)
 
 
 def picture_axes(forward: Tensor) -> tuple[Tensor, Tensor]:

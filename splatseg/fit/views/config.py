@@ -21,9 +21,9 @@ class ViewPlanConfig:
         width: image columns, 64..8192.
         height: image rows.
         field_of_view: horizontal, degrees, 20..120.
-        kind: where the cameras stand: ``inside`` what surrounds them (a room), or ``outside`` of it, around and before
-            it (an object, a corner, a place outdoors); ``auto`` chooses.
-        up: the axis of the splat's frame that points up; ``auto`` estimates a direction.
+        kind: where the cameras stand: inside what surrounds them (a room), or outside of it, around and before it (an
+            object, a corner, a place outdoors); auto chooses.
+        up: the axis of the splat's frame that points up; auto estimates a direction.
         seed: of everything random.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ _MOST_PIECES = 400  # of a Gaussian
 _FAINT = 0.05  # opacity below which a Gaussian is no surface
 _WINDOW = 7  # cells about one that say whether it is part of a plane
 _PLANE = (0.06, 0.25)  # smallest by middle variance of the cells about one: of a plane, and of an edge
+_PATCH = 4
 _STEPS = 96  # of a ray at most
 _CHUNK = 1 << 19  # rays traced at once
 
@@ -49,6 +51,27 @@ class SurfaceGrid:
     index: Tensor
     clearance: Tensor
 
+    @cached_property
+    def patches(self) -> tuple[Tensor, int]:
+        """(k,) int64 patch of each surface cell, and their number: cubes of ``_PATCH`` cells, so large that few rays
+        hit all of those in a picture."""
+        patch = self.places(self.surface) // _PATCH
+        numbers = (patch[:, 0] * self.shape[1] + patch[:, 1]) * self.shape[2] + patch[:, 2]
+        unique, inverse = numbers.unique(return_inverse=True)
+        return inverse, len(unique)
+
+    def places(self, flat: Tensor) -> Tensor:
+        """(n, 3) int64 places along x, y, z of the cells with numbers ``flat`` (n,)."""
+        x, rest = flat // (self.shape[1] * self.shape[2]), flat % (self.shape[1] * self.shape[2])
+        return torch.stack([x, rest // self.shape[2], rest % self.shape[2]], dim=1)
+
+    def around(self, rows: Tensor) -> Tensor:
+        """(k,) bool of surface cells: those of ``rows`` (k,) bool and their neighbors."""
+        volume = np.zeros(self.shape, bool)
+        volume.ravel()[self.surface[rows].numpy()] = True
+        grown = ndimage.binary_dilation(volume, np.ones((3, 3, 3), bool))
+        return torch.from_numpy(grown.ravel())[self.surface]
+
     def cells_of(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Flat cell (n,) int64 of each of ``points`` (n, 3), and whether it is inside the grid; 0 where not."""
         place = ((points - self.origin) / self.cell).floor().long()
@@ -59,9 +82,7 @@ class SurfaceGrid:
 
     def middles(self, flat: Tensor) -> Tensor:
         """Middles (n, 3) of the cells with numbers ``flat`` (n,)."""
-        x, rest = flat // (self.shape[1] * self.shape[2]), flat % (self.shape[1] * self.shape[2])
-        places = torch.stack([x, rest // self.shape[2], rest % self.shape[2]], dim=1)
-        return self.origin + (places.float() + 0.5) * self.cell
+        return self.origin + (self.places(flat).float() + 0.5) * self.cell
 
     def nearest_surface(self, points: Tensor, within: float) -> Tensor:
         """(n,) int64 rows in ``surface`` of the cells at ``points`` (n, 3); -1 where none is ``within`` cells."""

@@ -104,8 +104,7 @@ class _Choice:
         count = len(grid.surface)
         self.seen = torch.zeros(count)  # sum of qualities
         self.views = torch.zeros(count, dtype=torch.int32)  # number of views, of a useful resolution
-        self.reachable = torch.zeros(count + 1, dtype=torch.bool)
-        self.reachable[candidates.rows.flatten()] = True
+        self.visible = candidates.visible.clone()
         self.bounds = torch.full((len(candidates),), float("inf"))  # on the gains, which only fall
 
     def try_next(self) -> bool:
@@ -124,14 +123,15 @@ class _Choice:
         best = torch.zeros(len(self.seen)).scatter_reduce(0, rows, quality, "amax")
         self.seen += best
         self.views += (best > 0).int()
-        self.reachable[rows] = True
+        self.visible[rows] = True
         return True
 
     def _best(self) -> int | None:
         """The candidate of the largest gain: old gains bound new ones, so that only the best are counted anew."""
         beyond = _PLAIN + (_DETAILED - _PLAIN) * self.grid.detail
         worth = self.grid.weights * _AGAIN**self.seen * torch.where(self.seen < ENOUGH, 1.0, beyond)
-        worth = torch.cat([worth, torch.zeros(1)])
+        patch, count = self.grid.patches
+        worth = torch.zeros(count + 1).index_add_(0, patch, worth)  # the last one is that of no patch
         fresh = torch.zeros(len(self.bounds), dtype=torch.bool)
         while True:
             top = self.bounds.topk(min(_AT_ONCE, len(self.bounds))).indices
@@ -140,8 +140,7 @@ class _Choice:
             if bool(fresh[top[0]]):
                 return int(top[0])
             stale = top[~fresh[top] & (self.bounds[top] > 0)]
-            rows = self.candidates.rows[stale]
-            self.bounds[stale] = (worth[rows] * self.candidates.quality[stale]).sum(dim=1)
+            self.bounds[stale] = (worth[self.candidates.patches[stale]] * self.candidates.quality[stale]).sum(dim=1)
             fresh[stale] = True
 
     def _draft(self, camera: Camera, shell: bool) -> tuple[Tensor, Tensor]:
@@ -163,7 +162,7 @@ class _Choice:
         return rows[rows >= 0], distances[rows >= 0]
 
     def coverage(self) -> Coverage:
-        visible = self.grid.weights * self.reachable[:-1]
+        visible = self.grid.weights * self.visible
         total = float(visible.sum())
         once, enough = (float(visible[self.views >= n].sum()) / total for n in (1, ENOUGH))
         return Coverage(once, enough, total)
