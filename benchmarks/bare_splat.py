@@ -1,4 +1,4 @@
-"""A splat without its photos against the same splat with them: ``python -m benchmarks.bare_splat SCENE SPLAT --out DIR``.
+"""A splat without its photos and with them: ``python -m benchmarks.bare_splat SCENE SPLAT --out DIR``.
 
 SCENE has nested ground truth (``../shared/data/dev_kitchen``), SPLAT is fitted to its photos. Every Gaussian takes the
 truth's label by the photos' label images; views are planned from the splat alone, labels are rendered in them, and

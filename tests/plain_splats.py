@@ -1,4 +1,4 @@
-"""Splats of plain surfaces, whose inside and outside are known: a furnished room, an object on a table, a hollow ball."""
+"""Splats of plain surfaces, whose inside and outside are known: a furnished room, things on a table, a ball."""
 
 from __future__ import annotations
 

@@ -13,10 +13,11 @@ from splatseg.core.errors import SplatsegError
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.progress import SILENT, Reporter
 from splatseg.core.scene import NEAR_SHARE
-from splatseg.fit.views.candidates import NEAR, Candidates, candidate_views, picture_axes, seeing_quality
+from splatseg.fit.views.candidates import NEAR, Candidates, candidate_views, seeing_quality
 from splatseg.fit.views.config import ViewPlanConfig
 from splatseg.fit.views.frame import PlanFrame, plan_frame
 from splatseg.fit.views.grid import SurfaceGrid, surface_grid
+from splatseg.fit.views.positions import picture_axes
 from splatseg.render import render
 
 DRAFT = 200  # pixels of the longer side of the picture that a view is judged by
@@ -102,8 +103,13 @@ class _Choice:
         self.cameras: list[Camera] = []
         self.reported = self.dropped = 0
         count = len(grid.surface)
-        self.seen = torch.zeros(count)  # sum of qualities
-        self.views = torch.zeros(count, dtype=torch.int32)  # number of views, of a useful resolution
+        self.views = torch.zeros(count, dtype=torch.int32)  # of each surface cell, at a useful resolution
+        self.patch, patches = grid.patches
+        self.seen = torch.zeros(patches)  # of each patch the sum of qualities, and its views
+        self.patch_views = torch.zeros(patches, dtype=torch.int32)
+        self.weights = torch.zeros(patches).index_add_(0, self.patch, grid.weights)
+        detail = torch.zeros(patches).index_add_(0, self.patch, grid.weights * grid.detail) / self.weights
+        self.beyond = _PLAIN + (_DETAILED - _PLAIN) * detail
         self.visible = candidates.visible.clone()
         self.bounds = torch.full((len(candidates),), float("inf"))  # on the gains, which only fall
 
@@ -120,18 +126,18 @@ class _Choice:
             return True
         self.cameras.append(camera)
         quality = seeing_quality(distances, self.grid, camera.fx)
-        best = torch.zeros(len(self.seen)).scatter_reduce(0, rows, quality, "amax")
+        self.views[rows[quality > 0].unique()] += 1
+        # By patches: in one that is seen, cells behind its surface never will be.
+        best = torch.zeros(len(self.seen)).scatter_reduce(0, self.patch[rows], quality, "amax")
         self.seen += best
-        self.views += (best > 0).int()
+        self.patch_views += (best > 0).int()
         self.visible[rows] = True
         return True
 
     def _best(self) -> int | None:
         """The candidate of the largest gain: old gains bound new ones, so that only the best are counted anew."""
-        beyond = _PLAIN + (_DETAILED - _PLAIN) * self.grid.detail
-        worth = self.grid.weights * _AGAIN**self.seen * torch.where(self.seen < ENOUGH, 1.0, beyond)
-        patch, count = self.grid.patches
-        worth = torch.zeros(count + 1).index_add_(0, patch, worth)  # the last one is that of no patch
+        factor = torch.where(self.patch_views < ENOUGH, _AGAIN**self.patch_views, self.beyond * _AGAIN**self.seen)
+        worth = torch.cat([self.weights * factor, torch.zeros(1)])  # the last one is that of no patch
         fresh = torch.zeros(len(self.bounds), dtype=torch.bool)
         while True:
             top = self.bounds.topk(min(_AT_ONCE, len(self.bounds))).indices
