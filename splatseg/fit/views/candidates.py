@@ -14,6 +14,7 @@ from splatseg.fit.views.grid import SurfaceGrid
 from splatseg.fit.views.positions import Positions, good_positions, picture_axes
 
 NEAR = 0.1  # of the frame's unit: what is nearer fills a picture, or is a floater
+FULL = 0.6  # of the frame's unit: a surface is seen no better from nearer
 _AIMS = 4  # views of a position on a shell
 _AZIMUTHS, _ELEVATIONS, _HIGHER = 16, (-45.0, -20.0, 8.0), 40.0  # looks from inside; the last one where walls go on
 _HITS_INSIDE, _HITS_OUTSIDE = 0.4, 0.08  # least share of a picture that shows something
@@ -66,10 +67,10 @@ def candidate_views(grid: SurfaceGrid, half: Tensor, config: ViewPlanConfig) -> 
 
 
 def seeing_quality(distances: Tensor, grid: SurfaceGrid, focal: float) -> Tensor:
-    """How well a surface cell is seen from ``distances``: 1 up to the frame's unit, beyond that
-    less as its picture shrinks, 0 where it is less than 2 pixels wide. ``focal`` in pixels."""
+    """How well a surface cell is seen from ``distances``: 1 up to FULL, beyond that less as
+    its picture shrinks, 0 where it is less than 2 pixels wide. ``focal`` in pixels."""
     useful = distances <= grid.cell * focal / 2
-    return distances.clamp_min(1).reciprocal() * useful
+    return FULL / distances.clamp_min(FULL) * useful
 
 
 def _looks_around(enclosed: bool, turn: float) -> Tensor:

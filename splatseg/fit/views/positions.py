@@ -23,6 +23,7 @@ _SHELLS, _ON_A_SHELL = (1.2, 1.7, 2.3), 80  # radii in those of the main part, a
 _CAP = 50.0  # degrees about the direction to the middle that rays from a shell go to
 _LOWEST = -0.17  # sine of the lowest elevation of a shell's positions, 10 degrees below the horizon
 _ENCLOSED = 0.75  # share of the rays of a position that hit something, from which it is inside something
+_PLACE = 0.55  # ... from which it is in a place (a floor and walls), not beside an object
 _ROOM = 0.5  # share of the free positions in the main part that are inside a room, if it is one
 _HIDDEN = 0.05  # share of the surface that is seen from inside alone, from which the inside is what was captured
 _SEEN_FROM = 0.5  # of what the best position sees: the least that a position is to see
@@ -63,13 +64,12 @@ class Positions:
         seen[self.rows.flatten().long()] = True  # -1, of none, is the last one
         return seen[:-1]
 
-    def amount(self, grid: SurfaceGrid) -> Tensor:
-        """(p,) how much surface each sees: the weight of the patches that its rays hit."""
-        patch, count = grid.patches
-        weights = torch.zeros(count).index_add_(0, patch, grid.weights)
-        seen = torch.zeros(len(self), count + 1, dtype=torch.bool)
-        seen.scatter_(1, torch.where(self.rows >= 0, patch[self.rows.long()], count), True)
-        return seen[:, :-1].float() @ weights
+    def sees_much(self, weights: Tensor) -> Tensor:
+        """(p,) bool: those that see at least half as much as the best of them; ``weights`` of all surface cells."""
+        seen = torch.zeros(len(self), len(weights) + 1, dtype=torch.bool)
+        seen.scatter_(1, torch.where(self.rows >= 0, self.rows, len(weights)).long(), True)
+        amount = seen[:, :-1].float() @ weights
+        return amount >= _SEEN_FROM * torch.cat([amount, torch.zeros(1)]).max()
 
 
 def good_positions(
@@ -87,12 +87,9 @@ def good_positions(
     else:
         within = within.select(within.enclosure < _ENCLOSED)
         around = around.select(around.places[:, 2] >= _LOWEST * around.places.norm(dim=1))
-    near, far = within.amount(grid), around.amount(grid)
-    best_near, best_far = (float(torch.cat([amount, torch.zeros(1)]).max()) for amount in (near, far))
-    within = within.select(near >= _SEEN_FROM * max(best_near, best_far))
-    # Into a place where one sees most from among its things, one looks from around it across the backs of its walls.
-    least = _SEEN_FROM * best_far if best_near < best_far else math.inf
-    return within, around.select(far >= least), chosen
+        if float(torch.cat([within.enclosure, torch.zeros(1)]).quantile(0.95)) >= _PLACE:
+            around = around.select(torch.zeros(len(around), dtype=torch.bool))  # they look across the backs of walls
+    return within.select(within.sees_much(grid.weights)), around.select(around.sees_much(grid.weights)), chosen
 
 
 def fibonacci_sphere(count: int, lowest: float = -1.0) -> Tensor:
