@@ -109,7 +109,11 @@ def main() -> None:
     parser.add_argument("splat", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--views", type=int, default=ViewPlanConfig().views)
-    parser.add_argument("--photos", action="store_true", help="also fit to the photos' masks, for comparison")
+    parser.add_argument(
+        "--photos",
+        action="store_true",
+        help="also fit to masks of the photos: the scene's, and such as are simulated here",
+    )
     arguments = parser.parse_args()
     out, config = arguments.out, ViewPlanConfig(views=arguments.views)
     gaussians = load_splat(arguments.splat).gaussians
@@ -120,8 +124,11 @@ def main() -> None:
     found["bare"] = core_mean(arguments.scene, out / "views", out / "masks", arguments.splat, out / "bare")
     print(json.dumps(found["bare"]), flush=True)
     if arguments.photos:
-        photos = arguments.scene, arguments.scene / "masks_2d", arguments.splat, out / "photos"
-        found["photos"] = core_mean(arguments.scene, *photos)
+        scene, splat = arguments.scene, arguments.splat
+        found["photos"] = core_mean(scene, scene, scene / "masks_2d", splat, out / "photos")
+        # The same simulation in the photos' views: what remains of the difference is that of the views.
+        write_masks(scene, gaussians, scene, out / "photo_masks")
+        found["photos_same_masks"] = core_mean(scene, scene, out / "photo_masks", splat, out / "photos_same_masks")
     write_text(out / "bare_splat.json", json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))
 

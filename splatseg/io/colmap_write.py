@@ -35,8 +35,9 @@ def write_colmap_text(
         values = [camera.fx, float(camera.K[1, 1]), float(camera.K[0, 2]), float(camera.K[1, 2])]
         kind = f"PINHOLE {camera.width} {camera.height} {_numbers(values)}"
         pose = camera.cam_from_world.double().cpu().numpy()
-        x, y, z, w = Rotation.from_matrix(pose[:3, :3]).as_quat()
-        place = pose[:3, 3] - pose[:3, :3] @ origin
+        rotation = Rotation.from_matrix(pose[:3, :3])  # the nearest one: far from the origin float32's is too coarse
+        x, y, z, w = rotation.as_quat()
+        place = -rotation.as_matrix() @ (origin - pose[:3, :3].T @ pose[:3, 3])
         # The second line of an image holds its 2D points: none.
         images.append(f"{number} {_numbers([w, x, y, z, *place])} {kinds.setdefault(kind, len(kinds) + 1)} {name}\n\n")
     xyz = points.xyz.double().cpu().numpy() + origin

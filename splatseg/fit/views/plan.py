@@ -32,7 +32,7 @@ _MOST_NEAR = 0.1  # share of a draft nearer than NEAR
 _TRIES = 4  # drafts for each view that is wanted, at most
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Coverage:
     """Shares of the weight of all surface that can be seen from anywhere: ``once`` in at least one of the views,
     ``enough`` in :data:`ENOUGH`, each at a useful resolution. ``visible``: of the main part's surface, how much can be
