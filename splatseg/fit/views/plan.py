@@ -22,8 +22,8 @@ from splatseg.render import render
 
 DRAFT = 200  # pixels of the longer side of the picture that a view is judged by
 ENOUGH = 3  # views of a surface
-_AGAIN = 0.75  # what a further view of a surface is worth, of the one before
-_PLAIN, _DETAILED = 0.02, 0.35  # what one is worth beyond ENOUGH: of a wall, and of what has a shape
+_AGAIN = 0.85  # what a further view of a surface is worth, of the one before
+_PLAIN, _DETAILED = 0.01, 1.0  # what one is worth beyond ENOUGH: of a wall, and of what has a shape
 _AT_ONCE = 64  # candidates whose gain is brought up to date together
 _SOLID = 0.5  # alpha from which a pixel shows something
 _WITHIN = 1.8  # cells by which a pixel's depth may miss a surface cell
