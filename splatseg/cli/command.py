@@ -11,6 +11,7 @@ from splatseg.cli.endings import fail, run
 COMMANDS = {
     "fit": "fit a segmentable splat to a capture (the main job)",
     "masks": "make the 2D masks of a capture ahead of time",
+    "views": "plan and render views of a splat that has no photos",
     "view": "select things by clicking, in the browser",
     "segment": "select things by clicks given on the command line",
     "export": "write a run and its labels in the format of another tool",

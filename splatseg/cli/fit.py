@@ -3,6 +3,7 @@
     splatseg fit SCENE                         COLMAP, or a transforms.json
     splatseg fit SCENE --masks sam             masks that give quality
     splatseg fit PHOTOS --sfm                  photos alone: poses first
+    splatseg fit --splat FILE                  a splat alone: views are planned
     splatseg fit --config runs/x/config.yaml --out runs/y       once more
 
 A fit that was stopped goes on where it was when the same command is given
@@ -25,6 +26,7 @@ from splatseg.fit.config_file import Repeated, read_fit_config
 from splatseg.fit.pipeline import Fit
 from splatseg.fit.settings import FitConfig, FitInputs
 from splatseg.io.colmap import find_model
+from splatseg.io.splats import SUFFIXES, beside
 
 Preset = Literal["fast", "default", "quality"]
 
@@ -33,8 +35,9 @@ Preset = Literal["fast", "default", "quality"]
 class Arguments:
     """Fit a splat with a feature field to a capture and split it into labeled objects."""
 
-    scene: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SCENE")]
-    """COLMAP capture, or a folder of photos with --sfm."""
+    scene: Annotated[PathOrNone, tyro.conf.Positional, tyro.conf.arg(metavar="SCENE")] = None
+    """COLMAP capture, or a folder of photos with --sfm. With --splat it may be left out: views of the splat are planned
+    and rendered then."""
     out: PathOrNone = None
     """Run folder; runs/NAME of the scene if not given."""
     preset: Preset = "default"
@@ -71,13 +74,12 @@ def defaults() -> tuple[Arguments, Repeated]:
     chosen = FitConfig.preset(preset if preset is not None and preset in get_args(Preset) else "default")
     file = last_given("--config")
     if file is None:
-        return Arguments(scene=tyro.MISSING, config=chosen), Repeated()
+        return Arguments(config=chosen), Repeated()
     repeated, config = read_fit_config(Path(file))
     if preset is not None:
         config = replace(config, geometry=chosen.geometry, features=chosen.features)
-    scene = tyro.MISSING if repeated.scene is None else repeated.scene
     return Arguments(
-        scene=scene,
+        scene=repeated.scene,
         splat=repeated.splat,
         splat_transform=repeated.splat_transform,
         sfm=repeated.sfm,
@@ -86,10 +88,19 @@ def defaults() -> tuple[Arguments, Repeated]:
 
 
 def inputs_of(arguments: Arguments, repeated: Repeated) -> FitInputs:
-    """What is fitted, and where it goes."""
-    out = arguments.out or Path("runs") / arguments.scene.resolve().name
+    """What is fitted, and where it goes.
+
+    Raises:
+        SplatsegError: options that do not go together.
+    """
+    if arguments.scene is None:
+        _check_bare(arguments)
+    named = arguments.scene or _without_suffix(arguments.splat)
+    out = arguments.out or Path("runs") / named.resolve().name
     # The model's folder is a scene of its own: whoever opens the run finds the same poses.
-    scene = arguments.scene if arguments.model is None else find_model(arguments.scene, arguments.model)
+    scene = arguments.scene
+    if scene is not None and arguments.model is not None:
+        scene = find_model(scene, arguments.model)
     if arguments.splat_transform is not None and arguments.splat is None:
         raise SplatsegError("--splat-transform: expected --splat beside it, found none")
     kept = repeated.masks_in if arguments.masks is None else None
@@ -102,6 +113,20 @@ def inputs_of(arguments: Arguments, repeated: Repeated) -> FitInputs:
     return FitInputs(
         scene, out, masks, arguments.splat, arguments.sfm, arguments.device, arguments.splat_transform, kept
     )
+
+
+def _check_bare(arguments: Arguments) -> None:
+    if arguments.splat is None:
+        raise SplatsegError("SCENE: expected a capture, or --splat FILE alone, found neither")
+    for option in ("sfm", "model", "splat_transform"):
+        if getattr(arguments, option):
+            raise SplatsegError(f"--{option.replace('_', '-')}: expected a SCENE beside it, found none")
+
+
+def _without_suffix(splat: Path | None) -> Path:
+    """Where a run of a splat alone gets its name from."""
+    assert splat is not None
+    return beside(splat, "") if splat.name.lower().endswith(tuple(SUFFIXES.values())) else splat.with_suffix("")
 
 
 def main() -> None:

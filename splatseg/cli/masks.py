@@ -33,7 +33,8 @@ from splatseg.fit.masks_job import MaskJob, first_rank_first, process_share, run
 from splatseg.io.colmap import find_model, has_model, load_colmap
 from splatseg.io.run import Run
 from splatseg.io.run_log import RunLog
-from splatseg.io.run_scene import take_capture
+from splatseg.io.run_paths import RunPaths
+from splatseg.io.run_scene import recorded_place, take_capture
 from splatseg.masks import MaskSource, mask_source
 from splatseg.masks.cache import MaskCache
 from splatseg.masks.files import write_note
@@ -80,7 +81,10 @@ def make(options: Arguments) -> None:
     with process_share() as share:
         device_of_rank(share.rank)
         with first_rank_first(share):
-            place = {"scene": str(scene_folder(options).resolve()), "downscale": options.downscale}
+            place = {
+                "scene": recorded_place(RunPaths(options.out), scene_folder(options)),
+                "downscale": options.downscale,
+            }
             run_folder = Run.open(options.out, place, may_differ=("scene",))
             with run_folder.gone_if_refused():
                 if share.rank == 0:

@@ -46,20 +46,28 @@ class Agreement:
         return not (self.psnr < self.flat) or self.points >= LEAST_AGREEING
 
 
-def given_splat(path: Path, transform: Path | None, scene: Scene, folder: Path) -> Gaussians:
-    """The splat in ``path`` in the frame of ``scene``, a capture in ``folder``.
+def read_splat(path: Path) -> Gaussians:
+    """The splat in ``path``, of any format; what its format does not hold is said in a line.
+
+    Raises:
+        SplatsegError: the file is broken.
+    """
+    read = load_splat(path)
+    if read.format in QUANTIZED:
+        log.warning("%s: read as %s, which holds %s", path, read.format, QUANTIZED[read.format])
+    return read.gaussians
+
+
+def given_splat(gaussians: Gaussians, transform: Path | None, scene: Scene, folder: Path) -> Gaussians:
+    """A splat as it was read, in the frame of ``scene``, a capture in ``folder``.
 
     Args:
         transform: see :func:`splatseg.fit.splat_transform.read_splat_transform`; None: the splat is in the capture's
             frame, or in a local one whose offset its header tells.
 
     Raises:
-        SplatsegError: a file is broken.
+        SplatsegError: the transform is broken.
     """
-    read = load_splat(path)
-    if read.format in QUANTIZED:
-        log.warning("%s: read as %s, which holds %s", path, read.format, QUANTIZED[read.format])
-    gaussians = read.gaussians
     if transform is None:
         if gaussians.offset == scene.offset:
             return gaussians

@@ -1,6 +1,7 @@
 """The main job: a capture becomes a segmentable splat, stage by stage, each cached and resumable.
 
-Stages, in order: ``geometry`` (photos -> Gaussians, or a splat that is given), ``hierarchy`` (masks -> patches, a
+Stages, in order: ``views`` (of a splat without a capture: planned and rendered), ``geometry`` (photos -> Gaussians, or
+a splat that is given), ``hierarchy`` (masks -> patches, a
 view at a time), ``features`` (hierarchies -> field), ``labels`` (whole-scene label tree), ``sheet`` (the contact
 sheet). A stage of which no input has changed (:mod:`splatseg.fit.stages`) is not run again.
 """
@@ -34,16 +35,18 @@ from splatseg.draw.mask_preview import hierarchy_preview
 from splatseg.draw.sheets import run_sheet
 from splatseg.fit.features import fit_features
 from splatseg.fit.geometry import fit_geometry, psnr
-from splatseg.fit.given import Agreement, check_agreement, given_splat
+from splatseg.fit.given import Agreement, check_agreement, given_splat, read_splat
 from splatseg.fit.hooks import FitHooks
 from splatseg.fit.settings import FitConfig, FitInputs
-from splatseg.fit.stages import Stage, cameras_digests, folder_digest, photos_digest, tensors_digest
+from splatseg.fit.stages import Stage, cameras_digests, folder_digest, photos_digest, tensors_digest, views_stage
+from splatseg.fit.views.folder import VIEWS, is_planned, summary, write_views
 from splatseg.io.digests import digest
 from splatseg.io.labels import load_labels, save_labels
 from splatseg.io.ply import load_gaussians, save_gaussians
 from splatseg.io.run import Run
 from splatseg.io.run_log import RunLog
-from splatseg.io.run_scene import load_run_scene, take_capture
+from splatseg.io.run_paths import RunPaths
+from splatseg.io.run_scene import load_run_scene, recorded_place, take_capture
 from splatseg.io.test_cameras import load_test_views
 from splatseg.masks import MaskSource, mask_source
 from splatseg.masks.cache import MaskCache
@@ -71,6 +74,15 @@ def _preview(view: View, hierarchies: HierarchyFolder) -> Image.Image:
     return hierarchy_preview(view.image().numpy(), hierarchy.patch_ids, hierarchy.membership)
 
 
+def _check_bare(inputs: FitInputs) -> None:
+    """Raise :class:`SplatsegError` unless a splat is given, and nothing that only a capture has."""
+    if inputs.splat is None:
+        raise SplatsegError("scene: expected a capture, or a splat to plan views of, found neither")
+    if inputs.sfm or inputs.splat_transform is not None:
+        name = "sfm" if inputs.sfm else "splat_transform"
+        raise SplatsegError(f"{name}: expected a capture beside it, found a splat alone")
+
+
 class Fit:
     """One run of the main job. :meth:`execute` does all stages; each may be called on its own, in order."""
 
@@ -79,18 +91,23 @@ class Fit:
         self.config = config
         self.reporter = reporter
         self.device = choose_device(inputs.device)
-        if not inputs.scene.is_dir():
+        self.scene = inputs.scene or RunPaths(inputs.out).views
+        if inputs.scene is None:
+            _check_bare(inputs)
+        elif not inputs.scene.is_dir():
             raise SplatsegError(f"{inputs.scene}: expected a folder with a COLMAP capture, found none")
         # Before the run folder is made, so that a wrong name leaves nothing behind.
         if inputs.masks not in (None, "watershed", "sam") and not Path(inputs.masks).is_dir():
             raise SplatsegError(f"masks: expected 'watershed', 'sam' or a folder of masks, found '{inputs.masks}'")
         kept = StoredMasks(inputs.masks_in) if inputs.masks is None and inputs.masks_in is not None else None
-        place = {"scene": str(inputs.scene.resolve()), "downscale": config.downscale}
-        self.run = Run.open(inputs.out, place, may_differ=("scene",))
+        place = {"scene": recorded_place(RunPaths(inputs.out), self.scene), "downscale": config.downscale}
+        # Of a capture it is compared what lies there; views that are yet to be planned are of no other run's capture.
+        self.run = Run.open(inputs.out, place, may_differ=() if inputs.scene is None else ("scene",))
         self.figures: dict[str, Any] = {}
         self.masks = inputs.masks or "watershed"
         self._stored: StoredMasks | None = None
         self._source: MaskSource | None = None
+        self._read: Gaussians | None = None
         self._given: tuple[Gaussians, Agreement | None] | None = None
         if kept is not None:
             self._take(kept)
@@ -123,10 +140,12 @@ class Fit:
         """
         with self.run.lock(), self.run.gone_if_refused():
             self._load_figures()
-            scene = load_run_scene(self.run, self.inputs.scene, find_poses=True, config=self._settings())
+            if self.inputs.scene is None:
+                self.views()
+            scene = load_run_scene(self.run, self.scene, find_poses=True, config=self._settings())
             train, held_out = self._split(scene)
             self._check_inputs(scene, train)
-            take_capture(self.run, self.inputs.scene, scene.views)
+            take_capture(self.run, self.scene, scene.views)
             write_text(self.run.config, yaml.safe_dump(self._settings(), sort_keys=False))
             gaussians = self.geometry(scene, train, held_out)
             hierarchies = self.hierarchies(train)
@@ -148,6 +167,28 @@ class Fit:
         self._masks_digest(self._mask_source(train))
 
     # Stages ----------------------------------------------------------------------------------------------------------
+
+    def views(self) -> None:
+        """Plan and render views of the splat, which are the run's capture then."""
+        gaussians = self._splat_as_read()
+        stage = views_stage(gaussians, self.config.views)
+        if self._is_done(stage):
+            return
+        self.run.unmark(stage.name)
+        folder = self.run.views
+        with self._timed("views"):
+            told = write_views(folder, gaussians.to(self.device), self.config.views, stage.key, self.reporter)
+        log.warning("%s: %s", folder, summary(told))
+        covered = {"views_cover": told["coverage"]["once"], "views_cover_enough": told["coverage"]["enough"]}
+        self._note(views=told["views"], **covered)
+        self._finish(stage, [folder / VIEWS, *(folder / name for name in told["files"])])
+
+    def _splat_as_read(self) -> Gaussians:
+        """The given splat in its own frame, read once."""
+        assert self.inputs.splat is not None
+        if self._read is None:
+            self._read = read_splat(self.inputs.splat)
+        return self._read
 
     def geometry(self, scene: Scene, train: Sequence[View], held_out: Sequence[View]) -> Gaussians:
         """Fit, or take, the splat."""
@@ -185,9 +226,9 @@ class Fit:
 
     def _read_given_splat(self, path: Path, scene: Scene) -> tuple[Gaussians, Agreement | None]:
         """The splat and, where the run's is another one, how it agrees with the photos."""
-        gaussians = given_splat(path, self.inputs.splat_transform, scene, self.inputs.scene)
+        gaussians = given_splat(self._splat_as_read(), self.inputs.splat_transform, scene, self.scene)
         stage = self._given_stage(gaussians, scene)
-        if self.run.is_done(stage.name, stage.key):
+        if self.inputs.scene is None or self.run.is_done(stage.name, stage.key):
             return gaussians, None
         return gaussians, check_agreement(path, gaussians.to(self.device), scene, spread(scene.views, SHEET_VIEWS))
 
@@ -335,8 +376,10 @@ class Fit:
     # Inputs ----------------------------------------------------------------------------------------------------------
 
     def _split(self, scene: Scene) -> tuple[Sequence[View], Sequence[View]]:
-        if (self.inputs.scene / "test_cameras.json").is_file() and self.config.downscale == 1:
-            return scene.views, load_test_views(self.inputs.scene, scene)
+        if is_planned(self.scene):
+            return scene.views, ()  # renders of the splat itself say nothing about how good it is
+        if (self.scene / "test_cameras.json").is_file() and self.config.downscale == 1:
+            return scene.views, load_test_views(self.scene, scene)
         return scene.split(self.config.hold_out_every)
 
     def _mask_source(self, train: Sequence[View]) -> MaskSource:
@@ -404,7 +447,7 @@ class Fit:
 
     def _settings(self) -> dict[str, Any]:
         inputs = {
-            "scene": str(self.inputs.scene.resolve()),
+            "scene": None if self.inputs.scene is None else str(self.inputs.scene.resolve()),
             "masks": self.masks if self.masks in ("watershed", "sam") else str(Path(self.masks).resolve()),
             "masks_in": None if self._stored is None else str(self._stored.folder.resolve()),
             "splat": None if self.inputs.splat is None else str(self.inputs.splat.resolve()),

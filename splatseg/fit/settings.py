@@ -7,6 +7,7 @@ from pathlib import Path
 
 from splatseg.fit.features import FeatureConfig
 from splatseg.fit.geometry import GeometryConfig
+from splatseg.fit.views.config import ViewPlanConfig
 from splatseg.masks.hierarchy import HierarchyConfig
 from splatseg.masks.sam.config import SamConfig
 from splatseg.masks.watershed import WatershedConfig
@@ -23,6 +24,8 @@ class FitConfig:
     hierarchy: HierarchyConfig = field(default_factory=HierarchyConfig)
     features: FeatureConfig = field(default_factory=FeatureConfig)
     clusters: ClusterConfig = field(default_factory=ClusterConfig)
+    views: ViewPlanConfig = field(default_factory=ViewPlanConfig)
+    """Of a splat without a capture: how its views are planned."""
     hold_out_every: int = 8
     """Every so many-th view measures PSNR instead of training; 0 trains on all. A scene with its own
     ``test_cameras.json`` is measured on those and trains on all."""
@@ -39,12 +42,13 @@ class FitConfig:
 class FitInputs:
     """What is fitted and where it goes."""
 
-    scene: Path
+    scene: Path | None
+    """The capture; None: views of ``splat``, which are planned and rendered into the run."""
     out: Path
     masks: str | None = None
     """``watershed``, ``sam``, or a folder of masks; None: the masks that the run holds, else ``watershed``."""
     splat: Path | None = None
-    """An existing splat (PLY) instead of fitting the geometry."""
+    """An existing splat, of any format, instead of fitting the geometry."""
     sfm: bool = False
     """The scene is a folder of photos without poses: run structure from motion first."""
     device: str = "auto"

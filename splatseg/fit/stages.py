@@ -15,16 +15,18 @@ from typing import Any
 
 from torch import Tensor
 
+from splatseg.core.gaussians import Gaussians
 from splatseg.core.scene import View
+from splatseg.fit.views.config import ViewPlanConfig
 from splatseg.io.digests import digest
 
-VERSIONS = {"geometry": 3, "psnr": 1, "hierarchy": 1, "features": 2, "labels": 3, "sheet": 1}
+VERSIONS = {"views": 1, "geometry": 3, "psnr": 1, "hierarchy": 1, "features": 2, "labels": 3, "sheet": 1}
 """Of each stage's code: to be raised with every change after which the same inputs give another result."""
 
 RESULTS = frozenset({"geometry", "hierarchy", "features", "labels"})
 """Inputs that are results of other stages, which have said what changed."""
 
-_MADE = {"geometry": "fitted", "features": "fitted", "psnr": "measured"}
+_MADE = {"views": "planned", "geometry": "fitted", "features": "fitted", "psnr": "measured"}
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,12 @@ class Stage:
         if RESULTS.issuperset(changed):
             return None
         return f"{self.name}: {', '.join(changed)} changed, {anew}"
+
+
+def views_stage(gaussians: Gaussians, config: ViewPlanConfig) -> Stage:
+    """The stage that plans and renders views of a splat."""
+    offset = list(gaussians.offset)
+    return Stage.of("views", splat=gaussians.fingerprint(), offset=offset, settings=asdict(config))
 
 
 def photos_digest(views: Sequence[View], masks: bool = False) -> str:

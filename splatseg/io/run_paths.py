@@ -74,6 +74,11 @@ class RunPaths:
         return self.folder / "sfm"
 
     @property
+    def views(self) -> Path:
+        """The capture of a run of a splat alone: its planned views."""
+        return self.folder / "views"
+
+    @property
     def contact_sheet(self) -> Path:
         return self.folder / "contact_sheet.png"
 

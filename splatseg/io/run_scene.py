@@ -18,6 +18,7 @@ from splatseg.core.scene import Scene, View
 from splatseg.io.colmap import check_downscale, has_model, load_colmap
 from splatseg.io.digests import digest
 from splatseg.io.run import Run
+from splatseg.io.run_paths import RunPaths
 from splatseg.io.sfm import is_sfm_of, run_sfm
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,11 @@ def load_run_scene(
     if _has_found_poses(run, config, folder):
         photos = folder / "images" if (folder / "images").is_dir() else folder
         if find_poses:
-            if str(folder.resolve()) != settings.get("scene") and has_model(run.sfm) and not is_sfm_of(photos, run.sfm):
+            if (
+                recorded_place(run, folder) != settings.get("scene")
+                and has_model(run.sfm)
+                and not is_sfm_of(photos, run.sfm)
+            ):
                 raise SplatsegError(
                     f"{run.folder}: scene: expected the photos that its poses were found from, once in "
                     f"{settings.get('scene')}, found others in {photos}; choose another --out"
@@ -64,6 +69,12 @@ def load_run_scene(
     return load_colmap(folder, downscale, run.cache, **options)
 
 
+def recorded_place(run: RunPaths, scene: Path) -> str:
+    """How a run's ``scene.json`` names the capture in ``scene``: one inside the run folder moves with it."""
+    place, folder = scene.resolve(), run.folder.resolve()
+    return place.relative_to(folder).as_posix() if place.is_relative_to(folder) else str(place)
+
+
 def take_capture(run: Run, scene: Path, views: Sequence[View]) -> None:
     """Note that ``run`` is of the capture in ``scene``, whose photos are those of ``views``.
 
@@ -73,7 +84,7 @@ def take_capture(run: Run, scene: Path, views: Sequence[View]) -> None:
     Raises:
         SplatsegError: the run is of a capture elsewhere that shares less than half of the photos.
     """
-    place, before = str(scene.resolve()), run.scene_settings().get("scene")
+    place, before = recorded_place(run, scene), run.scene_settings().get("scene")
     photos, known = {view.name: digest(files=[view.image_path]) for view in views}, _known_photos(run)
     if place != before:
         shared = sum(known.get(name) == value for name, value in photos.items())
@@ -99,7 +110,7 @@ def _known_photos(run: Run) -> dict[str, str]:
 def _recorded(run: Run, settings: dict[str, Any]) -> Path:
     if not isinstance(settings.get("scene"), str):
         raise SplatsegError(f"{run.identity}: scene: expected a path, found {settings.get('scene')!r}")
-    return Path(settings["scene"])
+    return run.folder / settings["scene"]
 
 
 def _has_found_poses(run: Run, config: Mapping[str, Any], folder: Path) -> bool:
