@@ -39,7 +39,7 @@ from splatseg.io.ply import load_gaussians, save_gaussians
 from splatseg.io.run import Run
 from splatseg.io.run_scene import read_config
 from splatseg.io.test_cameras import held_out_views, read_object
-from splatseg.masks.files import FileMasks, _load_array
+from splatseg.masks.files import FileMasks, load_array
 from splatseg.masks.hierarchy import PatchHierarchy
 from splatseg.session import Session, store
 from splatseg.synthetic import SceneConfig, write_scene
@@ -276,7 +276,7 @@ def test_pipes_in_the_place_of_inputs_are_refused_by_name(tmp_path: Path) -> Non
     readers: dict[str, Callable[[Path], object]] = {
         "test_cameras.json": read_object,
         "h.npz": PatchHierarchy.load,
-        "a.npy": _load_array,
+        "a.npy": load_array,
         "points.ply": load_gaussians,
         "transform.json": read_splat_transform,
         "v": lambda path: FileMasks(path.parent).masks(view(path)),
@@ -481,10 +481,10 @@ def test_a_label_tree_without_levels_is_refused(tmp_path: Path) -> None:
 
 
 def test_whole_numbers_that_no_field_can_hold_are_refused() -> None:
-    assert colmap_text._integers("images.txt: line 2", [str(2**63 - 1), str(-(2**63))]) == [2**63 - 1, -(2**63)]
+    assert colmap_text.integers("images.txt: line 2", [str(2**63 - 1), str(-(2**63))]) == [2**63 - 1, -(2**63)]
     for number in (2**63, -(2**70)):
         with pytest.raises(SplatsegError, match=r"images\.txt: line 2: expected numbers of 64 bits, found"):
-            colmap_text._integers("images.txt: line 2", ["1", str(number)])
+            colmap_text.integers("images.txt: line 2", ["1", str(number)])
 
 
 def test_a_downscale_beyond_any_photo_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from splatseg.core.errors import SplatsegError
 from splatseg.fit.config_file import build, read_fit_config
 from splatseg.fit.geometry import GeometryConfig
 from splatseg.fit.pipeline import Fit
-from splatseg.fit.settings import FitConfig
+from splatseg.fit.settings import FitConfig, plain
 from splatseg.io.ply import load_gaussians
 from splatseg.masks.sam.config import SamConfig
 
@@ -42,7 +42,7 @@ def finished(capture: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def written(config: FitConfig, path: Path, **changes: object) -> Path:
     """``config`` as the fit writes it, with other values at dotted names."""
-    settings = Fit._plain(config)
+    settings = plain(config)
     for name, value in changes.items():
         *groups, last = name.split("__")
         inner = settings
@@ -150,12 +150,12 @@ def test_a_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_every_setting_is_of_a_kind_that_is_read() -> None:
     """Each field of each group, changed by nothing: a new kind of field that the reader does not know fails here."""
-    plain = Fit._plain(FitConfig())
+    values_of = plain(FitConfig())
 
     def fields(kind: type, values: dict) -> None:  # type: ignore[type-arg]
         for field in dataclasses.fields(kind):
             build(kind, {field.name: values[field.name]})
 
-    fields(FitConfig, plain)
+    fields(FitConfig, values_of)
     with pytest.raises(SplatsegError, match="nope: expected a setting"):
         build(FitConfig, {"nope": 1})

@@ -25,14 +25,14 @@ def test_report_of_this_machine() -> None:
 
 def test_missing_package_names_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_version", lambda name: None if name in ("hdbscan", "viser") else "1.0")
-    findings = {finding.subject: finding for finding in doctor._versions()}
+    findings = {finding.subject: finding for finding in doctor.versions()}
     assert findings["hdbscan"].mend == "pip install hdbscan" and findings["hdbscan"].required
     assert findings["viser"].mend == "pip install 'splatseg[viewer]'" and not findings["viser"].required
 
 
 def test_extension_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "build_info", lambda: None)
-    (finding,) = doctor._extension()
+    (finding,) = doctor.extension()
     assert "references run instead" in finding.state and "no-build-isolation" in finding.mend
 
 

@@ -21,7 +21,7 @@ from splatseg.core.scene import View
 from splatseg.io import load_colmap
 from splatseg.io.names import by_stem, check_distinct, run_path, safe_name
 from splatseg.io.run import Run
-from splatseg.io.sfm import _photos as photos_of_sfm
+from splatseg.io.sfm import photo_names as photos_of_sfm
 from splatseg.masks import MaskSet
 from splatseg.masks.files import FileMasks
 from splatseg.masks.hierarchy import HierarchyFolder, build_hierarchy

@@ -23,7 +23,7 @@ from splatseg.core.scene import View
 from splatseg.fit.geometry.fit import masked_target, psnr
 from splatseg.fit.geometry.photos import halved, packed, unpacked
 from splatseg.io import load_colmap
-from splatseg.io.sfm import _for_colmap, run_sfm
+from splatseg.io.sfm import photos_in_colmaps_form, run_sfm
 from splatseg.ops import photometric_loss
 from splatseg.render import render
 
@@ -224,14 +224,17 @@ def test_sfm_gets_what_colmap_cannot_read_as_we_read_it(tmp_path: Path) -> None:
     Image.fromarray(RGB).save(tmp_path / "in/a.webp", lossless=True)
     Image.fromarray(RGB).save(tmp_path / "in/b.png")
     Image.fromarray(np.dstack([RGB, np.zeros((8, 8), np.uint8)])).save(tmp_path / "in/c.png")
-    folder, there = _for_colmap(tmp_path / "in", ["a.webp", "b.png", "c.png"], tmp_path / "photos")
+    folder, there = photos_in_colmaps_form(tmp_path / "in", ["a.webp", "b.png", "c.png"], tmp_path / "photos")
     assert there == {"a.webp.png": "a.webp", "b.png": "b.png", "c.png.png": "c.png"}
     for name, expected in (("a.webp.png", RGB), ("b.png", RGB), ("c.png.png", 0 * RGB)):
         assert (pycolmap.Bitmap.read(str(folder / name), True).to_array() == expected).all()
     Image.fromarray(RGB).save(tmp_path / "in/a.webp.png")
-    _, there = _for_colmap(tmp_path / "in", ["a.webp", "a.webp.png"], tmp_path / "photos")
+    _, there = photos_in_colmaps_form(tmp_path / "in", ["a.webp", "a.webp.png"], tmp_path / "photos")
     assert there == {"a.webp.png": "a.webp", "a.webp_.png": "a.webp.png"}
-    assert _for_colmap(tmp_path / "in", ["b.png"], tmp_path / "photos") == (tmp_path / "in", {"b.png": "b.png"})
+    assert photos_in_colmaps_form(tmp_path / "in", ["b.png"], tmp_path / "photos") == (
+        tmp_path / "in",
+        {"b.png": "b.png"},
+    )
 
 
 # What the geometry leaves out ----------------------------------------------------------------------------------

@@ -113,7 +113,7 @@ def test_a_box_turns_with_its_rotation() -> None:
     points = torch.tensor([[1.0, 4.9, 3.0], [3.9, 2.0, 3.0], [1.0, 2.0, 3.1], [1.0, 2.0, 3.11]])
     assert flat.holds(points).tolist() == [True, False, True, False]
     tilted = solids.Cuboid((0.0, 0.0, 0.0), (2.0, 2.0, 0.1), (0.9, 0.1, -0.3, 0.2))
-    axes = tilted._axes()
+    axes = tilted.axes()
     torch.testing.assert_close(axes @ axes.T, torch.eye(3, dtype=torch.float64))
     assert float(torch.linalg.det(axes)) == pytest.approx(1)
     assert tilted.holds((axes @ torch.tensor([[0.99, 0.99, 0.04]], dtype=torch.float64).T).T).all()
@@ -253,7 +253,7 @@ def test_color_differences_are_those_of_the_book() -> None:
     """CIELAB of sRGB primaries: Lindbloom's values, D65."""
     rgb = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1], [0, 0, 0]])
     lab = [[53.24, 80.09, 67.20], [87.73, -86.18, 83.18], [32.30, 79.19, -107.86], [100, 0, 0], [0, 0, 0]]
-    torch.testing.assert_close(properties._lab(rgb), torch.tensor(lab), atol=0.03, rtol=0)
+    torch.testing.assert_close(properties.cielab(rgb), torch.tensor(lab), atol=0.03, rtol=0)
     gray = make_gaussians(torch.zeros(2, 3))
     assert properties.color_distance(gray, (128, 128, 128)).max() < 1
     with pytest.raises(SplatsegError, match=r"0\.\.255"):

@@ -53,7 +53,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """All findings, in the order a person would ask."""
-    return [*_versions(), *_devices(), *_extension(), *_kernels(), _gsplat(), _memory()]
+    return [*versions(), *_devices(), *extension(), *_kernels(), _gsplat(), _memory()]
 
 
 def _version(distribution: str) -> str | None:
@@ -63,7 +63,7 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def _versions() -> list[Finding]:
+def versions() -> list[Finding]:
     found = [Finding("python", f"{platform.python_version()} on {platform.machine()} {platform.system()}")]
     for name in REQUIRED:
         version = _version(name)
@@ -99,7 +99,7 @@ def _devices() -> list[Finding]:
     return found
 
 
-def _extension() -> list[Finding]:
+def extension() -> list[Finding]:
     info = build_info()
     build = "pip install --no-build-isolation -e ."
     if info is None:

@@ -37,7 +37,7 @@ from splatseg.fit.features import fit_features
 from splatseg.fit.geometry import fit_geometry, psnr
 from splatseg.fit.given import Agreement, check_agreement, given_splat, read_splat
 from splatseg.fit.hooks import FitHooks
-from splatseg.fit.settings import FitConfig, FitInputs
+from splatseg.fit.settings import FitConfig, FitInputs, plain
 from splatseg.fit.stages import Stage, cameras_digests, folder_digest, photos_digest, tensors_digest, views_stage
 from splatseg.fit.views.folder import VIEWS, is_planned, summary, write_views
 from splatseg.io.digests import digest
@@ -200,7 +200,7 @@ class Fit:
             **cameras_digests(train),
             points=tensors_digest([scene.points.xyz, scene.points.rgb]),
             offset=list(scene.offset),
-            settings=self._plain(self.config.geometry),
+            settings=plain(self.config.geometry),
         )
         if self._is_done(stage):
             gaussians = load_gaussians(self.run.geometry)
@@ -263,7 +263,7 @@ class Fit:
             "hierarchy",
             photos=photos_digest(train),
             masks=self._masks_digest(source),
-            settings=self._plain(self.config.hierarchy),
+            settings=plain(self.config.hierarchy),
         )
         if self._is_done(stage):
             return folder
@@ -297,7 +297,7 @@ class Fit:
             geometry=gaussians.fingerprint(),
             hierarchy=digest(files=[hierarchies.path(view.name) for view in train]),
             **cameras_digests(train),
-            settings=self._plain(self.config.features),
+            settings=plain(self.config.features),
         )
         if self._is_done(stage):
             return FeatureField.load(self.run.features, gaussians)
@@ -322,7 +322,7 @@ class Fit:
             "labels",
             geometry=gaussians.fingerprint(),
             features=tensors_digest(field.tensors()),
-            settings=self._plain(self.config.clusters),
+            settings=plain(self.config.clusters),
         )
         if self._is_done(stage):
             with suppress(SplatsegError):
@@ -456,9 +456,4 @@ class Fit:
             else str(self.inputs.splat_transform.resolve()),
             "sfm": self.inputs.sfm,
         }
-        return {**inputs, **self._plain(self.config)}
-
-    @staticmethod
-    def _plain(config: Any) -> dict[str, Any]:
-        """A frozen config as plain JSON values."""
-        return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+        return {**inputs, **plain(self.config)}

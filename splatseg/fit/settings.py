@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from splatseg.fit.features import FeatureConfig
 from splatseg.fit.geometry import GeometryConfig
@@ -58,3 +61,9 @@ class FitInputs:
     """How ``splat`` lies in the capture's frame: nerfstudio's ``dataparser_transforms.json`` or 4x4 numbers."""
     masks_in: Path | None = None
     """Masks that another run keeps, the folder ``masks/NAME-DIGEST`` in it; ``masks`` must be None."""
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """A frozen config as plain JSON values, as digests and ``config.yaml`` hold it."""
+    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    return values

@@ -38,7 +38,7 @@ def _numbers(where: str, tokens: list[str]) -> list[float]:
         raise SplatsegError(f"{where}: expected numbers, found: {error}") from None
 
 
-def _integers(where: str, tokens: list[str]) -> list[int]:
+def integers(where: str, tokens: list[str]) -> list[int]:
     try:
         numbers = [int(token) for token in tokens]
     except ValueError as error:
@@ -65,7 +65,7 @@ def read_cameras_text(path: Path, model: ModelDraft) -> None:
         _need(where, tokens, "CAMERA_ID MODEL WIDTH HEIGHT PARAMS")
         if tokens[1] not in CAMERA_MODELS:
             raise SplatsegError(f"{where}: MODEL: expected a camera model COLMAP knows, found {tokens[1]}")
-        camera_id, width, height = _integers(where, [tokens[0], *tokens[2:4]])
+        camera_id, width, height = integers(where, [tokens[0], *tokens[2:4]])
         model.cameras[camera_id] = checked_camera(where, tokens[1], (width, height), _numbers(where, tokens[4:]))
 
 
@@ -79,7 +79,7 @@ def read_images_text(path: Path, model: ModelDraft) -> None:
             continue
         tokens = line.split(maxsplit=9)
         _need(where, tokens, "IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME")
-        image_id, camera_id = _integers(where, [tokens[0], tokens[8]])
+        image_id, camera_id = integers(where, [tokens[0], tokens[8]])
         pose = _numbers(where, tokens[1:8])
         # The line after a pose holds its 2D points, even when there are none and it is blank. Some tools leave blank
         # lines out, at the end of the file or everywhere: the next pose is none of points.
@@ -90,7 +90,7 @@ def read_images_text(path: Path, model: ModelDraft) -> None:
             index += 1
         if len(points) % 3:
             raise SplatsegError(f"{path}: line {index}: expected triples X Y POINT3D_ID, found {len(points)} entries")
-        ids = np.array(_integers(f"{path}: line {index}", points[2::3]), np.int64)
+        ids = np.array(integers(f"{path}: line {index}", points[2::3]), np.int64)
         add_image(model, where, image_id, ModelImage(tokens[9], camera_id, tuple(pose[:4]), tuple(pose[4:])), ids)
 
 
@@ -114,15 +114,15 @@ def read_points_text(path: Path, model: ModelDraft) -> None:
         _need(where, tokens, "POINT3D_ID X Y Z R G B ERROR")
         xyz = _numbers(where, tokens[1:4])
         check_finite_values(where, "xyz", xyz)
-        rgb = _integers(where, tokens[4:7])
+        rgb = integers(where, tokens[4:7])
         if any(not 0 <= value <= 255 for value in rgb):
             raise SplatsegError(f"{where}: rgb: expected 0..255, found {min(rgb)}..{max(rgb)}")
-        track = _integers(where, tokens[8:])
+        track = integers(where, tokens[8:])
         if len(track) % 2:
             raise SplatsegError(f"{where}: track: expected pairs IMAGE_ID POINT2D_IDX, found {len(track)} entries")
         if any(not 0 <= value < 2**32 for value in track):
             raise SplatsegError(f"{where}: track: expected ids of 32 bits, found {min(track)}..{max(track)}")
         pairs = np.array(track, np.uint32).reshape(-1, 2)
         check_track(model, where, pairs[:, 0], pairs[:, 1])
-        model.points[_integers(where, tokens[:1])[0]] = tuple(xyz), tuple(rgb)
+        model.points[integers(where, tokens[:1])[0]] = tuple(xyz), tuple(rgb)
     check_observed(model, path)

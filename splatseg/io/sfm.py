@@ -22,7 +22,7 @@ _NAMED = 3  # photos that a line names before it says how many more
 log = logging.getLogger(__name__)
 
 
-def _photos(images: Path, out: Path) -> list[str]:
+def photo_names(images: Path, out: Path) -> list[str]:
     """Names of the photos under ``images``, outside of run folders, of masks beside them and of ``out``."""
     if not images.is_dir():
         raise SplatsegError(
@@ -68,7 +68,7 @@ def _link_images(images: Path, link: Path) -> None:
     link.symlink_to(images.resolve(), target_is_directory=True)
 
 
-def _for_colmap(images: Path, names: list[str], folder: Path) -> tuple[Path, dict[str, str]]:
+def photos_in_colmaps_form(images: Path, names: list[str], folder: Path) -> tuple[Path, dict[str, str]]:
     """Where COLMAP finds the photos, and the name there -> our name of each.
 
     Photos that it reads as we do are taken where they are; where one is not, all are laid out in ``folder``.
@@ -116,7 +116,7 @@ def run_sfm(images: str | Path, out: str | Path, no_masks: Path | None = None) -
         SplatsegError: fewer than two photos, an unreadable photo or mask, or photos that could not be registered.
     """
     images, out = Path(images), Path(out)
-    names = _photos(images, out)
+    names = photo_names(images, out)
     single = len(_sizes(images, names)) == 1  # and so, it is assumed, one lens
     stamp, model, database = out / "sfm.digest", out / "sparse" / "0", out / "database.db"
     masks = mask_files(images, names, 1, no_masks)
@@ -144,7 +144,7 @@ def is_sfm_of(images: Path, out: Path) -> bool:
     Raises:
         SplatsegError: fewer than two photos, or an unreadable one.
     """
-    return _is_of(out, images, _photos(images, out))
+    return _is_of(out, images, photo_names(images, out))
 
 
 def _is_of(out: Path, images: Path, names: list[str]) -> bool:
@@ -173,7 +173,7 @@ def _key(images: Path, names: list[str]) -> str:
 def _reconstruct(images: Path, names: list[str], single: bool, masks: dict[str, Path], out: Path) -> None:
     """Extract, match and map into ``out``."""
     work = out / ".mapping.tmp"
-    folder, there = _for_colmap(images, names, out / "photos")
+    folder, there = photos_in_colmaps_form(images, names, out / "photos")
     mask_folder = _write_masks(images, there, masks, out / "masks")
     answer = run_job(
         "reconstruct",

@@ -269,7 +269,7 @@ def _read_image(path: Path) -> NDArray[Any]:
 
 
 def _read_array(path: Path) -> MaskSet:
-    array = _load_array(path)
+    array = load_array(path)
     if array.ndim not in (2, 3) or array.dtype.kind not in "biu" or 0 in array.shape[-2:]:
         raise SplatsegError(
             f"{path}: expected (h, w) or (k, h, w) integers or bools, found {array.shape} {array.dtype}"
@@ -277,7 +277,7 @@ def _read_array(path: Path) -> MaskSet:
     return _from_arrays(path, array[None] if array.ndim == 2 else array)
 
 
-def _load_array(path: Path) -> NDArray[Any]:
+def load_array(path: Path) -> NDArray[Any]:
     try:
         content = np.load(regular(path), allow_pickle=False)
         if isinstance(content, np.ndarray):

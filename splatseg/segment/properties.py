@@ -102,10 +102,10 @@ def color_distance(gaussians: Gaussians, color: tuple[int, int, int]) -> Tensor:
     if len(color) != 3 or not all(0 <= c <= 255 for c in color):
         raise SplatsegError(f"color: expected three values in 0..255, found {color}")
     picked = torch.tensor([color], dtype=torch.float32, device=gaussians.device) / 255
-    return (_lab(gaussians.base_colors) - _lab(picked)).norm(dim=1)
+    return (cielab(gaussians.base_colors) - cielab(picked)).norm(dim=1)
 
 
-def _lab(rgb: Tensor) -> Tensor:
+def cielab(rgb: Tensor) -> Tensor:
     """CIELAB (m, 3) of sRGB colors (m, 3) in [0, 1] (IEC 61966-2-1, CIE 15)."""
     linear = torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]

@@ -45,11 +45,11 @@ class Cuboid:
 
     def holds(self, points: Tensor) -> Tensor:
         """(m,) bool: which ``points`` (m, 3) lie inside."""
-        local = (points.double() - points.new_tensor(self.center).double()) @ self._axes().to(points.device)
+        local = (points.double() - points.new_tensor(self.center).double()) @ self.axes().to(points.device)
         half = torch.tensor(self.size, dtype=torch.float64, device=points.device) / 2
         return (local.abs() <= half).all(1)
 
-    def _axes(self) -> Tensor:
+    def axes(self) -> Tensor:
         """(3, 3) float64: the box's axes as columns, in the world."""
         w, x, y, z = (torch.tensor(self.wxyz, dtype=torch.float64) / math.hypot(*self.wxyz)).tolist()
         return torch.tensor(
