@@ -12,7 +12,7 @@ import math
 import os
 from pathlib import Path
 
-SPINS = "10000"  # of a waiting thread before it sleeps, some 30 us: longer than most regions are apart
+SPINS = "300"  # of a waiting thread before it sleeps; docs/evaluation/speed.md has the rates of other numbers
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
