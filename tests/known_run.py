@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,10 +12,11 @@ from PIL import Image
 from tiny_splat import TinySplat, make_camera, make_splat
 
 from splatseg.core.scene import Points, Scene, View
+from splatseg.core.selection import Selection
 from splatseg.core.splat import FeatureSplat
 from splatseg.io.ply import save_gaussians
 from splatseg.io.run import Run
-from splatseg.session import Workspace
+from splatseg.session import Session, Workspace
 
 
 @dataclass(frozen=True)
@@ -43,3 +45,13 @@ def make_run(folder: Path, size: float = 1.0) -> KnownRun:
     save_gaussians(run.geometry, splat.gaussians)
     splat.field.save(run.features)
     return KnownRun(splat, Workspace(run, FeatureSplat(splat.gaussians, splat.field), make_scene(photos, size)))
+
+
+def part(known: KnownRun, *numbers: int) -> Selection:
+    """The Gaussians of these parts."""
+    return Selection(torch.isin(known.splat.parts, torch.tensor(numbers)))
+
+
+def click(session: Session, known: KnownRun, number: int, mode: Any = "replace") -> Selection:
+    """Click the middle of a part in the front view."""
+    return session.click("front", *known.splat.pixel_of(number), mode=mode)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from known_run import KnownRun, make_run
+from known_run import KnownRun, click, make_run, part
 
 from splatseg.core.errors import SplatsegError
 from splatseg.core.selection import Selection
@@ -36,14 +36,6 @@ def mine(known: KnownRun) -> Session:
 @pytest.fixture
 def other(known: KnownRun) -> Session:
     return Session(known.workspace)
-
-
-def part(known: KnownRun, *numbers: int) -> Selection:
-    return Selection(torch.isin(known.splat.parts, torch.tensor(numbers)))
-
-
-def click(session: Session, known: KnownRun, number: int, mode: Any = "replace") -> Selection:
-    return session.click("front", *known.splat.pixel_of(number), mode=mode)
 
 
 TOOLS: dict[str, Tool] = {  # each from part 2 and a bit of part 4, with which it does something

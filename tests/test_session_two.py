@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from known_run import KnownRun, make_run
+from known_run import KnownRun, click, make_run, part
 from waiting import wait_for
 
 from splatseg.core.errors import SplatsegError
@@ -39,14 +38,6 @@ def mine(known: KnownRun) -> Session:
 @pytest.fixture
 def other(known: KnownRun) -> Session:
     return Session(known.workspace)
-
-
-def part(known: KnownRun, *numbers: int) -> Selection:
-    return Selection(torch.isin(known.splat.parts, torch.tensor(numbers)))
-
-
-def click(session: Session, known: KnownRun, number: int, mode: Any = "replace") -> Selection:
-    return session.click("front", *known.splat.pixel_of(number), mode=mode)
 
 
 def labels_of(tree: LabelTree, known: KnownRun, *numbers: int) -> list[int]:

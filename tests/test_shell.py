@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 
 from splatseg.core.scene import Points, Scene, View
+from splatseg.core.sphere import fibonacci_sphere
 from splatseg.fit.geometry import GeometryConfig, fit_geometry, psnr
 from splatseg.fit.geometry.config import DenseConfig
 from splatseg.fit.geometry.fit import start_points
 from splatseg.fit.geometry.frame import FitFrame
-from splatseg.fit.geometry.shell import shell_points, sphere, spread
+from splatseg.fit.geometry.shell import shell_points, spread
 from splatseg.fit.hooks import FitHooks
 from tests.test_geometry import SMALL, camera_at
 
@@ -40,7 +41,7 @@ def sky(tmp_path: Path) -> Scene:
         path = tmp_path / f"{i}.png"
         Image.fromarray(direction_colors(view).numpy()).save(path)
         views.append(replace(view, name=path.name, image_path=path))
-    xyz = sphere(200) * 0.5
+    xyz = fibonacci_sphere(200, first=0.0) * 0.5
     return Scene(tuple(views), Points(xyz, torch.zeros(200, 3, dtype=torch.uint8)))
 
 

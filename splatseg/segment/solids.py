@@ -11,6 +11,7 @@ from torch import Tensor
 from splatseg.core.errors import SplatsegError
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.selection import Selection
+from splatseg.ops.reference.rasterize import quats_to_rotations
 
 Vector = tuple[float, float, float]
 
@@ -51,15 +52,7 @@ class Cuboid:
 
     def axes(self) -> Tensor:
         """(3, 3) float64: the box's axes as columns, in the world."""
-        w, x, y, z = (torch.tensor(self.wxyz, dtype=torch.float64) / math.hypot(*self.wxyz)).tolist()
-        return torch.tensor(
-            [
-                [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-                [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-                [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-            ],
-            dtype=torch.float64,
-        )
+        return quats_to_rotations(torch.tensor([self.wxyz], dtype=torch.float64))[0]
 
 
 @dataclass(frozen=True)

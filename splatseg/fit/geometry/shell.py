@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from splatseg.core.scene import Points, Scene, View
+from splatseg.core.sphere import fibonacci_sphere
 from splatseg.fit.geometry.sweep import in_picture
 
 BEYOND = 0.99  # quantile of the distances of the sparse points: strays beyond it do not push the shell away
@@ -31,7 +32,7 @@ def shell_points(scene: Scene, count: int, reach: float) -> Points:
 
     Moved and scaled captures have the same shell; a turned one has its points elsewhere on the same sphere.
     """
-    directions = sphere(count)
+    directions = fibonacci_sphere(count, first=0.0)
     middle = torch.stack([view.camera.position for view in scene.views]).double().mean(0).float()
     distances = (scene.points.xyz - middle).norm(dim=1)
     radius = reach * max(float(torch.quantile(distances, BEYOND)) if len(distances) else 0.0, 1.0)
@@ -74,12 +75,3 @@ def spread(directions: Tensor, values: Tensor, known: Tensor) -> Tensor:
     filled = values.clone()
     filled[~known] = (values[known][torch.from_numpy(which)] * weights[..., None]).sum(1) / weights.sum(1)[:, None]
     return filled
-
-
-def sphere(count: int) -> Tensor:
-    """(count, 3) unit vectors, evenly spread (a Fibonacci lattice, Gonzalez 2010)."""
-    k = torch.arange(count, dtype=torch.float64)
-    z = 1 - (2 * k + 1) / count
-    turn = k * math.pi * (3 - math.sqrt(5))
-    ring = (1 - z * z).sqrt()
-    return torch.stack([ring * turn.cos(), ring * turn.sin(), z], 1).float()

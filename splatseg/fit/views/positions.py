@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from splatseg.core.sphere import fibonacci_sphere
 from splatseg.fit.views.config import Kind
 from splatseg.fit.views.grid import SurfaceGrid
 
@@ -90,14 +91,6 @@ def good_positions(
         if float(torch.cat([within.enclosure, torch.zeros(1)]).quantile(0.95)) >= _PLACE:
             around = around.select(torch.zeros(len(around), dtype=torch.bool))  # they look across the backs of walls
     return within.select(within.sees_much(grid.weights)), around.select(around.sees_much(grid.weights)), chosen
-
-
-def fibonacci_sphere(count: int, lowest: float = -1.0) -> Tensor:
-    """(count, 3) unit vectors, evenly spread over the part of the sphere above z = ``lowest``."""
-    k = torch.arange(count, dtype=torch.float64) + 0.5
-    z, angle = 1 - (1 - lowest) * k / count, k * math.pi * (3 - math.sqrt(5))
-    flat = (1 - z * z).sqrt()
-    return torch.stack([flat * angle.cos(), flat * angle.sin(), z], dim=1).float()
 
 
 def picture_axes(forward: Tensor) -> tuple[Tensor, Tensor]:
