@@ -4,6 +4,7 @@
     python benchmarks/gpu.py steps OUT.json            # pools, replayed steps, single steps, full-image steps
     python benchmarks/gpu.py fit OUT.json --scene DIR  # a whole fit, pools against --full-render: time and IoU
     python benchmarks/gpu.py geometry OUT.json --scene DIR   # a step of the geometry fit: wall, device time, kernels
+    python benchmarks/gpu.py stages OUT.json --scene DIR     # features and labels of that fit again, by function
     python benchmarks/gpu.py loss OUT.json             # the loss alone, replayed
     python benchmarks/gpu.py exercise                  # every CUDA op once, small: what compute-sanitizer watches
     python benchmarks/gpu.py merge FOLDER RESULTS      # one table, and RESULTS/<device>.json
@@ -24,10 +25,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu_exercise import exercise
-from benchmarks.gpu_steps import (
-    seconds,
-    steps,
-)
+from benchmarks.gpu_stages import stages
+from benchmarks.gpu_steps import seconds, steps
 from benchmarks.gpu_table import merge
 from splatseg import ops
 from splatseg.core.atomic import write_text
@@ -164,9 +163,12 @@ def loss(args: argparse.Namespace) -> dict[str, float]:
     return result
 
 
+PARTS = {"steps": steps, "fit": fit, "geometry": geometry, "stages": stages, "loss": loss}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["check", "steps", "fit", "geometry", "loss", "exercise", "merge"])
+    parser.add_argument("part", choices=[*PARTS, "check", "exercise", "merge"])
     parser.add_argument("out", nargs="?", default="", help="JSON file to write, or the folder to merge")
     parser.add_argument("results", nargs="?", default=str(Path(__file__).parent / "results"))
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
@@ -190,7 +192,7 @@ def main() -> int:
     if args.part == "exercise":
         exercise(args)
         return 0
-    figures = {"steps": steps, "fit": fit, "geometry": geometry, "loss": loss}[args.part](args)
+    figures = PARTS[args.part](args)
     write_text(Path(args.out), json.dumps(figures, indent=1) + "\n")
     for name, value in figures.items():
         print(f"{name:32} {value:.4g}" if isinstance(value, float) else f"{name:32} {value}")

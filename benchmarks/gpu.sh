@@ -25,12 +25,12 @@ if [[ -z ${PYTHON:-} ]]; then
   [[ -x .venv/bin/python ]] && PYTHON=.venv/bin/python
 fi
 export PYTHONPATH="$PWD:$WORK/bundle/site${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
-ALL=(probe install build smoke tests steps fit geometry memcheck loss profile synccheck racecheck)
+ALL=(probe install build smoke tests steps fit stages geometry captures bare memcheck loss profile synccheck racecheck)
 # Seconds that a part needs at least, and gets at most.
-declare -A NEEDS=([probe]=5 [install]=10 [build]=10 [smoke]=15 [tests]=40 [steps]=30 [fit]=45 [geometry]=15 [memcheck]=40 [loss]=15
-  [profile]=30 [synccheck]=40 [racecheck]=40)
-declare -A LIMIT=([probe]=30 [install]=60 [build]=300 [smoke]=60 [tests]=150 [steps]=120 [fit]=200 [geometry]=60 [memcheck]=120
-  [loss]=60 [profile]=90 [synccheck]=120 [racecheck]=120)
+declare -A NEEDS=([probe]=5 [install]=10 [build]=10 [smoke]=15 [tests]=40 [steps]=30 [fit]=45 [stages]=15 [geometry]=15
+  [captures]=40 [bare]=30 [memcheck]=40 [loss]=15 [profile]=30 [synccheck]=40 [racecheck]=40)
+declare -A LIMIT=([probe]=30 [install]=60 [build]=300 [smoke]=60 [tests]=150 [steps]=120 [fit]=200 [stages]=60 [geometry]=60
+  [captures]=120 [bare]=90 [memcheck]=120 [loss]=60 [profile]=90 [synccheck]=120 [racecheck]=120)
 
 cuda_home() { # of the real nvcc: a wrapper on the PATH would send torch to a folder without cuda_runtime_api.h
   local folder
@@ -106,6 +106,24 @@ capture() { # the scene that is fitted
 }
 fit() { "$PYTHON" benchmarks/gpu.py fit "$WORK/fit.json" --device "$DEVICE" --scene "$(capture)"; }
 geometry() { "$PYTHON" benchmarks/gpu.py geometry "$WORK/geometry.json" --device "$DEVICE" --scene "$(capture)"; }
+stages() { "$PYTHON" benchmarks/gpu.py stages "$WORK/stages.json" --device "$DEVICE" --scene "$(capture)"; }
+
+captures() { # real photos, side by side: what they need beyond rendered ones (dense start, far shell), and held-out PSNR
+  local scene code=0 jobs=()
+  for scene in "$WORK"/bundle/captures/*/; do
+    scene=$(basename "$scene")
+    "$PYTHON" -m benchmarks.real_photos "$WORK/bundle/captures/$scene" --device "$DEVICE" --threads 2 --variants auto: \
+      --out "$WORK/capture_$scene.json" &
+    jobs+=($!)
+  done
+  for scene in "${jobs[@]}"; do wait "$scene" || code=1; done
+  return "$code"
+}
+
+bare() { # the fitted splat without its photos: views planned and rendered, masks of the renders, features, labels
+  "$PYTHON" scripts/fit.py --splat "$WORK/fit/pools/geometry.ply" --out "$WORK/bare" --masks watershed --device "$DEVICE" &&
+    cp "$WORK/bare/metrics.json" "$WORK/bare.json"
+}
 
 loss() { "$PYTHON" benchmarks/gpu.py loss "$WORK/loss.json" --device "$DEVICE"; }
 

@@ -6,7 +6,8 @@
 #
 # The target: Python 3.12, torch 2.11.0+cu130, CUDA 13.0, a GPU of GPU_ARCH (9.0: H100 and H200). Needs here: that Python
 # (PYTHON312), that toolkit (CUDA_HOME), g++, rsync, xz, PyPI, 8 GB of disk; 15 minutes on two cores, 3 the second time.
-# GPU_SCENE names a capture to take along. Everything but .gpu/ goes to $GPU_PREPARE and is kept for the next time.
+# GPU_SCENE names a capture to take along, GPU_CAPTURES (between blanks) others, of which the geometry is fitted. Everything
+# but .gpu/ goes to $GPU_PREPARE and is kept for the next time.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 WORK=$(realpath -m "${GPU_PREPARE:-${XDG_CACHE_HOME:-$HOME/.cache}/splatseg-gpu}")
@@ -23,13 +24,17 @@ mkdir -p "$WORK/wheels" "$WORK/csrc" .gpu
 PY=$WORK/venv/bin/python
 [[ -x $PY ]] || "$PYTHON312" -m venv "$WORK/venv"
 "$PY" -c "import torch; assert torch.__version__.startswith('$TORCH')" 2>/dev/null ||
-  "$PY" -m pip install -q "torch==$TORCH" numpy ninja 'setuptools<82' wheel jaxtyping rich packaging safetensors scipy tqdm
+  "$PY" -m pip install -q "torch==$TORCH" numpy ninja 'setuptools<82' wheel
+# What the target's image holds, as its list of packages says, so that step 4 fails here where the bundle lacks one.
+"$PY" -m pip install -q jaxtyping rich packaging safetensors scipy tqdm scikit-image scikit-learn tifffile pillow pyyaml filelock \
+  pytest pytest-xdist pytest-timeout
 
 echo "1/5 packages that the target lacks"
 platforms=(manylinux_2_28_x86_64 manylinux_2_27_x86_64 manylinux_2_17_x86_64 manylinux2014_x86_64)
 "$PY" -m pip download -q --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
   "${platforms[@]/#/--platform=}" -d "$WORK/wheels" \
-  gsplat==1.5.3 hdbscan==0.8.44 pycolmap==4.0.0 plyfile==1.1.5 tyro==1.0.17 docstring-parser==0.18.0 typeguard==4.6.1
+  gsplat==1.5.3 hdbscan==0.8.44 pycolmap==4.0.0 plyfile==1.1.5 tyro==1.0.17 docstring-parser==0.18.0 typeguard==4.6.1 \
+  platformdirs==4.14.8
 rm -rf "$WORK/bundle"
 mkdir -p "$WORK/bundle"
 "$PY" -m pip install -q --no-index --no-deps --no-compile --target "$WORK/bundle/site" "$WORK"/wheels/*.whl
@@ -68,6 +73,7 @@ from splatseg.ops.extension import build_info as b
 assert b() and b().has_cuda, b()
 from gsplat.cuda._backend import _C
 assert _C.__file__.endswith("csrc.so"), _C
+import benchmarks.gpu  # and with it all that a fit imports
 print(b(), _C.__file__)')
 
 echo "5/5 a real scene, as made-up patches hide what skewed ones cost; the archive"
@@ -76,6 +82,11 @@ if [[ -d ${GPU_SCENE:-} ]]; then
   cp -rL "$GPU_SCENE"/. "$WORK/bundle/scene/"
   chmod -R u+w "$WORK/bundle/scene"
 fi
+for capture in ${GPU_CAPTURES:-}; do # folders; photos and model only
+  mkdir -p "$WORK/bundle/captures/$(basename "$capture")"
+  cp -rL "$capture"/images "$capture"/sparse "$WORK/bundle/captures/$(basename "$capture")/"
+  chmod -R u+w "$WORK/bundle/captures"
+done
 tar -C "$WORK/bundle" -cf - . | xz -6 -T0 >.gpu/bundle.tmp
 mv .gpu/bundle.tmp .gpu/bundle.tar.xz
 ls -l .gpu/bundle.tar.xz

@@ -3,8 +3,8 @@
 Every 8th photo is held out; a scene with ``test_cameras.json`` is measured on those and trains on all, unless photos
 are shrunk by ``--downscale``. A variant is a name and changes of the geometry's settings: ``sparse:start=sparse``,
 ``fine:start=dense,dense.side=600``. All variants of a scene run one after the other in this process. Cost is processor
-time (all threads), as wall time says little on a machine that others use. Prints a row a fit; ``--out`` keeps the rows
-and their curves as JSON, ``--renders`` the first held-out views, photo above render.
+time (all threads), as wall time says little on a machine that others use; on a GPU look at the wall time. Prints a row
+a fit; ``--out`` keeps the rows and their curves as JSON, ``--renders`` the first held-out views, photo above render.
 
     python -m benchmarks.real_photos ../shared/data/{fox,kitchen} --variants auto: sparse:start=sparse
 """
@@ -38,7 +38,7 @@ from splatseg.render import render
 
 HOLD_OUT_EVERY = 8
 SHOWN = 3
-COLUMNS = ("scene", "variant", "psnr", "ssim", "cpu_s", "gaussians")
+COLUMNS = ("scene", "variant", "psnr", "ssim", "cpu_s", "wall_s", "gaussians")
 
 
 def split(folder: Path, downscale: int = 1) -> tuple[Scene, list[View]]:
@@ -55,7 +55,7 @@ def mean_ssim(gaussians: Gaussians, views: list[View]) -> float:
     values = []
     for view in views:
         image, fitted = view.photo()
-        color = render(gaussians, view.camera).color.clamp(0, 1)
+        color = render(gaussians, view.camera.to(gaussians.device)).color.clamp(0, 1).cpu()
         values.append(float(ssim(color, masked_target(image, fitted, color))))
     return sum(values) / len(values)
 
@@ -64,23 +64,24 @@ def save_renders(path: Path, gaussians: Gaussians, views: list[View]) -> None:
     """Photos above renders of up to SHOWN views."""
     columns = []
     for view in views[:: -(-len(views) // SHOWN)]:
-        drawn = (render(gaussians, view.camera).color.clamp(0, 1) * 255).to(torch.uint8)
+        drawn = (render(gaussians, view.camera.to(gaussians.device)).color.clamp(0, 1) * 255).to(torch.uint8).cpu()
         columns.append(torch.cat([view.image(), drawn]))
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(torch.cat(columns, 1).numpy()).save(path)
 
 
-def fit(folder: Path, name: str, config: GeometryConfig, downscale: int, renders: Path | None) -> dict[str, Any]:
-    scene, held_out = split(folder, downscale)
-    before = time.process_time()
+def fit(folder: Path, name: str, config: GeometryConfig, options: argparse.Namespace) -> dict[str, Any]:
+    scene, held_out = split(folder, options.downscale)
+    before, began = time.process_time(), time.perf_counter()
     curve: list[list[float]] = []
 
     class Curve(Reporter):
         def log(self, figures: Mapping[str, Any]) -> None:
             curve.append([figures["step"], round(time.process_time() - before, 1), round(figures["psnr"], 2)])
 
-    gaussians = fit_geometry(scene, config, held_out, hooks=FitHooks(reporter=Curve()))
-    seconds = time.process_time() - before
+    gaussians = fit_geometry(scene, config, held_out, options.device, FitHooks(reporter=Curve()))
+    seconds, wall = time.process_time() - before, time.perf_counter() - began
+    gaussians = gaussians.to(options.device)
     with torch.no_grad():
         row = {
             "scene": folder.name,
@@ -88,11 +89,12 @@ def fit(folder: Path, name: str, config: GeometryConfig, downscale: int, renders
             "psnr": round(psnr(gaussians, held_out), 3),
             "ssim": round(mean_ssim(gaussians, held_out), 4),
             "cpu_s": round(seconds, 1),
+            "wall_s": round(wall, 1),
             "gaussians": len(gaussians),
             "curve": curve,
         }
-        if renders is not None:
-            save_renders(renders / f"{folder.name}_{name}.png", gaussians, held_out)
+        if options.renders is not None:
+            save_renders(options.renders / f"{folder.name}_{name}.png", gaussians, held_out)
     return row
 
 
@@ -115,6 +117,7 @@ def main() -> None:
     parser.add_argument("scenes", type=Path, nargs="+")
     parser.add_argument("--variants", nargs="+", default=["sparse:start=sparse", "dense:start=dense"])
     parser.add_argument("--preset", default="default")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--downscale", type=int, default=1)
     parser.add_argument("--out", type=Path)
@@ -123,14 +126,15 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     base = GeometryConfig.preset(options.preset)
     rows: list[dict[str, Any]] = []
-    print(f"{processor()}, {options.threads} threads, torch {torch.__version__}, preset {options.preset}")
+    machine = processor() if options.device == "cpu" else torch.cuda.get_device_name()
+    print(f"{machine}, {options.threads} threads, torch {torch.__version__}, preset {options.preset}")
     print(" ".join(f"{name:>12}" for name in COLUMNS))
     for folder in options.scenes:
         for text in options.variants:
-            rows.append(fit(folder, *variant(text, base), options.downscale, options.renders))
+            rows.append(fit(folder, *variant(text, base), options))
             print(" ".join(f"{rows[-1][name]!s:>12}" for name in COLUMNS), flush=True)
             if options.out is not None:
-                described = {"machine": processor(), "preset": options.preset, "variants": options.variants}
+                described = {"machine": machine, "preset": options.preset, "variants": options.variants}
                 write_text(options.out, json.dumps({**described, "rows": rows}, indent=1) + "\n")
 
 
