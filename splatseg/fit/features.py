@@ -25,6 +25,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from splatseg.core.ahead import ahead
 from splatseg.core.errors import SplatsegError
 from splatseg.core.field import FeatureField
 from splatseg.core.gaussians import Gaussians
@@ -147,15 +148,25 @@ class PoolCache:
     def get(self, index: int) -> PixelPool | None:
         """The pool of a view; None where the view has no masked pixel that shows a Gaussian."""
         if index not in self._pools:
-            view = self.views[index]
-            hierarchy = self.hierarchy_of(view)
-            if not self._pixels:
-                self._pixels = self._affordable(view, hierarchy)
-            config = replace(
-                self.config, pool_pixels=self._pixels, batch_pixels=min(self.config.batch_pixels, self._pixels)
-            )
-            self._pools[index] = sample_pool(self.gaussians, view, hierarchy, config, self.generator(index))
+            self._pools[index] = self._make(index, self.hierarchy_of(self.views[index]))
         return self._pools[index]
+
+    def all(self) -> list[PixelPool | None]:
+        """The pools of all views; the next hierarchies are read meanwhile."""
+        missing = [index for index in range(len(self.views)) if index not in self._pools]
+        hierarchies = ahead(lambda index: self.hierarchy_of(self.views[index]), missing)
+        for index, hierarchy in zip(missing, hierarchies, strict=True):
+            self._pools[index] = self._make(index, hierarchy)
+        return [self._pools[index] for index in range(len(self.views))]
+
+    def _make(self, index: int, hierarchy: PatchHierarchy) -> PixelPool | None:
+        view = self.views[index]
+        if not self._pixels:
+            self._pixels = self._affordable(view, hierarchy)
+        config = replace(
+            self.config, pool_pixels=self._pixels, batch_pixels=min(self.config.batch_pixels, self._pixels)
+        )
+        return sample_pool(self.gaussians, view, hierarchy, config, self.generator(index))
 
     def _affordable(self, view: View, hierarchy: PatchHierarchy) -> int:
         probe = replace(self.config, pool_pixels=1024, batch_pixels=1)
@@ -194,7 +205,7 @@ def fit_features(
     Args:
         gaussians: the frozen splat; its device is where the fit computes.
         views: training views.
-        hierarchy_of: loads the patch hierarchy of a view, called at most twice a view.
+        hierarchy_of: loads the patch hierarchy of a view, called at most twice a view, from several threads at once.
         config: see :class:`FeatureConfig`.
         hooks: checkpoints and reporter; a checkpoint found there is taken up.
 
@@ -260,8 +271,9 @@ class FeatureTrainer:
                 pools = self._evidence(progress)
                 found = find_segments(pools, len(self.gaussians), self.config.mask_clustering, self.config.seed)
             self.segments = complete(found, self.gaussians, self.config.regions)
-            codes = segment_features(self.segments, self.config.dim, self.config.segment_features, self.config.seed)
-            codes = codes.to(self.features.device)
+            codes = segment_features(
+                self.segments, self.config.dim, self.config.segment_features, self.config.seed, self.features.device
+            )
             known = (codes != 0).any(dim=1)
             self.features[known] = codes[known]
             # What no view was seen to show has its neighbor's code to begin with; the loss may know better.
@@ -292,9 +304,8 @@ class FeatureTrainer:
         clustering = self.config.mask_clustering
         pixels = max(min(clustering.pixels, clustering.total_pixels // len(self.views)), 1)
         config = replace(self.config.sampling, pool_pixels=pixels, batch_pixels=1, unmasked=True)
-        for index, view in enumerate(self.views):
-            hierarchy, generator = self.pools.hierarchy_of(view), self.pools.generator(index)
-            pool = sample_pool(self.gaussians, view, hierarchy, config, generator)
+        for index, hierarchy in enumerate(ahead(self.pools.hierarchy_of, self.views)):
+            pool = sample_pool(self.gaussians, self.views[index], hierarchy, config, self.pools.generator(index))
             progress.advance()
             if pool is not None:
                 yield pool
@@ -320,7 +331,7 @@ class FeatureTrainer:
 
     def replay(self) -> PooledSteps:
         """Trace the pools of all views, and lay down what each step will do; views in the order of :meth:`step`."""
-        pools = [self.pools.get(index) for index in range(len(self.views))]
+        pools = self.pools.all()
         usable = [pool for pool in pools if pool is not None]
         if not usable:
             raise SplatsegError(NO_MASKS)

@@ -116,7 +116,7 @@ def find_segments(
     if config.nesting < 1:
         inside = _nest(inside, evidence.mutual(inside), config.nesting)
     view = evidence.view
-    views = np.array([len(np.unique(view[owner == k])) for k in range(inside.shape[1])], np.int64)
+    views = _distinct_views(owner, view, inside.shape[1])
     could = np.maximum(_could(evidence.shown(inside)), views)
     agreed = evidence.agreed(owner, inside)
     covered = evidence.agreed(np.zeros(len(view), np.int64), sparse.csr_matrix(np.ones((count, 1), np.float32)))
@@ -162,15 +162,17 @@ def _hand_out(evidence: MaskEvidence, owner: Ints, config: MaskClusteringConfig)
     needed = config.needed(could)
     best = np.full(len(owner), -1, np.int64)
     best[overlap.row[order]] = overlap.col[order]  # the last, i.e. largest, assignment stays
-    result = np.full(len(owner), -1, np.int64)
-    found, view = 0, evidence.view
-    for segment in range(sets.shape[1]):
-        members = np.flatnonzero(best == segment)
-        views = len(np.unique(view[members]))
-        if views >= max(needed[segment], config.min_share * could[segment]):
-            result[members] = found
-            found += 1
-    return result
+    views = _distinct_views(best, evidence.view, sets.shape[1])
+    kept = views >= np.maximum(needed, config.min_share * could)
+    number = np.append(np.where(kept, np.cumsum(kept) - 1, -1), -1)  # at the end that of no segment
+    return number[best]
+
+
+def _distinct_views(owner: Ints, view: Ints, count: int) -> Ints:
+    """(count,) views that the masks of each segment come from: ``owner`` (m,) segment of each mask, -1 for none."""
+    owned, views = owner >= 0, int(view.max(initial=0)) + 1
+    pairs = np.unique(owner[owned] * views + view[owned])
+    return np.bincount(pairs // views, minlength=count)
 
 
 def _distinct(shared: Floats, support: Ints, duplicate_iou: float) -> list[int]:
@@ -193,9 +195,10 @@ def _nest(inside: sparse.csr_matrix, overlap: Floats, share: float) -> sparse.cs
     by_column = inside.tocsc()
     columns = np.split(by_column.indices, by_column.indptr[1:-1])
     for position, large in enumerate(order):
-        for small in order[:position]:
-            if overlap[small, large] > share * area[small]:
-                columns[large] = np.union1d(columns[large], columns[small])
+        smaller = order[:position]
+        within = smaller[overlap[smaller, large] > share * area[smaller]]
+        if len(within):
+            columns[large] = np.unique(np.concatenate([columns[large], *(columns[small] for small in within)]))
     ends = np.cumsum([0, *(len(one) for one in columns)])
     ones = np.ones(ends[-1], np.float32)
     return sparse.csc_matrix((ones, np.concatenate(columns), ends), inside.shape).tocsr() if len(area) else inside

@@ -9,6 +9,7 @@ lowest score inside and the highest outside, in place of a surrogate over pixels
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor
 from splatseg.core.errors import SplatsegError
 from splatseg.core.field import unit_features
 from splatseg.core.segments import Segments
+from splatseg.ops.repeated import Schedule, repeat
 
 
 @dataclass(frozen=True)
@@ -50,15 +52,19 @@ class SegmentFeatureConfig:
 
 
 def segment_features(
-    segments: Segments, dim: int, config: SegmentFeatureConfig = SegmentFeatureConfig(), seed: int = 0
+    segments: Segments,
+    dim: int,
+    config: SegmentFeatureConfig = SegmentFeatureConfig(),
+    seed: int = 0,
+    device: torch.device | str = "cpu",
 ) -> Tensor:
-    """(n, dim) float32 features of length 1 (0 for Gaussians in no segment).
+    """(n, dim) float32 features of length 1 (0 for Gaussians in no segment), computed on ``device``.
 
     A Gaussian's feature is the normalized sum of the codes of its segments, so that what lies in nearly the same
     segments has nearly the same feature.
     """
     if not len(segments):
-        return torch.zeros(len(segments.weights), dim)
+        return torch.zeros(len(segments.weights), dim, device=device)
     pattern, table = segments.patterns
     weight = segments.pattern_weights()
     weight[~table.any(axis=1)] = 0
@@ -67,24 +73,25 @@ def segment_features(
     confirmed = table[order][:, segments.views > 0].any(axis=1)
     chosen = np.concatenate([order[confirmed][: config.patterns], order[~confirmed]])
     if not len(chosen):
-        return torch.zeros(len(segments.weights), dim)
-    inside = torch.from_numpy(table[chosen])
-    codes = fit_nested_features(inside, torch.from_numpy(weight[chosen]).float(), dim, config, seed)
-    return unit_features(torch.from_numpy(table).float() @ codes)[torch.from_numpy(pattern)]
+        return torch.zeros(len(segments.weights), dim, device=device)
+    inside, shares = torch.from_numpy(table[chosen]).to(device), torch.from_numpy(weight[chosen]).float().to(device)
+    codes = fit_nested_features(inside, shares, dim, config, seed)
+    return unit_features(torch.from_numpy(table).to(device).float() @ codes)[torch.from_numpy(pattern).to(device)]
 
 
 def fit_nested_features(inside: Tensor, weights: Tensor, dim: int, config: SegmentFeatureConfig, seed: int) -> Tensor:
     """(s, dim) codes of segments for which the normalized sums over ``inside`` (k, s) bool are laid out as above.
 
     Args:
-        inside: segments of each pattern.
+        inside: segments of each pattern; its device is where the codes are found.
         weights: (k,) how much of the pixels a pattern fills, > 0; counts by its square root, so that small parts do.
         dim: channels.
         config: settings.
         seed: of the first codes.
     """
-    codes = torch.randn(inside.shape[1], dim, generator=torch.Generator().manual_seed(seed)).requires_grad_()
-    optimizer = torch.optim.Adam([codes], config.lr)
+    device = inside.device
+    first = torch.randn(inside.shape[1], dim, generator=torch.Generator().manual_seed(seed))
+    codes = first.to(device).requires_grad_()
     anchor, segment = inside.nonzero().unbind(1)
     member = inside[:, segment].T
     low_mask = torch.where(member, 0.0, -torch.inf)
@@ -92,13 +99,33 @@ def fit_nested_features(inside: Tensor, weights: Tensor, dim: int, config: Segme
     share = weights.sqrt()[anchor]
     share = share / share.sum()
     table = inside.float()
-    for step in range(config.steps):
-        optimizer.param_groups[0]["lr"] = config.lr * (0.02 + 0.5 * (1 + math.cos(math.pi * step / config.steps)))
+
+    def loss() -> Tensor:
         unit = F.normalize(table @ codes, dim=1)
         cosines = (config.sharpness * (unit @ unit.T))[anchor]
         lowest = -torch.logsumexp(low_mask - cosines, dim=1)
         highest = torch.logsumexp(cosines + high_mask, dim=1)
-        loss = (share * F.softplus(highest - lowest + config.sharpness * config.margin)).sum() / config.sharpness
-        (codes.grad,) = torch.autograd.grad(loss, codes)
-        optimizer.step()
+        return (share * F.softplus(highest - lowest + config.sharpness * config.margin)).sum() / config.sharpness
+
+    move = _adam(codes, config)
+    repeat(lambda: move(torch.autograd.grad(loss(), codes)[0]), config.steps, codes)
     return codes.detach()
+
+
+def _adam(codes: Tensor, config: SegmentFeatureConfig) -> Callable[[Tensor], None]:
+    """Adam (Kingma & Ba 2015, algorithm 1) on ``codes`` with its constants, at the rates of ``config``, by gradient."""
+    beta1, beta2, eps = 0.9, 0.999, 1e-8
+    step = torch.arange(config.steps, dtype=torch.float64)
+    lr = config.lr * (0.02 + 0.5 * (1 + torch.cos(math.pi * step / config.steps)))
+    rate, root = lr / (1 - beta1 ** (step + 1)), (1 - beta2 ** (step + 1)).sqrt()
+    schedule = Schedule(torch.stack([rate, root], dim=1).float(), codes.device)
+    mean, square = torch.zeros_like(codes.detach()), torch.zeros_like(codes.detach())
+
+    @torch.no_grad()
+    def move(grad: Tensor) -> None:
+        rate, root = schedule.next().unbind()
+        mean.lerp_(grad, 1 - beta1)
+        square.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        codes.sub_(rate * mean / (square.sqrt() / root + eps))
+
+    return move
