@@ -16,7 +16,10 @@ from splatseg.core.errors import SplatsegError
 from splatseg.core.field import FeatureField
 from splatseg.core.splat import FeatureSplat
 from splatseg.evaluate.hierarchical import evaluate_scene, load_hierarchical
+from splatseg.evaluate.metrics import iou
 from splatseg.segment.clicks import EMPTY_ALPHA
+from splatseg.segment.scores import project_selection
+from splatseg.segment.splat import SegmentableSplat
 
 
 def write_scene(folder: Path, splat: TinySplat) -> Path:
@@ -83,9 +86,20 @@ def test_ideal_features_reach_the_top(folder: Path, splat: TinySplat) -> None:
     assert core["boundary_mean"] == pytest.approx((core["boundary1"] + core["boundary2"]) / 2)
     assert core["boundary1"] > 0.75 and core["boundary2"] > 0.95
     assert core["proposed_mean"] > core["mean"] - 0.1
-    assert (
-        core["proposed1"] <= core["iou1"] + 1e-9 and core["proposed2"] <= core["iou2"] + 1e-9
-    )  # the oracle is a bound
+
+
+def test_proposed_levels_are_measured_by_the_masks_that_are_exported(folder: Path, splat: TinySplat) -> None:
+    fitted, scene = SegmentableSplat(splat.gaussians, splat.field), load_hierarchical(folder)
+    report = evaluate_scene(fitted, scene)
+    for result in report.results:
+        query = result.query
+        camera = scene.in_frame_of(splat.gaussians).views[query.view].camera
+        column, row = query.pixel
+        found = fitted.click(camera, column + 0.5, row + 0.5)
+        masks = [project_selection(splat.gaussians, level.selection, camera) for level in found.levels]
+        levels = torch.from_numpy(scene.levels(query.view).astype(np.int64))
+        for value, node in ((result.proposed1, query.l1), (result.proposed2, query.l2)):
+            assert value == pytest.approx(max(iou(mask, (levels == node).any(0)) for mask in masks))
 
 
 def test_features_without_parts_lose_level_one_only(folder: Path, splat: TinySplat) -> None:

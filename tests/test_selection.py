@@ -16,7 +16,7 @@ from splatseg.core.gaussians import Gaussians
 from splatseg.core.selection import Selection
 from splatseg.core.splat import FeatureSplat
 from splatseg.segment.clicks import Box, Click, PointClick, Query, make_query, select_box
-from splatseg.segment.scores import Scores, pixel_scores, project_selection, score_features, scores
+from splatseg.segment.scores import Scores, pixel_scores, project_selection, project_selections, score_features, scores
 from splatseg.session.history import History
 
 
@@ -235,6 +235,16 @@ def test_projection_of_nothing_and_of_all(splat: TinySplat) -> None:
     assert not bool(project_selection(splat.gaussians, none, splat.camera).any())
     everything = project_selection(splat.gaussians, none.invert(), splat.camera)
     assert bool(everything[splat.pixel_of(0)[1], splat.pixel_of(0)[0]]) and not bool(everything[0, 0])
+
+
+@pytest.mark.parametrize("count", [0, 1, 29, 30, 70])
+def test_projections_together_are_those_of_each(splat: TinySplat, count: int) -> None:
+    g = torch.Generator().manual_seed(count)
+    some = [Selection(torch.rand(len(splat.gaussians), generator=g) < k / 70) for k in range(count)]
+    together = project_selections(splat.gaussians, some, splat.camera)
+    assert len(together) == count
+    for mask, selection in zip(together, some, strict=True):
+        assert torch.equal(mask, project_selection(splat.gaussians, selection, splat.camera))
 
 
 def test_half_hidden_selection_does_not_show_through() -> None:

@@ -4,15 +4,15 @@ A query is one pixel of a held-out view and two nested ground-truth masks, a par
 (level 2). The view's features are rendered (blended along the ray, then normalized), every pixel is scored by its
 cosine to the query pixel, and IoU1 and IoU2 are the best IoU over all thresholds with either mask: a threshold for
 each, chosen with the truth in hand, as in the paper. The headline is (IoU1 + IoU2) / 2, averaged over the core
-queries (an object or a part of one); semantic groups come on their own line. ``proposed_*`` replaces the oracle by
-the thresholds that the product itself proposes from the click (`selection.propose_levels`), which know nothing of
-the truth.
+queries (an object or a part of one); semantic groups come on their own line. ``proposed_*`` is what a user gets: the
+levels that the product itself proposes from the click (`segment.propose_levels`), which know nothing of the truth, as
+Gaussians, and the masks that it exports of those (`segment.project_selection`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,17 +22,19 @@ import torch
 from torch import Tensor
 
 import splatseg.render as rendering
+from splatseg.core.camera import Camera
 from splatseg.core.errors import DAMAGED, SplatsegError
-from splatseg.core.field import FeatureField, unit_features
+from splatseg.core.field import unit_features
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.reading import regular
 from splatseg.core.scene import NEAR_SHARE, View, frame_size
+from splatseg.core.selection import Selection
 from splatseg.core.splat import FeatureSplat
 from splatseg.evaluate.metrics import best_threshold, boundary_iou, iou
 from splatseg.io.test_cameras import held_out_views, read_object
 from splatseg.segment.clicks import EMPTY_ALPHA, Query
 from splatseg.segment.levels import propose_levels, surface_weights
-from splatseg.segment.scores import score_features, scores
+from splatseg.segment.scores import project_selections, score_features, scores
 
 _MEANS = 20_000  # Gaussians that say how large a splat is
 ALWAYS = ("iou1", "iou2", "mean", "boundary1", "boundary2")  # averages that every report has
@@ -231,8 +233,11 @@ def evaluate_scene(splat: FeatureSplat, gt: HierarchicalScene, proposals: bool =
     weights = surface_weights(splat.gaussians) if proposals else None
     results = {}
     for view in gt.by_view:
-        for scored in score_view(splat, gt, view):
-            results[scored.query] = _result(splat.field, scored, weights)
+        found = list(score_view(splat, gt, view))
+        camera = gt.in_frame_of(splat.gaussians).views[view].camera.to(splat.gaussians.device)
+        shown = [None] * len(found) if weights is None else proposed_masks(splat, camera, found, weights)
+        for scored, masks in zip(found, shown, strict=True):
+            results[scored.query] = _result(scored, masks)
     return Report(gt.name, tuple(results[query] for query in gt.queries), time.perf_counter() - start)
 
 
@@ -269,18 +274,27 @@ def checked_levels(gt: HierarchicalScene, view: str) -> np.ndarray:
     return levels
 
 
-def _result(field: FeatureField, scored: ScoredQuery, weights: Tensor | None) -> QueryResult:
+def proposed_masks(
+    splat: FeatureSplat, camera: Camera, found: Sequence[ScoredQuery], weights: Tensor
+) -> list[list[Tensor]]:
+    """(h, w) bool masks of each query's proposed levels, as the product exports them; drawn together."""
+    selections: list[list[Selection]] = []
+    for scored in found:
+        query = Query(scored.feature[None], scored.feature.new_zeros((0, splat.field.dim)))
+        values = scores(splat.field, query)
+        levels = propose_levels(values, weights, segments=splat.field.segments)
+        selections.append([values.above(level.threshold) for level in levels])
+    shown = iter(project_selections(splat.gaussians, [one for levels in selections for one in levels], camera))
+    return [[next(shown) for _ in levels] for levels in selections]
+
+
+def _result(scored: ScoredQuery, proposed: Sequence[Tensor] | None) -> QueryResult:
     first = best_threshold(scored.scores, scored.truth1)
     second = best_threshold(scored.scores, scored.truth2)
-    proposed: tuple[float | None, float | None] = (None, None)
-    if weights is not None:
-        query = Query(scored.feature[None], scored.feature.new_zeros((0, field.dim)))
-        masks = [
-            scored.scores > level.threshold
-            for level in propose_levels(scores(field, query), weights, segments=field.segments)
-        ]
-        proposed = (max(iou(m, scored.truth1) for m in masks), max(iou(m, scored.truth2) for m in masks))
+    best: tuple[float | None, float | None] = (None, None)
+    if proposed is not None:
+        best = (max(iou(m, scored.truth1) for m in proposed), max(iou(m, scored.truth2) for m in proposed))
     ious, thresholds = (first.iou, second.iou), (first.threshold, second.threshold)
     boundary1 = boundary_iou(scored.scores > first.threshold, scored.truth1)
     boundary2 = boundary_iou(scored.scores > second.threshold, scored.truth2)
-    return QueryResult(scored.query, *ious, *thresholds, boundary1, boundary2, *proposed)
+    return QueryResult(scored.query, *ious, *thresholds, boundary1, boundary2, *best)

@@ -3,7 +3,7 @@
 from splatseg.segment.clicks import Box, Click, PointClick, Query, make_query, select_box
 from splatseg.segment.discretize import ClusterConfig, discretize
 from splatseg.segment.levels import Level, LevelConfig, propose_levels, surface_weights
-from splatseg.segment.scores import Scores, check_threshold, pixel_scores, project_selection, scores
+from splatseg.segment.scores import Scores, check_threshold, pixel_scores, project_selection, project_selections, scores
 from splatseg.segment.splat import Found, Proposal, SegmentableSplat
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "make_query",
     "pixel_scores",
     "project_selection",
+    "project_selections",
     "propose_levels",
     "scores",
     "select_box",
