@@ -79,7 +79,7 @@ struct TileProducts {
 
   __device__ TileProducts(const LossTask<T>& t)
       : t(t), tile(*s.tile), lane(threadIdx.x % kWarp), warp(threadIdx.x / kWarp) {
-    if (threadIdx.x == 0) *s.tile = find_tile(t);
+    if (threadIdx.x == 0) *s.tile = t.tiles()[blockIdx.x];
     __syncthreads();
   }
 
@@ -111,8 +111,8 @@ struct TileProducts {
     load(s.unit, t.unit, slice, [this](int row) { return row < tile.samples ? (int64_t)tile.begin + row : -1; });
   }
   __device__ void load_means(int first, int slice) const {
-    const uint16_t* related = t.related + (int64_t)tile.anchor * t.k_max;
-    const int left = *t.k - first;
+    const uint16_t* related = t.related(tile.anchor);
+    const int left = t.counts().kept - first;
     const auto patch = [=](int row) { return position_of_row(row) < left ? related[first + position_of_row(row)] : -1; };
     load(s.mean, t.mean, slice, [=](int row) { return (int64_t)patch(row); });
     if (threadIdx.x < kLossRows) s.patch[threadIdx.x] = patch(threadIdx.x);
@@ -193,7 +193,7 @@ struct TileProducts {
   __device__ void spread_to_samples(int first, int slice, int group, int column) const {
     if (group * 4 >= tile.samples) return;
     T sum[4][4] = {};
-    const int rows = *t.k - first < kLossRows ? *t.k - first : kLossRows;
+    const int rows = min(t.counts().kept - first, kLossRows);
     const T *grad = s.logit_grad + group * 4, *mean = s.mean + column;
     // Positions 0 .. rows fill the first (rows + 7) / 8 of each eight rows.
     const int used = (rows + kLanePatches - 1) / kLanePatches;
