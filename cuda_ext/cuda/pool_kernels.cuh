@@ -60,7 +60,7 @@ __device__ void blend_unit(const PooledTask<T, W>& t, const RowRange& r, int64_t
 
 // Grid: tiles_max kTileParts. A warp for each of the kept rows of the step's batch; the block's f^ are summed in a fixed order.
 template <class T, class W, int V, int L>
-__global__ void __launch_bounds__(kBlendThreads) blend_units(PooledTask<T, W> t) {
+__global__ void __launch_bounds__(kBlendThreads, V == 4 ? 5 : 1) blend_units(PooledTask<T, W> t) {
   begin_step(t.loss);
   const int64_t d = t.blend.d;
   const int tile_at = (int)blockIdx.x / kTileParts, part = (int)blockIdx.x % kTileParts, warp = threadIdx.x / kWarp;
