@@ -2,7 +2,7 @@
 // Mirrors splatseg/ops/reference/loss.py. Logits are kept in base 2: mean holds u log2(e) / phi.
 //
 // Nothing of size n x k is stored. Patches are treated 64 at a time, in the order of `related`: those of the anchor's levels
-// first. A first pass, from the last chunk to the first, adds up the softmax's sum. A second, from the first chunk on (whose
+// first; their means are read once where all fit into shared memory, else with each chunk. A first pass, from the last chunk to the first, adds up the softmax's sum. A second, from the first chunk on (whose
 // logits are still there), makes the logits again, walks the levels, and turns each logit into its gradient, which is then
 // multiplied with the means (for the samples) and with the samples (for the means, added up across blocks).
 #pragma once
@@ -250,7 +250,7 @@ template <class T, int W, class Sum>
 __device__ void treat_tile(const LossTask<T>& t) {
   const TileLoss<T, W, Sum> block(t);
   const int k = t.counts().kept;
-  if (block.slices() == 1) block.load_units(0);
+  block.load_all();
   T logits[kLaneSamples][kLanePatches];
   ExpSum<T> sums[kLaneSamples];
   for (int first = (k - 1) / kLossRows * kLossRows; first >= 0; first -= kLossRows) {
@@ -268,7 +268,10 @@ __device__ void treat_tile(const LossTask<T>& t) {
   Levels<T> levels(t, block.tile.anchor);
   const bool real = block.warp * kWarpSamples < block.tile.samples;
   for (int first = 0; first < (t.with_grad ? k : levels.end); first += kLossRows) {
-    if (first > 0) block.logits(first, logits);
+    if (first > 0) {
+      if (block.holds_all()) __syncthreads();  // the last chunk's gradient is spread
+      block.logits(first, logits);
+    }
     if (real) walk_chunk(block, first, levels, logits);
     if (!t.with_grad) continue;
     if (real) block.store(logits);
@@ -343,7 +346,10 @@ __global__ void __launch_bounds__(kLossThreads) scatter_gradient(LossTask<T> t) 
 
 template <class T, class Sum>
 void launch_tiles(const LossTask<T>& t, const Stream& stream) {
-  const auto launch = [&](auto* kernel) { stream.launch(kernel, t.tiles_max, kLossThreads, LossShared<T>::bytes(), t); };
+  auto task = t;
+  task.held = LossShared<T>::rows(t.k_max, t.d);
+  const int64_t shared = LossShared<T>::bytes(task.held);
+  const auto launch = [&](auto* kernel) { stream.launch(kernel, t.tiles_max, kLossThreads, shared, task); };
   switch (t.d) {
     case 4: return launch(loss_tiles<T, 4, Sum>);
     case 8: return launch(loss_tiles<T, 8, Sum>);

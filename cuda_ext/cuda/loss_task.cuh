@@ -7,6 +7,7 @@ namespace splatseg::cuda {
 constexpr int kLossSamples = 64;      // samples of one anchor that a block treats
 constexpr int kLossThreads = 256;     // of that block
 constexpr int kLossRows = 64;         // patches that it treats at a time
+constexpr int kLossHeld = 256;        // patches up to which it holds all means at once
 constexpr int kSortChunk = 512;       // samples that one warp places
 constexpr int kMaxPatches = 1 << 16;  // kept patches: tables hold 16-bit numbers
 constexpr int kHeld = 4096;           // patches whose integers are held in shared memory; of more, in global memory
@@ -61,6 +62,7 @@ struct LossTask {
 
   // Bounds known without asking the device.
   int k_max, chunks, tiles_max, levels_max;
+  int held;  // rows of means that a block of the loss holds: all patches', or those that it treats at a time
 
   TableLayout at;
   char* tables;

@@ -16,8 +16,6 @@ namespace {
 
 using at::Tensor;
 
-constexpr int64_t kSharedLimit = 99 * 1024;  // as in loss_cuda.cu
-
 cuda::Stream current_stream() { return {c10::cuda::getCurrentCUDAStream()}; }
 char* bytes_of(const Tensor& t) { return reinterpret_cast<char*>(t.mutable_data_ptr<uint8_t>()); }
 
@@ -110,7 +108,7 @@ void solve(const PooledTensors& p, const Settings& s) {
   TORCH_CHECK_VALUE(p.tables.size(1) == t.loss.at.bytes && (t.loss.pool.prepared || p.tables.size(0) == 1),
                     "tables: expected those of pool_loss_tables for these batches, ", t.loss.at.bytes, " bytes, found ",
                     p.tables.sizes());
-  TORCH_CHECK(std::max(cuda::spread_shared<T>(t.loss.d), cuda::unit_bytes<T>(t.loss.d)) <= kSharedLimit,
+  TORCH_CHECK(std::max(cuda::spread_shared<T>(t.loss.d), cuda::unit_bytes<T>(t.loss.d)) <= cuda::kSharedLimit,
               "features: expected fewer columns on CUDA, found d = ", t.loss.d);
   t.blend.csr_rows = p.offsets.size(0) - 1;
   t.blend.entries = p.ids.size(0);
