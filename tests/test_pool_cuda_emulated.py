@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import torch
 from cuda_emulator.build import ORDERS, compile_for_host, in_order
-from loss_cases import nested_masks, pack
+from pool_cases import CONFIG, SCHEDULE, Steps, pool
 from torch import Tensor
 
 from splatseg.fit.pixel_pools import PixelPool
-from splatseg.ops.contributions import Contributions
-from splatseg.ops.loss_config import LossConfig
-from splatseg.ops.reference.replay import pooled_loss_
-from splatseg.ops.replay import BatchSize, PoolStack
 
 TYPES = {0: (torch.float32, torch.float32), 1: (torch.float32, torch.float16), 2: (torch.float64, torch.float64)}
-CONFIG = LossConfig(min_pixels=4, weight=1.0)
-GAUSSIANS = 40
-SCHEDULE = (1, 0, 3, 2)
 
 
 @pytest.fixture(scope="module")
@@ -35,86 +28,6 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 def library(compiled: ctypes.CDLL, request: pytest.FixtureRequest) -> Iterator[ctypes.CDLL]:
     with in_order(compiled, request.param):
         yield compiled
-
-
-def pool(rows: int, patches: int, seed: int, weights: torch.dtype, skew: float = 0.0) -> PixelPool:
-    """Rows of 0 to 39 entries; the first of them show nothing and are in no batch, some others are in no mask."""
-    g = torch.Generator().manual_seed(seed)
-    counts = torch.randint(1, 9, (rows,), generator=g)
-    counts[:3], counts[5], counts[7] = 0, 39, 33
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
-    contributions = Contributions(
-        pixels=torch.zeros(rows, 2, dtype=torch.int32),
-        order=torch.arange(rows),
-        offsets=offsets,
-        ids=torch.randint(0, GAUSSIANS, (int(offsets[-1]),), generator=g, dtype=torch.int32),
-        weights=torch.rand(int(offsets[-1]), generator=g).to(weights),
-    )
-    patch = torch.randint(0, patches, (rows,), generator=g)
-    patch[torch.rand(rows, generator=g) < skew] = patches // 2
-    return PixelPool(contributions, torch.arange(3, rows), patch, pack(nested_masks(patches, masks=6)))
-
-
-@dataclass
-class Steps:
-    """Arguments of ``pooled_loss_``."""
-
-    stack: PoolStack
-    features: Tensor
-    grad: Tensor
-    losses: Tensor
-    cells: Tensor
-    config: LossConfig = CONFIG
-
-    @staticmethod
-    def of(types: int, d: int, pools: Sequence[PixelPool], pixels: int, config: LossConfig = CONFIG) -> Steps:
-        dtype = TYPES[types][0]
-        size = BatchSize(pixels, config.min_pixels)
-        stack = PoolStack.of(pools, size, torch.Generator().manual_seed(0))
-        features = torch.randn(GAUSSIANS, d, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
-        grad = torch.full((int(stack.batch_start.diff().max()), d), torch.nan, dtype=dtype)
-        losses = torch.full((len(SCHEDULE),), torch.nan, dtype=dtype)
-        return Steps(stack, features, grad, losses, torch.tensor([0, -1, -1]), config)
-
-    def inputs(self) -> tuple[Tensor, ...]:
-        """Schedule to features but the tables."""
-        s, c = self.stack, self.stack.contributions
-        schedule = torch.tensor(SCHEDULE, dtype=torch.int32)
-        tables = (schedule, s.batch_start, s.view, c.offsets, c.ids, c.weights, s.patch, s.membership)
-        return *tables, self.features
-
-    def by_reference(self) -> None:
-        config = self.config
-        constants = (config.phi_min, config.phi_max, config.phi_scale, config.level_decay, config.min_pixels)
-        *tables, features = self.inputs()
-        empty = torch.empty(0, 0, dtype=torch.uint8)
-        pooled_loss_(self.cells, *tables, empty, features, self.grad, self.losses, *constants, config.weight, False)
-
-    def emulated(self, library: ctypes.CDLL, types: int, prepared: bool = True) -> None:
-        s, config = self.stack, self.config
-        *inputs, features = self.inputs()
-        of_batches = (len(self.grad), *s.membership.shape[1:], config.min_pixels, len(s.view), len(s.membership))
-        rows, entries = len(s.contributions), len(s.contributions.ids)
-        sizes = int64s(
-            *of_batches, len(SCHEDULE), rows, entries, *features.shape, int(prepared), int(config.deterministic)
-        )
-        bytes_ = library.table_bytes(sizes)
-        # uint8 tensors of torch start at multiples of 64, and bytes_ is one of 256.
-        tables = torch.full((len(s.view) if prepared else 1, bytes_), 255, dtype=torch.uint8)
-        starts = s.batch_start.tolist()
-        for batch in range(len(s.view) if prepared else 0):
-            patch, masks = s.patch[starts[batch] : starts[batch + 1]].clone(), s.membership[int(s.view[batch])].clone()
-            library.make_tables(
-                sizes, ctypes.c_int64(len(patch)), pointer(patch), pointer(masks),
-                ctypes.c_double(config.level_decay), pointer(tables[batch]),
-            )  # fmt: skip
-        scalars = (config.phi_min, config.phi_max, config.phi_scale, config.level_decay, config.weight)
-        before = tables.clone()
-        library.pooled_loss_any(
-            types, sizes, pointers([*inputs, features]), pointer(tables), (ctypes.c_double * 5)(*scalars),
-            pointer(self.cells), pointer(self.grad), pointer(self.losses),
-        )  # fmt: skip
-        assert not prepared or torch.equal(tables, before), "steps leave the tables as they are"
 
 
 def int64s(*values: int) -> ctypes.Array:
@@ -131,17 +44,43 @@ def pointers(tensors: Sequence[Tensor]) -> ctypes.Array:
     return (ctypes.c_void_p * len(tensors))(*(t.data_ptr() for t in tensors))
 
 
+def emulated(library: ctypes.CDLL, steps: Steps, types: int, prepared: bool = True) -> None:
+    """Make the next step; tables are made before it or, as a fallback, by it."""
+    s, config = steps.stack, steps.config
+    *inputs, features = steps.inputs()
+    of_batches = (len(steps.grad), *s.membership.shape[1:], config.min_pixels, len(s.view), len(s.membership))
+    rows, entries = len(s.contributions), len(s.contributions.ids)
+    sizes = int64s(*of_batches, len(SCHEDULE), rows, entries, *features.shape, int(prepared), int(config.deterministic))
+    bytes_ = library.table_bytes(sizes)
+    # uint8 tensors of torch start at multiples of 64, and bytes_ is one of 256.
+    tables = torch.full((len(s.view) if prepared else 1, bytes_), 255, dtype=torch.uint8)
+    starts = s.batch_start.tolist()
+    for batch in range(len(s.view) if prepared else 0):
+        patch, masks = s.patch[starts[batch] : starts[batch + 1]].clone(), s.membership[int(s.view[batch])].clone()
+        library.make_tables(
+            sizes, ctypes.c_int64(len(patch)), pointer(patch), pointer(masks),
+            ctypes.c_double(config.level_decay), pointer(tables[batch]),
+        )  # fmt: skip
+    scalars = (config.phi_min, config.phi_max, config.phi_scale, config.level_decay, config.weight)
+    before = tables.clone()
+    library.pooled_loss_any(
+        types, sizes, pointers([*inputs, features]), pointer(tables), (ctypes.c_double * 5)(*scalars),
+        pointer(steps.cells), pointer(steps.grad), pointer(steps.losses),
+    )  # fmt: skip
+    assert not prepared or torch.equal(tables, before), "steps leave the tables as they are"
+
+
 def assert_steps(library: ctypes.CDLL, types: int, d: int, pools: Sequence[PixelPool], prepared: bool = True) -> None:
     """All steps and one beyond the last, each from what the one before left in the buffers."""
     wide = TYPES[types][0] == torch.float64
     config = replace(CONFIG, deterministic=d % 3 == 0)
-    found, want = (Steps.of(types, d, pools, 150, config) for _ in "ab")
+    found, want = (Steps.of(TYPES[types][0], d, pools, 150, config) for _ in "ab")
     assert len(found.stack.view) >= len(SCHEDULE)
     for step in range(len(SCHEDULE)):
         for s in (found, want):
             s.grad.fill_(torch.nan)
-        found.emulated(library, types, prepared)
-        want.by_reference()
+        emulated(library, found, types, prepared)
+        want.make()
         assert found.cells.tolist() == want.cells.tolist() == [step + 1, step, SCHEDULE[step]]
         tolerance = (1e-8 if config.deterministic else 1e-12) if wide else 2e-5
         scale = float(want.grad[want.grad.isfinite()].abs().max())
@@ -150,8 +89,8 @@ def assert_steps(library: ctypes.CDLL, types: int, d: int, pools: Sequence[Pixel
     for s in (found, want):
         s.grad.zero_()
     before = found.losses.clone()
-    found.emulated(library, types, prepared)
-    want.by_reference()
+    emulated(library, found, types, prepared)
+    want.make()
     assert found.cells.tolist() == want.cells.tolist() == [4, 4, -1]
     assert torch.equal(found.losses, before) and not found.grad.any()
 
@@ -183,10 +122,10 @@ def test_tables_made_in_every_step(library: ctypes.CDLL, d: int) -> None:
 def test_nothing_to_learn(library: ctypes.CDLL, min_pixels: int) -> None:
     """No patch has enough pixels, or none could: loss and gradient are 0, and the step is over."""
     config = replace(CONFIG, min_pixels=min_pixels)
-    s = Steps.of(0, 8, [pool(303, 12, 0, torch.float32), pool(70, 9, 1, torch.float32)], 100, config)
+    s = Steps.of(torch.float32, 8, [pool(303, 12, 0, torch.float32), pool(70, 9, 1, torch.float32)], 100, config)
     for step in range(2):
         s.grad.fill_(torch.nan)
-        s.emulated(library, 0)
+        emulated(library, s, 0)
         size = int(s.stack.batch_start.diff()[SCHEDULE[step]])
         assert not s.grad[:size].any() and s.grad[size:].isnan().all()
         assert float(s.losses[step]) == 0 and s.cells.tolist() == [step + 1, step, SCHEDULE[step]]
@@ -194,23 +133,23 @@ def test_nothing_to_learn(library: ctypes.CDLL, min_pixels: int) -> None:
 
 def test_poison_is_never_silent(library: ctypes.CDLL) -> None:
     """A feature that is not finite spoils its own step and no later one."""
-    s = Steps.of(0, 8, [pool(303, 12, 0, torch.float32), pool(270, 9, 1, torch.float32)], 150)
+    s = Steps.of(torch.float32, 8, [pool(303, 12, 0, torch.float32), pool(270, 9, 1, torch.float32)], 150)
     kept = s.features.clone()
     s.features[5, 2] = torch.nan
-    s.emulated(library, 0)
+    emulated(library, s, 0)
     assert s.losses[0].isnan() and s.grad[0].isnan().all()
     s.features.copy_(kept)
-    s.emulated(library, 0)
+    emulated(library, s, 0)
     assert s.losses[1].isfinite() and s.grad[: int(s.stack.batch_start.diff()[SCHEDULE[1]])].isfinite().all()
 
 
 def test_the_same_bits_in_every_order(compiled: ctypes.CDLL) -> None:
     results = []
     for order in ORDERS:
-        s = Steps.of(1, 16, [pool(303, 80, 0, torch.float16, 0.4), pool(150, 9, 1, torch.float16)], 150)
+        s = Steps.of(torch.float32, 16, [pool(303, 80, 0, torch.float16, 0.4), pool(150, 9, 1, torch.float16)], 150)
         s.config = replace(CONFIG, deterministic=True)
         with in_order(compiled, order):
             for _ in range(2):
-                s.emulated(compiled, 1)
+                emulated(compiled, s, 1)
         results.append((s.grad, s.losses[:2]))
     assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
