@@ -15,7 +15,8 @@ from benchmarks.gpu_steps import (
 from splatseg import ops
 from splatseg.core.gaussians import Gaussians
 from splatseg.fit.pixel_pools import PixelPool
-from splatseg.ops.replay import EAGER_STEPS, PooledSteps, PoolStack, Schedule
+from splatseg.ops import replay
+from splatseg.ops.replay import EAGER_STEPS, BatchSize, PooledSteps, PoolStack, Schedule
 from splatseg.render import Means2dProbe, RenderConfig, render, trace
 
 
@@ -36,12 +37,19 @@ def exercise_steps(contributions: ops.Contributions, features: Tensor, patch: Te
     few = torch.where(contributions.ids % 3 > 0, contributions.ids, contributions.ids % 7)
     rows = (contributions.counts > 0).nonzero()[:, 0]
     pool = PixelPool(replace(contributions, ids=few), rows, patch, membership)
-    stack = PoolStack.of([pool], torch.Generator(features.device).manual_seed(0))
-    schedule = Schedule(torch.zeros(3, dtype=torch.int32), torch.tensor([0, 5, len(rows) - 1]), [0.01] * 3)
-    steps_ = PooledSteps(stack, ops.SparseFeatureAdam(features), ops.LossConfig(min_pixels=2), schedule, 600)
-    assert min(steps_.columns.most) > 0
-    steps_.run(3)
-    steps_.check()
+    loss = ops.LossConfig(min_pixels=2)
+    stack = PoolStack.of([pool], BatchSize(600, loss.min_pixels), torch.Generator(features.device).manual_seed(0))
+    schedule = Schedule(torch.tensor([0, 1, 0]), [0.01] * 3)
+    table_bytes = replay.TABLE_BYTES
+    for bound in (table_bytes, 0):  # tables made before, and in every step
+        for deterministic in (False, True):
+            replay.TABLE_BYTES = bound
+            config = replace(loss, deterministic=deterministic)
+            steps_ = PooledSteps(stack, ops.SparseFeatureAdam(features), config, schedule)
+            assert min(steps_.columns.most) > 0
+            steps_.run(3)
+            steps_.check()
+    replay.TABLE_BYTES = table_bytes
 
 
 def exercise(args: argparse.Namespace) -> None:

@@ -85,6 +85,7 @@ def steps(args: argparse.Namespace) -> dict[str, Any]:
     stack = trainer._replayed.stack
     result["pools_mb"] = stack.contributions.nbytes / 1e6
     result["columns_mb"] = trainer._replayed.columns.nbytes / 1e6
+    result["tables_mb"] = trainer._replayed._tables.nbytes / 1e6
     result["entries_a_pixel"] = stack.contributions.ids.numel() / len(stack.contributions)
     trainer.advance(0, warm)  # the first ones capture the graph
     rest = seconds(lambda: trainer.advance(warm, args.steps), device)
@@ -109,7 +110,7 @@ def kernel_times(trainer: FeatureTrainer, first: int, count: int = 40) -> dict[s
     """Mean microseconds a step of each kernel of the replayed graph, as CUPTI sees them, from step ``first`` on."""
     steps_ = trainer._replayed
     assert steps_ is not None
-    steps_._step.fill_(first)
+    steps_.go_to(first)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as found:
         steps_.run(count)
         torch.cuda.synchronize()
@@ -124,25 +125,29 @@ def single_steps(trainer: FeatureTrainer, device: torch.device) -> dict[str, flo
     """Each part of a step on its own, launched by the host: where the time goes."""
     steps_ = trainer._replayed
     assert steps_ is not None
-    c, rows, features = steps_.stack.contributions, steps_._rows, trainer.features
+    c, features = steps_.stack.contributions, trainer.features
+    rows, patch, membership = steps_.batch(0)
     blended = ops.blend(c, features, rows)
     config, optimizer = trainer.config.loss, trainer.optimizer
 
     def loss() -> Tensor:
-        return ops.hierarchical_contrastive_loss_and_grad(
-            blended, steps_._patch, membership=steps_._membership, config=config
-        )[1]
+        return ops.hierarchical_contrastive_loss_and_grad(blended, patch, membership=membership, config=config)[1]
 
     grad = loss()
 
-    steps_._step.fill_(0)  # beyond the last no Gaussian would move
+    def differentiate() -> None:
+        steps_.go_to(0)
+        steps_.differentiate()
+
+    differentiate()  # without a batch no Gaussian would move
 
     repeats = 200 if device.type == "cuda" else 3
     parts: dict[str, Callable[[], object]] = {
         "blend": lambda: ops.blend(c, features, rows),
         "loss": loss,
         "transpose": lambda: optimizer.accumulate(c, grad, rows),
-        "transpose_and_adam": lambda: steps_.transpose_and_move(grad),
+        "blend_and_loss": differentiate,
+        "transpose_and_adam": steps_.transpose_and_move,
     }
     result = {f"{name}_us": 1e6 * seconds(run, device, repeats) for name, run in parts.items()}
     entries = float(c.counts[rows].sum())

@@ -1,4 +1,4 @@
-// splatseg::pooled_transpose_adam_, the transpose of blend and Adam as one gather over a view's columns: schema and checks.
+// splatseg::pooled_transpose_adam_, the transpose of blend and Adam as one gather over a batch's columns: schema and checks.
 // See ops/columns.py.
 #include "columns_checks.h"
 
@@ -11,15 +11,15 @@ void check_tables(const ColumnTensors& c) {
   const auto is = [&](const at::Tensor& t, at::ScalarType type, int64_t dims) {
     return t.scalar_type() == type && t.dim() == dims && t.is_contiguous() && t.device() == c.params.device();
   };
-  TORCH_CHECK_VALUE(is(c.step, at::kLong, 0) && is(c.schedule, at::kInt, 2) && c.schedule.size(1) == 2,
-                    "step, schedule: expected () int64 and (steps, 2) int32 on ", c.params.device(), ", found ",
-                    c.step.sizes(), " and ", c.schedule.sizes(), " on ", c.schedule.device());
-  TORCH_CHECK_VALUE(is(c.view_start, at::kLong, 1) && is(c.view_columns, at::kLong, 2) && c.view_columns.size(1) == 4 &&
-                        c.view_start.size(0) == c.view_columns.size(0) + 1,
-                    "view_start, view_columns: expected (views + 1,) and (views, 4) int64, found ", c.view_start.sizes(),
-                    " and ", c.view_columns.sizes());
-  TORCH_CHECK_VALUE(is(c.ids, at::kInt, 1) && is(c.offsets, at::kLong, 1) && c.offsets.size(0) == c.ids.size(0) + 1,
-                    "ids, offsets: expected (columns,) int32 and (columns + 1,) int64, found ", c.ids.sizes(), " and ",
+  TORCH_CHECK_VALUE(is(c.cells, at::kLong, 1) && c.cells.size(0) == 3, "cells: expected (3,) int64 on ",
+                    c.params.device(), ", found ", c.cells.sizes(), " on ", c.cells.device());
+  TORCH_CHECK_VALUE(is(c.batch_columns, at::kLong, 2) && c.batch_columns.size(1) == 4 &&
+                        is(c.batch_entries, at::kLong, 1) && c.batch_entries.size(0) == c.batch_columns.size(0),
+                    "batch_columns, batch_entries: expected (batches, 4) and (batches,) int64, found ",
+                    c.batch_columns.sizes(), " and ", c.batch_entries.sizes());
+  TORCH_CHECK_VALUE(is(c.ids, at::kInt, 1) && is(c.offsets, at::kInt, 1) &&
+                        c.offsets.size(0) == c.ids.size(0) + c.batch_columns.size(0),
+                    "ids, offsets: expected (columns,) and (columns + batches,) int32, found ", c.ids.sizes(), " and ",
                     c.offsets.sizes());
   const bool wide = c.params.scalar_type() == at::kDouble;
   const bool fits = is(c.weights, at::kDouble, 1) == wide &&
@@ -27,7 +27,7 @@ void check_tables(const ColumnTensors& c) {
   TORCH_CHECK_VALUE(is(c.positions, at::kInt, 1) && fits && c.positions.sizes() == c.weights.sizes(),
                     "positions, weights: expected (entries,) int32 and float16 or float32, float64 beside float64, found ",
                     c.positions.sizes(), " and ", c.weights.sizes(), " ", c.weights.scalar_type());
-  TORCH_CHECK_VALUE(is(c.rates, at::kDouble, 1) && c.rates.size(0) == 2, "rates: expected (2,) float64 on ",
+  TORCH_CHECK_VALUE(is(c.rates, at::kDouble, 2) && c.rates.size(1) == 2, "rates: expected (steps, 2) float64 on ",
                     c.params.device(), ", found ", c.rates.sizes(), " ", c.rates.scalar_type());
   TORCH_CHECK_VALUE(is(c.bad, at::kLong, 0), "bad: expected () int64 on ", c.params.device(), ", found ", c.bad.sizes());
 }
@@ -44,7 +44,7 @@ void check_columns(const ColumnTensors& c) {
     const bool fits = t == &c.grad ? t->dim() == 2 && t->size(1) == params.size(1) : t->sizes() == params.sizes();
     TORCH_CHECK_VALUE(fits && t->scalar_type() == params.scalar_type() && t->is_contiguous() &&
                           t->device() == params.device(),
-                      "exp_avg, exp_avg_sq, grad: expected contiguous ", params.sizes(), " (grad: (batch, ",
+                      "exp_avg, exp_avg_sq, grad: expected contiguous ", params.sizes(), " (grad: (rows, ",
                       params.size(1), ")) ", params.scalar_type(), " on ", params.device(), ", found ", t->sizes(), " ",
                       t->scalar_type(), " on ", t->device());
   }
@@ -56,10 +56,9 @@ void check_columns(const ColumnTensors& c) {
 }  // namespace splatseg
 
 TORCH_LIBRARY_FRAGMENT(splatseg, m) {
-  // rates (2,) float64 and bad () int64 as in adam_.
+  // rates (steps, 2) float64, each as in adam_, and bad () int64 as there.
   m.def(
-      "pooled_transpose_adam_(Tensor step, Tensor schedule, Tensor view_start, Tensor view_columns, Tensor ids, "
-      "Tensor offsets, Tensor positions, Tensor weights, int[] most, Tensor grad, Tensor rates, Tensor(a!) params, "
-      "Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, Tensor(d!) bad, float beta1, float beta2, float eps, "
-      "float norm_weight) -> ()");
+      "pooled_transpose_adam_(Tensor cells, Tensor batch_columns, Tensor batch_entries, Tensor ids, Tensor offsets, "
+      "Tensor positions, Tensor weights, int[] most, Tensor grad, Tensor rates, Tensor(a!) params, Tensor(b!) exp_avg, "
+      "Tensor(c!) exp_avg_sq, Tensor(d!) bad, float beta1, float beta2, float eps, float norm_weight) -> ()");
 }

@@ -7,8 +7,8 @@
 
 namespace splatseg {
 
-using PooledTransposeAdamOp = void(const at::Tensor& step, const at::Tensor& schedule, const at::Tensor& view_start,
-                                   const at::Tensor& view_columns, const at::Tensor& ids, const at::Tensor& offsets,
+using PooledTransposeAdamOp = void(const at::Tensor& cells, const at::Tensor& batch_columns,
+                                   const at::Tensor& batch_entries, const at::Tensor& ids, const at::Tensor& offsets,
                                    const at::Tensor& positions, const at::Tensor& weights, at::IntArrayRef most,
                                    const at::Tensor& grad, const at::Tensor& rates, at::Tensor params, at::Tensor exp_avg,
                                    at::Tensor exp_avg_sq, at::Tensor bad, double beta1, double beta2, double eps,
@@ -16,7 +16,7 @@ using PooledTransposeAdamOp = void(const at::Tensor& step, const at::Tensor& sch
 
 // In the order of the schema; see splatseg/ops/reference/columns.py.
 struct ColumnTensors {
-  at::Tensor step, schedule, view_start, view_columns, ids, offsets, positions, weights;
+  at::Tensor cells, batch_columns, batch_entries, ids, offsets, positions, weights;
   at::IntArrayRef most;
   at::Tensor grad, rates, params, exp_avg, exp_avg_sq, bad;
 };

@@ -1,4 +1,4 @@
-// Arguments of splatseg::pool_batch_ and their checks, shared by devices.
+// Arguments of splatseg::pooled_loss_ and pool_loss_tables and their checks, shared by devices.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -7,18 +7,28 @@
 
 namespace splatseg {
 
-using PoolBatchOp = void(const at::Tensor& step, const at::Tensor& schedule, const at::Tensor& rates,
-                         const at::Tensor& view_start, const at::Tensor& shuffled, const at::Tensor& patch,
-                         const at::Tensor& membership, int64_t empty_row, at::Tensor out_rows, at::Tensor out_patch,
-                         at::Tensor out_membership, at::Tensor out_rates);
-using PoolAdvanceOp = void(at::Tensor step, const at::Tensor& loss, at::Tensor losses);
+using PoolLossTablesOp = at::Tensor(const at::Tensor& patch, const at::Tensor& batch_start, const at::Tensor& view,
+                                    const at::Tensor& membership, int64_t min_pixels, double level_decay,
+                                    int64_t max_bytes);
+using PooledLossOp = void(at::Tensor cells, const at::Tensor& schedule, const at::Tensor& batch_start,
+                          const at::Tensor& view, const at::Tensor& offsets, const at::Tensor& ids,
+                          const at::Tensor& weights, const at::Tensor& patch, const at::Tensor& membership,
+                          const at::Tensor& tables, const at::Tensor& features, at::Tensor grad, at::Tensor losses,
+                          double phi_min, double phi_max, double phi_scale, double level_decay, int64_t min_pixels,
+                          double weight, bool deterministic);
 
-// In the order of the schema; see splatseg/ops/reference/replay.py.
-struct PoolTensors {
-  at::Tensor step, schedule, rates, view_start, shuffled, patch, membership, out_rows, out_patch, out_membership, out_rates;
+// Which samples each batch has, and whose masks count; see splatseg/ops/reference/replay.py.
+struct BatchTensors {
+  at::Tensor patch, batch_start, view, membership;
 };
 
-// Raises ValueError unless shapes and dtypes fit and all is contiguous. Values are not looked at.
-void check_pool(const PoolTensors& p);
+struct PooledTensors {
+  BatchTensors batches;
+  at::Tensor cells, schedule, offsets, ids, weights, tables, features, grad, losses;
+};
+
+// Both raise ValueError unless shapes, dtypes and devices fit and all is contiguous. Values are not looked at.
+void check_batches(const BatchTensors& b, int64_t min_pixels);
+void check_pooled_loss(const PooledTensors& p);
 
 }  // namespace splatseg

@@ -1,4 +1,4 @@
-"""The transpose of blend with Adam over a view's columns: the CUDA kernel on the host emulator and the reference."""
+"""The transpose of blend with Adam over a batch's columns: the CUDA kernel on the host emulator and the reference."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from columns_cases import Step, some_columns, some_step
+from columns_cases import SCHEDULE, Step, some_columns, some_step
 from cuda_emulator.build import ORDERS, compile_for_host, in_order
 from torch import Tensor
 
@@ -33,10 +33,9 @@ def pointers(tensors: Sequence[Tensor]) -> ctypes.Array:
 def emulated(library: ctypes.CDLL, types: int, s: Step, order: str = "forward") -> None:
     """Make the step in place."""
     c = s.columns
-    views, batch = len(c.view_columns), len(s.grad)
-    sizes = (batch, len(s.schedule), views, len(c.ids), len(c.positions), *s.state[0].shape, *c.most)
+    sizes = (len(s.grad), len(s.rates), len(c.batch_columns), len(c.ids), len(c.positions), *s.state[0].shape, *c.most)
     *tables, _ = c.arguments
-    inputs = (s.step, s.schedule, s.view_start, *tables, s.grad, s.rates)
+    inputs = (s.cells, *tables, s.grad, s.rates)
     *settings, norm_weight = s.settings
     arguments = (
         types, (ctypes.c_int64 * 10)(*sizes), pointers(inputs), pointers(s.state), ctypes.c_void_p(s.bad.data_ptr()),
@@ -59,12 +58,12 @@ def assert_same(found: Step, want: Step) -> None:
 @pytest.mark.parametrize("d", CHANNELS)
 @pytest.mark.parametrize("order", ORDERS)
 def test_steps(library: ctypes.CDLL, types: int, d: int, order: str) -> None:
-    """Columns of all three kinds in one view; a window that wraps around, a view smaller than the batch, one without
-    columns; two gradients that are not finite in one of the steps."""
+    """Columns of all three kinds in one batch, batches of several sizes, one without columns; two gradients that are
+    not finite in one of the steps."""
     dtype, weights = TYPES[types]
     found, want = (some_step(some_columns(weights), d, dtype) for _ in "ab")
     assert min(found.columns.most) > 0
-    for at in range(len(found.schedule)):
+    for at in range(len(SCHEDULE)):
         for s in (found, want):
             s.next(at)
             if at == 1:
@@ -74,7 +73,7 @@ def test_steps(library: ctypes.CDLL, types: int, d: int, order: str) -> None:
         want.move()
         assert_same(found, want)
         moved = (found.state[1] != before[1]).any(dim=1)
-        assert bool(moved.any()) == (int(found.schedule[at, 0]) != 2) and not moved.all()
+        assert bool(moved.any()) == (SCHEDULE[at] != 2) and not moved.all()
     assert int(found.bad) < NO_ROW
 
 
@@ -85,7 +84,7 @@ def test_the_same_bits_in_every_order(library: ctypes.CDLL, types: int, d: int) 
     results = []
     for order in ORDERS:
         s = some_step(some_columns(weights), d, dtype)
-        for at in range(len(s.schedule)):
+        for at in range(len(SCHEDULE)):
             s.next(at)
             emulated(library, types, s, order)
         results.append(s)
@@ -110,11 +109,11 @@ def test_what_is_shown_moves_without_a_gradient(library: ctypes.CDLL, order: str
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_nothing_beyond_the_schedule_or_out_of_range(library: ctypes.CDLL, order: str) -> None:
-    """Steps before the first and after the last, ids of no Gaussian, offsets beyond the entries."""
-    for at in (-1, 4):
+    """Steps before the first and after the last, no batch, ids of no Gaussian, rows beyond the gradient."""
+    for step, batch in ((-1, 0), (len(SCHEDULE), 0), (0, -1), (0, 4)):
         s = some_step(some_columns(torch.float32), 8, torch.float32)
         s.next(0)
-        s.step.fill_(at)
+        s.cells[1:] = torch.tensor([step, batch])
         before = [t.clone() for t in s.state]
         emulated(library, 0, s, order)
         assert all(torch.equal(a, b) for a, b in zip(s.state, before, strict=True))
@@ -129,17 +128,26 @@ def test_nothing_beyond_the_schedule_or_out_of_range(library: ctypes.CDLL, order
     emulated(library, 0, found, order)
     keep = [t[lost_ids].clone() for t in want.state]
     want.move()
-    view = int(want.schedule[0, 0])
-    first, *_, last = want.columns.view_columns[view].tolist()
-    for t, then, at in zip(want.state, keep, range(3), strict=True):
-        inside = torch.tensor([first <= k < last for k in lost])
+    first, *_, last = want.columns.batch_columns[SCHEDULE[0]].tolist()
+    inside = torch.tensor([first <= k < last for k in lost])
+    assert inside.any()
+    for t, then in zip(want.state, keep, strict=True):
         t[lost_ids[inside]] = then[inside]
-        assert at >= 0
     assert_same(found, want)
+    short = some_step(some_columns(torch.float32), 8, torch.float32)
+    short.next(0)
+    short.grad[300:] = 0
+    want = some_step(some_columns(torch.float32), 8, torch.float32)
+    want.next(0)
+    want.grad[300:] = 0
+    short.grad = short.grad[:300].clone()
+    emulated(library, 0, short, order)
+    want.move()
+    assert_same(short, want)
 
 
 def test_cases_reach_every_kind_of_column() -> None:
     """Also the lengths at which a column goes from one to the other, and a window that misses some columns."""
     c = some_columns(torch.float32)
-    counts = set(c.offsets.diff().tolist())
+    counts = set(c.offsets.diff().tolist())  # differences across batches are negative
     assert {1, 4, 5, WARP_ENTRIES, WARP_ENTRIES + 1, BLOCK_ENTRIES, BLOCK_ENTRIES + 1, 600} <= counts

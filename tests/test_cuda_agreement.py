@@ -16,6 +16,8 @@ import pytest
 import torch
 from columns_cases import SCHEDULE, some_columns, some_step
 from loss_cases import random_case
+from pool_cases import SCHEDULE as POOL_SCHEDULE
+from pool_cases import Steps, pool
 from test_features import small, world  # noqa: F401  (a fixture)
 from test_geometry import SMALL, scene  # noqa: F401  (a fixture)
 from test_trace import scene as splat_scene
@@ -226,6 +228,30 @@ def test_pooled_transpose_adam(device: torch.device, d: int, half: bool) -> None
     for a, b, c in zip(one.state, other.state, want.state, strict=True):
         assert torch.equal(a, b)
         torch.testing.assert_close(a.cpu().double(), c, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("d", "prepared"), [(3, True), (8, True), (16, True), (16, False), (24, True), (40, True)])
+def test_pooled_loss(device: torch.device, d: int, prepared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches of three views, one patch with 40 % of the pixels of one; tables from before the first step, or made in
+    every step, where they would take too much memory. Deterministic ones twice, with the same bits."""
+    if not prepared:
+        monkeypatch.setattr("splatseg.ops.replay.TABLE_BYTES", 0)
+    pools = [pool(900, 80, 0, torch.float16, 0.4), pool(300, 9, 1, torch.float16), pool(700, 130, 2, torch.float16)]
+    wide = [replace(p, contributions=replace(p.contributions, weights=p.contributions.weights.double())) for p in pools]
+    want = Steps.of(torch.float64, d, wide, 400)
+    for deterministic in (False, True):
+        one, other = (Steps.of(torch.float32, d, pools, 400).to(device) for _ in "ab")
+        want.cells[0] = 0
+        for at in range(len(POOL_SCHEDULE)):
+            for s in (one, other, want):
+                s.config = replace(s.config, deterministic=deterministic)
+                s.grad.zero_()
+                s.make()
+            assert one.cells.tolist() == [at + 1, at, POOL_SCHEDULE[at]]
+            assert not deterministic or torch.equal(one.grad, other.grad)
+            scale = float(want.grad.abs().max())
+            torch.testing.assert_close(one.grad.cpu().double(), want.grad, rtol=0, atol=1e-4 * scale)
+            torch.testing.assert_close(one.losses[at].cpu().double(), want.losses[at], rtol=1e-4, atol=0)
 
 
 def test_replayed_steps_are_single_steps(device: torch.device, world: Any) -> None:  # noqa: F811

@@ -143,10 +143,12 @@ def test_replayed_steps_keep_the_memory_bound(world: Any, monkeypatch: pytest.Mo
         return PatchHierarchy((render(gaussians, view.camera).alpha > 0.5).to(torch.int32), membership)
 
     monkeypatch.setattr("splatseg.fit.features.can_replay", lambda _: True)
-    config = small(steps=2, sampling=SamplingConfig(pool_pixels=5000, batch_pixels=512, memory_mb=4))
-    steps = FeatureTrainer(gaussians, views, hierarchy_of, config).replay()
-    assert steps.columns.nbytes > 0.5 * steps.stack.contributions.nbytes
-    assert 2 * 2**20 < steps.columns.nbytes + steps.stack.contributions.nbytes <= 4 * 2**20
+    for batch, least in ((128, 2), (512, 1)):  # a pool is a whole number of batches
+        config = small(steps=2, sampling=SamplingConfig(pool_pixels=5000, batch_pixels=batch, memory_mb=4))
+        steps = FeatureTrainer(gaussians, views, hierarchy_of, config).replay()
+        assert steps.columns.nbytes > 0.5 * steps.stack.contributions.nbytes
+        assert least * 2**20 < steps.columns.nbytes + steps.stack.contributions.nbytes <= 4 * 2**20
+        assert steps.stack.batch_start.diff().unique().tolist() == [batch]
 
 
 def test_hierarchy_of_another_size_is_refused(world: Any) -> None:

@@ -109,11 +109,13 @@ def skewed_case(p: int, d: int, n: int, dtype: torch.dtype = torch.float64) -> L
 
 
 @pytest.mark.parametrize(
-    ("p", "d", "deterministic"), [(20, 24, True), (20, 64, False), (71, 24, False), (71, 4, True), (131, 3, False)]
+    ("p", "d", "deterministic"),
+    [(20, 24, True), (20, 64, False), (71, 24, False), (71, 4, True), (131, 3, False), (71, 64, True), (260, 4, False)],
 )
 def test_skewed_patches(library: ctypes.CDLL, p: int, d: int, deterministic: bool) -> None:
-    """Samples of one patch fill several tiles; patches are not a multiple of 64, up to three chunks of them."""
-    c = skewed_case(p, d, n=250)
+    """Samples of one patch fill several tiles; patches are not a multiple of 64, up to five chunks of them: with means
+    that are all held, that are more than can be held (260), and of more than one slice of channels (64)."""
+    c = skewed_case(p, d, n=max(250, 2 * p))
     found = emulated(library, c, ANY, deterministic=deterministic)
     check(found, expected(c, ANY), 1e-8 if deterministic else 1e-12)
     on_cpu = hierarchical_contrastive_loss_and_grad(c.features, c.patch, membership=c.membership, config=ANY)

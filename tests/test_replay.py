@@ -18,7 +18,7 @@ from splatseg.fit.features import FeatureTrainer, fit_features
 from splatseg.fit.hooks import FitHooks
 from splatseg.fit.pixel_pools import SamplingConfig
 from splatseg.ops import AdamConfig, SparseFeatureAdam, replay
-from splatseg.ops.replay import PoolStack, joined
+from splatseg.ops.replay import BatchSize, PoolStack, joined
 
 
 def trainers(world: Any, **changes: Any) -> tuple[FeatureTrainer, FeatureTrainer]:  # noqa: F811
@@ -64,8 +64,8 @@ def test_held_codes_stay_while_steps_are_replayed(world: Any) -> None:  # noqa: 
 def test_smaller_batches_fit_too_and_repeat_no_pixel(world: Any) -> None:  # noqa: F811
     _, replayed = trainers(world, steps=40, sampling=SamplingConfig(pool_pixels=1200, batch_pixels=300))
     first = replayed.advance(0, 1)[1]
-    rows = replayed._replayed._rows  # type: ignore[union-attr]
-    assert len(rows.unique()) == 300
+    stack = replayed._replayed.stack  # type: ignore[union-attr]
+    assert stack.batch_start.diff().unique().tolist() == [300] and len(stack.view) > len(stack.membership)
     assert replayed.advance(1, 40)[1] < first
     losses = replayed._replayed.losses  # type: ignore[union-attr]
     assert losses.isfinite().all()
@@ -160,24 +160,36 @@ def test_stack_keeps_rows_patches_and_masks_together(world: Any) -> None:  # noq
     """A view without masks in the middle is left out; every row still shows what it showed, under its patch."""
     trainer, _ = trainers(world, sampling=SamplingConfig(pool_pixels=400, batch_pixels=100))
     pools = [pool for i in range(len(trainer.views)) if (pool := trainer.pools.get(i)) is not None]
-    stack = PoolStack.of(pools, torch.Generator().manual_seed(0))
-    before = 0
+    stack = PoolStack.of(pools, BatchSize(pixels=150, min_pixels=40), torch.Generator().manual_seed(0))
+    c, left_out = stack.contributions, 0
     for view, pool in enumerate(pools):
-        rows = stack.shuffled[stack.view_start[view] : stack.view_start[view + 1]]
-        patch = stack.patch[stack.view_start[view] : stack.view_start[view + 1]]
-        assert torch.equal(rows.sort().values - before, pool.rows)
-        assert torch.equal(patch.long(), pool.patch[rows - before])
-        shape = pool.membership.shape
+        batches = (stack.view == view).nonzero()[:, 0].tolist()
+        assert len(batches) == -(-len(pool.rows) // 150)
+        shape, seen = pool.membership.shape, []
         assert torch.equal(stack.membership[view, : shape[0], : shape[1]], pool.membership)
-        row = int(rows[0])
-        own, whole = pool.contributions, stack.contributions
-        for a, b in (("ids", "ids"), ("weights", "weights")):
-            mine = getattr(own, a)[own.offsets[row - before] : own.offsets[row - before + 1]]
-            assert torch.equal(getattr(whole, b)[whole.offsets[row] : whole.offsets[row + 1]], mine)
-        before += len(own)
-    assert int(stack.contributions.counts[-1]) == 0 and len(stack.contributions) == before + 1
+        row_of = {tuple(pixel): row for row, pixel in enumerate(pool.contributions.pixels.tolist())}
+        for batch in batches:
+            first, last = stack.batch_start[batch : batch + 2].tolist()
+            assert last - first == min(150, len(pool.rows))
+            rows = torch.tensor([row_of[tuple(pixel)] for pixel in c.pixels[first:last].tolist()])
+            assert len(rows.unique()) == len(rows), "no pixel twice in a batch"
+            seen += rows.tolist()
+            patch = stack.patch[first:last].long()
+            assert torch.equal(patch, pool.patch[rows])
+            kept = patch.bincount()[patch] >= 40
+            assert not kept.diff()[~kept[:-1]].any(), "those of small patches come last"
+            assert bool((patch[kept].diff() >= 0).all()), "the others by patch"
+            left_out += int((~kept).sum())
+            own = pool.contributions
+            for k in (0, len(rows) - 1):
+                a, b = own.offsets[rows[k] : rows[k] + 2].tolist()
+                x, y = c.offsets[first + k : first + k + 2].tolist()
+                assert torch.equal(c.ids[x:y], own.ids[a:b]) and torch.equal(c.weights[x:y], own.weights[a:b])
+        assert sorted(set(seen)) == pool.rows.tolist(), "each pixel is in a batch"
+    assert left_out > 0
+    assert int(c.counts[-1]) == 0 and len(c) == int(stack.batch_start[-1]) + 1
     with pytest.raises(SplatsegError, match="pools: expected at least one"):
-        PoolStack.of([], torch.Generator())
+        PoolStack.of([], BatchSize(1, 1), torch.Generator())
     assert len(joined([pools[0].contributions])) == len(pools[0].contributions) + 1
 
 

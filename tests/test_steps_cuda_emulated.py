@@ -15,7 +15,6 @@ from torch import Tensor
 from splatseg.ops.adam import AdamConfig
 from splatseg.ops.reference import adam as adam_reference
 from splatseg.ops.reference import blend as reference
-from splatseg.ops.reference import replay as pooled_reference
 
 TYPES = {0: (torch.float32, torch.float32), 1: (torch.float32, torch.float16), 2: (torch.float64, torch.float64)}
 NO_ROW = torch.iinfo(torch.int64).max
@@ -234,46 +233,3 @@ def test_adam_in_place(library: ctypes.CDLL, dtype: torch.dtype, d: int, with_ro
     assert bad is None or int(bad) == NO_ROW
     for found, want in zip(state, twins, strict=True):
         torch.testing.assert_close(found, want, rtol=2e-5 if dtype == torch.float32 else 1e-12, atol=1e-6)
-
-
-def pool_tables() -> tuple[Tensor, ...]:
-    """Three views of 5, 700 and 40 rows, two steps of which end beyond their view's last row."""
-    g = torch.Generator().manual_seed(0)
-    schedule = torch.tensor([[1, 0], [0, 3], [2, 39], [1, 650]], dtype=torch.int32)
-    view_start = torch.tensor([0, 5, 705, 745])
-    membership = torch.randint(0, 2**40, (3, 150, 2), generator=g)
-    shuffled, patch = torch.randperm(745, generator=g), torch.randint(1, 9, (745,), generator=g, dtype=torch.int32)
-    return schedule, torch.rand(4, 2, generator=g, dtype=torch.float64), view_start, shuffled, patch, membership
-
-
-def buffers(batch: int) -> list[Tensor]:
-    membership = torch.zeros(150, 2, dtype=torch.int64)
-    return [
-        torch.zeros(batch, dtype=torch.int64),
-        torch.zeros(batch, dtype=torch.int32),
-        membership,
-        torch.zeros(2).double(),
-    ]
-
-
-@pytest.mark.parametrize("batch", [1, 40, 300])
-def test_pool_batch(library: ctypes.CDLL, batch: int) -> None:
-    """More words of membership than pixels, and fewer; a step before the first and one after the last write nothing."""
-    tables = pool_tables()
-    for at in (-1, 0, 1, 2, 3, 4):
-        found, want = buffers(batch), buffers(batch)
-        step = torch.tensor(at)
-        sizes = int64s(batch, 4, 3, 745, 300, 745)
-        library.pool_batch(sizes, pointers([step, *tables]), pointers(found))
-        pooled_reference.pool_batch_(step, *tables, 745, *want)
-        for a, b in zip(found, want, strict=True):
-            assert torch.equal(a, b)
-        assert bool(found[0].any()) == (0 <= at < 4)
-
-
-def test_pool_advance(library: ctypes.CDLL) -> None:
-    step, losses = torch.tensor(2), torch.zeros(3)
-    for value in (5.0, 6.0):  # the second lies beyond the end
-        loss = torch.tensor(value)  # a name, or it would be freed before the call
-        library.pool_advance(ctypes.c_int64(3), pointer(step), pointer(loss), pointer(losses))
-    assert int(step) == 4 and losses.tolist() == [0, 0, 5.0]

@@ -49,13 +49,17 @@ struct RowRange {
 };
 
 template <class T, class W>
-__device__ RowRange row_range(const BlendTask<T, W>& t) {
-  const int64_t row = ((int64_t)blockIdx.x * kBlendThreads + threadIdx.x) / kWarp;
-  if (row >= t.rows) return {row, 0, 0};
-  const int64_t source = t.chosen ? t.chosen[row] : row;
+__device__ RowRange range_of(const BlendTask<T, W>& t, int64_t row, int64_t source) {
   if (source < 0 || source >= t.csr_rows) return {row, 0, 0};
   const int64_t begin = t.offsets[source], end = t.offsets[source + 1];
   return {row, begin < 0 ? 0 : begin, end > t.entries ? t.entries : end};
+}
+
+template <class T, class W>
+__device__ RowRange row_range(const BlendTask<T, W>& t) {
+  const int64_t row = ((int64_t)blockIdx.x * kBlendThreads + threadIdx.x) / kWarp;
+  if (row >= t.rows) return {row, 0, 0};
+  return range_of(t, row, t.chosen ? t.chosen[row] : row);
 }
 
 template <class T, int V>
@@ -86,7 +90,37 @@ struct GroupEntries {
   }
 };
 
-// out[row] = sum of weights[k] * matrix[ids[k]], in an order that depends on nothing but the row's length.
+// Channels c.. of the sum of weights[k] * matrix[ids[k]] over a row, in an order that depends on nothing but its length; all
+// groups of the warp get it. Whole warps only.
+template <class T, class W, int V, int L>
+__device__ Pack<T, V> row_sum(const BlendTask<T, W>& t, const RowRange& r, int64_t c) {
+  const int lane = threadIdx.x % kWarp;
+  auto sum = zero_pack<T, V>();
+  for (int64_t base = r.begin; base < r.end; base += kWarp) {
+    const GroupEntries<T, L> entries(t, r, base, base + lane < r.end ? t.ids[base + lane] : -1);
+    Pack<T, V> feature[L];  // all read before the first is used, so that their latencies overlap
+#pragma unroll
+    for (int k = 0; k < L; k++) {
+      feature[k] = zero_pack<T, V>();
+      if (entries.id[k] >= 0 && c < t.d) {
+        feature[k] = *reinterpret_cast<const Pack<T, V>*>(t.matrix + entries.id[k] * t.d + c);
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < L; k++) {
+#pragma unroll
+      for (int v = 0; v < V; v++) sum.value[v] += entries.weight[k] * feature[k].value[v];
+    }
+  }
+#pragma unroll
+  for (int step = L; step < kWarp; step *= 2) {
+#pragma unroll
+    for (int v = 0; v < V; v++) sum.value[v] += __shfl_xor_sync(kFullWarp, sum.value[v], step);
+  }
+  return sum;
+}
+
+// out[row] = sum of weights[k] * matrix[ids[k]].
 template <class T, class W, int V, int L>
 __global__ void blend_rows(BlendTask<T, W> t) {
   const int lane = threadIdx.x % kWarp, group = lane / L, sub = lane % L;
@@ -94,28 +128,7 @@ __global__ void blend_rows(BlendTask<T, W> t) {
   if (r.row >= t.rows) return;
   for (int64_t first = 0; first < t.d; first += V * L) {
     const int64_t c = first + sub * V;
-    auto sum = zero_pack<T, V>();
-    for (int64_t base = r.begin; base < r.end; base += kWarp) {
-      const GroupEntries<T, L> entries(t, r, base, base + lane < r.end ? t.ids[base + lane] : -1);
-      Pack<T, V> feature[L];  // all read before the first is used, so that their latencies overlap
-#pragma unroll
-      for (int k = 0; k < L; k++) {
-        feature[k] = zero_pack<T, V>();
-        if (entries.id[k] >= 0 && c < t.d) {
-          feature[k] = *reinterpret_cast<const Pack<T, V>*>(t.matrix + entries.id[k] * t.d + c);
-        }
-      }
-#pragma unroll
-      for (int k = 0; k < L; k++) {
-#pragma unroll
-        for (int v = 0; v < V; v++) sum.value[v] += entries.weight[k] * feature[k].value[v];
-      }
-    }
-#pragma unroll
-    for (int step = L; step < kWarp; step *= 2) {
-#pragma unroll
-      for (int v = 0; v < V; v++) sum.value[v] += __shfl_xor_sync(kFullWarp, sum.value[v], step);
-    }
+    const auto sum = row_sum<T, W, V, L>(t, r, c);
     if (group == 0 && c < t.d) *reinterpret_cast<Pack<T, V>*>(t.out + r.row * t.d + c) = sum;
   }
 }

@@ -23,19 +23,18 @@ struct Settings {
 template <class T, class W>
 void launch(const ColumnTensors& c, const Settings& s) {
   cuda::ColumnTask<T, W> t{};
-  t.batch = c.grad.size(0);
-  t.steps = c.schedule.size(0);
-  t.views = c.view_columns.size(0);
+  t.rows = c.grad.size(0);
+  t.steps = c.rates.size(0);
+  t.batches = c.batch_columns.size(0);
   t.columns = c.ids.size(0);
   t.entries = c.positions.size(0);
   t.n = c.params.size(0);
   t.d = c.params.size(1);
-  t.step = c.step.const_data_ptr<int64_t>();
-  t.schedule = c.schedule.const_data_ptr<int>();
-  t.view_start = c.view_start.const_data_ptr<int64_t>();
-  t.view_columns = c.view_columns.const_data_ptr<int64_t>();
+  t.cells = c.cells.const_data_ptr<int64_t>();
+  t.batch_columns = c.batch_columns.const_data_ptr<int64_t>();
+  t.batch_entries = c.batch_entries.const_data_ptr<int64_t>();
   t.ids = c.ids.const_data_ptr<int>();
-  t.offsets = c.offsets.const_data_ptr<int64_t>();
+  t.offsets = c.offsets.const_data_ptr<int>();
   t.positions = c.positions.const_data_ptr<int>();
   t.weights = static_cast<const W*>(c.weights.const_data_ptr());
   t.grad = c.grad.const_data_ptr<T>();
@@ -52,13 +51,13 @@ void launch(const ColumnTensors& c, const Settings& s) {
   cuda::launch_move_columns(t, cuda::Stream{c10::cuda::getCurrentCUDAStream()});
 }
 
-void pooled_transpose_adam_cuda_(const Tensor& step, const Tensor& schedule, const Tensor& view_start,
-                                 const Tensor& view_columns, const Tensor& ids, const Tensor& offsets,
-                                 const Tensor& positions, const Tensor& weights, at::IntArrayRef most, const Tensor& grad,
-                                 const Tensor& rates, Tensor params, Tensor exp_avg, Tensor exp_avg_sq, Tensor bad,
-                                 double beta1, double beta2, double eps, double norm_weight) {
-  const ColumnTensors c{step,    schedule, view_start, view_columns, ids,    offsets, positions, weights,
-                        most,    grad,     rates,      params,       exp_avg, exp_avg_sq, bad};
+void pooled_transpose_adam_cuda_(const Tensor& cells, const Tensor& batch_columns, const Tensor& batch_entries,
+                                 const Tensor& ids, const Tensor& offsets, const Tensor& positions, const Tensor& weights,
+                                 at::IntArrayRef most, const Tensor& grad, const Tensor& rates, Tensor params,
+                                 Tensor exp_avg, Tensor exp_avg_sq, Tensor bad, double beta1, double beta2, double eps,
+                                 double norm_weight) {
+  const ColumnTensors c{cells, batch_columns, batch_entries, ids,    offsets, positions,  weights,
+                        most,  grad,          rates,         params, exp_avg, exp_avg_sq, bad};
   check_columns(c);
   if (params.numel() == 0 || ids.numel() == 0) return;
   for (const auto* t : {&c.grad, &c.params, &c.exp_avg, &c.exp_avg_sq})

@@ -55,6 +55,8 @@ struct alignas(N * sizeof(T)) Pack {
 };
 
 constexpr int kWarp = 32;
+// Largest dynamic shared memory that every supported device (sm_80 and later) grants a block: that of sm_86 and sm_89.
+constexpr int64_t kSharedLimit = 99 * 1024;
 constexpr unsigned kFullWarp = 0xffffffffu;
 
 template <class T>

@@ -13,9 +13,7 @@
 namespace splatseg {
 namespace {
 
-// Largest dynamic shared memory that every supported device (sm_80 and later) grants a block: that of sm_86 and sm_89.
-constexpr int64_t kSharedLimit = 99 * 1024;
-static_assert(cuda::LossShared<double>::bytes() <= kSharedLimit);
+static_assert(cuda::LossShared<double>::bytes(cuda::kLossRows) <= cuda::kSharedLimit);
 
 template <class T>
 void solve(const at::Tensor& features, const at::Tensor& patch, const at::Tensor& votes, const at::Tensor& membership,
@@ -39,6 +37,7 @@ void solve(const at::Tensor& features, const at::Tensor& patch, const at::Tensor
   t.loss = loss.mutable_data_ptr<T>();
   t.grad = grad.mutable_data_ptr<T>();
   int64_t cleared = 0;
+  cuda::lay_out_tables(t);
   const int64_t bytes = cuda::lay_out(t, nullptr, cleared);
   if (t.n == 0 || t.k_max <= 0) {  // no patch can have enough samples
     loss.zero_();
@@ -47,9 +46,10 @@ void solve(const at::Tensor& features, const at::Tensor& patch, const at::Tensor
   }
   TORCH_CHECK(t.k_max < cuda::kMaxPatches, "min_pixels: ", t.k_max, " patches could be kept, expected fewer than ",
               cuda::kMaxPatches);
-  TORCH_CHECK(cuda::means_shared<T>(t.d) <= kSharedLimit, "features: expected fewer columns on CUDA, found d = ", t.d);
-  const at::Tensor memory = at::empty({bytes}, features.options().dtype(at::kByte));
-  cuda::lay_out(t, reinterpret_cast<char*>(memory.mutable_data_ptr<uint8_t>()), cleared);
+  TORCH_CHECK(cuda::spread_shared<T>(t.d) <= cuda::kSharedLimit, "features: expected fewer columns on CUDA, found d = ", t.d);
+  const at::Tensor memory = at::empty({t.at.bytes + bytes}, features.options().dtype(at::kByte));
+  t.tables = reinterpret_cast<char*>(memory.mutable_data_ptr<uint8_t>());
+  cuda::lay_out(t, t.tables + t.at.bytes, cleared);
   const cuda::Stream stream{c10::cuda::getCurrentCUDAStream()};
   if (deterministic) {
     cuda::launch_loss<T, cuda::ExactSum<T>>(t, cleared, stream);

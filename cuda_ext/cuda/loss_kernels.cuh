@@ -2,7 +2,7 @@
 // Mirrors splatseg/ops/reference/loss.py. Logits are kept in base 2: mean holds u log2(e) / phi.
 //
 // Nothing of size n x k is stored. Patches are treated 64 at a time, in the order of `related`: those of the anchor's levels
-// first. A first pass, from the last chunk to the first, adds up the softmax's sum. A second, from the first chunk on (whose
+// first; their means are read once where all fit into shared memory, else with each chunk. A first pass, from the last chunk to the first, adds up the softmax's sum. A second, from the first chunk on (whose
 // logits are still there), makes the logits again, walks the levels, and turns each logit into its gradient, which is then
 // multiplied with the means (for the samples) and with the samples (for the means, added up across blocks).
 #pragma once
@@ -154,14 +154,14 @@ struct TileLoss : TileProducts<T, W, Sum> {
         if (walk.carrier[i] == first + this->first_position() + j) grad[i][j] += carried;
       }
       outside[i] = walk.carrier[i] < first ? carried : T(0);
-      patch[i] = walk.carrier[i] < first ? t.related[(int64_t)tile.anchor * t.k_max + walk.carrier[i]] : 0;
+      patch[i] = walk.carrier[i] < first ? t.related(tile.anchor)[walk.carrier[i]] : 0;
       any |= outside[i] != 0;
     }
     if (t.with_grad && __any_sync(kFullWarp, any)) this->spread_outside(outside, patch);
   }
   // Patches without a level have the softmax's gradient alone; positions beyond the last patch none.
   __device__ void finish_chunk(int first, int related_end, const Walk<T>& walk, Tile& logits) const {
-    const int k = *t.k, lane_first = first + this->first_position();
+    const int k = t.counts().kept, lane_first = first + this->first_position();
 #pragma unroll
     for (int i = 0; i < kLaneSamples; i++) {
 #pragma unroll
@@ -186,9 +186,9 @@ struct Levels {
   int level = 0, begin = 0;
   T decay = 1;    // weight of the one that begins next
 
-  __device__ Levels(const LossTask<T>& t, int anchor) : ends(t.ends + (int64_t)anchor * t.k_max) {
+  __device__ Levels(const LossTask<T>& t, int anchor) : ends(t.ends(anchor)) {
     const T ratio = (T)t.level_decay;
-    for (T weight = 1; count < t.n_levels[anchor] && weight > 0; count++, weight *= ratio) sum += weight;
+    for (T weight = 1; count < t.n_levels()[anchor] && weight > 0; count++, weight *= ratio) sum += weight;
     end = count > 0 ? ends[count - 1] + 1 : 0;
   }
 };
@@ -219,6 +219,18 @@ __device__ void walk_chunk(const TileLoss<T, W, Sum>& block, int first, Levels<T
   if (block.lane % 8 == 0) walk.store(block.s, block.first_sample());
 }
 
+// Says what the loss is. In a replayed step its number and batch stay for the kernels that follow, while the next step is on.
+template <class T>
+__device__ void tell_loss(const LossTask<T>& t, T loss) {
+  if (!t.pool.cells) {
+    *t.loss = loss;
+    return;
+  }
+  const int64_t step = t.pool.cells[1];
+  t.pool.losses[step] = loss;
+  t.pool.cells[0] = step + 1;
+}
+
 // Sums the tiles in a fixed order. One block.
 template <class T>
 __device__ void sum_loss(const LossTask<T>& t, int tiles, double* partial) {
@@ -230,15 +242,15 @@ __device__ void sum_loss(const LossTask<T>& t, int tiles, double* partial) {
   if (threadIdx.x > 0) return;
   sum = 0;
   for (int w = 0; w < kLossWarps; w++) sum += partial[w];
-  *t.loss = *t.poisoned ? (T)NAN : (T)(sum * 0.6931471805599453 * t.weight);
+  tell_loss(t, *t.poisoned ? (T)NAN : (T)(sum * 0.6931471805599453 * t.weight));
 }
 
 // The tile's loss, a part a warp in shared memory; its gradient goes to unit_grad and mean_grad.
 template <class T, int W, class Sum>
 __device__ void treat_tile(const LossTask<T>& t) {
   const TileLoss<T, W, Sum> block(t);
-  const int k = *t.k;
-  if (block.slices() == 1) block.load_units(0);
+  const int k = t.counts().kept;
+  block.load_all();
   T logits[kLaneSamples][kLanePatches];
   ExpSum<T> sums[kLaneSamples];
   for (int first = (k - 1) / kLossRows * kLossRows; first >= 0; first -= kLossRows) {
@@ -256,7 +268,10 @@ __device__ void treat_tile(const LossTask<T>& t) {
   Levels<T> levels(t, block.tile.anchor);
   const bool real = block.warp * kWarpSamples < block.tile.samples;
   for (int first = 0; first < (t.with_grad ? k : levels.end); first += kLossRows) {
-    if (first > 0) block.logits(first, logits);
+    if (first > 0) {
+      if (block.holds_all()) __syncthreads();  // the last chunk's gradient is spread
+      block.logits(first, logits);
+    }
     if (real) walk_chunk(block, first, levels, logits);
     if (!t.with_grad) continue;
     if (real) block.store(logits);
@@ -267,9 +282,10 @@ __device__ void treat_tile(const LossTask<T>& t) {
 // Grid: tiles_max. The last block sums the loss.
 template <class T, int W, class Sum>
 __global__ void __launch_bounds__(kLossThreads, sizeof(T) == 4 ? 3 : 1) loss_tiles(LossTask<T> t) {
-  const int tiles = t.tile_start[*t.k];
+  if (!t.current()) return;
+  const int tiles = t.counts().tiles;
   if ((int)blockIdx.x >= tiles) {
-    if (tiles == 0 && blockIdx.x == 0 && threadIdx.x == 0) *t.loss = 0;
+    if (tiles == 0 && blockIdx.x == 0 && threadIdx.x == 0) tell_loss(t, T(0));
     return;
   }
   treat_tile<T, W, Sum>(t);
@@ -282,38 +298,58 @@ __global__ void __launch_bounds__(kLossThreads, sizeof(T) == 4 ? 3 : 1) loss_til
   if (is_last_block(t.arrived + 1, tiles)) sum_loss(t, tiles, reinterpret_cast<double*>(dynamic_shared()));
 }
 
-// Rows of one chunk that are not kept have no gradient.
+// Rows of one chunk that are not kept have no gradient. A warp looks at 32 of them at once.
 template <class T>
 __device__ void clear_rows(const LossTask<T>& t, int chunk) {
-  const int first = chunk * kSortChunk, rows = min(kSortChunk, t.n - first);
-  for (int cell = threadIdx.x; cell < rows * t.d; cell += kLossThreads) {
-    const int64_t i = first + cell / t.d;
-    const int id = t.patch[i];
-    if (id <= 0 || id >= t.patches || t.slot[id] < 0) t.grad[i * t.d + cell % t.d] = 0;
+  const int lane = threadIdx.x % kWarp, last = min(t.n, (chunk + 1) * kSortChunk);
+  for (int first = chunk * kSortChunk + threadIdx.x / kWarp * kWarp; first < last; first += kLossThreads) {
+    const int id = first + lane < last ? t.patch[first + lane] : 0;
+    const bool kept = id > 0 && id < t.patches && t.slot[id] >= 0;
+    for (unsigned left = __ballot_sync(kFullWarp, first + lane < last && !kept); left; left &= left - 1) {
+      T* row = t.grad + (int64_t)(first + __ffs((int)left) - 1) * t.d;
+      for (int c = lane; c < t.d; c += kWarp) row[c] = 0;
+    }
   }
+}
+
+// The same where samples are sorted: those behind the kept ones.
+template <class T>
+__device__ void clear_rest(const LossTask<T>& t, int chunk) {
+  const LossCounts counts = t.counts();
+  const int64_t last = (int64_t)min(counts.all, (chunk + 1) * kSortChunk) * t.d;
+  const int64_t first = (int64_t)max(counts.sorted, chunk * kSortChunk) * t.d;
+  for (int64_t cell = first + threadIdx.x; cell < last; cell += kLossThreads) t.grad[cell] = 0;
 }
 
 // Grid: tiles_max + chunks. The means' gradient joins each sample's own; through the detached norm, to the input's order.
 template <class T, class Sum>
 __global__ void __launch_bounds__(kLossThreads) scatter_gradient(LossTask<T> t) {
-  if ((int)blockIdx.x >= t.tiles_max) return clear_rows(t, blockIdx.x - t.tiles_max);
+  if (!t.current()) return;
+  if ((int)blockIdx.x >= t.tiles_max) {
+    const int chunk = blockIdx.x - t.tiles_max;
+    return t.sorted ? clear_rest(t, chunk) : clear_rows(t, chunk);
+  }
   if (!has_tile(t)) return;
-  const LossTile tile = find_tile(t);
+  const LossTile tile = t.tiles()[blockIdx.x];
   const auto* mean_grad = static_cast<const typename Sum::Cell*>(t.mean_grad) + (int64_t)tile.anchor * t.d;
-  const int n = t.start[tile.anchor + 1] - t.start[tile.anchor];
-  const T own = (T)(0.6931471805599453 * t.weight), through_mean = (T)(t.weight / ((double)t.phi[tile.anchor] * n));
+  const T own = (T)(0.6931471805599453 * t.weight);
+  const T through_mean = (T)(t.weight / ((double)t.phi[tile.anchor] * tile.of_patch));
   const bool poisoned = *t.poisoned;
 #pragma unroll 4
   for (int cell = threadIdx.x; cell < tile.samples * t.d; cell += kLossThreads) {
     const int64_t i = tile.begin + cell / t.d, c = cell % t.d;
     const T grad = (t.unit_grad[i * t.d + c] * own + Sum::value(mean_grad[c]) * through_mean) / t.norm[i];
-    t.grad[(int64_t)t.order[i] * t.d + c] = poisoned ? (T)NAN : grad;
+    const int64_t row = t.sorted ? i : t.order[i];
+    t.grad[row * t.d + c] = poisoned ? (T)NAN : grad;
   }
 }
 
 template <class T, class Sum>
 void launch_tiles(const LossTask<T>& t, const Stream& stream) {
-  const auto launch = [&](auto* kernel) { stream.launch(kernel, t.tiles_max, kLossThreads, LossShared<T>::bytes(), t); };
+  auto task = t;
+  task.held = LossShared<T>::rows(t.k_max, t.d);
+  const int64_t shared = LossShared<T>::bytes(task.held);
+  const auto launch = [&](auto* kernel) { stream.launch(kernel, t.tiles_max, kLossThreads, shared, task); };
   switch (t.d) {
     case 4: return launch(loss_tiles<T, 4, Sum>);
     case 8: return launch(loss_tiles<T, 8, Sum>);
@@ -323,16 +359,29 @@ void launch_tiles(const LossTask<T>& t, const Stream& stream) {
   }
 }
 
+// What depends on patches and masks alone: the tables, and the order of samples that are not sorted.
+template <class T>
+void launch_tables(const LossTask<T>& t, int64_t cleared, const Stream& stream) {
+  stream.clear(t.histogram, cleared);
+  stream.launch(count_samples<T>, t.chunks, kSortChunk, (kSortChunk / kWarp + 1) * sizeof(int), t);
+  const int64_t blocks = (t.sorted ? 0 : t.chunks) + t.k_max;
+  if (blocks > 0) stream.launch(arrange<T>, blocks, kArrangeThreads, arrange_shared(t), t);
+}
+
+// From f^ and the sums of its parts on.
+template <class T, int Parts, class Sum>
+void launch_contrast(const LossTask<T>& t, const Stream& stream) {
+  stream.launch(spread_tiles<T, Parts>, t.tiles_max, kLossThreads, spread_shared<T>(t.d), t);
+  launch_tiles<T, Sum>(t, stream);
+  if (t.with_grad) stream.launch(scatter_gradient<T, Sum>, t.tiles_max + t.chunks, kLossThreads, 0, t);
+}
+
 // The whole op on one stream, for k_max > 0. The grid's sizes are bounds, so the host never waits for the device.
 template <class T, class Sum>
 void launch_loss(const LossTask<T>& t, int64_t cleared, const Stream& stream) {
-  stream.clear(t.histogram, cleared);
-  stream.launch(count_samples<T>, t.chunks, kSortChunk, (kSortChunk / kWarp + 1) * sizeof(int), t);
-  stream.launch(arrange<T>, t.chunks + t.k_max, kArrangeThreads, arrange_shared(t), t);
+  launch_tables(t, cleared, stream);
   stream.launch(normalize_tiles<T>, t.tiles_max, kLossThreads, means_shared<T>(t.d), t);
-  stream.launch(spread_tiles<T>, t.tiles_max, kLossThreads, kLossWarps * sizeof(T), t);
-  launch_tiles<T, Sum>(t, stream);
-  if (t.with_grad) stream.launch(scatter_gradient<T, Sum>, t.tiles_max + t.chunks, kLossThreads, 0, t);
+  launch_contrast<T, 1, Sum>(t, stream);
 }
 
 #ifdef SPLATSEG_INSTANTIATE  // for compile_check.py

@@ -22,6 +22,16 @@ __device__ T fresh(const T* at) {
   return *const_cast<const volatile T*>(at);
 }
 
+// The tiles of one patch whose samples begin at `start`, from number `first` on.
+template <class T>
+__device__ void deal_tiles(const LossTask<T>& t, int anchor, int start, int count, int first) {
+  const int tiles = (count + kLossSamples - 1) / kLossSamples;
+  for (int k = 0; k < tiles; k++) {
+    const int before = k * kLossSamples;
+    t.tiles()[first + k] = {anchor, start + before, min(kLossSamples, count - before), first, tiles, count, {}};
+  }
+}
+
 // Numbers the patches with enough samples, in order of id, and lays out their samples and tiles. One block.
 template <class T>
 __device__ void select_patches(const LossTask<T>& t, int* scratch) {
@@ -50,24 +60,24 @@ __device__ void select_patches(const LossTask<T>& t, int* scratch) {
     const int tile = tiles_before + block_exclusive_scan(own_tiles, scratch, tiles);
     if (id < t.patches) t.slot[id] = kept ? number : -1;
     if (kept) {
-      t.id[number] = id;
-      t.start[number] = start;
-      t.tile_start[number] = tile;
+      t.id()[number] = id;
+      t.start()[number] = start;
+      deal_tiles(t, number, start, count, tile);
     }
     patches_before += patches;
     samples_before += samples;
     tiles_before += tiles;
   }
   if (threadIdx.x == 0) {
-    *t.k = patches_before;
-    t.start[patches_before] = samples_before;
-    t.tile_start[patches_before] = tiles_before;
+    t.counts() = {patches_before, tiles_before, samples_before, t.n};
+    t.start()[patches_before] = samples_before;
   }
 }
 
 // Grid: chunks. Counts each chunk's samples by patch; integers, so the order of additions does not matter.
 template <class T>
 __global__ void __launch_bounds__(kSortChunk) count_samples(LossTask<T> t) {
+  if (!t.upcoming()) return;
   const int i = blockIdx.x * kSortChunk + threadIdx.x;
   const int id = i < t.n ? t.patch[i] : 0;
   if (id > 0 && id < t.patches) atomicAdd(t.histogram + (int64_t)blockIdx.x * t.patches + id, 1);
@@ -82,7 +92,7 @@ __device__ void place_samples(const LossTask<T>& t, int chunk, int* held) {
   int* next = t.patches <= kHeld ? held : counts;  // where the next sample of each patch goes
   for (int id = threadIdx.x; id < t.patches; id += blockDim.x) {
     const int slot = t.slot[id];
-    next[id] = slot < 0 ? -1 : t.start[slot] + counts[id];
+    next[id] = slot < 0 ? -1 : t.start()[slot] + counts[id];
   }
   __syncthreads();
   if (threadIdx.x >= kWarp) return;
@@ -108,7 +118,7 @@ __device__ void place_samples(const LossTask<T>& t, int chunk, int* held) {
 // Votes between kept patches (eq. 1).
 template <class T>
 __device__ int votes_between(const LossTask<T>& t, int anchor, int other) {
-  const int64_t a = t.id[anchor], b = t.id[other];
+  const int64_t a = t.id()[anchor], b = t.id()[other];
   if (t.votes) return t.votes[a * t.patches + b];
   int sum = 0;
   for (int w = 0; w < t.words; w++) sum += __popcll(t.membership[a * t.words + w] & t.membership[b * t.words + w]);
@@ -120,9 +130,8 @@ __device__ int votes_between(const LossTask<T>& t, int anchor, int other) {
 // a warp, plus one.
 template <class T>
 __device__ void find_levels(const LossTask<T>& t, int anchor, int* scratch, int* held) {
-  const int k = *t.k, lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
-  uint16_t* related = t.related + (int64_t)anchor * t.k_max;
-  uint16_t* ends = t.ends + (int64_t)anchor * t.k_max;
+  const int k = t.counts().kept, lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
+  uint16_t *related = t.related(anchor), *ends = t.ends(anchor);
   for (int s = threadIdx.x; s < min(k, kHeld); s += blockDim.x) held[s] = votes_between(t, anchor, s);
   __syncthreads();
   const auto votes = [&](int s) { return s < kHeld ? held[s] : votes_between(t, anchor, s); };
@@ -155,7 +164,7 @@ __device__ void find_levels(const LossTask<T>& t, int anchor, int* scratch, int*
     last = best;
   }
   place([last](int own) { return own < last; });
-  if (threadIdx.x == 0) t.n_levels[anchor] = level;
+  if (threadIdx.x == 0) t.n_levels()[anchor] = level;
 }
 
 constexpr int kArrangeThreads = 256, kScratch = kArrangeThreads / kWarp + 1;
@@ -165,76 +174,59 @@ int64_t arrange_shared(const LossTask<T>& t) {
   return (kScratch + min(kHeld, max(t.k_max, t.patches))) * (int64_t)sizeof(int);
 }
 
-// Grid: chunks + k_max. The order of the samples, and beside it each anchor's levels.
+// Grid: chunks + k_max, where samples are sorted k_max. The order of the samples, and beside it each anchor's levels.
 template <class T>
 __global__ void __launch_bounds__(kArrangeThreads) arrange(LossTask<T> t) {
+  if (!t.upcoming()) return;
   int* scratch = reinterpret_cast<int*>(dynamic_shared());
-  const int anchor = (int)blockIdx.x - t.chunks;
+  const int anchor = (int)blockIdx.x - (t.sorted ? 0 : t.chunks);
   if (anchor < 0) {
     place_samples(t, blockIdx.x, scratch + kScratch);
-  } else if (anchor < *t.k) {
+  } else if (anchor < t.counts().kept) {
     find_levels(t, anchor, scratch, scratch + kScratch);
   }
 }
 
-// A tile: up to 64 samples of one kept patch. Work is dealt out by tiles and not by patches, as one patch may hold a third of
-// all samples.
-struct LossTile {
-  int anchor, begin, samples;
-};
-
 template <class T>
 __device__ bool has_tile(const LossTask<T>& t) {
-  const int k = *t.k;
-  return k > 0 && (int)blockIdx.x < t.tile_start[k];
-}
-
-// The tile of this block, for has_tile().
-template <class T>
-__device__ LossTile find_tile(const LossTask<T>& t) {
-  int low = 0, high = *t.k;  // the last patch whose first tile is not after this one
-  while (high - low > 1) {
-    const int middle = (low + high) / 2;
-    (t.tile_start[middle] <= (int)blockIdx.x ? low : high) = middle;
-  }
-  const int begin = t.start[low] + ((int)blockIdx.x - t.tile_start[low]) * kLossSamples;
-  return {low, begin, min(kLossSamples, t.start[low + 1] - begin)};
+  return (int)blockIdx.x < t.counts().tiles;
 }
 
 constexpr int kLossWarps = kLossThreads / kWarp, kWarpSamples = kLossSamples / kLossWarps;
 
 template <class T>
 int64_t means_shared(int d) {
-  return (d < kLossThreads ? max(kLossWarps, kLossThreads / d) : kLossWarps) * (int64_t)d * sizeof(T);
+  return (d < kLossThreads ? max(kLossWarps, kLossThreads / d + 1) : kLossWarps) * (int64_t)d * sizeof(T);
 }
 
-// Mean f^ of one patch: the sums of its tiles in a fixed order.
+// Mean f^ of the patch of a tile, from the sums of `parts` parts a tile in a fixed order, into the first d cells of `shared`.
 template <class T>
-__device__ void average_tiles(const LossTask<T>& t, int k, T* partial) {
-  const int groups = t.d < kLossThreads ? kLossThreads / t.d : 1, first = t.tile_start[k], last = t.tile_start[k + 1];
+__device__ void average_parts(const LossTask<T>& t, const LossTile& tile, int parts, T* shared) {
+  const int groups = t.d < kLossThreads ? kLossThreads / t.d : 1, of_part = kLossSamples / parts;
+  const int count = (tile.of_patch + of_part - 1) / of_part;  // all tiles of a patch but the last are full
+  const T* sums = t.part_sum + (int64_t)tile.first * parts * t.d;
+  T* partial = groups > 1 ? shared + t.d : shared;
   for (int cell = threadIdx.x; cell < groups * t.d; cell += kLossThreads) {
     T sum = 0;
-#pragma unroll 4
-    for (int tile = first + cell / t.d; tile < last; tile += groups) {
-      sum += fresh(t.tile_sum + (int64_t)tile * t.d + cell % t.d);
-    }
+#pragma unroll 8
+    for (int part = cell / t.d; part < count; part += groups) sum += sums[(int64_t)part * t.d + cell % t.d];
     partial[cell] = sum;
   }
   __syncthreads();
   for (int c = threadIdx.x; c < t.d; c += kLossThreads) {
     T sum = 0;
     for (int g = 0; g < groups; g++) sum += partial[g * t.d + c];
-    t.mean[(int64_t)k * t.d + c] = sum / (T)(t.start[k + 1] - t.start[k]);
+    shared[c] = sum / (T)tile.of_patch;
   }
+  __syncthreads();
 }
 
-// Grid: tiles_max. f^ and norms of the tile's samples, eight a warp, and the sum of its f^ in a fixed order; then the
-// patch's mean.
+// Grid: tiles_max. f^ and norms of the tile's samples, eight a warp, and the sum of its f^ in a fixed order.
 template <class T>
 __global__ void __launch_bounds__(kLossThreads) normalize_tiles(LossTask<T> t) {
   if (!has_tile(t)) return;
   T* partial = reinterpret_cast<T*>(dynamic_shared());
-  const LossTile tile = find_tile(t);
+  const LossTile tile = t.tiles()[blockIdx.x];
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, d = t.d;
   const int samples = max(0, min(kWarpSamples, tile.samples - warp * kWarpSamples));
   const int64_t first = tile.begin + warp * kWarpSamples;
@@ -270,37 +262,42 @@ __global__ void __launch_bounds__(kLossThreads) normalize_tiles(LossTask<T> t) {
   for (int c = threadIdx.x; c < d; c += kLossThreads) {
     T sum = 0;
     for (int w = 0; w < kLossWarps; w++) sum += partial[w * d + c];
-    t.tile_sum[(int64_t)blockIdx.x * d + c] = sum;
+    t.part_sum[(int64_t)blockIdx.x * d + c] = sum;
   }
-  const int tiles = t.tile_start[tile.anchor + 1] - t.tile_start[tile.anchor];
-  if (is_last_block(t.arrived + 2 + tile.anchor, tiles)) average_tiles(t, tile.anchor, partial);
 }
 
-// Concentration phi of a patch (eq. 4), by one warp; scales its mean for logits in base 2.
+// Concentration phi of a tile's patch (eq. 4), by one warp; its mean, scaled for logits in base 2.
 template <class T>
-__device__ void finish_patch(const LossTask<T>& t, int k, int lane) {
+__device__ void finish_patch(const LossTask<T>& t, const LossTile& tile, const T* mean) {
+  const int lane = threadIdx.x % kWarp;
   double phi = 0;
-  for (int tile = t.tile_start[k] + lane; tile < t.tile_start[k + 1]; tile += kWarp) phi += fresh(t.tile_spread + tile);
+  for (int other = lane; other < tile.tiles; other += kWarp) phi += fresh(t.tile_spread + tile.first + other);
   phi = warp_sum(phi);
-  const int n = t.start[k + 1] - t.start[k];
-  phi *= t.phi_scale / (n * log(n + 10.0));
+  phi *= t.phi_scale / (tile.of_patch * log(tile.of_patch + 10.0));
   if (lane == 0 && !(phi - phi == 0)) atomicOr(t.poisoned, 1);
   phi = phi < t.phi_min ? t.phi_min : phi > t.phi_max ? t.phi_max : phi;
-  if (lane == 0) t.phi[k] = (T)phi;
+  if (lane == 0) t.phi[tile.anchor] = (T)phi;
   const T scale = (T)(1.4426950408889634 / phi);
-  for (int c = lane; c < t.d; c += kWarp) t.mean[(int64_t)k * t.d + c] *= scale;
+  for (int c = lane; c < t.d; c += kWarp) t.mean[(int64_t)tile.anchor * t.d + c] = mean[c] * scale;
+}
+
+// Shared memory of spread_tiles: a value a warp, then the mean's.
+template <class T>
+int64_t spread_shared(int d) {
+  return kLossWarps * (int64_t)sizeof(T) + means_shared<T>(d);
 }
 
 // Grid: tiles_max. Distances of the tile's samples to the patch's mean, added up; then what else a patch needs.
-template <class T>
+template <class T, int Parts>
 __global__ void __launch_bounds__(kLossThreads) spread_tiles(LossTask<T> t) {
-  if (!has_tile(t)) return;
+  if (!t.current() || !has_tile(t)) return;
   T* spreads = reinterpret_cast<T*>(dynamic_shared());  // one a warp
-  const LossTile tile = find_tile(t);
-  const T* mean = t.mean + (int64_t)tile.anchor * t.d;
+  T* mean = spreads + kLossWarps;
+  const LossTile tile = t.tiles()[blockIdx.x];
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int samples = max(0, min(kWarpSamples, tile.samples - warp * kWarpSamples));
   const T* unit = t.unit + (int64_t)(tile.begin + (samples > 0 ? warp * kWarpSamples : 0)) * t.d;
+  average_parts(t, tile, Parts, mean);
   T square[kWarpSamples] = {};
   for (int c = lane; c < t.d; c += kWarp) {
     const T center = mean[c];
@@ -320,8 +317,7 @@ __global__ void __launch_bounds__(kLossThreads) spread_tiles(LossTask<T> t) {
     for (int w = 0; w < kLossWarps; w++) spread += spreads[w];
     t.tile_spread[blockIdx.x] = spread;
   }
-  const int tiles = t.tile_start[tile.anchor + 1] - t.tile_start[tile.anchor];
-  if (is_last_block(t.arrived + 2 + t.k_max + tile.anchor, tiles) && warp == 0) finish_patch(t, tile.anchor, lane);
+  if (is_last_block(t.arrived + 2 + tile.anchor, tile.tiles) && warp == 0) finish_patch(t, tile, mean);
 }
 
 }  // namespace splatseg::cuda

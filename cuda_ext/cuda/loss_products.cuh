@@ -31,12 +31,12 @@ constexpr int kGradPitch = 68;   // of rows of samples, likewise
 constexpr int kLaneSamples = 2;  // a lane's tile of the logits
 constexpr int kLanePatches = 8;
 
-// Shared memory of one block. A chunk's patch of position 8 a + b lies in row 8 b + a: a lane's eight patches are then
-// neighbors in `related`, while eight lanes read eight rows in a row.
+// Shared memory of one block, with `held` rows of means. A chunk's patch of position 8 a + b lies in row 8 b + a: a lane's eight
+// patches are then neighbors in `related`, while eight lanes read eight rows in a row.
 template <class T>
 struct LossShared {
   T* unit;        // (64, 36) f^ of the samples
-  T* mean;        // (64, 36) means of the patches
+  T* mean;        // (held, 36) means of the patches
   T* logit_grad;  // (64, 68) [patch][sample]
   T* total;       // (8,) each warp's part of the loss, base 2
   T* lse;         // (64,) of each sample; from here on, what a Walk holds
@@ -44,17 +44,22 @@ struct LossShared {
   T* top;         // (64,)
   int* carrier;   // (64,)
   int* top_at;    // (64,)
-  int* patch;     // (64,) number of each row's patch, or -1
+  int* patch;     // (256,) number of each row's patch, or -1
   LossTile* tile;
 
-  static constexpr int64_t bytes() {
-    constexpr int values = 2 * kLossSamples * kPitch + kLossRows * kGradPitch + kLossWarps + 3 * kLossSamples;
-    return values * (int64_t)sizeof(T) + (2 * kLossSamples + kLossRows) * (int64_t)sizeof(int) + (int64_t)sizeof(LossTile);
+  static constexpr int64_t bytes(int held) {
+    constexpr int values = kLossSamples * kPitch + kLossRows * kGradPitch + kLossWarps + 3 * kLossSamples;
+    return (values + held * kPitch) * (int64_t)sizeof(T) + (2 * kLossSamples + kLossHeld) * (int64_t)sizeof(int) +
+           (int64_t)sizeof(LossTile);
+  }
+  // Rows of means to hold where there are up to k_max patches of d channels: all of them if they fit and are one slice.
+  static int rows(int k_max, int d) {
+    const int all = (k_max + kLossRows - 1) / kLossRows * kLossRows;
+    return d <= kSlice && all > kLossRows && all <= kLossHeld && bytes(all) <= kSharedLimit ? all : kLossRows;
   }
   __device__ LossShared() {
     unit = reinterpret_cast<T*>(dynamic_shared());
-    mean = unit + kLossSamples * kPitch;
-    logit_grad = mean + kLossRows * kPitch;
+    logit_grad = unit + kLossSamples * kPitch;
     total = logit_grad + kLossRows * kGradPitch;
     lse = total + kLossWarps;
     running = lse + kLossSamples;
@@ -62,11 +67,12 @@ struct LossShared {
     carrier = reinterpret_cast<int*>(top + kLossSamples);
     top_at = carrier + kLossSamples;
     patch = top_at + kLossSamples;
-    tile = reinterpret_cast<LossTile*>(patch + kLossRows);
+    tile = reinterpret_cast<LossTile*>(patch + kLossHeld);
+    mean = reinterpret_cast<T*>(tile + 1);  // last, so that all others have a fixed place
   }
 };
 
-__device__ inline int position_of_row(int row) { return row % 8 * 8 + row / 8; }
+__device__ inline int position_of_row(int row) { return row / kLossRows * kLossRows + row % 8 * 8 + row % kLossRows / 8; }
 
 // The products of one block. W is the width of a slice where the compiler knows it - d itself, or 32 for a multiple of it -
 // and else 0.
@@ -79,7 +85,7 @@ struct TileProducts {
 
   __device__ TileProducts(const LossTask<T>& t)
       : t(t), tile(*s.tile), lane(threadIdx.x % kWarp), warp(threadIdx.x / kWarp) {
-    if (threadIdx.x == 0) *s.tile = find_tile(t);
+    if (threadIdx.x == 0) *s.tile = t.tiles()[blockIdx.x];
     __syncthreads();
   }
 
@@ -90,12 +96,17 @@ struct TileProducts {
   __device__ int first_sample() const { return warp * kWarpSamples + lane / 8 * kLaneSamples; }
   __device__ int first_position() const { return lane % 8 * kLanePatches; }
 
-  // Rows of (.., d) values into shared memory; row_of(i) < 0 gives zeros.
+  // Whether all means are in shared memory from the beginning on; else a chunk's at a time.
+  __device__ bool holds_all() const { return t.held > kLossRows; }
+  // First row of a chunk's means.
+  __device__ int first_row(int first) const { return holds_all() ? first : 0; }
+
+  // `rows` rows of (.., d) values into shared memory; row_of(i) < 0 gives zeros.
   template <class Row>
-  __device__ void load(T* to, const T* from, int slice, const Row& row_of) const {
+  __device__ void load(T* to, const T* from, int slice, int rows, const Row& row_of) const {
     const int columns = width(slice), packs = columns / 4;
 #pragma unroll 1
-    for (int cell = threadIdx.x; cell < 64 * packs; cell += kLossThreads) {
+    for (int cell = threadIdx.x; cell < rows * packs; cell += kLossThreads) {
       const int row = cell / packs, c = cell % packs * 4;
       const int64_t source = row_of(row), at = source * t.d + slice * kSlice + c;
       Four<T> values = {};
@@ -108,24 +119,37 @@ struct TileProducts {
     }
   }
   __device__ void load_units(int slice) const {
-    load(s.unit, t.unit, slice, [this](int row) { return row < tile.samples ? (int64_t)tile.begin + row : -1; });
+    load(s.unit, t.unit, slice, kLossSamples, [this](int row) { return row < tile.samples ? (int64_t)tile.begin + row : -1; });
   }
+  // Means of the patches related[first ..).
   __device__ void load_means(int first, int slice) const {
-    const uint16_t* related = t.related + (int64_t)tile.anchor * t.k_max;
-    const int left = *t.k - first;
+    const uint16_t* related = t.related(tile.anchor);
+    const int left = t.counts().kept - first;
     const auto patch = [=](int row) { return position_of_row(row) < left ? related[first + position_of_row(row)] : -1; };
-    load(s.mean, t.mean, slice, [=](int row) { return (int64_t)patch(row); });
+    load(s.mean, t.mean, slice, kLossRows, [=](int row) { return (int64_t)patch(row); });
     if (threadIdx.x < kLossRows) s.patch[threadIdx.x] = patch(threadIdx.x);
   }
+  // What stays for all chunks. The block meets before it is read.
+  __device__ void load_all() const {
+    const int k = t.counts().kept, row = threadIdx.x, position = position_of_row(row);
+    static_assert(kLossHeld <= kLossThreads);
+    if (holds_all()) s.patch[row] = position < k ? t.related(tile.anchor)[position] : -1;
+    if (slices() == 1) load_units(0);
+    __syncthreads();
+    if (!holds_all()) return;
+    load(s.mean, t.mean, 0, (k + kLossRows - 1) / kLossRows * kLossRows, [this](int r) { return (int64_t)s.patch[r]; });
+    __syncthreads();
+  }
 
-  // Logits of the patches related[first ..) for this lane's samples. Every thread must call; units must be loaded where
-  // there is one slice.
+  // Logits of the patches related[first ..) for this lane's samples. Every thread must call, after load_all().
   __device__ void logits(int first, T (&out)[kLaneSamples][kLanePatches]) const {
     for (int slice = 0; slice < slices(); slice++) {
-      __syncthreads();  // the last ones are read
-      if (slices() > 1) load_units(slice);
-      load_means(first, slice);
-      __syncthreads();
+      if (!holds_all()) {
+        __syncthreads();  // the last ones are read
+        if (slices() > 1) load_units(slice);
+        load_means(first, slice);
+        __syncthreads();
+      }
       if (slice == 0) {
 #pragma unroll
         for (int i = 0; i < kLaneSamples; i++) {
@@ -133,11 +157,11 @@ struct TileProducts {
           for (int j = 0; j < kLanePatches; j++) out[i][j] = 0;
         }
       }
-      if (warp * kWarpSamples < tile.samples) add_logits(slice, out);
+      if (warp * kWarpSamples < tile.samples) add_logits(slice, first_row(first), out);
     }
   }
-  __device__ void add_logits(int slice, T (&out)[kLaneSamples][kLanePatches]) const {
-    const T *unit = s.unit + first_sample() * kPitch, *mean = s.mean + lane % 8 * kPitch;
+  __device__ void add_logits(int slice, int row, T (&out)[kLaneSamples][kLanePatches]) const {
+    const T *unit = s.unit + first_sample() * kPitch, *mean = s.mean + (row + lane % 8) * kPitch;
     const int columns = width(slice);
 #pragma unroll 1
     for (int c = 0; c < (W > 0 ? W : columns); c += 4) {
@@ -185,7 +209,7 @@ struct TileProducts {
       if (group < 16) {
         spread_to_samples(first, slice, group, column);
       } else if (group < 32) {
-        spread_to_means(slice, group - 16, column);
+        spread_to_means(first, slice, group - 16, column);
       }
       if (slices() > 1) __syncthreads();
     }
@@ -193,8 +217,8 @@ struct TileProducts {
   __device__ void spread_to_samples(int first, int slice, int group, int column) const {
     if (group * 4 >= tile.samples) return;
     T sum[4][4] = {};
-    const int rows = *t.k - first < kLossRows ? *t.k - first : kLossRows;
-    const T *grad = s.logit_grad + group * 4, *mean = s.mean + column;
+    const int rows = min(t.counts().kept - first, kLossRows);
+    const T *grad = s.logit_grad + group * 4, *mean = s.mean + first_row(first) * kPitch + column;
     // Positions 0 .. rows fill the first (rows + 7) / 8 of each eight rows.
     const int used = (rows + kLanePatches - 1) / kLanePatches;
     for (int a = 0; a < used; a++) {
@@ -229,7 +253,7 @@ struct TileProducts {
       }
     }
   }
-  __device__ void spread_to_means(int slice, int group, int column) const {
+  __device__ void spread_to_means(int first, int slice, int group, int column) const {
     T sum[4][4] = {};
     const T *grad = s.logit_grad + group * kGradPitch, *unit = s.unit + column;
     const int samples = (tile.samples + 3) / 4 * 4;
@@ -251,7 +275,7 @@ struct TileProducts {
     auto* cells = static_cast<typename Sum::Cell*>(t.mean_grad);
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-      const int patch = s.patch[group + i * 16], c = slice * kSlice + column;
+      const int patch = s.patch[first_row(first) + group + i * 16], c = slice * kSlice + column;
       if (patch < 0) continue;
       if constexpr (W > 0) {
         add_four<T, Sum>(cells + (int64_t)patch * t.d + c, sum[i]);

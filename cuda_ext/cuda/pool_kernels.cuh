@@ -1,71 +1,111 @@
-// What a replayed step of the feature fit needs beside blend, loss and Adam: which pixels it takes, and where it left off.
-// Mirrors splatseg/ops/reference/replay.py. All of it is read from device memory, so that one captured graph serves every
-// step.
+// A replayed step of the feature fit up to the gradient of its pixels: blend, with what the loss needs of each row, and the
+// loss. Mirrors splatseg/ops/reference/replay.py. The step's batch is found on the device, so that one captured graph serves
+// every step; its rows lie together, sorted by patch, and its tables were made before the first step.
 #pragma once
 #include "cuda/adam_kernels.cuh"
+#include "cuda/blend_kernels.cuh"
+#include "cuda/loss_kernels.cuh"
 
 namespace splatseg::cuda {
 
-constexpr int kPoolThreads = 256;
+constexpr int kBlendWarps = kBlendThreads / kWarp;
+constexpr int kTileParts = kLossSamples / kBlendWarps;  // blocks of blend_units for a tile, a row a warp
 
-struct PoolTask {
-  int64_t batch, steps, views, rows, words;  // words: of one view's membership, all patches together
-  int64_t empty_row;                         // a CSR row without entries
-  const int64_t* step;        // () number of the step
-  const int* schedule;        // (steps, 2) view, and first of its shuffled rows
-  const double* rates;        // (steps, 2) as AdamScalars
-  const int64_t* view_start;  // (views + 1,) first of each view's rows
-  const int64_t* shuffled;    // (rows,) CSR rows of each view, in random order
-  const int* patch;           // (rows,) patch of each
-  const int64_t* membership;  // (views, words)
-  int64_t* out_rows;          // (batch,) empty_row where the view has fewer
-  int* out_patch;             // (batch,) 0 there
-  int64_t* out_membership;    // (words,)
-  double* out_rates;          // (2,)
+template <class T, class W>
+struct PooledTask {
+  BlendTask<T, W> blend;  // its rows are those of all batches
+  LossTask<T> loss;
 };
 
-__global__ inline void draw_pool_batch(PoolTask t) {
-  const int64_t step = *t.step, i = (int64_t)blockIdx.x * kPoolThreads + threadIdx.x;
-  if (step < 0 || step >= t.steps) return;
-  const int view = t.schedule[2 * step];
-  const int64_t start = t.view_start[view], count = t.view_start[view + 1] - start;
-  if (i < t.batch) {
-    const bool real = i < count;
-    const int64_t at = real ? start + (t.schedule[2 * step + 1] + i) % count : 0;
-    t.out_rows[i] = real ? t.shuffled[at] : t.empty_row;
-    t.out_patch[i] = real ? t.patch[at] : 0;
+// Notes which step is on, and clears what the step's later kernels count and add up in.
+template <class T>
+__device__ void begin_step(const LossTask<T>& t) {
+  const int64_t i = (int64_t)blockIdx.x * kBlendThreads + threadIdx.x, step = t.pool.cells[0];
+  if (i == 0) {
+    const bool any = step >= 0 && step < t.pool.steps;
+    t.pool.cells[1] = step;
+    t.pool.cells[2] = any ? t.pool.schedule[step] : -1;
+    *t.poisoned = 0;
   }
-  if (i < t.words) t.out_membership[i] = t.membership[view * t.words + i];
-  if (i < 2) t.out_rates[i] = t.rates[2 * step + i];
+  const int64_t stride = (int64_t)gridDim.x * kBlendThreads, sums = (int64_t)t.k_max * t.d;
+  for (int64_t k = i; k < 2 + t.k_max; k += stride) t.arrived[k] = 0;
+  for (int64_t k = i; k < sums; k += stride) static_cast<unsigned long long*>(t.mean_grad)[k] = 0;
+}
+
+// f^ and norm of one row of the product, and f^ into `shared` (d,). By one warp.
+template <class T, class W, int V, int L>
+__device__ void blend_unit(const PooledTask<T, W>& t, const RowRange& r, int64_t sample, T* shared) {
+  const int lane = threadIdx.x % kWarp, sub = lane % L;
+  const int64_t d = t.blend.d;
+  T* unit = t.loss.unit + sample * d;
+  T square = 0;
+  auto sum = zero_pack<T, V>();
+  for (int64_t first = 0; first < d; first += V * L) {
+    const int64_t c = first + sub * V;
+    sum = row_sum<T, W, V, L>(t.blend, r, c);
+#pragma unroll
+    for (int v = 0; v < V; v++) square += sum.value[v] * sum.value[v];
+    if (d > V * L && lane < L && c < d) *reinterpret_cast<Pack<T, V>*>(unit + c) = sum;  // until the norm is known
+  }
+  const T norm = sqrt(group_sum<L>(square)) + T(1e-6);
+  if (lane == 0) t.loss.norm[sample] = norm;
+  for (int64_t c = sub * V; lane < L && c < d; c += V * L) {
+    if (d > V * L) sum = *reinterpret_cast<const Pack<T, V>*>(unit + c);
+#pragma unroll
+    for (int v = 0; v < V; v++) sum.value[v] /= norm;
+    *reinterpret_cast<Pack<T, V>*>(unit + c) = sum;
+    *reinterpret_cast<Pack<T, V>*>(shared + c) = sum;
+  }
+}
+
+// Grid: tiles_max kTileParts. A warp for each of the kept rows of the step's batch; the block's f^ are summed in a fixed order.
+template <class T, class W, int V, int L>
+__global__ void __launch_bounds__(kBlendThreads, V == 4 ? 5 : 1) blend_units(PooledTask<T, W> t) {
+  begin_step(t.loss);
+  const int64_t d = t.blend.d;
+  const int tile_at = (int)blockIdx.x / kTileParts, part = (int)blockIdx.x % kTileParts, warp = threadIdx.x / kWarp;
+  if (!t.loss.upcoming() || tile_at >= t.loss.counts().tiles) return;
+  const LossTile tile = t.loss.tiles()[tile_at];
+  const int rows = min(kBlendWarps, tile.samples - part * kBlendWarps);
+  if (rows <= 0) return;
+  T* units = reinterpret_cast<T*>(dynamic_shared());
+  if (warp < rows) {
+    const int64_t sample = tile.begin + part * kBlendWarps + warp;
+    const RowRange range = range_of(t.blend, sample, t.loss.first_row + sample);
+    blend_unit<T, W, V, L>(t, range, sample, units + warp * d);
+  }
+  __syncthreads();
+  for (int c = threadIdx.x; c < d; c += kBlendThreads) {
+    T sum = 0;
+    for (int w = 0; w < rows; w++) sum += units[w * d + c];
+    t.loss.part_sum[(int64_t)blockIdx.x * d + c] = sum;
+  }
 }
 
 template <class T>
-struct AdvanceTask {
-  int64_t steps;
-  int64_t* step;
-  const T* loss;
-  T* losses;  // (steps,)
-};
-
-template <class T>
-__global__ void advance_step(AdvanceTask<T> t) {
-  const int64_t step = *t.step;
-  if (step >= 0 && step < t.steps) t.losses[step] = *t.loss;
-  *t.step = step + 1;
+int64_t unit_bytes(int64_t d) {
+  return kBlendWarps * d * (int64_t)sizeof(T);
 }
 
-inline void launch_draw(const PoolTask& t, const Stream& stream) {
-  const int64_t threads = t.batch > t.words ? t.batch : t.words;
-  stream.launch(draw_pool_batch, ((threads > 2 ? threads : 2) + kPoolThreads - 1) / kPoolThreads, kPoolThreads, 0, t);
-}
-template <class T>
-void launch_advance(const AdvanceTask<T>& t, const Stream& stream) {
-  stream.launch(advance_step<T>, 1, 1, 0, t);
+// For d > 0. Beyond the last step nothing happens.
+template <class T, class W, class Sum>
+void launch_pooled_loss(const PooledTask<T, W>& t, int64_t cleared, const Stream& stream) {
+  if (!t.loss.pool.prepared) launch_tables(t.loss, cleared, stream);
+  with_row_layout<T>(t.blend.d, [&](auto v, auto l) {
+    const int64_t blocks = (int64_t)t.loss.tiles_max * kTileParts;
+    stream.launch(blend_units<T, W, v(), l()>, blocks, kBlendThreads, unit_bytes<T>(t.blend.d), t);
+  });
+  launch_contrast<T, kTileParts, Sum>(t.loss, stream);
 }
 
 #ifdef SPLATSEG_INSTANTIATE  // for compile_check.py
-template void launch_advance<float>(const AdvanceTask<float>&, const Stream&);
-template void launch_advance<double>(const AdvanceTask<double>&, const Stream&);
+#define SPLATSEG_POOLED(T, W)                                                                             \
+  template void launch_pooled_loss<T, W, FastSum<T>>(const PooledTask<T, W>&, int64_t, const Stream&);   \
+  template void launch_pooled_loss<T, W, ExactSum<T>>(const PooledTask<T, W>&, int64_t, const Stream&);
+SPLATSEG_POOLED(float, float)
+SPLATSEG_POOLED(float, Half)
+SPLATSEG_POOLED(double, double)
+#undef SPLATSEG_POOLED
 #endif
 
 }  // namespace splatseg::cuda

@@ -6,8 +6,8 @@ gradient back and moves the touched Gaussians with Adam. ``full_render`` trains 
 instead: slower by more than an order of magnitude, kept as the check that pools lose nothing.
 
 On a device that can make steps without the host (``ops.replay``), all pools are traced first and joined, and the steps
-are replayed. A batch is then a window of the view's rows in random order, and not drawn anew: the same for batches as
-large as the pool, which is the default, and a sample without repetition otherwise.
+are replayed. A batch is then one of a few that the view's rows in random order were dealt to once, and not drawn anew:
+the same for batches as large as the pool, which is the default, and a sample without repetition otherwise.
 
 A view's loss knows that view's masks only: what it merges, splits or leaves out there, and which of its objects differ.
 ``init="segments"`` starts from what the masks of all views agree on (``mask_clustering``, ``segment_features``);
@@ -20,6 +20,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate, chain
 from typing import Any, Literal
 
 import torch
@@ -48,7 +49,7 @@ from splatseg.ops import (
     hierarchical_contrastive_loss_and_grad,
 )
 from splatseg.ops.columns import column_bytes
-from splatseg.ops.replay import PooledSteps, PoolStack, Schedule, can_replay
+from splatseg.ops.replay import BatchSize, PooledSteps, PoolStack, Schedule, can_replay
 from splatseg.render import render
 
 HierarchyOf = Callable[[View], PatchHierarchy]
@@ -151,13 +152,10 @@ class PoolCache:
             self._pools[index] = self._make(index, self.hierarchy_of(self.views[index]))
         return self._pools[index]
 
-    def all(self) -> list[PixelPool | None]:
-        """The pools of all views; the next hierarchies are read meanwhile."""
-        missing = [index for index in range(len(self.views)) if index not in self._pools]
-        hierarchies = ahead(lambda index: self.hierarchy_of(self.views[index]), missing)
-        for index, hierarchy in zip(missing, hierarchies, strict=True):
-            self._pools[index] = self._make(index, hierarchy)
-        return [self._pools[index] for index in range(len(self.views))]
+    def once(self) -> Iterator[PixelPool | None]:
+        """The pool of each view, in order, for one use: none is kept. The next hierarchies are read meanwhile."""
+        for index, hierarchy in enumerate(ahead(self.hierarchy_of, self.views)):
+            yield self._make(index, hierarchy)
 
     def _make(self, index: int, hierarchy: PatchHierarchy) -> PixelPool | None:
         view = self.views[index]
@@ -177,7 +175,9 @@ class PoolCache:
         columns = column_bytes(pool.contributions) if self.by_gaussian else 0
         per_pixel = 1.5 * (pool.nbytes + columns) / len(pool.patch)
         share = self.config.memory_mb * 2**20 / len(self.views)
-        return max(1024, min(self.config.pool_pixels, int(share / per_pixel)))
+        pixels, batch = max(1024, min(self.config.pool_pixels, int(share / per_pixel))), self.config.batch_pixels
+        # Replayed batches share pixels where a pool is no multiple of them, and then take more memory than it.
+        return pixels // batch * batch if self.by_gaussian and pixels > batch else pixels
 
     def generator(self, index: int) -> torch.Generator:
         """What draws the pixels of a view: the same ones every time."""
@@ -331,25 +331,32 @@ class FeatureTrainer:
 
     def replay(self) -> PooledSteps:
         """Trace the pools of all views, and lay down what each step will do; views in the order of :meth:`step`."""
-        pools = self.pools.all()
-        usable = [pool for pool in pools if pool is not None]
-        if not usable:
+        usable: list[int] = []
+        pools = self._pools_once(usable)
+        first = next(pools, None)
+        if first is None:
             raise SplatsegError(NO_MASKS)
-        place = {index: k for k, index in enumerate(i for i, pool in enumerate(pools) if pool is not None)}
-        views, starts = [], []
+        size = BatchSize(self.config.sampling.batch_pixels, self.config.loss.min_pixels)
+        shuffle = torch.Generator(self.features.device).manual_seed(self.config.seed)
+        stack = PoolStack.of(chain([first], pools), size, shuffle)
+        place = {index: k for k, index in enumerate(usable)}
+        batches_of = stack.view.bincount(minlength=len(place)).tolist()
+        first_of = [0, *accumulate(batches_of)]
+        batches = []
         for step in range(self.config.steps):
             generator = self._step_generator(step)
-            order = torch.randperm(len(pools), generator=generator).tolist()
-            index = next(place[i] for i in order if i in place)
-            views.append(index)
-            starts.append(int(torch.randint(len(usable[index]), (1,), generator=generator)))
-        device = self.features.device
-        stack = PoolStack.of(usable, torch.Generator(device).manual_seed(self.config.seed))
-        self.pools.forget()
-        del pools, usable  # the steps' columns take their place in memory
+            order = torch.randperm(len(self.views), generator=generator).tolist()
+            view = next(place[i] for i in order if i in place)
+            batches.append(first_of[view] + int(torch.randint(batches_of[view], (1,), generator=generator)))
         rates = [learning_rate(self.config, step) for step in range(self.config.steps)]
-        schedule = Schedule(torch.tensor(views), torch.tensor(starts), rates)
-        return PooledSteps(stack, self.optimizer, self.config.loss, schedule, self.config.sampling.batch_pixels)
+        return PooledSteps(stack, self.optimizer, self.config.loss, Schedule(torch.tensor(batches), rates))
+
+    def _pools_once(self, usable: list[int]) -> Iterator[PixelPool]:
+        """The pool of each view that has one, which is noted in ``usable``; none is kept: batches take their place."""
+        for index, pool in enumerate(self.pools.once()):
+            if pool is not None:
+                usable.append(index)
+                yield pool
 
     def _step_generator(self, step: int) -> torch.Generator:
         return torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)

@@ -1,16 +1,20 @@
 """Steps of the feature fit that the device makes on its own: one captured graph, replayed.
 
 A step of some sixty microseconds' work must not wait for the host between its kernels. Everything that changes from
-step to step - the view, its pixels, the learning rate, the number of the step - is therefore read from the device's
+step to step - the batch of pixels, the learning rate, the number of the step - is therefore read from the device's
 memory, and the same sequence of kernels serves every step. Where no graph can be captured the same code runs kernel by
 kernel.
+
+Batches are cut once: a view's pixels in random order are dealt to as few batches as hold them all, and a step takes one
+of these. So what depends on pixels and masks alone - samples sorted by patch, levels of the hierarchy, the entries by
+Gaussian - is made before the first step and not in every one.
 """
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -19,17 +23,20 @@ from torch import Tensor
 
 from splatseg.core.errors import SplatsegError
 from splatseg.ops.adam import SparseFeatureAdam
-from splatseg.ops.blend import blend, weights_beside
+from splatseg.ops.blend import weights_beside
 from splatseg.ops.columns import PoolColumns
 from splatseg.ops.contributions import Contributions
 from splatseg.ops.extension import compiled, has_kernel
-from splatseg.ops.loss import hierarchical_contrastive_loss_and_grad
 from splatseg.ops.loss_config import LossConfig
 from splatseg.ops.reference import columns as column_reference
 from splatseg.ops.reference import replay as pool_reference
+from splatseg.ops.reference.blend import select_rows
 
 EAGER_STEPS = 3
 """Steps made kernel by kernel before the capture, so that lazily made things exist by then."""
+TABLE_BYTES = 2**29
+"""Bound on the loss's tables of all batches, about 6 k^2 bytes each for k patches (the levels of each patch). Beyond it
+they are made anew in every step, by three more kernels."""
 
 
 class Pool(Protocol):
@@ -50,45 +57,91 @@ def can_replay(features: Tensor) -> bool:
     return has_kernel("pooled_transpose_adam_", features)
 
 
+@dataclass(frozen=True)
+class BatchSize:
+    """``pixels`` of a batch at most; patches of fewer than ``min_pixels`` of them count for nothing in the loss."""
+
+    pixels: int
+    min_pixels: int
+
+
 @dataclass(frozen=True, eq=False)
 class PoolStack:
-    """Pools of all views end to end.
+    """Batches of all views' pools end to end.
+
+    A view of c usable pixels has ceil(c / pixels) batches, all of one size: windows of the pixels in random order,
+    which begin at equal distances. So each pixel is in one, and few are in two.
 
     Attributes:
-        contributions: all rows, and one without entries at the end.
-        view_start: (views + 1,) int64: the usable rows of view v are ``view_start[v]:view_start[v + 1]`` of the next.
-        shuffled: (rows,) int64 rows of ``contributions``, those of each view in random order.
-        patch: (rows,) int32 patch of each, in the numbers of its view; 0 is no patch.
+        contributions: rows of all batches, and one without entries at the end. Those of a batch come by patch, and
+            behind them those of patches that have too few pixels in it.
+        batch_start: (batches + 1,) int64: the rows of batch b are ``batch_start[b]:batch_start[b + 1]``.
+        view: (batches,) int32 view of each, ascending.
+        patch: (rows,) int32 patch of each row, in the numbers of its view; 0 is no patch.
         membership: (views, p, words) int64 mask bits of each view's patches, padded with zeros.
     """
 
     contributions: Contributions
-    view_start: Tensor
-    shuffled: Tensor
+    batch_start: Tensor
+    view: Tensor
     patch: Tensor
     membership: Tensor
 
     @staticmethod
-    def of(pools: Sequence[Pool], generator: torch.Generator) -> PoolStack:
-        """Join ``pools``, at least one. ``generator`` shuffles; it must be one of the pools' device."""
-        if not pools:
-            raise SplatsegError("pools: expected at least one, found none")
-        rows, patches, starts, before = [], [], [0], 0
+    def of(pools: Iterable[Pool], size: BatchSize, generator: torch.Generator) -> PoolStack:
+        """Cut ``pools``, at least one, into batches; each is let go before the next is asked for. ``generator``
+        shuffles, on its own device."""
+        parts, patches, sizes, masks = [], [], [], []
         for pool in pools:
-            order = torch.randperm(len(pool.rows), generator=generator, device=generator.device)
-            chosen = pool.rows[order.to(pool.rows.device)]
-            rows.append(chosen + before)
-            patches.append(pool.patch[chosen].to(torch.int32))
-            starts.append(starts[-1] + len(chosen))
-            before += len(pool.contributions)
-        patch_count, words = (max(pool.membership.shape[axis] for pool in pools) for axis in (0, 1))
-        membership = pools[0].membership.new_zeros(len(pools), patch_count, words)
-        for padded, pool in zip(membership, pools, strict=True):
-            padded[: pool.membership.shape[0], : pool.membership.shape[1]] = pool.membership
-        start = torch.tensor(starts, device=membership.device)
+            rows, patch = cut(pool, size, generator)
+            parts.append(chosen_rows(pool.contributions, rows.flatten()))
+            patches.append(patch.flatten())
+            sizes.append(tuple(rows.shape))
+            masks.append(pool.membership)
+        if not parts:
+            raise SplatsegError("pools: expected at least one, found none")
+        patch_count, words = (max(own.shape[axis] for own in masks) for axis in (0, 1))
+        membership = masks[0].new_zeros(len(masks), patch_count, words)
+        for padded, own in zip(membership, masks, strict=True):
+            padded[: own.shape[0], : own.shape[1]] = own
+        view = [v for v, (batches, _) in enumerate(sizes) for _ in range(batches)]
+        counts = torch.tensor([0, *(pixels for batches, pixels in sizes for _ in range(batches))])
+        device = membership.device
         return PoolStack(
-            joined([p.contributions for p in pools]), start, torch.cat(rows), torch.cat(patches), membership
+            joined(parts),
+            counts.cumsum(0).to(device),
+            torch.tensor(view, dtype=torch.int32, device=device),
+            torch.cat(patches),
+            membership,
         )
+
+
+def cut(pool: Pool, size: BatchSize, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Rows (batches, pixels) int64 of a pool's batches as :class:`PoolStack` has them, and their patches, int32."""
+    count, device = len(pool.rows), pool.rows.device
+    batches, pixels = -(-count // size.pixels), min(size.pixels, count)
+    starts = torch.tensor([k * (count - pixels) // max(batches - 1, 1) for k in range(batches)], device=device)
+    order = torch.randperm(count, generator=generator, device=generator.device).to(device)
+    rows = pool.rows[order][starts[:, None] + torch.arange(pixels, device=device)]
+    patch = pool.patch[rows].to(torch.int64)
+    counts = patch.new_zeros(batches, len(pool.membership)).scatter_add_(1, patch, torch.ones_like(patch))
+    counts[:, 0] = 0
+    left_out = counts.gather(1, patch) < size.min_pixels
+    place = torch.where(left_out, patch + len(pool.membership), patch).argsort(dim=1, stable=True)
+    return rows.gather(1, place), patch.gather(1, place).to(torch.int32)
+
+
+def chosen_rows(contributions: Contributions, rows: Tensor) -> Contributions:
+    """Rows ``rows`` (r,) of ``contributions``, in that order."""
+    entries, _ = select_rows(contributions.offsets, rows)
+    counts = contributions.counts[rows]
+    return Contributions(
+        pixels=contributions.pixels[rows],
+        order=torch.arange(len(rows), device=rows.device),
+        offsets=torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
+        ids=contributions.ids[entries],
+        weights=contributions.weights[entries],
+    )
 
 
 def joined(parts: Sequence[Contributions]) -> Contributions:
@@ -111,45 +164,40 @@ def joined(parts: Sequence[Contributions]) -> Contributions:
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """What each step of a fit does: ``views`` and ``starts`` (steps,) int32 and the learning rate ``lr`` of each."""
+    """What each step of a fit does: the batch of the stack that it takes, ``batches`` (steps,), and its rate ``lr``."""
 
-    views: Tensor
-    starts: Tensor
+    batches: Tensor
     lr: Sequence[float]
 
 
 class PooledSteps:
-    """Steps over a :class:`PoolStack`: draw a batch, blend, loss, transpose with Adam over touched rows.
+    """Steps over a :class:`PoolStack`: blend a batch, loss, transpose with Adam over touched rows.
 
-    The transpose reads the pools by Gaussian (:class:`~splatseg.ops.columns.PoolColumns`), which takes about as much
-    memory as the stack's contributions once more. Gaussians that the optimizer holds are in no column: nothing is
-    computed for them.
+    The transpose reads the batches by Gaussian (:class:`~splatseg.ops.columns.PoolColumns`), which takes about as much
+    memory as the stack's contributions once more; the loss's tables take up to :data:`TABLE_BYTES`. Gaussians that the
+    optimizer holds are in no column: nothing is computed for them.
 
     Args:
-        stack: pools on the device of the optimizer's features.
+        stack: batches on the device of the optimizer's features.
         optimizer: moves its features; its ``steps`` says how many steps were made, and what it holds now is held.
         loss: constants of the loss.
         schedule: all steps of the fit.
-        batch: pixels a step; views that have fewer give what they have.
     """
 
-    def __init__(
-        self, stack: PoolStack, optimizer: SparseFeatureAdam, loss: LossConfig, schedule: Schedule, batch: int
-    ) -> None:
+    def __init__(self, stack: PoolStack, optimizer: SparseFeatureAdam, loss: LossConfig, schedule: Schedule) -> None:
         self.stack, self.optimizer, self.loss = stack, optimizer, loss
-        columns = PoolColumns.of(stack.contributions, stack.view_start, stack.shuffled, optimizer.held)
-        self.columns = replace(columns, weights=weights_beside(columns.weights, optimizer.features.dtype))
-        device, steps = optimizer.features.device, len(schedule.lr)
-        pairs = torch.stack([schedule.views, schedule.starts], dim=1)
+        features = optimizer.features
+        columns = PoolColumns.of(stack.contributions, stack.batch_start, optimizer.held)
+        self.columns = replace(columns, weights=weights_beside(columns.weights, features.dtype))
+        self._weights = weights_beside(stack.contributions.weights, features.dtype)
+        self._tables = loss_tables(stack, loss)
+        device, steps = features.device, len(schedule.lr)
         rates = [optimizer.config.rates(step + 1, rate) for step, rate in enumerate(schedule.lr)]
-        self._schedule = pairs.to(device, torch.int32).contiguous()
+        self._schedule = schedule.batches.to(device, torch.int32).contiguous()
         self._rates = torch.tensor(rates, dtype=torch.float64).to(device)
-        self._step = torch.tensor(optimizer.steps, dtype=torch.int64, device=device)
-        self._rows = torch.zeros(batch, dtype=torch.int64, device=device)
-        self._patch = torch.zeros(batch, dtype=torch.int32, device=device)
-        self._membership = torch.zeros_like(stack.membership[0])
-        self._rates_now = torch.zeros(2, dtype=torch.float64, device=device)
-        self.losses = torch.full((steps,), torch.nan, dtype=optimizer.features.dtype, device=device)
+        self._cells = torch.tensor([optimizer.steps, -1, -1], dtype=torch.int64, device=device)
+        self._grad = features.new_zeros(int(stack.batch_start.diff().max()), features.shape[1])
+        self.losses = torch.full((steps,), torch.nan, dtype=features.dtype, device=device)
         self._graph: Any = None
         self._capture = True
         self._made = 0
@@ -188,23 +236,48 @@ class PooledSteps:
 
     @torch.no_grad()
     def _make_step(self) -> None:
-        s, features = self.stack, self.optimizer.features
-        tables = (self._step, self._schedule, self._rates, s.view_start, s.shuffled, s.patch, s.membership)
-        buffers = (self._rows, self._patch, self._membership, self._rates_now)
-        run_op("pool_batch_", features)(*tables, len(s.contributions) - 1, *buffers)
-        blended = blend(s.contributions, features, self._rows)
-        loss, grad = hierarchical_contrastive_loss_and_grad(
-            blended, self._patch, membership=self._membership, config=self.loss
-        )
-        self.transpose_and_move(grad)
-        run_op("pool_advance_", features)(self._step, loss, self.losses)
+        self.differentiate()
+        self.transpose_and_move()
 
-    def transpose_and_move(self, grad: Tensor) -> None:
-        """Adam on the Gaussians that the step's pixels show; ``grad`` (batch, d) is that of the blended features."""
+    def differentiate(self) -> None:
+        """Loss of the next step's batch and its gradient, up to the blended features."""
+        s, c, loss, features = self.stack, self.stack.contributions, self.loss, self.optimizer.features
+        batches = (s.batch_start, s.view, c.offsets, c.ids, self._weights, s.patch, s.membership, self._tables)
+        constants = (loss.phi_min, loss.phi_max, loss.phi_scale, loss.level_decay, loss.min_pixels, loss.weight)
+        run_op("pooled_loss_", features)(
+            self._cells, self._schedule, *batches, features, self._grad, self.losses, *constants, loss.deterministic
+        )
+
+    def transpose_and_move(self) -> None:
+        """Adam on the Gaussians that the batch shows which was differentiated last."""
         optimizer = self.optimizer
-        tables = (self._step, self._schedule, self.stack.view_start, *self.columns.arguments)
         state = (optimizer.features, optimizer.exp_avg, optimizer.exp_avg_sq, optimizer.bad)
-        run_op("pooled_transpose_adam_", grad)(*tables, grad, self._rates_now, *state, *optimizer.settings)
+        run_op("pooled_transpose_adam_", optimizer.features)(
+            self._cells, *self.columns.arguments, self._grad, self._rates, *state, *optimizer.settings
+        )
+
+    def go_to(self, step: int) -> None:
+        """Have ``step`` be the next one, for measurements."""
+        self._cells[0] = step
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows of the stack's contributions that ``step`` takes, their patches and the masks of these."""
+        s = self.stack
+        batch = int(self._schedule[step])
+        first, last = s.batch_start[batch : batch + 2].tolist()
+        rows = torch.arange(first, last, device=s.patch.device)
+        return rows, s.patch[first:last], s.membership[int(s.view[batch])]
+
+
+def loss_tables(stack: PoolStack, loss: LossConfig) -> Tensor:
+    """What the loss's kernels need of patches and masks alone: (batches, bytes) uint8, (1, bytes) of no content where
+    that is more than :data:`TABLE_BYTES`, and empty for references, which need none."""
+    if not has_kernel("pool_loss_tables", stack.patch):
+        return torch.empty(0, 0, dtype=torch.uint8, device=stack.patch.device)
+    tables: Tensor = torch.ops.splatseg.pool_loss_tables(
+        stack.patch, stack.batch_start, stack.view, stack.membership, loss.min_pixels, loss.level_decay, TABLE_BYTES
+    )
+    return tables
 
 
 def run_op(name: str, like: Tensor) -> Any:
@@ -241,6 +314,5 @@ def _nothing_fake(*arguments: Any) -> None:
 
 
 if compiled():
-    torch.library.register_fake("splatseg::pool_batch_", _nothing_fake)
-    torch.library.register_fake("splatseg::pool_advance_", _nothing_fake)
+    torch.library.register_fake("splatseg::pooled_loss_", _nothing_fake)
     torch.library.register_fake("splatseg::pooled_transpose_adam_", _nothing_fake)

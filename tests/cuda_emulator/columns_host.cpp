@@ -1,25 +1,24 @@
-// The CUDA kernel of the transpose of blend with Adam over a view's columns, on the host emulator.
+// The CUDA kernel of the transpose of blend with Adam over a batch's columns, on the host emulator.
 #include "cuda/columns_kernels.cuh"
 
 using namespace splatseg::cuda;
 
 namespace {
 
-// sizes: batch, steps, views, columns, entries, n, d, and the most columns of each kind. in: as the task has them. state:
+// sizes: rows, steps, batches, columns, entries, n, d, and the most columns of each kind. in: as the task has them. state:
 // parameters and both averages. settings: both betas, eps, norm_scale.
 template <class T, class W>
 void run(const int64_t* sizes, const void* const* in, void* const* state, int64_t* bad, const double* settings) {
   ColumnTask<T, W> t{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[6]};
-  t.step = static_cast<const int64_t*>(in[0]);
-  t.schedule = static_cast<const int*>(in[1]);
-  t.view_start = static_cast<const int64_t*>(in[2]);
-  t.view_columns = static_cast<const int64_t*>(in[3]);
-  t.ids = static_cast<const int*>(in[4]);
-  t.offsets = static_cast<const int64_t*>(in[5]);
-  t.positions = static_cast<const int*>(in[6]);
-  t.weights = static_cast<const W*>(in[7]);
-  t.grad = static_cast<const T*>(in[8]);
-  t.rates = static_cast<const AdamScalars*>(in[9]);
+  t.cells = static_cast<const int64_t*>(in[0]);
+  t.batch_columns = static_cast<const int64_t*>(in[1]);
+  t.batch_entries = static_cast<const int64_t*>(in[2]);
+  t.ids = static_cast<const int*>(in[3]);
+  t.offsets = static_cast<const int*>(in[4]);
+  t.positions = static_cast<const int*>(in[5]);
+  t.weights = static_cast<const W*>(in[6]);
+  t.grad = static_cast<const T*>(in[7]);
+  t.rates = static_cast<const AdamScalars*>(in[8]);
   t.params = static_cast<T*>(state[0]);
   t.exp_avg = static_cast<T*>(state[1]);
   t.exp_avg_sq = static_cast<T*>(state[2]);

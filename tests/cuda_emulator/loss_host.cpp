@@ -11,7 +11,8 @@ namespace {
 template <class T>
 void run(LossTask<T> t, bool deterministic) {
   int64_t cleared = 0;
-  const int64_t bytes = lay_out(t, nullptr, cleared);
+  lay_out_tables(t);
+  const int64_t bytes = t.at.bytes + lay_out(t, nullptr, cleared);
   if (t.n == 0 || t.k_max <= 0) {  // as loss_cuda.cu
     *t.loss = 0;
     if (t.with_grad) std::fill(t.grad, t.grad + (int64_t)t.n * t.d, T(0));
@@ -20,7 +21,8 @@ void run(LossTask<T> t, bool deterministic) {
   std::vector<char> memory(bytes + 256, (char)0xff);
   char* base = memory.data() + 255;
   base -= reinterpret_cast<uintptr_t>(base) % 256;
-  lay_out(t, base, cleared);
+  t.tables = base;
+  lay_out(t, base + t.at.bytes, cleared);
   if (deterministic) {
     launch_loss<T, ExactSum<T>>(t, cleared, Stream());
   } else {

@@ -1,6 +1,6 @@
-// The CUDA kernels of blend, its transposes, the Adam steps and the ends of a replayed step, on the host emulator.
+// The CUDA kernels of blend, its transposes and the Adam steps, on the host emulator.
+#include "cuda/adam_kernels.cuh"
 #include "cuda/blend_kernels.cuh"
-#include "cuda/pool_kernels.cuh"
 
 using namespace splatseg::cuda;
 
@@ -56,16 +56,4 @@ extern "C" void adam_any(int wide, const int64_t* sizes, void* const* state, uin
                          const double* scalars, const double* on_device, int64_t* bad) {
   if (wide) adam(sizes, reinterpret_cast<double* const*>(state), rows, static_cast<const double*>(lr), scalars, on_device, bad);
   else adam(sizes, reinterpret_cast<float* const*>(state), rows, static_cast<const float*>(lr), scalars, on_device, bad);
-}
-// sizes: batch, steps, views, rows, words, empty_row. in: step, schedule, rates, view_start, shuffled, patch, membership.
-extern "C" void pool_batch(const int64_t* sizes, const void* const* in, void* const* out) {
-  launch_draw(PoolTask{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], static_cast<const int64_t*>(in[0]),
-                       static_cast<const int*>(in[1]), static_cast<const double*>(in[2]), static_cast<const int64_t*>(in[3]),
-                       static_cast<const int64_t*>(in[4]), static_cast<const int*>(in[5]),
-                       static_cast<const int64_t*>(in[6]), static_cast<int64_t*>(out[0]), static_cast<int*>(out[1]),
-                       static_cast<int64_t*>(out[2]), static_cast<double*>(out[3])},
-              Stream());
-}
-extern "C" void pool_advance(int64_t steps, int64_t* step, const float* loss, float* losses) {
-  launch_advance(AdvanceTask<float>{steps, step, loss, losses}, Stream());
 }

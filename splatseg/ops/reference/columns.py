@@ -1,4 +1,4 @@
-"""Specification of the transpose of ``blend`` and Adam over a view's columns, in plain PyTorch."""
+"""Specification of the transpose of ``blend`` and Adam over a batch's columns, in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from splatseg.ops.reference.blend import select_rows
 
 
 def pooled_transpose_adam_(
-    step: Tensor,
-    schedule: Tensor,
-    view_start: Tensor,
-    view_columns: Tensor,
+    cells: Tensor,
+    batch_columns: Tensor,
+    batch_entries: Tensor,
     ids: Tensor,
     offsets: Tensor,
     positions: Tensor,
@@ -31,25 +30,21 @@ def pooled_transpose_adam_(
     eps: float,
     norm_weight: float,
 ) -> None:
-    """Adam, as ``adam_``, on the Gaussians that the batch of step number ``step`` () shows.
+    """Adam, as ``adam_``, on the Gaussians that batch b = ``cells[2]`` shows, with the ``rates`` of step ``cells[1]``.
 
-    The batch is the window of ``pool_batch_``: the entry at position p of its view has row (p - start) mod count of
-    ``grad`` (batch, d), where the batch has that row. The columns of view v are ``view_columns[v, 0]`` up to
-    ``view_columns[v, 3]``, each of one Gaussian of ``ids``; its gradient is the sum of weight * row over its entries in
-    the window. A Gaussian without such entries stays as it is. Beyond the last step nothing happens. ``most`` sizes the
-    launch of kernels.
+    The columns of the batch are ``batch_columns[b, 0]`` up to ``batch_columns[b, 3]``, each of one Gaussian of ``ids``;
+    its gradient is the sum of weight * row of ``grad`` (rows, d) over the column's entries, of which ``offsets`` tells
+    (:class:`splatseg.ops.columns.PoolColumns`). A Gaussian without a column stays as it is. Without a batch (-1)
+    nothing happens. ``most`` sizes the launch of kernels.
     """
-    at = int(step)
-    if not 0 <= at < len(schedule):
+    step, batch = cells[1:].tolist()
+    if not (0 <= step < len(rates) and 0 <= batch < len(batch_columns)):
         return
-    view, first = schedule[at].tolist()
-    count = int(view_start[view + 1] - view_start[view])
-    begin, *_, end = view_columns[view].tolist()
-    entries, column = select_rows(offsets[begin : end + 1], None)
-    row = (positions[entries].long() - first) % count
-    inside = row < len(grad)
-    entries, row, gaussian = entries[inside], row[inside], ids[begin:end][column[inside]].long()
+    begin, *_, end = batch_columns[batch].tolist()
+    entries, column = select_rows(offsets[begin + batch : end + batch + 1].long(), None)
+    entries = entries + batch_entries[batch]
+    gaussian = ids[begin:end][column].long()
     sums, touched = params.new_zeros(1, *params.shape), params.new_zeros(1, len(params), dtype=ids.dtype)
-    sums[0].index_add_(0, gaussian, weights[entries].to(grad.dtype)[:, None] * grad[row])
+    sums[0].index_add_(0, gaussian, weights[entries].to(grad.dtype)[:, None] * grad[positions[entries].long()])
     touched[0, gaussian] = 1
-    adam_(params, exp_avg, exp_avg_sq, sums, touched, None, rates, bad, beta1, beta2, eps, norm_weight, True)
+    adam_(params, exp_avg, exp_avg_sq, sums, touched, None, rates[step], bad, beta1, beta2, eps, norm_weight, True)

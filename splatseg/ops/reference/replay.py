@@ -1,46 +1,56 @@
-"""Specification of the two ends of a replayed step of the feature fit, in plain PyTorch."""
+"""Specification of a replayed step of the feature fit up to the gradient of its pixels, in plain PyTorch."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
+from splatseg.ops.loss_config import LossConfig
+from splatseg.ops.reference.blend import blend
+from splatseg.ops.reference.loss import hierarchical_contrastive_loss
 
-def pool_batch_(
-    step: Tensor,
+
+def pooled_loss_(
+    cells: Tensor,
     schedule: Tensor,
-    rates: Tensor,
-    view_start: Tensor,
-    shuffled: Tensor,
+    batch_start: Tensor,
+    view: Tensor,
+    offsets: Tensor,
+    ids: Tensor,
+    weights: Tensor,
     patch: Tensor,
     membership: Tensor,
-    empty_row: int,
-    out_rows: Tensor,
-    out_patch: Tensor,
-    out_membership: Tensor,
-    out_rates: Tensor,
+    tables: Tensor,
+    features: Tensor,
+    grad: Tensor,
+    losses: Tensor,
+    phi_min: float,
+    phi_max: float,
+    phi_scale: float,
+    level_decay: float,
+    min_pixels: int,
+    weight: float,
+    deterministic: bool,
 ) -> None:
-    """Write the pixels of step number ``step`` (), and the optimizer's scalars, to the ``out_`` buffers.
+    """Loss of the batch of step number ``cells[0]``, noted in ``losses`` (steps,), and its gradient in the blended
+    features of the batch's pixels, in the first rows of ``grad`` (rows of the largest batch, d).
 
-    The view is ``schedule[step, 0]``; its pixels are a window of its shuffled rows, wrapped around, that starts at
-    ``schedule[step, 1]``. Where the view has fewer rows than the batch, ``empty_row`` and patch 0 fill it up.
-    Beyond the last step nothing is written.
+    The batch is b = ``schedule[step]``, its pixels are rows ``batch_start[b]:batch_start[b + 1]`` of the contributions
+    (``offsets``, ``ids``, ``weights``) and of ``patch``, and the masks that count are ``membership[view[b]]``.
+    ``cells`` (3,) then has the number of the next step, of this one, and b. Beyond the last step the batch is -1 and
+    nothing else is written. ``tables`` is for kernels: what the loss needs of patches and masks alone.
     """
-    at, batch = int(step), len(out_rows)
-    if not 0 <= at < len(schedule):
+    step = int(cells[0])
+    if not 0 <= step < len(schedule):
+        cells[1], cells[2] = step, -1
         return
-    view, first = schedule[at].tolist()
-    begin, end = view_start[view : view + 2].tolist()
-    window = [begin + (first + i) % (end - begin) for i in range(min(batch, end - begin))]
-    out_rows.fill_(empty_row)
-    out_patch.fill_(0)
-    out_rows[: len(window)] = shuffled[window]
-    out_patch[: len(window)] = patch[window]
-    out_membership.copy_(membership[view])
-    out_rates.copy_(rates[at])
-
-
-def pool_advance_(step: Tensor, loss: Tensor, losses: Tensor) -> None:
-    """Note the ``loss`` () of step number ``step`` () in ``losses`` (steps,), and go on to the next."""
-    if 0 <= int(step) < len(losses):
-        losses[int(step)] = loss
-    step += 1
+    batch = int(schedule[step])
+    cells.copy_(torch.tensor([step + 1, step, batch]))
+    first, last = batch_start[batch : batch + 2].tolist()
+    config = LossConfig(phi_min, phi_max, phi_scale, level_decay, min_pixels, weight, deterministic=deterministic)
+    rows = torch.arange(first, last, device=offsets.device)
+    with torch.enable_grad():
+        leaf = blend(offsets, ids, weights, features.detach(), rows).requires_grad_()
+        loss = hierarchical_contrastive_loss(leaf, patch[first:last], None, membership[int(view[batch])], config)
+        losses[step] = loss.detach()
+        grad[: last - first] = torch.autograd.grad(loss, leaf)[0]
