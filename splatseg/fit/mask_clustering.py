@@ -23,6 +23,8 @@ from splatseg.ops.mask_products import MaskEvidence, gather
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
+LOOSEST = 0.5  # overlap below which masks of two views are never one thing, however small: half of each is another
+ROUNDING = 2e-5  # of overlaps, which are ratios of float32 sums
 ENOUGH = 0.3  # of what the best view shows of a segment: a view that shows less can neither confirm nor refute it
 
 
@@ -38,6 +40,9 @@ class MaskClusteringConfig:
         late_iou: ... from which masks do that have then found no segment: small parts, which overlap less for the same
             error at their border. ``seed_iou`` turns it off.
         min_iou: overlap from which a mask counts as one of a segment's.
+        border_slack: where masks' borders lie so far off that small ones of one thing overlap by less than ``late_iou``
+            or ``min_iou``, such an overlap suffices: what is expected of their size at so many times the border error
+            that the masks show (:func:`border_error`). 0 turns it off.
         min_views: a segment that fewer views show is dropped; where only few views see a third of it, one that fewer
             than half of them show, or a single one.
         min_share: ... and one that is shown in less than this share of the views that see a third of it.
@@ -56,6 +61,7 @@ class MaskClusteringConfig:
     seed_iou: float = 0.85
     late_iou: float = 0.7
     min_iou: float = 0.6
+    border_slack: float = 1.5
     min_views: int = 3
     min_share: float = 0.15
     duplicate_iou: float = 0.9
@@ -105,13 +111,17 @@ def find_segments(
     if count > config.max_gaussians:
         chosen = np.random.default_rng(seed).choice(count, config.max_gaussians, replace=False)
         compared = evidence.rows(np.sort(chosen))
-    agreement = compared.agreement(config.late_iou)
-    needed = config.needed(_could(compared.shown()))
+    agreement, shown = compared.agreement(min(config.late_iou, LOOSEST)), compared.shown()
+    needed = config.needed(_could(shown))
+    size = shown[np.arange(len(shown)), compared.view]
+    overlap = expected_overlap(size, config.border_slack * border_error(agreement, size))
+    founding = np.minimum(config.late_iou, np.minimum(overlap[agreement.row], overlap[agreement.col]))
+    joining = np.minimum(config.min_iou, overlap)
     owner = np.full(len(compared.view), -1, np.int64)
-    for iou in dict.fromkeys((config.seed_iou, config.late_iou)):
+    for iou in (config.seed_iou, config.late_iou, *([founding] if config.border_slack else [])):
         owner = _group(agreement, owner, iou, needed)
         for _ in range(config.rounds):
-            owner = _hand_out(compared, owner, config)
+            owner = _hand_out(compared, owner, joining, config)
     inside = evidence.vote(owner)
     if config.nesting < 1:
         inside = _nest(inside, evidence.mutual(inside), config.nesting)
@@ -132,14 +142,42 @@ def _could(shown: Floats) -> Ints:
     return (shown > ENOUGH * shown.max(axis=1, initial=0, keepdims=True)).sum(axis=1)
 
 
-def _group(agreement: sparse.coo_matrix, owner: Ints, iou: float, needed: Ints) -> Ints:
+def border_error(agreement: sparse.coo_matrix, size: Floats) -> float:
+    """How far masks of the same thing lie off one another at their borders, in pixels of the pools or so.
+
+    Two masks of area a whose borders, of length c sqrt(a), lie e apart on average differ in c e sqrt(a) / 2 more or
+    less than each has alone: (1 - IoU) / (1 + IoU) = (c / 4) e / sqrt(a). Of the masks that are each other's best match
+    in any view, which are mostly of one thing, the median of that times sqrt(a).
+
+    Args:
+        agreement: (m, m) overlap of masks of different views, from some least on.
+        size: (m,) weight of each.
+    """
+    a = agreement
+    best = np.zeros(len(size), np.float32)
+    np.maximum.at(best, a.row, a.data)
+    mutual = (a.data >= best[a.row]) & (a.data >= best[a.col])
+    if not mutual.any():
+        return 0.0
+    least = np.minimum(size[a.row[mutual]], size[a.col[mutual]])
+    return float(np.median((1 - a.data[mutual]) / (1 + a.data[mutual]) * np.sqrt(least)))
+
+
+def expected_overlap(size: Floats, error: float) -> Floats:
+    """(m,) overlap of two masks of areas ``size`` whose borders lie ``error`` apart (:func:`border_error`), at least
+    :data:`LOOSEST`: what overlaps less is more likely another thing."""
+    off = np.minimum(error / np.sqrt(np.maximum(size, 1e-9)), 1)
+    return np.maximum((1 - off) / (1 + off), LOOSEST)
+
+
+def _group(agreement: sparse.coo_matrix, owner: Ints, iou: float | Floats, needed: Ints) -> Ints:
     """(m,) segment of each mask, -1 for none: those of ``owner`` and new ones among the masks that have none there.
 
     A segment takes as many masks as ``needed`` (m,) says of its first. The mask that most others agree with takes
-    those, and so on.
+    those, and so on. ``iou``: least overlap of two masks that are one thing, for all or for each entry.
     """
     a = agreement
-    free = (a.data >= iou) & (owner[a.row] < 0) & (owner[a.col] < 0)
+    free = (a.data >= iou - ROUNDING) & (owner[a.row] < 0) & (owner[a.col] < 0)
     graph = sparse.csr_matrix((a.data[free], (a.row[free], a.col[free])), shape=a.shape)
     owner = owner.copy()
     found = int(owner.max(initial=-1)) + 1
@@ -152,20 +190,30 @@ def _group(agreement: sparse.coo_matrix, owner: Ints, iou: float, needed: Ints) 
     return owner
 
 
-def _hand_out(evidence: MaskEvidence, owner: Ints, config: MaskClusteringConfig) -> Ints:
-    """Every mask to the segment it overlaps most, after dropping duplicates; segments with too few views end."""
+def _hand_out(evidence: MaskEvidence, owner: Ints, joining: Floats, config: MaskClusteringConfig) -> Ints:
+    """Every mask to the segment it overlaps most, by its own ``joining`` (m,) at least, after dropping duplicates;
+    segments with too few views end."""
     sets = evidence.vote(owner)
     sets = sets[:, _distinct(evidence.mutual(sets), np.bincount(owner[owner >= 0]), config.duplicate_iou)]
-    overlap, shown = evidence.matches(sets, config.min_iou)
-    order = np.argsort(overlap.data, kind="stable")
+    overlap, shown = evidence.matches(sets, float(joining.min(initial=1)))
     could = _could(shown)
     needed = config.needed(could)
-    best = np.full(len(owner), -1, np.int64)
-    best[overlap.row[order]] = overlap.col[order]  # the last, i.e. largest, assignment stays
+    best = _best_column(overlap, joining)
     views = _distinct_views(best, evidence.view, sets.shape[1])
     kept = views >= np.maximum(needed, config.min_share * could)
     number = np.append(np.where(kept, np.cumsum(kept) - 1, -1), -1)  # at the end that of no segment
     return number[best]
+
+
+def _best_column(overlap: sparse.coo_matrix, least: Floats) -> Ints:
+    """(m,) column of the largest entry of each row, of ``least`` (m,) at least, -1 where there is none; the last of
+    equal ones, and what rounding alone makes unequal counts as equal: devices add up in different orders."""
+    top = np.zeros(overlap.shape[0], np.float32)
+    np.maximum.at(top, overlap.row, overlap.data)
+    chosen = (overlap.data >= least[overlap.row] - ROUNDING) & (overlap.data >= top[overlap.row] - ROUNDING)
+    best = np.full(overlap.shape[0], -1, np.int64)
+    np.maximum.at(best, overlap.row[chosen], overlap.col[chosen])
+    return best
 
 
 def _distinct_views(owner: Ints, view: Ints, count: int) -> Ints:
