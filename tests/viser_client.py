@@ -6,6 +6,7 @@ a camera of its own, and collects the files that are handed out.
 
 from __future__ import annotations
 
+import html
 import http.client
 import re
 import threading
@@ -66,10 +67,12 @@ class HeadlessWindow:
         self.unit = browser_unit(camera.near if near is None else near)  # of all lengths that it sends
         self.storage = {} if storage is None else storage
         self.widgets: dict[str, dict[str, Any]] = {}
+        self.commands: dict[str, str] = {}  # what the palette and its keys offer
         self.shown: list[str] = []  # every text the status line has had
         self.downloads: dict[str, bytes] = {}
         self.limits = {"near": 0.01, "far": 1000.0, "min_orbit_distance": 0.01, "max_orbit_distance": 1e4}
         self.pieces = 0  # of the splat that were sent
+        self.moved: dict[str, tuple[float, ...]] = {}  # where the server has put the camera
         self._parts: dict[str, tuple[str, int, bytearray]] = {}
         self._lock = threading.Lock()
         self._socket = websockets.sync.client.connect(
@@ -114,6 +117,12 @@ class HeadlessWindow:
         """Draw a rectangle between two image positions."""
         places = tuple((u / self.camera.width, v / self.camera.height) for u, v in corners)
         self._send(_messages.ScenePointerMessage("rect-select", None, None, places, modifier))
+
+    def key(self, command: str) -> None:
+        """Press the key of the command of that name."""
+        with self._lock:
+            uuid = next(uuid for uuid, label in self.commands.items() if label == command)
+        self._send(_messages.CommandTriggerMessage(uuid))
 
     def press(self, label: str) -> None:
         """Press the button ``label``, or that button of a group."""
@@ -168,12 +177,14 @@ class HeadlessWindow:
         for _, widget in self._all():
             content = widget["props"].get("content")
             if widget["type"] == "GuiHtmlMessage" and content and "selected ·" in content:
-                return re.sub("<[^>]*>", " ", content)
+                return html.unescape(re.sub("<[^>]*>", " ", content))
         return ""
 
     @property
     def selected(self) -> int:
         """How many Gaussians the status line says are selected."""
+        if "Nothing selected" in self.status:
+            return 0
         found = re.search(r"([\d,]+)\s+selected", self.status)
         return int(found[1].replace(",", "")) if found else -1
 
@@ -182,7 +193,7 @@ class HeadlessWindow:
         labels = [w["props"].get("label") for _, w in self._all() if w["type"] == "GuiFolderMessage"]
         return [label for label in labels if label and " · " in label]
 
-    def html(self, text: str) -> str:
+    def markup(self, text: str) -> str:
         """The markup of the first widget, but the status line, that holds ``text``."""
         contents = [w["props"].get("content") or "" for _, w in self._all() if w["type"] == "GuiHtmlMessage"]
         return next((content for content in contents if text in content and "selected ·" not in content), "")
@@ -204,7 +215,9 @@ class HeadlessWindow:
     def _take(self, message: dict[str, Any]) -> None:
         kind = message["type"]
         with self._lock:
-            if kind.startswith("Gui") and "props" in message:
+            if kind == "RegisterCommandMessage":
+                self.commands[message["uuid"]] = message["props"]["label"]
+            elif kind.startswith("Gui") and "props" in message:
                 self.widgets[message["uuid"]] = message
             elif kind == "GuiUpdateMessage" and message["uuid"] in self.widgets:
                 widget = self.widgets[message["uuid"]]
@@ -217,6 +230,8 @@ class HeadlessWindow:
         if kind in LIMIT_MESSAGES:
             name = LIMIT_MESSAGES[kind]
             self.limits[name] = message[name]
+        if kind in ("SetCameraPositionMessage", "SetCameraLookAtMessage") and not message["initial"]:
+            self.moved[kind] = tuple(message.get("position") or message["look_at"])
         if "/splat/" in str(message.get("name")):
             self.pieces += 1
         if kind == "LocalStorageSetItemMessage":

@@ -56,7 +56,7 @@ class Look:
     Attributes:
         mode: photo colors, feature PCA, labels and objects, depth, the scores of the last click, or how many of the
             views that see a Gaussian agree on what it lies in.
-        dim: what is not selected is grayed while something is.
+        dim: what is not selected is grayed while something is, except of an object that is shown alone.
         highlight: what is selected is tinted, proposed floaters in red. Colors that stand for a value (``DATA_MODES``)
             are neither grayed nor tinted, those of labels are not tinted.
     """
@@ -125,7 +125,8 @@ class Painter:
             selected = selection.mask[self.ids].cpu().numpy()
             if selected.any():
                 tinted = look.highlight and look.mode != "labels"  # a tinted label would be of another's color
-                packed = np.where(selected, bright if tinted else plain, dimmed if look.dim else plain)
+                dim = look.dim and self.session.isolated is None  # what is shown alone is told from nothing
+                packed = np.where(selected, bright if tinted else plain, dimmed if dim else plain)
         hidden = self.session.hidden()
         if hidden is not None:
             packed = np.where(hidden[self.ids].numpy(), np.uint32(0), packed)
@@ -181,8 +182,7 @@ class Painter:
         if camera is None:
             raise SplatsegError("depth: expected a camera to measure from, found none")
         depth = camera.project(space.gaussians.means[ids])[1].cpu().numpy()
-        ahead = depth[depth > 0]
-        low, high = np.percentile(ahead, [2, 98]) if len(ahead) else (0.0, 1.0)
+        low, high = depth_range(space.gaussians, camera)
         return colormap(1 - (depth - low) / max(high - low, 1e-9))
 
     def _label_colors(self) -> NDArray[np.float32]:
@@ -194,6 +194,14 @@ class Painter:
         for entry in content.objects.values():
             colors[entry.ids.numpy()] = entry.color
         return colors[self.ids.numpy()].astype(np.float32)
+
+
+def depth_range(gaussians: Gaussians, camera: Camera) -> tuple[float, float]:
+    """The depths that depth colors end at, world units: the 2nd and 98th percentile of what is ahead of ``camera``."""
+    depth = camera.project(gaussians.means)[1].cpu().numpy()
+    ahead = depth[depth > 0]
+    low, high = np.percentile(ahead, [2, 98]) if len(ahead) else (0.0, 1.0)
+    return float(low), float(high)
 
 
 def colormap(values: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -92,7 +92,9 @@ class LabelSteps(SessionSteps):
         def edit(tree: LabelTree) -> tuple[LabelTree, tuple[int, ...]]:
             wanted = self._selected(tree) if chosen is None else tuple(chosen)
             if len(wanted) < 2:
-                raise SplatsegError(f"merge: expected two labels selected as a whole, found {len(wanted)}")
+                raise SplatsegError(
+                    f"merge: expected two whole labels selected, found {len(wanted)}; click one, Shift-click another"
+                )
             for other in wanted[1:]:
                 tree = tree.merge(wanted[0], other)
             return tree, wanted[:1]
@@ -110,7 +112,7 @@ class LabelSteps(SessionSteps):
         def edit(tree: LabelTree) -> tuple[LabelTree, tuple[int, ...]]:
             wanted = self._selected(tree) if label is None else (label,)
             if len(wanted) != 1:
-                raise SplatsegError(f"split: expected one label selected as a whole, found {len(wanted)}")
+                raise SplatsegError(f"split: expected one whole label selected, found {len(wanted)}; click one")
             return label_edit.split(tree, wanted[0], self.workspace.field.unit, job.report)
 
         return self._edit_labels("split", edit)

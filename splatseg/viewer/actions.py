@@ -16,7 +16,7 @@ from splatseg.viewer.splats import SplatTemplate
 
 @dataclass
 class Choices:
-    """What this window is set to; not part of undo."""
+    """What this window is set to; not part of undo, and kept when the page is loaded anew."""
 
     mode: Mode = "replace"
     look: Look = field(default_factory=Look)
@@ -24,6 +24,7 @@ class Choices:
     drag_rectangle: bool = False
     photo: View | None = None
     photo_selection: bool = True
+    photo_fade: float = 0.0  # 0 the photo, 1 what is drawn from its place
 
 
 class Actions(Protocol):
@@ -34,13 +35,17 @@ class Actions(Protocol):
     template: SplatTemplate
     choices: Choices
     drags: Drags
+    doing: Job | None  # what the queue does now
 
     @property
     def look(self) -> Look:
         """What the window shows now."""
 
-    def camera(self) -> Camera:
-        """The browser's camera now."""
+    def camera(self, size: tuple[int, int] | None = None) -> Camera:
+        """The browser's camera now, at its own picture size or at another (width, height)."""
+
+    def focus(self) -> None:
+        """Move the camera to what is selected."""
 
     def post(self, action: Callable[[], object], key: str | None = None) -> None:
         """Queue ``action``; one posted under the same key that has not begun is replaced."""
@@ -63,8 +68,8 @@ class Actions(Protocol):
     def complain(self, message: str) -> None:
         """Show what went wrong."""
 
-    def set_look(self, look: Look) -> None:
-        """Paint otherwise from now on."""
+    def set_look(self, name: str, value: object) -> None:
+        """Paint otherwise from now on: another value for that field of the look."""
 
     def show_photo(self) -> None:
         """Show the chosen photo as the choices say."""

@@ -9,16 +9,20 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from splatseg.session import Session, Workspace
-from splatseg.viewer.convert import FAR, NEAR, overview_pose, scene_up, turn_distance, view_pose
+from splatseg.viewer.actions import Choices
+from splatseg.viewer.convert import FAR, NEAR, Pose, overview_pose, scene_up, turn_distance, view_pose
 from splatseg.viewer.server import ServerConfig, open_server
 from splatseg.viewer.splats import SplatTemplate
-from splatseg.viewer.window import Window
+from splatseg.viewer.window import Window, pose_of
 
 SESSION_KEY = "splatseg-session"  # in the browser's local storage: finds the session again after a lost connection
 KEPT_SECONDS = 3600.0
 KEPT_BYTES = 1_000_000_000  # of the sessions of closed windows together; those closed first are forgotten beyond it
 STORAGE_SECONDS = 10.0  # a busy browser answers late
+BACK = "Welcome back: selection, undo, camera and settings are as you left them"
 OVERTAKEN_SECONDS = 1.0  # a new connection may be noticed before the end of the one it replaces
 
 log = logging.getLogger(__name__)
@@ -39,10 +43,12 @@ class ViewerConfig:
 
 @dataclass
 class ClosedWindow:
-    """A session whose browser is gone."""
+    """A session whose browser is gone, and how its window stood: camera (in the browser's units) and choices."""
 
     session: Session
     since: float
+    choices: Choices = field(default_factory=Choices)
+    pose: Pose | None = None
 
 
 class Viewer:
@@ -92,15 +98,23 @@ class Viewer:
         start.near, start.far = NEAR, FAR
 
     def _connected(self, client: Any) -> None:
-        session, key, greeting = self._session_for(client)
-        window = Window(client, session, self.template)
+        left, key, greeting = self._session_for(client)
+        window = Window(client, left.session, self.template, left.choices)
+        if left.pose is not None and self._is_new(client):
+            window.put_camera(left.pose)
         with self._lock:
             self._keys[client.client_id] = key
             self.windows[client.client_id] = window
         if greeting:
             window.post(lambda: window.say(greeting))
 
-    def _session_for(self, client: Any) -> tuple[Session, str, str]:
+    def _is_new(self, client: Any) -> bool:
+        """Whether the browser's camera stands where a page begins: the page was loaded anew. One that only lost its
+        connection has its camera still, which may have moved since."""
+        start, now = self.server.initial_camera.position, client.camera.position
+        return float(np.abs(start - now).max()) < 1e-3 * max(float(np.abs(start).max()), 1.0)
+
+    def _session_for(self, client: Any) -> tuple[ClosedWindow, str, str]:
         """The session of this browser, taken up where its last connection left it, or a new one; and what to say."""
         try:
             known = client.local_storage.get_item(SESSION_KEY, timeout=STORAGE_SECONDS)
@@ -113,14 +127,15 @@ class Viewer:
             self._forget()
             left = self._closed.pop(known, None) if known else None
         if left is not None and known:
-            return left.session, known, "back where the connection was lost"
+            return left, known, BACK
         session = Session(self.workspace)
         step = self.workspace.take_restored_step()
         if step is not None:
             session.resume(step)
         key = secrets.token_urlsafe(16)
         client.local_storage.set_item(SESSION_KEY, key)
-        return session, key, self.workspace.restored or "" if step is not None else ""
+        new = ClosedWindow(session, time.monotonic())
+        return new, key, self.workspace.restored or "" if step is not None else ""
 
     def _disconnected(self, client: Any) -> None:
         with self._lock:
@@ -128,7 +143,7 @@ class Viewer:
             key = self._keys.pop(client.client_id, None)
             if window is None or key is None:
                 return
-            self._closed[key] = ClosedWindow(window.session, time.monotonic())
+            self._closed[key] = ClosedWindow(window.session, time.monotonic(), window.choices, pose_of(window.client))
             self._forget()
         window.close()
 

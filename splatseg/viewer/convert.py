@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
+from torch import Tensor
 
 from splatseg.core.camera import Camera
 from splatseg.core.gaussians import Gaussians
@@ -88,6 +89,17 @@ def overview_pose(gaussians: Gaussians) -> Pose:
     center, radius = ((low + high) / 2).numpy(), float((high - low).norm()) / 2
     direction = np.array([0.4, -0.5, -0.8])
     return Pose(center + direction * (radius or 1.0) * 2.2, center, np.array([0.0, -1.0, 0.0]), 0.9)
+
+
+def focus_pose(gaussians: Gaussians, ids: Tensor, now: Pose) -> Pose:
+    """The pose that looks as ``now`` does and shows the Gaussians ``ids`` (m,): their middle 96 % fill half of it."""
+    means = gaussians.means[ids].double().cpu()
+    picked = means[torch.linspace(0, len(means) - 1, min(len(means), 50_000)).long()]
+    low, high = picked.quantile(0.02, dim=0), picked.quantile(0.98, dim=0)
+    spread = float((high - low).norm()) / 2 or 3 * float(gaussians.scales[ids].max())
+    center, away = ((low + high) / 2).numpy(), now.position - now.look_at
+    distance = 2 * spread / tan(now.fov / 2)
+    return Pose(center + away / max(float(np.linalg.norm(away)), 1e-12) * distance, center, now.up, now.fov)
 
 
 def scene_up(scene: Scene) -> NDArray[np.float64]:

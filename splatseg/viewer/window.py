@@ -6,6 +6,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,18 +17,28 @@ from splatseg.core.errors import SplatsegError
 from splatseg.core.progress import SILENT
 from splatseg.core.scene import View
 from splatseg.session import Cancelled, Job, Mode, Session
-from splatseg.session.colors import Look, Painter, overlay, showable
+from splatseg.session.colors import Look, Painter, showable
 from splatseg.viewer.actions import Choices
-from splatseg.viewer.convert import FARTHEST_TURN, NEAREST_TURN, Pose, browser_camera, turn_distance, view_pose
+from splatseg.viewer.convert import (
+    FARTHEST_TURN,
+    NEAREST_TURN,
+    Pose,
+    browser_camera,
+    focus_pose,
+    turn_distance,
+    view_pose,
+)
 from splatseg.viewer.drags import Drags
-from splatseg.viewer.panels.tabs import Kind, Panels
+from splatseg.viewer.panels.tabs import Panels
 from splatseg.viewer.queue import ActionQueue
 from splatseg.viewer.splats import SplatNodes, SplatTemplate
+from splatseg.viewer.status import Kind, plain
 
 SLOW_SECONDS = 1.0  # what takes longer gets a progress bar and a cancel button
 STALE_CAMERA_SECONDS = 0.5  # a click may overtake the message with the camera it was made with
 DEPTH_SECONDS = 0.4  # depth colors follow the camera at most so often
 MODIFIED: dict[str | None, Mode] = {"shift": "add", "alt": "subtract", "alt+shift": "intersect"}
+CTRL = "cmd/ctrl"  # with a drag it draws a rectangle, with a click it subtracts
 
 log = logging.getLogger(__name__)
 
@@ -38,13 +50,14 @@ class Window:
         client: viser's handle of the browser.
         session: this window's session.
         template: what is drawn.
+        choices: what the window is set to; as new if not given.
     """
 
-    def __init__(self, client: Any, session: Session, template: SplatTemplate) -> None:
+    def __init__(self, client: Any, session: Session, template: SplatTemplate, choices: Choices | None = None) -> None:
         self.client = client
         self.session = session
         self.template = template
-        self.choices = Choices()
+        self.choices = choices or Choices()
         self.drags = Drags()
         self._starting = threading.Lock()
         self.job: Job | None = None  # what runs beside the queue
@@ -154,8 +167,9 @@ class Window:
 
     def complain(self, message: str) -> None:
         """Show what went wrong, in the status line and as a note that goes away."""
-        self.panels.message(message, "failed")
-        self.client.add_notification("Not done", message, auto_close_seconds=6, color="orange")
+        said = plain(message)
+        self.panels.message(said, "failed")
+        self.client.add_notification("Not done", said, auto_close_seconds=6, color="orange")
 
     # Showing ---------------------------------------------------------------------------------------------------------
 
@@ -178,25 +192,23 @@ class Window:
 
     def show_photo(self) -> None:
         """The photo of the view that was gone to, with the selection on it if wanted."""
-        view = self.choices.photo
-        self.panels.show_photo(
-            view, None if view is None else overlay(self.session, view, self.choices.photo_selection)
-        )
+        self.panels.photo.show(self.choices.photo)
 
-    def set_look(self, look: Look) -> None:
-        self.choices.look = look
-        self.act(self._check_look, "look")
+    def set_look(self, name: str, value: object) -> None:
+        self.act(partial(self._put_look, name, value), f"look {name}")
 
-    def _check_look(self) -> None:
-        if self.choices.look.mode == "scores" and self.session.active is None:
+    def _put_look(self, name: str, value: object) -> None:
+        if value == "scores" and self.session.active is None:
             raise SplatsegError("heat map: expected a clicked thing, found none; click one first")
+        self.choices.look = replace(self.choices.look, **{name: value})  # type: ignore[arg-type]
 
     # Cameras ---------------------------------------------------------------------------------------------------------
 
-    def camera(self) -> Camera:
-        """The browser's camera now, at its own picture size."""
+    def camera(self, size: tuple[int, int] | None = None) -> Camera:
+        """The browser's camera now, at its own picture size or at another (width, height) of the same angle in
+        height."""
         state = self.client.camera
-        width, height = max(state.image_width, 1), max(state.image_height, 1)
+        width, height = size or (max(state.image_width, 1), max(state.image_height, 1))
         near = self.session.workspace.near
         return browser_camera(state.position, state.wxyz, state.fov, width, height, near)
 
@@ -218,13 +230,23 @@ class Window:
 
     def go_to(self, pose: Pose) -> None:
         """Move the browser's camera."""
-        pose = pose.in_units(self.template.unit)
+        self.put_camera(pose.in_units(self.template.unit))
+
+    def put_camera(self, pose: Pose) -> None:
+        """:meth:`go_to` in the browser's units."""
         with self.client.atomic():
             self.client.camera.position = pose.position
             self.client.camera.look_at = pose.look_at
             self.client.camera.up_direction = pose.up
             self.client.camera.fov = pose.fov
         self.client.flush()
+
+    def focus(self) -> None:
+        """Turn around the middle of what is selected, from as far as shows all of it; the direction stays."""
+        if not len(self.session.selection):
+            raise SplatsegError("focus: expected something selected to look at, found nothing")
+        now = pose_of(self.client).in_units(1 / self.template.unit)
+        self.go_to(focus_pose(self.session.workspace.gaussians, self.session.selection.ids, now))
 
     def go_to_view(self, view: View | None) -> None:
         """Look as the photo does and show it beside; None only hides the photo."""
@@ -238,7 +260,7 @@ class Window:
 
     def _listen_to_canvas(self) -> None:
         scene = self.client.scene
-        for modifier in (None, *MODIFIED):
+        for modifier in (None, *MODIFIED, CTRL):
             scene.on_click(modifier=modifier)(self._clicked)
         for modifier in ("cmd/ctrl", "cmd/ctrl+shift", "cmd/ctrl+alt"):
             scene.on_rect_select(modifier=modifier)(self._dragged)
@@ -261,7 +283,7 @@ class Window:
         return MODIFIED.get(keys, self.choices.mode) if keys else self.choices.mode
 
     def _clicked(self, event: Any) -> None:
-        mode, (x, y) = self.mode_for(event.modifier), event.screen_pos
+        mode, (x, y) = "subtract" if event.modifier == CTRL else self.mode_for(event.modifier), event.screen_pos
 
         def action() -> None:
             camera = self.camera_of_ray(event.ray_origin)
@@ -295,6 +317,13 @@ class Window:
             if state != self._painted_camera:
                 self._painted_camera = state
                 self.paint()
+                self.panels.show_legend()
                 time.sleep(DEPTH_SECONDS)
 
         self.post(repaint, "depth")
+
+
+def pose_of(client: Any) -> Pose:
+    """Where a browser's camera is, in the browser's units."""
+    camera = client.camera
+    return Pose(camera.position.copy(), camera.look_at.copy(), camera.up_direction.copy(), float(camera.fov))

@@ -8,6 +8,7 @@ from typing import Any
 
 from splatseg.session import SceneObject
 from splatseg.viewer.actions import Actions
+from splatseg.viewer.status import ONE_LINE, short, swatch
 
 
 class ObjectRow:
@@ -42,7 +43,7 @@ class ObjectRow:
 
     @staticmethod
     def _label(entry: SceneObject) -> str:
-        return f"{entry.name} · {len(entry):,}{'' if entry.visible else ' · hidden'}"
+        return f"{short(entry.name)} · {len(entry):,}{'' if entry.visible else ' · hidden'}"
 
     def update(self, entry: SceneObject) -> None:
         self.folder.label = self._label(entry)
@@ -87,9 +88,9 @@ class ObjectsPanel:
 
     def _show_list(self, objects: list[SceneObject]) -> None:
         lines = [
-            f"<div style='opacity:{1 if o.visible else 0.45}'><span style='display:inline-block;width:0.8em;"
-            f"height:0.8em;background:rgb{o.color};margin-right:0.5em'></span>{html.escape(o.name)}"
-            f"<span style='float:right'>{len(o):,}</span></div>"
+            f"<div style='display:flex;align-items:center;opacity:{1 if o.visible else 0.45}'>{swatch(o.color)}"
+            f"<span style='flex:1;{ONE_LINE}' title='{html.escape(o.name, quote=True)}'>{html.escape(o.name)}</span>"
+            f"<span style='margin-left:0.5em'>{len(o):,}</span></div>"
             for o in objects
         ]
         body = "".join(lines) or "Nothing kept yet: select something and press <b>Keep as object</b>."
