@@ -22,7 +22,7 @@ from splatseg.io.labels import load_labels
 from splatseg.io.ply import load_gaussians
 from splatseg.session import Change
 from splatseg.viewer import ServerConfig, Viewer, ViewerConfig
-from splatseg.viewer.panels.select import MODE_NAMES
+from splatseg.viewer.panels.gestures import MODE_NAMES
 
 DRAWN = 200  # of 432: what is drawn is a sample, what is selected is not
 
@@ -182,8 +182,8 @@ def test_rectangles_with_ctrl_or_with_the_checkbox(known: KnownRun, viewer: View
     window.drag(corners, "cmd/ctrl+alt")
     wait_for("the subtraction", lambda: 0 < window.selected < everything)
     rest = window.selected
-    window.put("Drag a rectangle", True)
-    wait_for("the choice", lambda: served.choices.drag_rectangle)
+    window.put("Tool", "rectangle")
+    wait_for("the choice", lambda: served.choices.tool == "rectangle")
     window.drag(corners, None)
     selects(window, everything - rest)
     window.drag(((0, 0), (1, 1)), None)

@@ -67,6 +67,8 @@ class HeadlessWindow:
         self.unit = browser_unit(camera.near if near is None else near)  # of all lengths that it sends
         self.storage = {} if storage is None else storage
         self.widgets: dict[str, dict[str, Any]] = {}
+        self.gizmos: dict[str, str] = {}  # names and owners of those that are shown
+        self.lines = 0  # bundles of them that were drawn
         self.commands: dict[str, str] = {}  # what the palette and its keys offer
         self.shown: list[str] = []  # every text the status line has had
         self.downloads: dict[str, bytes] = {}
@@ -123,6 +125,13 @@ class HeadlessWindow:
         with self._lock:
             uuid = next(uuid for uuid, label in self.commands.items() if label == command)
         self._send(_messages.CommandTriggerMessage(uuid))
+
+    def turn(self, name: str, position: tuple[float, ...], wxyz: Any = (1.0, 0.0, 0.0, 0.0)) -> None:
+        """Drag the gizmo of that name to ``position``, world units, and turn it."""
+        owner, place = self.gizmos[name], tuple(float(p) / self.unit for p in position)
+        self._send(_messages.TransformControlsDragStartMessage(name, owner))
+        self._send(_messages.TransformControlsUpdateMessage(name, wxyz, place, owner))  # type: ignore[arg-type]
+        self._send(_messages.TransformControlsDragEndMessage(name, owner))
 
     def press(self, label: str) -> None:
         """Press the button ``label``, or that button of a group."""
@@ -232,6 +241,12 @@ class HeadlessWindow:
             self.limits[name] = message[name]
         if kind in ("SetCameraPositionMessage", "SetCameraLookAtMessage") and not message["initial"]:
             self.moved[kind] = tuple(message.get("position") or message["look_at"])
+        if kind == "TransformControlsMessage":
+            self.gizmos[message["name"]] = message["owner"]
+        elif kind == "RemoveSceneNodeMessage":
+            self.gizmos.pop(message["name"], None)
+        elif kind == "LineSegmentsMessage":
+            self.lines += 1
         if "/splat/" in str(message.get("name")):
             self.pieces += 1
         if kind == "LocalStorageSetItemMessage":

@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 from splatseg.core.errors import SplatsegError
 from splatseg.core.label_tree import LabelTree
 from splatseg.core.progress import SILENT, Reporter
+from splatseg.core.selection import Selection
 from splatseg.segment.discretize import ClusterConfig, discretize
 from splatseg.session import label_edit
 from splatseg.session.locked import locked
 from splatseg.session.shared import Change, Content
+from splatseg.session.state import Mode, combine_sets
 from splatseg.session.steps import SessionSteps
 
 
@@ -74,6 +76,17 @@ class LabelSteps(SessionSteps):
             return Change(trees=((tree, content.level), (tree, level)))
 
         self._share("label level", edit)
+
+    @locked
+    def select_label(self, label: int, mode: Mode = "replace") -> Selection:
+        """Select a label of any level by its id.
+
+        Raises:
+            SplatsegError: no such label, or the scene is not divided.
+        """
+        tree = self._tree()
+        chosen = tree.selection(label)
+        return self._select(f"label {tree.node(label).name}", combine_sets(self.selection, chosen, mode))
 
     def selected_labels(self) -> tuple[int, ...]:
         """The labels of the shown level that are selected as a whole."""

@@ -13,6 +13,9 @@ from splatseg.session.colors import Look
 from splatseg.viewer.drags import Drags
 from splatseg.viewer.splats import SplatTemplate
 
+Tool = Literal["click", "rectangle", "lasso", "brush", "box", "ball"]
+TOOLS: tuple[Tool, ...] = ("click", "rectangle", "lasso", "brush", "box", "ball")
+
 
 @dataclass
 class Choices:
@@ -21,10 +24,43 @@ class Choices:
     mode: Mode = "replace"
     look: Look = field(default_factory=Look)
     whole_labels: bool = False
-    drag_rectangle: bool = False
+    tool: Tool = "click"
+    through: bool = False  # outlines take what is behind a surface, too
+    brush_radius: float = 20.0  # pixels
     photo: View | None = None
     photo_selection: bool = True
     photo_fade: float = 0.0  # 0 the photo, 1 what is drawn from its place
+
+
+class Solid(Protocol):
+    """A box or a ball with a gizmo: which of them is there, if any, and its edges (the first is the ball's diameter),
+    world units."""
+
+    kind: Literal["box", "ball"] | None
+    size: tuple[float, float, float]
+
+    def resize(self, size: tuple[float, ...]) -> None:
+        """Make it as large as that."""
+
+    def take(self, mode: Mode) -> None:
+        """Combine the selection with what lies inside."""
+
+
+class Drawing(Protocol):
+    """What is drawn on the canvas of a window to select with."""
+
+    @property
+    def solid(self) -> Solid:
+        """The box or ball."""
+
+    def close_lasso(self) -> None:
+        """Select what is inside."""
+
+    def take_corner_back(self) -> None:
+        """Forget the lasso's last corner."""
+
+    def forget_lasso(self) -> bool:
+        """Forget all its corners; whether there were any."""
 
 
 class Actions(Protocol):
@@ -35,6 +71,11 @@ class Actions(Protocol):
     template: SplatTemplate
     choices: Choices
     drags: Drags
+
+    @property
+    def canvas(self) -> Drawing:
+        """Lasso, box and ball."""
+
     doing: Job | None  # what the queue does now
 
     @property
@@ -43,6 +84,9 @@ class Actions(Protocol):
 
     def camera(self, size: tuple[int, int] | None = None) -> Camera:
         """The browser's camera now, at its own picture size or at another (width, height)."""
+
+    def camera_of_ray(self, origin: tuple[float, float, float]) -> Camera:
+        """The camera that a click at ``origin``, in the browser's units, was made with."""
 
     def focus(self) -> None:
         """Move the camera to what is selected."""
@@ -74,8 +118,8 @@ class Actions(Protocol):
     def show_photo(self) -> None:
         """Show the chosen photo as the choices say."""
 
-    def set_drag_rectangle(self, on: bool) -> None:
-        """Whether plain drags draw rectangles instead of turning the camera."""
+    def set_tool(self, tool: Tool) -> None:
+        """Let clicks and drags on the canvas do something else from now on."""
 
     def go_to_view(self, view: View | None) -> None:
         """Look as the photo does and show it beside; None only hides the photo."""

@@ -14,11 +14,11 @@ import numpy as np
 
 from splatseg.core.camera import Camera
 from splatseg.core.errors import SplatsegError
-from splatseg.core.progress import SILENT
 from splatseg.core.scene import View
-from splatseg.session import Cancelled, Job, Mode, Session
+from splatseg.session import Cancelled, Job, Session
 from splatseg.session.colors import Look, Painter, showable
-from splatseg.viewer.actions import Choices
+from splatseg.viewer.actions import Choices, Tool
+from splatseg.viewer.canvas import Canvas
 from splatseg.viewer.convert import (
     FARTHEST_TURN,
     NEAREST_TURN,
@@ -37,8 +37,6 @@ from splatseg.viewer.status import Kind, plain
 SLOW_SECONDS = 1.0  # what takes longer gets a progress bar and a cancel button
 STALE_CAMERA_SECONDS = 0.5  # a click may overtake the message with the camera it was made with
 DEPTH_SECONDS = 0.4  # depth colors follow the camera at most so often
-MODIFIED: dict[str | None, Mode] = {"shift": "add", "alt": "subtract", "alt+shift": "intersect"}
-CTRL = "cmd/ctrl"  # with a drag it draws a rectangle, with a click it subtracts
 
 log = logging.getLogger(__name__)
 
@@ -67,10 +65,11 @@ class Window:
         self._nodes = SplatNodes(template, client.scene)
         self._painted_camera: tuple[float, ...] = ()
         self._queue = ActionQueue(f"splatseg-window-{client.client_id}")
+        self.canvas = Canvas(self)
         self.panels = Panels(self)
         self._unlisten = session.workspace.shared.listen(lambda: self.post(self.refresh, "shared"))
         self._limit_orbit()
-        self._listen_to_canvas()
+        self.client.camera.on_update(lambda _: self._camera_moved())
         self.post(self.refresh)
 
     def close(self) -> None:
@@ -256,57 +255,11 @@ class Window:
             self.go_to(view_pose(view.camera, turn_distance(scene, view.camera)))
         self.show_photo()
 
-    # The canvas ------------------------------------------------------------------------------------------------------
+    def set_tool(self, tool: Tool) -> None:
+        self.choices.tool = tool
+        self.canvas.tool_changed()
 
-    def _listen_to_canvas(self) -> None:
-        scene = self.client.scene
-        for modifier in (None, *MODIFIED, CTRL):
-            scene.on_click(modifier=modifier)(self._clicked)
-        for modifier in ("cmd/ctrl", "cmd/ctrl+shift", "cmd/ctrl+alt"):
-            scene.on_rect_select(modifier=modifier)(self._dragged)
-        self.client.camera.on_update(lambda _: self._camera_moved())
-
-    def set_drag_rectangle(self, on: bool) -> None:
-        """Whether plain drags draw rectangles instead of turning the camera."""
-        self.choices.drag_rectangle = on
-        for modifier in (None, *MODIFIED):
-            if on:
-                self.client.scene.on_rect_select(modifier=modifier)(self._dragged)
-        if not on:
-            self.client.scene.remove_rect_select_callback()
-            for modifier in ("cmd/ctrl", "cmd/ctrl+shift", "cmd/ctrl+alt"):
-                self.client.scene.on_rect_select(modifier=modifier)(self._dragged)
-
-    def mode_for(self, modifier: str | None) -> Mode:
-        """What a gesture does: as its keys say, else as the panel says."""
-        keys = (modifier or "").replace("cmd/ctrl", "").strip("+") or None
-        return MODIFIED.get(keys, self.choices.mode) if keys else self.choices.mode
-
-    def _clicked(self, event: Any) -> None:
-        mode, (x, y) = "subtract" if event.modifier == CTRL else self.mode_for(event.modifier), event.screen_pos
-
-        def action() -> None:
-            camera = self.camera_of_ray(event.ray_origin)
-            u, v = x * camera.width, y * camera.height
-            if self.choices.whole_labels and mode in ("replace", "add", "subtract", "intersect"):
-                self.session.pick_label(camera, u, v, mode)
-            else:
-                self.session.click(camera, u, v, mode, self.doing or SILENT)
-                if self.session.notice:
-                    self.say(self.session.notice)
-
-        self.act(action)
-
-    def _dragged(self, event: Any) -> None:
-        mode = self.mode_for(event.modifier)
-
-        def action() -> None:
-            camera = self.camera()
-            (x0, y0), (x1, y1) = event.screen_min, event.screen_max
-            corners = ((x0 * camera.width, y0 * camera.height), (x1 * camera.width, y1 * camera.height))
-            self.session.rectangle(camera, corners, mode, self.doing or SILENT)
-
-        self.act(action)
+    # The camera moves ------------------------------------------------------------------------------------------------
 
     def _camera_moved(self) -> None:
         if self.choices.look.mode != "depth":

@@ -8,6 +8,7 @@ from typing import Any
 
 from splatseg.session import SceneObject
 from splatseg.viewer.actions import Actions
+from splatseg.viewer.panels.search import SearchSection
 from splatseg.viewer.status import ONE_LINE, short, swatch
 
 
@@ -58,6 +59,7 @@ class ObjectsPanel:
     def __init__(self, window: Actions) -> None:
         self._window = window
         gui = window.client.gui
+        self._search = SearchSection(window)
         self._list = gui.add_html("")
         everything = gui.add_button("Show all")
         everything.on_click(lambda _: window.act(self._show_all))
@@ -85,6 +87,7 @@ class ObjectsPanel:
                 known[1].update(entry)
                 self._rows[key] = (entry, known[1])
         self._show_list(list(objects.values()))
+        self._search.sync()
 
     def _show_list(self, objects: list[SceneObject]) -> None:
         lines = [

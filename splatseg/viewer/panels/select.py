@@ -9,16 +9,12 @@ from typing import Any
 from splatseg.core.errors import SplatsegError
 from splatseg.session import Mode, Pick, SceneObject
 from splatseg.viewer.actions import Actions
+from splatseg.viewer.panels.gestures import GesturesSection
+from splatseg.viewer.panels.properties import PropertySection
 from splatseg.viewer.panels.sliders import show_end
 from splatseg.viewer.panels.tools import ToolsFolder
 from splatseg.viewer.status import short
 
-MODE_NAMES: dict[str, Mode] = {
-    "new selection": "replace",
-    "add (Shift)": "add",
-    "subtract (Alt)": "subtract",
-    "intersect": "intersect",
-}
 STEP = 0.005
 LEVELS = ("part", "object", "group")
 
@@ -29,7 +25,7 @@ class SelectPanel:
     def __init__(self, window: Actions) -> None:
         self._window = window
         self._gui = window.client.gui
-        self._add_gestures()
+        self._gestures = GesturesSection(window)
         self._level = self._gui.add_slider(
             "Level", 1, 2, 1, 1, disabled=True, hint="From the part that was clicked to the group it belongs to"
         )
@@ -44,18 +40,8 @@ class SelectPanel:
         self._add_keeping()
         self._add_sets()
         self._tools = ToolsFolder(window)
+        PropertySection(window)
         self._add_keys()
-
-    def _add_gestures(self) -> None:
-        window, gui = self._window, self._gui
-        named = next(name for name, mode in MODE_NAMES.items() if mode == window.choices.mode)
-        hint = "Shift adds, Alt or Ctrl subtracts, Alt+Shift intersects"
-        mode = gui.add_dropdown("Click does", tuple(MODE_NAMES), initial_value=named, hint=hint)
-        mode.on_update(lambda event: setattr(window.choices, "mode", MODE_NAMES[event.target.value]))
-        drag = gui.add_checkbox(
-            "Drag a rectangle", False, hint="Off: Ctrl-drag draws one, a plain drag turns the camera"
-        )
-        drag.on_update(lambda event: window.set_drag_rectangle(event.target.value))
 
     def _add_history(self) -> None:
         window, session = self._window, self._window.session
@@ -111,7 +97,7 @@ class SelectPanel:
         keys: tuple[tuple[str, str, str | None, Callable[[], object]], ...] = (
             ("Undo", "Z", "cmd/ctrl", lambda: act(self._row["Undo"])),
             ("Redo", "Z", "cmd/ctrl+shift", lambda: act(self._row["Redo"])),
-            ("Clear the selection", "escape", None, lambda: act(self._row["Clear"])),
+            ("Clear the selection, or the lasso", "escape", None, lambda: act(self._escape)),
             ("Invert the selection", "I", "cmd/ctrl", lambda: act(self._row["Invert"])),
             ("Larger level", "pageup", None, lambda: act(partial(self._step_level, 1))),
             ("Smaller level", "pagedown", None, lambda: act(partial(self._step_level, -1))),
@@ -122,6 +108,10 @@ class SelectPanel:
         for label, hotkey, modifier, act_on in keys:
             command = self._gui.add_command(label, hotkey=hotkey, modifier=modifier)
             command.on_trigger(lambda _, act_on=act_on: act_on())
+
+    def _escape(self) -> None:
+        if not self._window.canvas.forget_lasso():
+            self._window.session.clear()
 
     # Sliders ---------------------------------------------------------------------------------------------------------
 
@@ -171,6 +161,7 @@ class SelectPanel:
         for button in self._acting:
             if button.disabled != nothing:
                 button.disabled = nothing
+        self._gestures.sync()
         self._tools.sync()
         options = tuple(_option(o) for o in session.objects) or ("none",)
         if options != self._other.options:
