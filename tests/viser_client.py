@@ -68,6 +68,7 @@ class HeadlessWindow:
         self.storage = {} if storage is None else storage
         self.widgets: dict[str, dict[str, Any]] = {}
         self.gizmos: dict[str, str] = {}  # names and owners of those that are shown
+        self.nodes: dict[str, tuple[float, ...]] = {}  # splats and where they stand, in the browser's units
         self.lines = 0  # bundles of them that were drawn
         self.commands: dict[str, str] = {}  # what the palette and its keys offer
         self.shown: list[str] = []  # every text the status line has had
@@ -245,6 +246,11 @@ class HeadlessWindow:
             self.gizmos[message["name"]] = message["owner"]
         elif kind == "RemoveSceneNodeMessage":
             self.gizmos.pop(message["name"], None)
+            self.nodes.pop(message["name"], None)
+        elif kind == "GaussianSplatsMessage":
+            self.nodes.setdefault(message["name"], (0.0, 0.0, 0.0))
+        elif kind == "SetPositionMessage" and message["name"] in self.nodes:
+            self.nodes[message["name"]] = tuple(message["position"])
         elif kind == "LineSegmentsMessage":
             self.lines += 1
         if "/splat/" in str(message.get("name")):

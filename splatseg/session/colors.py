@@ -20,8 +20,10 @@ from splatseg.core.gaussians import SH_C0, Gaussians
 from splatseg.core.scene import View
 from splatseg.draw.sheets import PcaBasis
 from splatseg.segment.scores import project_selection
+from splatseg.session.copies import placed, together
 from splatseg.session.object_steps import RED
 from splatseg.session.session import Session
+from splatseg.session.shared import shown_copies
 from splatseg.session.workspace import Workspace
 
 DisplayMode = Literal["photo", "features", "labels", "depth", "scores", "confidence"]
@@ -191,7 +193,7 @@ class Painter:
             colors = np.full((len(self.session.workspace), 3), UNLABELED, np.uint8)
         else:
             colors = content.tree.colors(content.level).copy()
-        for entry in content.objects.values():
+        for entry in (o for o in content.objects.values() if o.placement is None):
             colors[entry.ids.numpy()] = entry.color
         return colors[self.ids.numpy()].astype(np.float32)
 
@@ -217,12 +219,23 @@ def painted(session: Session, look: Look, camera: Camera | None = None) -> Gauss
     space = session.workspace
     shown = space.visible_gaussians(session.isolated)
     if look.mode == "photo" and not len(session.selection):
-        return shown
+        return with_copies(session, shown)
     packed = Painter(session, torch.arange(len(space))).paint(look, camera)
     rgb = torch.from_numpy(
         np.stack([packed & 255, packed >> 8 & 255, packed >> 16 & 255], axis=1).astype(np.float32) / 255
     )
-    return replace(shown, sh=((rgb - 0.5) / SH_C0)[:, None].to(shown.device))
+    return with_copies(session, replace(shown, sh=((rgb - 0.5) / SH_C0)[:, None].to(shown.device)))
+
+
+def with_copies(session: Session, shown: Gaussians) -> Gaussians:
+    """``shown`` and the copies that are drawn, these in the photos' colors, with as many coefficients of them."""
+    space, count = session.workspace, shown.sh.shape[1]
+    parts = [shown]
+    for entry in shown_copies(space.shared.content, session.isolated):
+        assert entry.placement is not None
+        copied = placed(space.gaussians.select(entry.ids.long().to(space.gaussians.device)), entry.placement)
+        parts.append(replace(copied, sh=copied.sh[:, :count]))
+    return together(parts) if len(parts) > 1 else shown
 
 
 def overlay(session: Session, view: View, with_selection: bool = True, max_width: int = 800) -> NDArray[np.uint8]:

@@ -17,9 +17,11 @@ from splatseg.core.label_tree import LabelNode, LabelTree
 from splatseg.core.progress import SILENT, Report, Reporter
 from splatseg.core.selection import Selection
 from splatseg.io.labels import save_labels, save_selection, save_without
+from splatseg.io.ply import save_gaussians
 from splatseg.render import render
 from splatseg.segment.mask_images import save_masks
-from splatseg.session.colors import Look, painted
+from splatseg.session.colors import Look, painted, with_copies
+from splatseg.session.copies import placed
 from splatseg.session.session import Session
 from splatseg.session.workspace import without
 
@@ -27,14 +29,37 @@ from splatseg.session.workspace import without
 def export_selection(
     session: Session, name: str = "selection", what: int | str | None = None, job: Reporter = SILENT
 ) -> Path:
-    """The selection, or the kept object ``what``, as a plain INRIA PLY.
+    """The selection, or the kept object ``what`` (a copy where it stands), as a plain INRIA PLY.
 
     Raises:
         SplatsegError: nothing is selected, no such object, or the file cannot be written.
         Cancelled: ``job`` was cancelled; the file is as it was before.
     """
     path = session.workspace.export_path(name, ".ply")
+    entry = None if what is None else session.workspace.shared.content.find(what)
+    if entry is not None and entry.placement is not None:
+        source = session.workspace.gaussians
+        copied = placed(source.select(entry.ids.long().to(source.device)), entry.placement)
+        save_gaussians(path, copied, report=job.report)
+        return path
     save_selection(path, session.workspace.gaussians, _chosen(session, what), job.report)
+    return path
+
+
+def export_scene(session: Session, name: str = "scene", job: Reporter = SILENT) -> Path:
+    """The scene as it is edited, as a plain INRIA PLY: what is shown, and the copies where they stand.
+
+    Raises:
+        SplatsegError: nothing is shown, or the file cannot be written.
+        Cancelled: ``job`` was cancelled; the file is as it was before.
+    """
+    path, space, hidden = session.workspace.export_path(name, ".ply"), session.workspace, session.hidden()
+    left = space.gaussians if hidden is None else space.gaussians.select(~hidden.to(space.gaussians.device))
+    job.report(path.name, 0)
+    scene = with_copies(session, left)
+    if not len(scene):
+        raise SplatsegError(f"{path.name}: expected something that is shown, found all hidden")
+    save_gaussians(path, scene, report=job.report)
     return path
 
 
@@ -175,12 +200,12 @@ def draw(session: Session, camera: Camera, look: Look, job: Reporter = SILENT) -
 
 
 def objects_tree(session: Session) -> LabelTree:
-    """The kept objects as a label tree of one level; label = id of the object.
+    """The kept objects, without copies, as a label tree of one level; label = id of the object.
 
     Raises:
         SplatsegError: there are none.
     """
-    objects = session.objects  # once: another window may change them meanwhile
+    objects = [entry for entry in session.objects if entry.placement is None]  # once: they may change meanwhile
     if not objects:
         raise SplatsegError("labels: expected at least one kept object, found none")
     labels = np.zeros((len(session.workspace), 1), np.int32)

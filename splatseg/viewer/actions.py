@@ -63,6 +63,17 @@ class Drawing(Protocol):
         """Forget all its corners; whether there were any."""
 
 
+class Mover(Protocol):
+    """A gizmo that moves one copy at a time."""
+
+    @property
+    def key(self) -> int | None:
+        """The copy it moves."""
+
+    def show(self, key: int | None) -> None:
+        """Let it move that copy; None takes it away."""
+
+
 class Actions(Protocol):
     """A window as its widgets see it."""
 
@@ -71,6 +82,10 @@ class Actions(Protocol):
     template: SplatTemplate
     choices: Choices
     drags: Drags
+
+    @property
+    def copy_gizmo(self) -> Mover:
+        """The gizmo on a copy."""
 
     @property
     def canvas(self) -> Drawing:

@@ -13,7 +13,7 @@ from splatseg.viewer.markings import ACCENT
 
 NAME = "/tool/solid"
 SHARE = 0.25  # of the distance to what is turned around: edge of a box that is put where nothing is selected
-MARGIN = 1.1  # around what is selected
+MARGIN = 1.2  # around what is selected
 Kind = Literal["box", "ball"]
 
 
@@ -91,7 +91,8 @@ class SolidGizmo:
         chosen = window.session.selection
         if len(chosen):
             means = window.session.workspace.gaussians.means[chosen.ids].double().cpu()
-            low, high = means.min(0).values, means.max(0).values
+            picked = means[torch.linspace(0, len(means) - 1, min(len(means), 50_000)).long()]
+            low, high = picked.quantile(0.01, dim=0), picked.quantile(0.99, dim=0)  # strays would make it the scene's
             edges = ((high - low) * MARGIN).clamp_min(1e-3 * float((high - low).max()) or window.template.unit * 1e-2)
             if self.kind == "ball":
                 edges = torch.full((3,), float((high - low).norm()) * MARGIN or float(edges.max()))

@@ -28,6 +28,7 @@ from splatseg.viewer.convert import (
     turn_distance,
     view_pose,
 )
+from splatseg.viewer.copies import CopyGizmo, CopyNodes
 from splatseg.viewer.drags import Drags
 from splatseg.viewer.panels.tabs import Panels
 from splatseg.viewer.queue import ActionQueue
@@ -63,6 +64,8 @@ class Window:
         self.last_click_ms = 0.0
         self._painter = Painter(session, template.ids)
         self._nodes = SplatNodes(template, client.scene)
+        self._copies = CopyNodes(self)
+        self.copy_gizmo = CopyGizmo(self)
         self._painted_camera: tuple[float, ...] = ()
         self._queue = ActionQueue(f"splatseg-window-{client.client_id}")
         self.canvas = Canvas(self)
@@ -187,6 +190,8 @@ class Window:
         look = self.look
         camera = self.camera() if look.mode == "depth" else None
         self._nodes.show(self._painter.paint(look, camera))
+        self._copies.show()
+        self.copy_gizmo.sync()
         self.client.flush()
 
     def show_photo(self) -> None:

@@ -8,7 +8,14 @@ from pathlib import Path
 
 from splatseg.core.reading import read_bytes
 from splatseg.session import Job
-from splatseg.session.exports import export_image, export_labels_zip, export_masks, export_selection, export_without
+from splatseg.session.exports import (
+    export_image,
+    export_labels_zip,
+    export_masks,
+    export_scene,
+    export_selection,
+    export_without,
+)
 from splatseg.viewer.actions import Actions
 
 NONE_SAVED = "none saved"
@@ -25,6 +32,7 @@ class FilesPanel:
         self._name = gui.add_text("File name", "selection")
         exports: dict[str, Export] = {
             "Selection (PLY)": lambda job: export_selection(session, self._name.value, job=job),
+            "Edited scene (PLY)": lambda job: export_scene(session, f"{self._name.value}_scene", job),
             "Scene without it (PLY)": lambda job: export_without(session, f"{self._name.value}_removed", job=job),
             "Masks in all photos (ZIP)": lambda job: export_masks(session, self._name.value, job=job),
             "All labels (ZIP)": lambda job: export_labels_zip(session, "labels", "labels", job),

@@ -57,9 +57,10 @@ class GesturesSection:
 
     def _add_solid(self) -> None:
         gui, act = self._window.client.gui, self._window.act
-        self._size = gui.add_vector3("Box size", (1.0, 1.0, 1.0), min=(0.0, 0.0, 0.0), hint="World units")
+        step = float(f"{self._window.template.unit / 100:.0e}")  # also what the browser rounds to
+        self._size = gui.add_vector3("Box size", (1.0, 1.0, 1.0), min=(0.0, 0.0, 0.0), step=step, hint="World units")
         self._size.on_update(lambda event: self._resize(event, tuple(map(float, event.target.value))))
-        self._diameter = gui.add_number("Diameter", 1.0, min=0.0, hint="World units")
+        self._diameter = gui.add_number("Diameter", 1.0, min=0.0, step=step, hint="World units")
         self._diameter.on_update(lambda event: self._resize(event, (float(event.target.value),) * 3))
         self._inside = gui.add_button_group("Inside", tuple(INSIDE))
         self._inside.on_click(lambda event: act(partial(self._take, INSIDE[event.target.value])))

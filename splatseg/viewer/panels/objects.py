@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from splatseg.session import SceneObject
+from splatseg.session.copies import LARGEST, SMALLEST
 from splatseg.viewer.actions import Actions
 from splatseg.viewer.panels.search import SearchSection
 from splatseg.viewer.status import ONE_LINE, short, swatch
@@ -32,10 +33,29 @@ class ObjectRow:
             actions = {
                 "Select": lambda: window.session.combine(key, "replace"),
                 "Isolate": lambda: window.session.isolate(key),
+                "Duplicate": lambda: self._duplicate(key),
                 "Delete": lambda: window.session.delete(key),
             }
+            self._scale = None if entry.placement is None else self._add_placing(entry)
             buttons = gui.add_button_group("Object", tuple(actions))
             buttons.on_click(lambda event: window.act(actions[event.target.value]))
+
+    def _duplicate(self, key: int) -> None:
+        window = self._window
+        copy = window.session.duplicate(key)
+        window.copy_gizmo.show(copy.id)
+        window.say(f"'{short(copy.name)}' stands where the original does: drag the gizmo to move it", "done")
+
+    def _add_placing(self, entry: SceneObject) -> Any:
+        window, gui, key = self._window, self._window.client.gui, entry.id
+        assert entry.placement is not None
+        move = gui.add_button_group("Gizmo", ("Show", "Put away"))
+        move.on_click(
+            lambda event: window.act(lambda: window.copy_gizmo.show(key if event.target.value == "Show" else None))
+        )
+        scale = gui.add_number("Scale", entry.placement.scale, min=SMALLEST, max=LARGEST, step=0.01)
+        scale.on_update(partial(self._changed, lambda value: window.session.place(key, scale=value), f"scale {key}"))
+        return scale
 
     def _changed(self, change: Any, event_or_key: Any, event: Any = None) -> None:
         key, event = (None, event_or_key) if event is None else (event_or_key, event)
@@ -44,13 +64,16 @@ class ObjectRow:
 
     @staticmethod
     def _label(entry: SceneObject) -> str:
-        return f"{short(entry.name)} · {len(entry):,}{'' if entry.visible else ' · hidden'}"
+        kind = "" if entry.placement is None else " · copy"
+        return f"{short(entry.name)} · {len(entry):,}{kind}{'' if entry.visible else ' · hidden'}"
 
     def update(self, entry: SceneObject) -> None:
         self.folder.label = self._label(entry)
         self._visible.value = entry.visible
         self._color.value = entry.color
         self._name.value = entry.name
+        if self._scale is not None and entry.placement is not None and self._scale.value != entry.placement.scale:
+            self._scale.value = entry.placement.scale
 
 
 class ObjectsPanel:
