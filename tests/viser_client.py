@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import http.client
+import io
 import re
 import threading
 from collections.abc import Callable
@@ -20,6 +21,7 @@ import waiting
 import websockets.exceptions
 import websockets.sync.client
 import zstandard
+from PIL import Image
 from scipy.spatial.transform import Rotation
 from viser import _messages
 
@@ -62,6 +64,7 @@ class HeadlessWindow:
         storage: dict[str, str] | None = None,
         token: str | None = None,
         near: float | None = None,
+        picture_seconds: float | None = None,
     ) -> None:
         self.camera = camera
         self.unit = browser_unit(camera.near if near is None else near)  # of all lengths that it sends
@@ -69,6 +72,8 @@ class HeadlessWindow:
         self.widgets: dict[str, dict[str, Any]] = {}
         self.gizmos: dict[str, str] = {}  # names and owners of those that are shown
         self.nodes: dict[str, tuple[float, ...]] = {}  # splats and where they stand, in the browser's units
+        self.picture_seconds = picture_seconds  # that a picture asked for takes; None: none is sent
+        self.dark = False
         self.lines = 0  # bundles of them that were drawn
         self.commands: dict[str, str] = {}  # what the palette and its keys offer
         self.shown: list[str] = []  # every text the status line has had
@@ -242,6 +247,10 @@ class HeadlessWindow:
             self.limits[name] = message[name]
         if kind in ("SetCameraPositionMessage", "SetCameraLookAtMessage") and not message["initial"]:
             self.moved[kind] = tuple(message.get("position") or message["look_at"])
+        if kind == "ThemeConfigurationMessage":
+            self.dark = message["dark_mode"]
+        if kind == "GetRenderRequestMessage" and self.picture_seconds is not None:
+            threading.Timer(self.picture_seconds, self._send, (self._picture(message["render_uuid"]),)).start()
         if kind == "TransformControlsMessage":
             self.gizmos[message["name"]] = message["owner"]
         elif kind == "RemoveSceneNodeMessage":
@@ -264,6 +273,12 @@ class HeadlessWindow:
             self._take_file(message)
         elif kind.startswith("Gui") and (not self.shown or self.shown[-1] != self.status):
             self.shown.append(self.status)
+
+    @staticmethod
+    def _picture(uuid: str) -> _messages.Message:
+        file = io.BytesIO()
+        Image.new("RGB", (32, 18)).save(file, "JPEG")
+        return _messages.GetRenderResponseMessage(file.getvalue(), uuid)
 
     def _take_file(self, message: dict[str, Any]) -> None:
         transfer = message["transfer_uuid"]

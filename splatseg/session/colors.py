@@ -1,4 +1,4 @@
-"""What a session looks like: the color of every drawn Gaussian, and which are drawn when there are too many.
+"""What a session looks like: the color of every drawn Gaussian.
 
 Colors are packed as viser wants them: one uint32 a Gaussian, red in the lowest byte, opacity in the highest.
 """
@@ -24,7 +24,6 @@ from splatseg.session.copies import placed, together
 from splatseg.session.object_steps import RED
 from splatseg.session.session import Session
 from splatseg.session.shared import shown_copies
-from splatseg.session.workspace import Workspace
 
 DisplayMode = Literal["photo", "features", "labels", "depth", "scores", "confidence"]
 DISPLAY_MODES: tuple[DisplayMode, ...] = ("photo", "features", "labels", "depth", "scores", "confidence")
@@ -33,7 +32,6 @@ DATA_MODES: tuple[DisplayMode, ...] = ("features", "depth", "scores", "confidenc
 HIGHLIGHT = np.array([255, 120, 0], np.float32)
 UNLABELED = 150
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-MAX_BOOST = 2.0
 # Turbo (Mikhailov, 2019) at nine even steps, linear in between.
 TURBO = np.array(
     [
@@ -75,31 +73,6 @@ class Look:
 def showable(session: Session, look: Look) -> Look:
     """``look``, or photo colors in place of a heat map where nothing is clicked: what a window shows and exports."""
     return replace(look, mode="photo") if look.mode == "scores" and session.active is None else look
-
-
-def level_of_detail(workspace: Workspace, limit: int) -> Tensor:
-    """Ascending ids of at most ``limit`` Gaussians to draw, the same each time.
-
-    A weighted sample without replacement (Efraimidis and Spirakis, 2006), by what a Gaussian covers: its opacity times
-    the area of its two longest axes. Large ones are nearly all kept, small ones thinned evenly among themselves.
-    (:attr:`Workspace.weights` are for level proposals and leave the area out.)
-    """
-    n = len(workspace)
-    if n <= limit:
-        return torch.arange(n)
-    gaussians = workspace.gaussians
-    longest = gaussians.log_scales.double().topk(2, dim=1).values.sum(1)
-    log_weights = (longest + gaussians.opacities.double().clamp_min(1e-12).log()).cpu()
-    generator = torch.Generator().manual_seed(0)
-    uniform = torch.rand(n, generator=generator, dtype=torch.float64).clamp(1e-12, 1 - 1e-12)
-    # The same order as log(uniform) / weight, in logarithms: weights span many orders of magnitude.
-    keys = log_weights - (-uniform.log()).log()
-    return keys.topk(limit).indices.sort().values
-
-
-def detail_boost(workspace: Workspace, limit: int) -> float:
-    """Factor on the drawn standard deviations that fills the gaps which :func:`level_of_detail` leaves."""
-    return min(MAX_BOOST, (max(len(workspace), limit) / limit) ** 0.5)
 
 
 class Painter:

@@ -13,6 +13,7 @@ from splatseg.session.colors import Look
 from splatseg.viewer.drags import Drags
 from splatseg.viewer.splats import SplatTemplate
 
+LIMITS = (20_000, 50_000, 100_000, 300_000, 1_000_000, 3_000_000)  # Gaussians drawn, to choose from
 Tool = Literal["click", "rectangle", "lasso", "brush", "box", "ball"]
 TOOLS: tuple[Tool, ...] = ("click", "rectangle", "lasso", "brush", "box", "ball")
 
@@ -28,6 +29,9 @@ class Choices:
     through: bool = False  # outlines take what is behind a surface, too
     brush_radius: float = 20.0  # pixels
     photo: View | None = None
+    draw_at_most: int | None = None  # Gaussians; None: as the server was told, less in a browser that draws slowly
+    follow: bool = True  # a sample is dense where the camera looks
+    dark: bool = False
     photo_selection: bool = True
     photo_fade: float = 0.0  # 0 the photo, 1 what is drawn from its place
 
@@ -129,6 +133,12 @@ class Actions(Protocol):
 
     def set_look(self, name: str, value: object) -> None:
         """Paint otherwise from now on: another value for that field of the look."""
+
+    def draw_at_most(self, limit: int) -> None:
+        """Draw at most so many Gaussians in this window."""
+
+    def draw_sample(self) -> None:
+        """Draw the sample that the choices and the camera ask for."""
 
     def show_photo(self) -> None:
         """Show the chosen photo as the choices say."""

@@ -15,7 +15,7 @@ from splatseg.session import Session, Workspace
 from splatseg.viewer.actions import Choices
 from splatseg.viewer.convert import FAR, NEAR, Pose, overview_pose, scene_up, turn_distance, view_pose
 from splatseg.viewer.server import ServerConfig, open_server
-from splatseg.viewer.splats import SplatTemplate
+from splatseg.viewer.splats import Templates
 from splatseg.viewer.window import Window, pose_of
 
 SESSION_KEY = "splatseg-session"  # in the browser's local storage: finds the session again after a lost connection
@@ -62,7 +62,9 @@ class Viewer:
         config = config or ViewerConfig()
         self.workspace = workspace
         workspace.prepare()
-        self.template = SplatTemplate(workspace, config.draw_at_most)
+        self.templates = Templates(workspace)
+        self.draw_at_most = config.draw_at_most
+        self.template = self.templates.of(config.draw_at_most)
         workspace.start_autosave()
         try:
             self.server = open_server(config.server)
@@ -99,7 +101,7 @@ class Viewer:
 
     def _connected(self, client: Any) -> None:
         left, key, greeting = self._session_for(client)
-        window = Window(client, left.session, self.template, left.choices)
+        window = Window(client, left.session, self.templates, self.draw_at_most, left.choices)
         if left.pose is not None and self._is_new(client):
             window.put_camera(left.pose)
         with self._lock:

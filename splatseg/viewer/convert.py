@@ -121,14 +121,16 @@ def unit_scale(gaussians: Gaussians) -> float:
     return 1 / max(float(gaussians.scales.max(1).values.median()), 1e-12)
 
 
-def splat_buffer(gaussians: Gaussians, scale: float, boost: float = 1.0) -> NDArray[np.uint32]:
+def splat_buffer(gaussians: Gaussians, scale: float, boost: Tensor | None = None) -> NDArray[np.uint32]:
     """(n, 8) uint32 as viser's renderer reads it, colors (column 7) zero.
 
     Columns: 0..2 the center times ``scale`` (float32), 3 reserved, 4..6 the covariance's upper triangle times
-    (``scale`` x ``boost``)^2 (six float16). Draw it with 1 / ``scale``.
+    (``scale`` x ``boost``)^2 (six float16), ``boost`` (n,) being 1 if not given. Draw it with 1 / ``scale``.
     """
     quats = torch.nn.functional.normalize(gaussians.quats, dim=1).double().cpu().numpy()
-    spread = gaussians.scales.double().cpu().numpy() * (scale * boost)
+    spread = gaussians.scales.double().cpu().numpy() * scale
+    if boost is not None:
+        spread *= boost.double().numpy()[:, None]
     axes = Rotation.from_quat(quats, scalar_first=True).as_matrix() * spread[:, None, :]
     covariances = axes @ axes.transpose(0, 2, 1)
     upper = covariances.reshape(-1, 9)[:, [0, 1, 2, 4, 5, 8]]

@@ -13,6 +13,7 @@ from splatseg.session.copies import Placement
 from splatseg.session.shared import shown_copies
 from splatseg.viewer.actions import Actions
 from splatseg.viewer.convert import splat_buffer
+from splatseg.viewer.splats import add_splats
 
 GIZMO = "/tool/copy"
 
@@ -48,16 +49,10 @@ class CopyNodes:
         step = -(-len(entry) // template.limit)
         ids = entry.ids.long()[::step].to(space.gaussians.device)
         drawn = space.gaussians.select(ids)
-        buffer = splat_buffer(drawn, template.scale)
-        upper = np.ascontiguousarray(buffer[:, 4:7]).view(np.float16).astype(np.float32)
-        return window.client.scene.add_gaussian_splats(
-            f"/copies/{entry.id}",
-            centers=np.ascontiguousarray(buffer[:, :3]).view(np.float32),
-            covariances=upper[:, [0, 1, 2, 1, 3, 4, 2, 4, 5]].reshape(-1, 3, 3),
-            rgbs=(drawn.base_colors.cpu() * 255).round().to(torch.uint8).numpy(),
-            opacities=(drawn.opacities.cpu()[:, None] * 255).round().to(torch.uint8).numpy(),
-            scale=1 / (template.scale * template.unit),
-        )
+        colors = torch.cat([drawn.base_colors, drawn.opacities[:, None]], 1).cpu()
+        rgba = (colors * 255).round().to(torch.uint8).numpy()
+        scale = 1 / (template.scale * template.unit)
+        return add_splats(window.client.scene, f"/copies/{entry.id}", splat_buffer(drawn, template.scale), rgba, scale)
 
     def _put(self, handle: Any, placement: Placement) -> None:
         """x' = s R x + shift, in the browser's units."""

@@ -17,7 +17,7 @@ from splatseg.core.errors import SplatsegError
 from splatseg.core.scene import View
 from splatseg.session import Cancelled, Job, Session
 from splatseg.session.colors import Look, Painter, showable
-from splatseg.viewer.actions import Choices, Tool
+from splatseg.viewer.actions import LIMITS, Choices, Tool
 from splatseg.viewer.canvas import Canvas
 from splatseg.viewer.convert import (
     FARTHEST_TURN,
@@ -32,11 +32,14 @@ from splatseg.viewer.copies import CopyGizmo, CopyNodes
 from splatseg.viewer.drags import Drags
 from splatseg.viewer.panels.tabs import Panels
 from splatseg.viewer.queue import ActionQueue
-from splatseg.viewer.splats import SplatNodes, SplatTemplate
+from splatseg.viewer.splats import SplatNodes, Templates
 from splatseg.viewer.status import Kind, plain
 
 SLOW_SECONDS = 1.0  # what takes longer gets a progress bar and a cancel button
 STALE_CAMERA_SECONDS = 0.5  # a click may overtake the message with the camera it was made with
+FLUENT_SECONDS = 1.0  # a picture that takes longer is too slow
+REST_SECONDS = 0.5  # a camera that stands so long has come to rest
+SMALL_PICTURE, PICTURE_PATIENCE = (180, 320), 60.0  # height and width of the picture that is timed; seconds at most
 DEPTH_SECONDS = 0.4  # depth colors follow the camera at most so often
 
 log = logging.getLogger(__name__)
@@ -48,22 +51,27 @@ class Window:
     Args:
         client: viser's handle of the browser.
         session: this window's session.
-        template: what is drawn.
+        templates: what can be drawn.
+        draw_at_most: Gaussians, where the window does not ask for another number.
         choices: what the window is set to; as new if not given.
     """
 
-    def __init__(self, client: Any, session: Session, template: SplatTemplate, choices: Choices | None = None) -> None:
+    def __init__(
+        self, client: Any, session: Session, templates: Templates, draw_at_most: int, choices: Choices | None = None
+    ) -> None:
         self.client = client
         self.session = session
-        self.template = template
         self.choices = choices or Choices()
+        self._templates, self._limit = templates, self.choices.draw_at_most or draw_at_most
+        self.template = templates.of(self._limit)
         self.drags = Drags()
         self._starting = threading.Lock()
         self.job: Job | None = None  # what runs beside the queue
         self.doing: Job | None = None  # what the queue does
         self.last_click_ms = 0.0
-        self._painter = Painter(session, template.ids)
-        self._nodes = SplatNodes(template, client.scene)
+        self._painter = Painter(session, self.template.ids)
+        self._nodes = SplatNodes(self.template, client.scene)
+        self._sampled_camera: tuple[float, ...] = ()
         self._copies = CopyNodes(self)
         self.copy_gizmo = CopyGizmo(self)
         self._painted_camera: tuple[float, ...] = ()
@@ -74,6 +82,8 @@ class Window:
         self._limit_orbit()
         self.client.camera.on_update(lambda _: self._camera_moved())
         self.post(self.refresh)
+        if self.choices.draw_at_most is None and len(self.template.ids) > LIMITS[0]:
+            threading.Thread(target=self._watch_speed, name="splatseg-speed", daemon=True).start()
 
     def close(self) -> None:
         """The browser is gone; the session stays."""
@@ -194,6 +204,63 @@ class Window:
         self.copy_gizmo.sync()
         self.client.flush()
 
+    # How much is drawn -----------------------------------------------------------------------------------------------
+
+    def draw_at_most(self, limit: int) -> None:
+        self.choices.draw_at_most = self._limit = limit
+        self.draw_sample()
+
+    def draw_sample(self) -> None:
+        camera = self.camera() if self.choices.follow and self._limit < len(self.session.workspace) else None
+        self._sampled_camera = self._camera_state()
+        template = self._templates.of(self._limit, camera)
+        if template is not self.template:
+            self.template = template
+            self._painter = Painter(self.session, template.ids)
+            self._nodes.change(template)
+
+    def _camera_state(self) -> tuple[float, ...]:
+        return (*self.client.camera.position.tolist(), *self.client.camera.wxyz.tolist())
+
+    def _follow_camera(self) -> None:
+        """A new sample where the camera has come to rest; nothing while it moves, and where all is drawn."""
+        if not (self.choices.follow and self.template.sampled):
+            return
+
+        def resample() -> None:
+            state = self._camera_state()
+            time.sleep(REST_SECONDS)
+            if state != self._camera_state() or self.waiting("sample"):
+                self._follow_camera()
+            elif state != self._sampled_camera:
+                self.draw_sample()
+                self.paint()
+
+        self.post(resample, "sample")
+
+    def _watch_speed(self) -> None:
+        """Ask the browser for a small picture and draw less where that takes long: a server is not told whether a
+        browser has a GPU. What the person has chosen stays."""
+        try:
+            for _ in range(2):  # the first one waits for the splat to arrive
+                started = time.monotonic()
+                self.client.get_render(*SMALL_PICTURE, timeout=PICTURE_PATIENCE)
+                seconds = time.monotonic() - started
+        except (RuntimeError, TimeoutError):
+            return  # the window was closed, or hides
+        drawn = len(self.template.ids)
+        limit = limit_for(seconds, drawn)
+        if limit < drawn and self.choices.draw_at_most is None:
+            self.post(partial(self._draw_less, limit, seconds))
+
+    def _draw_less(self, limit: int, seconds: float) -> None:
+        self._limit = limit
+        self.draw_sample()
+        self.refresh()
+        self.say(
+            f"this browser takes {seconds:.1f} s a picture: now {limit:,} Gaussians are drawn (View → Draw at most)"
+        )
+
     def show_photo(self) -> None:
         """The photo of the view that was gone to, with the selection on it if wanted."""
         self.panels.photo.show(self.choices.photo)
@@ -267,11 +334,12 @@ class Window:
     # The camera moves ------------------------------------------------------------------------------------------------
 
     def _camera_moved(self) -> None:
+        self._follow_camera()
         if self.choices.look.mode != "depth":
             return
 
         def repaint() -> None:
-            state = (*self.client.camera.position.tolist(), *self.client.camera.wxyz.tolist())
+            state = self._camera_state()
             if state != self._painted_camera:
                 self._painted_camera = state
                 self.paint()
@@ -285,3 +353,11 @@ def pose_of(client: Any) -> Pose:
     """Where a browser's camera is, in the browser's units."""
     camera = client.camera
     return Pose(camera.position.copy(), camera.look_at.copy(), camera.up_direction.copy(), float(camera.fov))
+
+
+def limit_for(seconds: float, drawn: int) -> int:
+    """How many Gaussians a browser should draw that takes so many seconds for a picture of ``drawn``: these within
+    ``FLUENT_SECONDS``, else the largest of ``LIMITS`` that takes no longer, at least the first."""
+    if seconds <= FLUENT_SECONDS:
+        return drawn
+    return max([limit for limit in LIMITS if limit <= drawn * FLUENT_SECONDS / seconds] or [LIMITS[0]])

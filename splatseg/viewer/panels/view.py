@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from splatseg.session.colors import DisplayMode, Look
 from splatseg.session.legend import legend
-from splatseg.viewer.actions import Actions
+from splatseg.viewer.actions import LIMITS, Actions
 from splatseg.viewer.status import legend_html
 
 LOOKS: dict[str, DisplayMode] = {
@@ -18,6 +19,8 @@ LOOKS: dict[str, DisplayMode] = {
     "agreement of the views": "confidence",
 }
 NO_PHOTO = "free camera"
+ALL, DRAWN_NOW = "all", "as it is"
+ACCENT_COLOR = (34, 139, 230)  # of buttons and sliders, in both themes
 
 
 class ViewPanel:
@@ -34,6 +37,7 @@ class ViewPanel:
         dim.on_update(lambda event: window.set_look("dim", event.target.value))
         highlight = gui.add_checkbox("Tint the selection", look.highlight)
         highlight.on_update(lambda event: window.set_look("highlight", event.target.value))
+        self._add_drawing()
         self._views = {view.name: view for view in window.session.workspace.views}
         if not self._views:
             gui.add_markdown("The photos of this run are not at hand.")
@@ -51,6 +55,38 @@ class ViewPanel:
         step.on_click(lambda event: self._move(1 if event.target.value == "Next" else -1))
         tint = gui.add_checkbox("Selection on the photo", window.choices.photo_selection)
         tint.on_update(self._tint)
+
+    def _add_drawing(self) -> None:
+        window, gui = self._window, self._window.client.gui
+        total = window.template.total
+        limits = tuple(f"{limit:,}" for limit in LIMITS if limit < total)
+        self._limits = {text: int(text.replace(",", "")) for text in limits} | {ALL: total}
+        self._drawn = gui.add_dropdown(
+            "Draw at most",
+            (DRAWN_NOW, *self._limits),
+            hint="Gaussians in this window; fewer where the browser has no GPU. Selecting is of all always",
+        )
+        self._drawn.on_update(self._limit_chosen)
+        follow = gui.add_checkbox("Sharp where I look", window.choices.follow, hint="A sample follows the camera")
+        follow.on_update(lambda event: window.act(partial(self._follow, event.target.value)))
+        dark = gui.add_checkbox("Dark", window.choices.dark)
+        dark.on_update(lambda event: self._theme(event.target.value))
+        self._theme(window.choices.dark)
+
+    def _limit_chosen(self, event: Any) -> None:
+        if event.client is not None and event.target.value in self._limits:
+            limit = self._limits[event.target.value]
+            self._window.act(partial(self._window.draw_at_most, limit), "draw at most")
+
+    def _follow(self, on: bool) -> None:
+        self._window.choices.follow = on
+        self._window.draw_sample()
+
+    def _theme(self, dark: bool) -> None:
+        self._window.choices.dark = dark
+        self._window.client.gui.configure_theme(
+            dark_mode=dark, show_logo=False, show_share_button=False, brand_color=ACCENT_COLOR
+        )
 
     def _mode_chosen(self, event: Any) -> None:
         if event.client is not None:
