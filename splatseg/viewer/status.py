@@ -13,7 +13,7 @@ from splatseg.viewer.actions import Actions
 Kind = Literal["note", "done", "failed"]
 MARKS: dict[Kind, tuple[str, str]] = {"note": ("", "inherit"), "done": ("✓ ", "#15803d"), "failed": ("✗ ", "#c2410c")}
 HEIGHT = "7.4em"  # five lines; more are scrolled to
-HINT = "Click a thing to select it · Shift-click adds · Alt- or Ctrl-click takes out"
+HINT = "Click selects · Shift-click adds · Alt- or Ctrl-click takes out"
 NAME_LETTERS = 28  # of an object's name where it has one line to itself
 
 _CONTRACT = re.compile(r"(?P<what>[^:]+): expected (?P<wanted>.+?), found (?P<found>[^;]+)(; (?P<hint>.+))?", re.S)
@@ -71,13 +71,12 @@ def _level(session: Session) -> list[str]:
 
 def status_html(lines: tuple[str, ...], running: str, message: tuple[str, Kind]) -> str:
     """The status: always of the same height."""
-    shown = list(lines)
-    if running:
-        shown.append(html.escape(running))
+    news = [html.escape(running)] if running else []
     text, kind = message
     if text:
         mark, color = MARKS[kind]
-        shown.append(f"<span style='color:{color}'>{mark}{html.escape(text)}</span>")
+        news.append(f"<span style='color:{color}'>{mark}{html.escape(text)}</span>")
+    shown = (*lines[:1], *news, *lines[1:])
     place = f"height:{HEIGHT};overflow-y:auto;overflow-wrap:anywhere"
     style = f"font-size:0.85em;padding:0.3em 0.9em;line-height:1.45;{place}"
     return f"<div style='{style}'>{'<br>'.join(shown)}</div>"
