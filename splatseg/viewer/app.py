@@ -9,8 +9,6 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from splatseg.session import Session, Workspace
 from splatseg.viewer.actions import Choices
 from splatseg.viewer.convert import FAR, NEAR, Pose, overview_pose, scene_up, turn_distance, view_pose
@@ -102,19 +100,13 @@ class Viewer:
     def _connected(self, client: Any) -> None:
         left, key, greeting = self._session_for(client)
         window = Window(client, left.session, self.templates, self.draw_at_most, left.choices)
-        if left.pose is not None and self._is_new(client):
+        if left.pose is not None:  # a page that is loaded anew stands where viser puts it, not where it was left
             window.put_camera(left.pose)
         with self._lock:
             self._keys[client.client_id] = key
             self.windows[client.client_id] = window
         if greeting:
             window.post(lambda: window.say(greeting))
-
-    def _is_new(self, client: Any) -> bool:
-        """Whether the browser's camera stands where a page begins: the page was loaded anew. One that only lost its
-        connection has its camera still, which may have moved since."""
-        start, now = self.server.initial_camera.position, client.camera.position
-        return float(np.abs(start - now).max()) < 1e-3 * max(float(np.abs(start).max()), 1.0)
 
     def _session_for(self, client: Any) -> tuple[ClosedWindow, str, str]:
         """The session of this browser, taken up where its last connection left it, or a new one; and what to say."""

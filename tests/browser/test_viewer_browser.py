@@ -395,6 +395,7 @@ def test_a_ball_is_dragged_by_its_gizmo(open_window: Any, known: KnownScene) -> 
     window = open_window()
     belly = known.leaf("snowman/belly")
     window.click(belly)
+    window.page.add_style_tag(content=".mantine-Notification-root {display: none}")  # viser's note lies over the canvas
     window.press_key("o", lambda: window.served.canvas.solid.kind == "ball")
     gizmo = window.served.canvas.solid._gizmo
     window.shoot("14-ball")
@@ -402,9 +403,10 @@ def test_a_ball_is_dragged_by_its_gizmo(open_window: Any, known: KnownScene) -> 
         before = gizmo.position.copy()
         camera, unit = window.served.camera(), window.served.template.unit
         box = window.page.locator("canvas").first.bounding_box()
-        axis = np.array([0.0, 0.0, gizmo.scale * 0.6])
-        ends = torch.from_numpy(np.stack([before + axis, before + 1.5 * axis]) * unit).float()
-        (sx, sy), (ex, ey) = camera.project(ends)[0].tolist()
+        # along the arrow that is longest on the picture
+        arrows = np.eye(3)[:, None] * gizmo.scale * np.array([0.6, 0.9])[None, :, None]
+        ends = camera.project(torch.from_numpy((before + arrows.reshape(-1, 3)) * unit).float())[0].reshape(3, 2, 2)
+        (sx, sy), (ex, ey) = ends[int((ends[:, 1] - ends[:, 0]).norm(dim=1).argmax())].tolist()
         kx, ky = box["width"] / camera.width, box["height"] / camera.height
         window.page.mouse.move(box["x"] + sx * kx, box["y"] + sy * ky)
         time.sleep(1)
