@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +28,14 @@ from splatseg.viewer.panels.view import LOOKS
 
 IMAGES = ROOT / "docs" / "images"
 SIZE = (900, 540)
-LIMIT = 30_000  # drawn Gaussians: a browser without a GPU takes minutes a picture for all of the demo's 83,000
+LIMIT = 20_000  # drawn Gaussians: a browser without a GPU takes seconds a picture for all of the demo's
 QUALITY = 82
-# The page draws only when it is told to: drawing takes all of a small machine, the gestures in between need none of it.
 PLAIN = """const getContext = HTMLCanvasElement.prototype.getContext;
 HTMLCanvasElement.prototype.getContext = function (kind, options) {
   return getContext.call(this, kind, kind.startsWith("webgl") ? { ...options, antialias: false } : options);
-};
-const next = window.requestAnimationFrame.bind(window);
-window.hold = false;
-window.requestAnimationFrame = (draw) => {
-  const attempt = () => (window.hold ? setTimeout(attempt, 50) : next(draw));
-  attempt();
 };"""
 FRAMES = """(n) => new Promise((done) => {
-  window.hold = false;
-  const draw = () => { if (n--) requestAnimationFrame(draw); else { window.hold = true; done(); } };
+  const draw = () => { if (n--) requestAnimationFrame(draw); else done(); };
   draw();
 })"""
 DRAWN = 3  # pictures the page draws between a change and its photograph: sorting and colors come one after another
@@ -90,13 +82,11 @@ class Guide:
         if key:
             self.page.keyboard.up(key)
 
-    def level(self, index: int) -> None:
-        """Move the level slider with the keys; again where it was made anew under the hand."""
-        while (active := self.served.session.active) is None or active.level != index:
-            assert active is not None and active.level is not None and active.level < index
-            self.page.get_by_role("slider").first.focus()
-            self.page.keyboard.press("ArrowRight")
-            self.settle()
+    def take_object(self) -> None:
+        """Take the second level of what was clicked."""
+        self.press("object")
+        wait_for("the level", lambda: (active := self.served.session.active) is not None and active.level == 1)
+        self.settle()
 
     def press(self, text: str) -> None:
         self.page.get_by_text(text, exact=True).first.click()
@@ -111,8 +101,8 @@ class Guide:
     def show(self, look: str) -> None:
         """Choose what the View tab shows."""
         self.tab("View")
-        next(box for box in self.boxes() if box.input_value() in LOOKS).click()
-        self.page.get_by_role("option", name=look).click()
+        self.choose(LOOKS, look)
+        wait_for("the look", lambda: self.served.look.mode == LOOKS[look])
         self.settle()
 
     def tool(self, key: str) -> None:
@@ -129,10 +119,11 @@ class Guide:
         wait_for("the corner", lambda: self.served.canvas.corners == before + 1)
         self.settle()
 
-    def choose(self, now: str, wanted: str) -> None:
-        """Choose ``wanted`` in the list that shows ``now``."""
-        box = wait_for("the list", lambda: [b for b in self.boxes() if b.input_value() == now])
+    def choose(self, now: Collection[str], wanted: str) -> None:
+        """Choose ``wanted`` in the list that shows one of ``now``."""
+        box = wait_for("the list", lambda: [box for box in self.boxes() if box.input_value() in now])
         box[0].click()
+        time.sleep(1)  # it opens slowly
         self.page.get_by_role("option", name=wanted).click()
         self.settle()
 
@@ -162,7 +153,7 @@ def select(guide: Guide) -> None:
     guide.shoot("open")
     guide.click(BELLY)
     guide.shoot("part")
-    guide.level(1)
+    guide.take_object()
     guide.shoot("object")
     guide.show("heat map of the last click")
     guide.shoot("heat")
@@ -182,7 +173,7 @@ def keep(guide: Guide) -> None:
     """Pictures of objects: the list, one alone, the scene without one."""
     guide.name("object 1", "snowman")
     guide.click(MUSHROOM)
-    guide.level(1)
+    guide.take_object()
     guide.name("object 1", "mushroom")
     guide.gesture(lambda: guide.page.keyboard.press("Escape"))
     guide.show("labels and objects")
@@ -205,14 +196,14 @@ def tools(guide: Guide) -> None:
     guide.shoot("lasso")
     guide.tool("c")
     guide.click(MUSHROOM)
-    guide.level(1)
+    guide.take_object()
     guide.tool("o")
     guide.shoot("ball")
     guide.tool("c")
     guide.draw(2)
     guide.press("By property")
     guide.draw(2)
-    guide.choose("choose one", "opacity")
+    guide.choose(["choose one"], "opacity")
     guide.shoot("property")
     guide.tab("Objects")
     guide.gesture(lambda: guide.press("Duplicate"))
@@ -249,7 +240,7 @@ def rest(guide: Guide) -> None:
     guide.show("photo colors")
     guide.click(BELLY)
     guide.tab("Select")
-    guide.level(1)
+    guide.take_object()
     guide.tab("Files")
     with guide.page.expect_download():
         guide.press("Selection (PLY)")
