@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from splatseg.session.search import Found, search, select_found
+from splatseg.session.search import MOST, Found, search, select_found
 from splatseg.viewer.actions import Actions
 from splatseg.viewer.status import short
 
@@ -33,7 +33,8 @@ class SearchSection:
         found = search(self._window.session, self._text.value)
         self._found = {_line(entry): entry for entry in found}
         # The first line is never one that can be chosen: a browser does not tell of a choice that stands already.
-        options = (f"{len(found)} found" if found else NONE_FOUND, *self._found)
+        count = f"{len(found)}{' or more' if len(found) == MOST else ''} found"
+        options = (count if found else NONE_FOUND, *self._found)
         if options != self._list.options:
             self._list.options = options
 
