@@ -242,7 +242,7 @@ def give_labels(known: KnownRun) -> None:
 
 
 def test_discretize_labels_everything_and_is_undone(known: KnownRun, session: Session) -> None:
-    with pytest.raises(SplatsegError, match="discretize"):
+    with pytest.raises(SplatsegError, match="divide it first"):
         session.pick_label("front", *known.splat.pixel_of(0))
     job = Job()
     tree = session.discretize(job=job)
@@ -320,7 +320,7 @@ def test_split_can_be_cancelled(known: KnownRun, session: Session) -> None:
 def test_merge_and_split_say_what_they_need(known: KnownRun, session: Session) -> None:
     session.discretize()
     session.clear()
-    with pytest.raises(SplatsegError, match="two labels"):
+    with pytest.raises(SplatsegError, match="two whole labels"):
         session.merge_labels()
-    with pytest.raises(SplatsegError, match="one label"):
+    with pytest.raises(SplatsegError, match="one whole label"):
         session.split_label()

@@ -29,7 +29,8 @@ from splatseg.core.splat import FeatureSplat
 from splatseg.io.labels import load_labels, save_labels
 from splatseg.io.ply import load_gaussians
 from splatseg.session import Cancelled, Change, Job, Session, Workspace, file_stem
-from splatseg.session.colors import DISPLAY_MODES, Look, Painter, level_of_detail
+from splatseg.session.colors import DISPLAY_MODES, Look, Painter
+from splatseg.session.detail import level_of_detail
 from splatseg.session.exports import (
     export_image,
     export_labels,

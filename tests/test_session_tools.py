@@ -12,12 +12,14 @@ import torch
 from known_run import KnownRun, click, make_run, part
 
 from splatseg.core.errors import SplatsegError
+from splatseg.core.label_tree import tree_from_leaves
 from splatseg.core.selection import Selection
 from splatseg.io.ply import load_gaussians
 from splatseg.segment.properties import PROPERTIES
-from splatseg.session import Cancelled, Job, Session
+from splatseg.session import Cancelled, Change, Job, Session
 from splatseg.session.colors import Look, Painter
 from splatseg.session.exports import export_without
+from splatseg.session.search import search, select_found
 
 Tool = Callable[[Session], Selection]
 LASSO = ((18.0, 1.0), (30.0, 1.0), (30.0, 31.0), (18.0, 31.0))  # around the object in the middle, parts 2 and 3
@@ -43,6 +45,7 @@ TOOLS: dict[str, Tool] = {  # each from part 2 and a bit of part 4, with which i
     "lasso": lambda s: s.lasso("front", LASSO),
     "lasso through": lambda s: s.lasso("front", LASSO, through=True),
     "rectangle through": lambda s: s.rectangle("front", (LASSO[0], LASSO[2]), through=True),
+    "brush": lambda s: s.brush("front", [(22.0, 16.0), (26.0, 10.0)], 4.0, mode="replace"),
     "box": lambda s: s.select_box((0.0, 0.0, 0.0), (1.0, 2.0, 1.0)),
     "sphere": lambda s: s.select_sphere((2.0, 0.0, 0.0), 0.7),
     "grow": lambda s: s.grow(),
@@ -108,6 +111,52 @@ def test_lassos_of_all_modes_seen_and_through(known: KnownRun, mine: Session) ->
     with pytest.raises(SplatsegError, match="empty space"):
         mine.lasso("front", ((0, 0), (2, 0), (0, 2)))
     assert mine.selection == part(known, 0, 1)
+
+
+def test_a_brush_takes_what_its_path_covers(known: KnownRun, mine: Session) -> None:
+    centers = known.splat.camera.project(known.splat.gaussians.means)[0]
+    path = (known.splat.pixel_of(0), known.splat.pixel_of(2))
+    start, end = (torch.tensor(place, dtype=torch.float64) for place in path)
+    along = ((centers - start) @ (end - start) / (end - start).square().sum()).clamp(0, 1)
+    covered = (centers - start - along[:, None] * (end - start)).norm(dim=1) <= 3
+    assert mine.brush("front", path, 3.0, through=True, mode="replace").mask.tolist() == covered.tolist()
+    seen = mine.brush("front", path, 3.0, mode="replace")
+    assert 0 < len(seen) < int(covered.sum()) and len(seen - Selection(covered)) == 0
+    dabs = [mine.brush("front", [place], 3.0) for place in path]
+    assert len(dabs[-1] - seen) == 0, "dabs add to what is there"
+    taken = mine.brush("front", [path[0]], 3.0, mode="subtract")
+    assert 0 < len(taken) < len(seen)
+    assert mine.undo().selection == dabs[-1]
+    for bad, word in ((((), 3.0), "positions"), (([(1.0, 1.0)], 0.0), "radius"), (([(-99.0, 0.0)], 3.0), "outside")):
+        with pytest.raises(SplatsegError, match=word):
+            mine.brush("front", *bad)
+    assert mine.selection == dabs[-1]
+
+
+def test_objects_and_labels_are_found_by_name_class_and_size(known: KnownRun, mine: Session) -> None:
+    tree = tree_from_leaves(known.splat.parts.numpy(), [np.arange(6) // 2, np.arange(6)], 0)
+    tree = tree.classified(tree.at_level(0)[0].id, "Snowman")
+    known.workspace.shared.apply(Change(trees=((None, 0), (tree, 0))))
+    click(mine, known, 0)
+    mine.keep("Mug of tea")
+    assert [(f.kind, f.name) for f in search(mine, "TEA mug")] == [("object", "Mug of tea")]
+    assert [f.id for f in search(mine, "label snow")] == [tree.at_level(0)[0].id]
+    everything = search(mine, "")
+    assert len(everything) == 1 + len(tree.nodes) and everything[0].kind == "object"
+    sizes = [f.count for f in everything[1:]]
+    assert sizes == sorted(sizes, reverse=True) and len(search(mine, "", most=2)) == 2
+    bound = sizes[0] - 1
+    assert {f.count for f in search(mine, f"label >{bound}")} == {size for size in sizes if size > bound}
+    assert search(mine, f">{bound} <{bound}") == () and search(mine, "nowhere") == ()
+    with pytest.raises(SplatsegError, match="number"):
+        search(mine, ">many")
+    for found in (everything[0], everything[-1]):
+        select_found(mine, found)
+        assert len(mine.selection) == found.count
+        mine.undo()
+    mine.delete("Mug of tea")
+    with pytest.raises(SplatsegError):
+        select_found(mine, everything[0])
 
 
 def test_solids_add_subtract_and_intersect(known: KnownRun, mine: Session) -> None:

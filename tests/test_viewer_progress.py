@@ -26,7 +26,7 @@ SLOW: dict[str, tuple[Any, str, str]] = {
     "Selection (PLY)": (ply, "_records", "selection.ply"),
     "Scene without it (PLY)": (ply, "_records", "selection_removed.ply"),
     "Masks in all photos (ZIP)": (mask_images, "project_selection", "selection_masks.zip"),
-    "Objects as labels (PLY + sidecar)": (ply, "_records", "objects.ply"),
+    "Objects as labels (ZIP)": (ply, "_records", "objects.zip"),
     "Image of this view (PNG)": (exports, "render", "view.png"),
 }
 

@@ -22,7 +22,7 @@ from splatseg.io.labels import load_labels
 from splatseg.io.ply import load_gaussians
 from splatseg.session import Change
 from splatseg.viewer import ServerConfig, Viewer, ViewerConfig
-from splatseg.viewer.panels.select import MODE_NAMES
+from splatseg.viewer.panels.gestures import MODE_NAMES
 
 DRAWN = 200  # of 432: what is drawn is a sample, what is selected is not
 
@@ -182,8 +182,8 @@ def test_rectangles_with_ctrl_or_with_the_checkbox(known: KnownRun, viewer: View
     window.drag(corners, "cmd/ctrl+alt")
     wait_for("the subtraction", lambda: 0 < window.selected < everything)
     rest = window.selected
-    window.put("Drag a rectangle", True)
-    wait_for("the choice", lambda: served.choices.drag_rectangle)
+    window.put("Tool", "rectangle")
+    wait_for("the choice", lambda: served.choices.tool == "rectangle")
     window.drag(corners, None)
     selects(window, everything - rest)
     window.drag(((0, 0), (1, 1)), None)
@@ -199,7 +199,7 @@ def test_tools_are_pressed_and_say_where_they_do_nothing(known: KnownRun, window
     window.press("Shrink")
     wait_for("less", lambda: window.selected <= size(known, 2))
     window.press("Fill holes")
-    wait_for("a word on it", lambda: "expected a hole" in window.status)
+    wait_for("a word on it", lambda: "needs a hole" in window.status)
     window.press("Keep clicked piece")
     wait_for("a word on it", lambda: "more than one piece" in window.status)
     window.press("Remove floaters")
@@ -233,7 +233,7 @@ def test_objects_are_renamed_recolored_hidden_isolated_and_deleted(known: KnownR
     content = known.workspace.shared
     window.put("Color", (1, 2, 3))
     wait_for("the color", lambda: content.content.objects[1].color == (1, 2, 3))
-    wait_for("the list", lambda: "rgb(1, 2, 3)" in window.html("object 1"))
+    wait_for("the list", lambda: "rgb(1, 2, 3)" in window.markup("object 1"))
     window.put("Visible", False)
     wait_for("it to be hidden", lambda: window.objects()[0].endswith("hidden"))
     window.click(*known.splat.pixel_of(0))
@@ -286,7 +286,7 @@ def test_every_export_is_downloaded_and_in_the_run(known: KnownRun, window: Head
         "Selection (PLY)": ["mug.ply"],
         "Scene without it (PLY)": ["mug_removed.ply"],
         "Masks in all photos (ZIP)": ["mug_masks.zip"],
-        "Objects as labels (PLY + sidecar)": ["objects.ply", "objects.json", "objects_plain.ply", "objects_plain.npz"],
+        "Objects as labels (ZIP)": ["objects.zip"],
         "Image of this view (PNG)": ["view.png"],
     }
     folder = known.workspace.run.exports
@@ -298,6 +298,16 @@ def test_every_export_is_downloaded_and_in_the_run(known: KnownRun, window: Head
     assert len(load_gaussians(folder / "mug.ply")) == size(known, 2)
     assert len(load_gaussians(folder / "mug_removed.ply")) == 432 - size(known, 2)
     assert load_labels(folder / "objects.ply").nodes[0].name == "object 1"
+    with zipfile.ZipFile(io.BytesIO(window.downloads["objects.zip"])) as archive:  # five downloads, once
+        inside = {name: archive.read(name) for name in archive.namelist()}
+    assert set(inside) == {
+        "objects.ply",
+        "objects.json",
+        "objects_plain.ply",
+        "objects_plain.npz",
+        "objects_plain.json",
+    }
+    assert all(content == (folder / name).read_bytes() for name, content in inside.items())
     with zipfile.ZipFile(io.BytesIO(window.downloads["mug_masks.zip"])) as archive:
         assert len(archive.namelist()) == len(known.workspace.views) == 2
     assert Image.open(io.BytesIO(window.downloads["view.png"])).size == (48, 32)

@@ -6,7 +6,9 @@ a camera of its own, and collects the files that are handed out.
 
 from __future__ import annotations
 
+import html
 import http.client
+import io
 import re
 import threading
 from collections.abc import Callable
@@ -19,6 +21,7 @@ import waiting
 import websockets.exceptions
 import websockets.sync.client
 import zstandard
+from PIL import Image
 from scipy.spatial.transform import Rotation
 from viser import _messages
 
@@ -61,15 +64,23 @@ class HeadlessWindow:
         storage: dict[str, str] | None = None,
         token: str | None = None,
         near: float | None = None,
+        picture_seconds: float | None = None,
     ) -> None:
         self.camera = camera
         self.unit = browser_unit(camera.near if near is None else near)  # of all lengths that it sends
         self.storage = {} if storage is None else storage
         self.widgets: dict[str, dict[str, Any]] = {}
+        self.gizmos: dict[str, str] = {}  # names and owners of those that are shown
+        self.nodes: dict[str, tuple[float, ...]] = {}  # splats and where they stand, in the browser's units
+        self.picture_seconds = picture_seconds  # that a picture asked for takes; None: none is sent
+        self.dark = False
+        self.lines = 0  # bundles of them that were drawn
+        self.commands: dict[str, str] = {}  # what the palette and its keys offer
         self.shown: list[str] = []  # every text the status line has had
         self.downloads: dict[str, bytes] = {}
         self.limits = {"near": 0.01, "far": 1000.0, "min_orbit_distance": 0.01, "max_orbit_distance": 1e4}
         self.pieces = 0  # of the splat that were sent
+        self.moved: dict[str, tuple[float, ...]] = {}  # where the server has put the camera
         self._parts: dict[str, tuple[str, int, bytearray]] = {}
         self._lock = threading.Lock()
         self._socket = websockets.sync.client.connect(
@@ -114,6 +125,19 @@ class HeadlessWindow:
         """Draw a rectangle between two image positions."""
         places = tuple((u / self.camera.width, v / self.camera.height) for u, v in corners)
         self._send(_messages.ScenePointerMessage("rect-select", None, None, places, modifier))
+
+    def key(self, command: str) -> None:
+        """Press the key of the command of that name."""
+        with self._lock:
+            uuid = next(uuid for uuid, label in self.commands.items() if label == command)
+        self._send(_messages.CommandTriggerMessage(uuid))
+
+    def turn(self, name: str, position: tuple[float, ...], wxyz: Any = (1.0, 0.0, 0.0, 0.0)) -> None:
+        """Drag the gizmo of that name to ``position``, world units, and turn it."""
+        owner, place = self.gizmos[name], tuple(float(p) / self.unit for p in position)
+        self._send(_messages.TransformControlsDragStartMessage(name, owner))
+        self._send(_messages.TransformControlsUpdateMessage(name, wxyz, place, owner))  # type: ignore[arg-type]
+        self._send(_messages.TransformControlsDragEndMessage(name, owner))
 
     def press(self, label: str) -> None:
         """Press the button ``label``, or that button of a group."""
@@ -168,12 +192,14 @@ class HeadlessWindow:
         for _, widget in self._all():
             content = widget["props"].get("content")
             if widget["type"] == "GuiHtmlMessage" and content and "selected ·" in content:
-                return re.sub("<[^>]*>", " ", content)
+                return html.unescape(re.sub("<[^>]*>", " ", content))
         return ""
 
     @property
     def selected(self) -> int:
         """How many Gaussians the status line says are selected."""
+        if "Nothing selected" in self.status:
+            return 0
         found = re.search(r"([\d,]+)\s+selected", self.status)
         return int(found[1].replace(",", "")) if found else -1
 
@@ -182,7 +208,7 @@ class HeadlessWindow:
         labels = [w["props"].get("label") for _, w in self._all() if w["type"] == "GuiFolderMessage"]
         return [label for label in labels if label and " · " in label]
 
-    def html(self, text: str) -> str:
+    def markup(self, text: str) -> str:
         """The markup of the first widget, but the status line, that holds ``text``."""
         contents = [w["props"].get("content") or "" for _, w in self._all() if w["type"] == "GuiHtmlMessage"]
         return next((content for content in contents if text in content and "selected ·" not in content), "")
@@ -204,7 +230,9 @@ class HeadlessWindow:
     def _take(self, message: dict[str, Any]) -> None:
         kind = message["type"]
         with self._lock:
-            if kind.startswith("Gui") and "props" in message:
+            if kind == "RegisterCommandMessage":
+                self.commands[message["uuid"]] = message["props"]["label"]
+            elif kind.startswith("Gui") and "props" in message:
                 self.widgets[message["uuid"]] = message
             elif kind == "GuiUpdateMessage" and message["uuid"] in self.widgets:
                 widget = self.widgets[message["uuid"]]
@@ -217,6 +245,23 @@ class HeadlessWindow:
         if kind in LIMIT_MESSAGES:
             name = LIMIT_MESSAGES[kind]
             self.limits[name] = message[name]
+        if kind in ("SetCameraPositionMessage", "SetCameraLookAtMessage") and not message["initial"]:
+            self.moved[kind] = tuple(message.get("position") or message["look_at"])
+        if kind == "ThemeConfigurationMessage":
+            self.dark = message["dark_mode"]
+        if kind == "GetRenderRequestMessage" and self.picture_seconds is not None:
+            threading.Timer(self.picture_seconds, self._send, (self._picture(message["render_uuid"]),)).start()
+        if kind == "TransformControlsMessage":
+            self.gizmos[message["name"]] = message["owner"]
+        elif kind == "RemoveSceneNodeMessage":
+            self.gizmos.pop(message["name"], None)
+            self.nodes.pop(message["name"], None)
+        elif kind == "GaussianSplatsMessage":
+            self.nodes.setdefault(message["name"], (0.0, 0.0, 0.0))
+        elif kind == "SetPositionMessage" and message["name"] in self.nodes:
+            self.nodes[message["name"]] = tuple(message["position"])
+        elif kind == "LineSegmentsMessage":
+            self.lines += 1
         if "/splat/" in str(message.get("name")):
             self.pieces += 1
         if kind == "LocalStorageSetItemMessage":
@@ -228,6 +273,12 @@ class HeadlessWindow:
             self._take_file(message)
         elif kind.startswith("Gui") and (not self.shown or self.shown[-1] != self.status):
             self.shown.append(self.status)
+
+    @staticmethod
+    def _picture(uuid: str) -> _messages.Message:
+        file = io.BytesIO()
+        Image.new("RGB", (32, 18)).save(file, "JPEG")
+        return _messages.GetRenderResponseMessage(file.getvalue(), uuid)
 
     def _take_file(self, message: dict[str, Any]) -> None:
         transfer = message["transfer_uuid"]

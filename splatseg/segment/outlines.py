@@ -7,6 +7,7 @@ else: what is behind a surface, or transparent, is taken, too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -73,7 +74,53 @@ class Lasso:
         )
 
 
-def lasso_seen(gaussians: Gaussians, lasso: Lasso, report: Callable[[float], None] | None = None) -> Selection:
+@dataclass(frozen=True)
+class Stroke:
+    """What a round brush covers that is led over a camera's image.
+
+    Attributes:
+        camera: whose image.
+        path: image positions (u, v), at least one; between two the brush goes straight.
+        radius: of the brush, pixels, above 0.
+    """
+
+    camera: Camera
+    path: tuple[tuple[float, float], ...]
+    radius: float
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.path) <= MOST_CORNERS:
+            raise SplatsegError(f"brush: expected 1 to {MOST_CORNERS} positions, found {len(self.path)}")
+        if not all(len(place) == 2 and math.isfinite(place[0]) and math.isfinite(place[1]) for place in self.path):
+            raise SplatsegError("brush: expected positions of two finite coordinates each, found others")
+        if not (math.isfinite(self.radius) and self.radius > 0):
+            raise SplatsegError(f"brush: expected a radius above 0, found {self.radius}")
+
+    def holds(self, points: Tensor) -> Tensor:
+        """(m,) bool: which image positions ``points`` (m, 2) are at most ``radius`` from the path."""
+        near = torch.zeros(len(points), dtype=torch.bool, device=points.device)
+        places = torch.tensor(self.path, dtype=torch.float64, device=points.device)
+        for start, end in zip(places, torch.cat([places[1:], places[-1:]]), strict=True):
+            along = end - start
+            share = ((points.double() - start) @ along / along.square().sum().clamp_min(1e-12)).clamp(0, 1)
+            near |= (points.double() - start - share[:, None] * along).norm(dim=1) <= self.radius
+        return near
+
+    def window(self) -> tuple[int, int, int, int]:
+        """First column and row, and one past the last ones, of the pixels that can be covered.
+
+        Raises:
+            SplatsegError: no pixel of the image is.
+        """
+        u, v = zip(*self.path, strict=True)
+        left, right = max(int(min(u) - self.radius), 0), min(int(max(u) + self.radius) + 1, self.camera.width)
+        top, bottom = max(int(min(v) - self.radius), 0), min(int(max(v) + self.radius) + 1, self.camera.height)
+        if not (left < right and top < bottom):
+            raise SplatsegError("brush: expected a stroke on the image, found it outside")
+        return left, top, right, bottom
+
+
+def lasso_seen(gaussians: Gaussians, lasso: Lasso | Stroke, report: Callable[[float], None] | None = None) -> Selection:
     """The Gaussians seen inside ``lasso``; see the module. ``report`` hears the share of pixels traced and may raise.
 
     Raises:
@@ -84,7 +131,7 @@ def lasso_seen(gaussians: Gaussians, lasso: Lasso, report: Callable[[float], Non
     return Selection.of(ids[lasso.holds(centers) & (depths > 0)], len(gaussians))
 
 
-def lasso_through(gaussians: Gaussians, lasso: Lasso) -> Selection:
+def lasso_through(gaussians: Gaussians, lasso: Lasso | Stroke) -> Selection:
     """All Gaussians in front of the camera whose centers are inside ``lasso``, also beyond the image's edge."""
     centers, depths = lasso.camera.to(gaussians.device).project(gaussians.means)
     return Selection((depths > lasso.camera.near) & lasso.holds(centers))

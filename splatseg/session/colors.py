@@ -1,4 +1,4 @@
-"""What a session looks like: the color of every drawn Gaussian, and which are drawn when there are too many.
+"""What a session looks like: the color of every drawn Gaussian.
 
 Colors are packed as viser wants them: one uint32 a Gaussian, red in the lowest byte, opacity in the highest.
 """
@@ -20,9 +20,10 @@ from splatseg.core.gaussians import SH_C0, Gaussians
 from splatseg.core.scene import View
 from splatseg.draw.sheets import PcaBasis
 from splatseg.segment.scores import project_selection
+from splatseg.session.copies import placed, together
 from splatseg.session.object_steps import RED
 from splatseg.session.session import Session
-from splatseg.session.workspace import Workspace
+from splatseg.session.shared import shown_copies
 
 DisplayMode = Literal["photo", "features", "labels", "depth", "scores", "confidence"]
 DISPLAY_MODES: tuple[DisplayMode, ...] = ("photo", "features", "labels", "depth", "scores", "confidence")
@@ -31,7 +32,6 @@ DATA_MODES: tuple[DisplayMode, ...] = ("features", "depth", "scores", "confidenc
 HIGHLIGHT = np.array([255, 120, 0], np.float32)
 UNLABELED = 150
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-MAX_BOOST = 2.0
 # Turbo (Mikhailov, 2019) at nine even steps, linear in between.
 TURBO = np.array(
     [
@@ -56,7 +56,7 @@ class Look:
     Attributes:
         mode: photo colors, feature PCA, labels and objects, depth, the scores of the last click, or how many of the
             views that see a Gaussian agree on what it lies in.
-        dim: what is not selected is grayed while something is.
+        dim: what is not selected is grayed while something is, except of an object that is shown alone.
         highlight: what is selected is tinted, proposed floaters in red. Colors that stand for a value (``DATA_MODES``)
             are neither grayed nor tinted, those of labels are not tinted.
     """
@@ -73,31 +73,6 @@ class Look:
 def showable(session: Session, look: Look) -> Look:
     """``look``, or photo colors in place of a heat map where nothing is clicked: what a window shows and exports."""
     return replace(look, mode="photo") if look.mode == "scores" and session.active is None else look
-
-
-def level_of_detail(workspace: Workspace, limit: int) -> Tensor:
-    """Ascending ids of at most ``limit`` Gaussians to draw, the same each time.
-
-    A weighted sample without replacement (Efraimidis and Spirakis, 2006), by what a Gaussian covers: its opacity times
-    the area of its two longest axes. Large ones are nearly all kept, small ones thinned evenly among themselves.
-    (:attr:`Workspace.weights` are for level proposals and leave the area out.)
-    """
-    n = len(workspace)
-    if n <= limit:
-        return torch.arange(n)
-    gaussians = workspace.gaussians
-    longest = gaussians.log_scales.double().topk(2, dim=1).values.sum(1)
-    log_weights = (longest + gaussians.opacities.double().clamp_min(1e-12).log()).cpu()
-    generator = torch.Generator().manual_seed(0)
-    uniform = torch.rand(n, generator=generator, dtype=torch.float64).clamp(1e-12, 1 - 1e-12)
-    # The same order as log(uniform) / weight, in logarithms: weights span many orders of magnitude.
-    keys = log_weights - (-uniform.log()).log()
-    return keys.topk(limit).indices.sort().values
-
-
-def detail_boost(workspace: Workspace, limit: int) -> float:
-    """Factor on the drawn standard deviations that fills the gaps which :func:`level_of_detail` leaves."""
-    return min(MAX_BOOST, (max(len(workspace), limit) / limit) ** 0.5)
 
 
 class Painter:
@@ -125,7 +100,8 @@ class Painter:
             selected = selection.mask[self.ids].cpu().numpy()
             if selected.any():
                 tinted = look.highlight and look.mode != "labels"  # a tinted label would be of another's color
-                packed = np.where(selected, bright if tinted else plain, dimmed if look.dim else plain)
+                dim = look.dim and self.session.isolated is None  # what is shown alone is told from nothing
+                packed = np.where(selected, bright if tinted else plain, dimmed if dim else plain)
         hidden = self.session.hidden()
         if hidden is not None:
             packed = np.where(hidden[self.ids].numpy(), np.uint32(0), packed)
@@ -181,8 +157,7 @@ class Painter:
         if camera is None:
             raise SplatsegError("depth: expected a camera to measure from, found none")
         depth = camera.project(space.gaussians.means[ids])[1].cpu().numpy()
-        ahead = depth[depth > 0]
-        low, high = np.percentile(ahead, [2, 98]) if len(ahead) else (0.0, 1.0)
+        low, high = depth_range(space.gaussians, camera)
         return colormap(1 - (depth - low) / max(high - low, 1e-9))
 
     def _label_colors(self) -> NDArray[np.float32]:
@@ -191,9 +166,17 @@ class Painter:
             colors = np.full((len(self.session.workspace), 3), UNLABELED, np.uint8)
         else:
             colors = content.tree.colors(content.level).copy()
-        for entry in content.objects.values():
+        for entry in (o for o in content.objects.values() if o.placement is None):
             colors[entry.ids.numpy()] = entry.color
         return colors[self.ids.numpy()].astype(np.float32)
+
+
+def depth_range(gaussians: Gaussians, camera: Camera) -> tuple[float, float]:
+    """The depths that depth colors end at, world units: the 2nd and 98th percentile of what is ahead of ``camera``."""
+    depth = camera.project(gaussians.means)[1].cpu().numpy()
+    ahead = depth[depth > 0]
+    low, high = np.percentile(ahead, [2, 98]) if len(ahead) else (0.0, 1.0)
+    return float(low), float(high)
 
 
 def colormap(values: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -209,12 +192,23 @@ def painted(session: Session, look: Look, camera: Camera | None = None) -> Gauss
     space = session.workspace
     shown = space.visible_gaussians(session.isolated)
     if look.mode == "photo" and not len(session.selection):
-        return shown
+        return with_copies(session, shown)
     packed = Painter(session, torch.arange(len(space))).paint(look, camera)
     rgb = torch.from_numpy(
         np.stack([packed & 255, packed >> 8 & 255, packed >> 16 & 255], axis=1).astype(np.float32) / 255
     )
-    return replace(shown, sh=((rgb - 0.5) / SH_C0)[:, None].to(shown.device))
+    return with_copies(session, replace(shown, sh=((rgb - 0.5) / SH_C0)[:, None].to(shown.device)))
+
+
+def with_copies(session: Session, shown: Gaussians) -> Gaussians:
+    """``shown`` and the copies that are drawn, these in the photos' colors, with as many coefficients of them."""
+    space, count = session.workspace, shown.sh.shape[1]
+    parts = [shown]
+    for entry in shown_copies(space.shared.content, session.isolated):
+        assert entry.placement is not None
+        copied = placed(space.gaussians.select(entry.ids.long().to(space.gaussians.device)), entry.placement)
+        parts.append(replace(copied, sh=copied.sh[:, :count]))
+    return together(parts) if len(parts) > 1 else shown
 
 
 def overlay(session: Session, view: View, with_selection: bool = True, max_width: int = 800) -> NDArray[np.uint8]:

@@ -14,12 +14,14 @@ from splatseg.core.camera import Camera
 from splatseg.core.errors import SplatsegError
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.label_tree import LabelNode, LabelTree
-from splatseg.core.progress import SILENT, Reporter
+from splatseg.core.progress import SILENT, Report, Reporter
 from splatseg.core.selection import Selection
 from splatseg.io.labels import save_labels, save_selection, save_without
+from splatseg.io.ply import save_gaussians
 from splatseg.render import render
 from splatseg.segment.mask_images import save_masks
-from splatseg.session.colors import Look, painted
+from splatseg.session.colors import Look, painted, with_copies
+from splatseg.session.copies import placed
 from splatseg.session.session import Session
 from splatseg.session.workspace import without
 
@@ -27,14 +29,37 @@ from splatseg.session.workspace import without
 def export_selection(
     session: Session, name: str = "selection", what: int | str | None = None, job: Reporter = SILENT
 ) -> Path:
-    """The selection, or the kept object ``what``, as a plain INRIA PLY.
+    """The selection, or the kept object ``what`` (a copy where it stands), as a plain INRIA PLY.
 
     Raises:
         SplatsegError: nothing is selected, no such object, or the file cannot be written.
         Cancelled: ``job`` was cancelled; the file is as it was before.
     """
     path = session.workspace.export_path(name, ".ply")
+    entry = None if what is None else session.workspace.shared.content.find(what)
+    if entry is not None and entry.placement is not None:
+        source = session.workspace.gaussians
+        copied = placed(source.select(entry.ids.long().to(source.device)), entry.placement)
+        save_gaussians(path, copied, report=job.report)
+        return path
     save_selection(path, session.workspace.gaussians, _chosen(session, what), job.report)
+    return path
+
+
+def export_scene(session: Session, name: str = "scene", job: Reporter = SILENT) -> Path:
+    """The scene as it is edited, as a plain INRIA PLY: what is shown, and the copies where they stand.
+
+    Raises:
+        SplatsegError: nothing is shown, or the file cannot be written.
+        Cancelled: ``job`` was cancelled; the file is as it was before.
+    """
+    path, space, hidden = session.workspace.export_path(name, ".ply"), session.workspace, session.hidden()
+    left = space.gaussians if hidden is None else space.gaussians.select(~hidden.to(space.gaussians.device))
+    job.report(path.name, 0)
+    scene = with_copies(session, left)
+    if not len(scene):
+        raise SplatsegError(f"{path.name}: expected something that is shown, found all hidden")
+    save_gaussians(path, scene, report=job.report)
     return path
 
 
@@ -70,21 +95,42 @@ def export_labels(session: Session, name: str = "labels", source: str = "labels"
         SplatsegError: no labels, no objects, or a file cannot be written.
         Cancelled: ``job`` was cancelled; all files are as they were before.
     """
-    if source == "objects":
-        tree = objects_tree(session)
-    elif source == "labels":
-        tree = session.tree  # type: ignore[assignment]
-    else:
-        raise SplatsegError(f"source: expected 'labels' or 'objects', found {source!r}")
-    if tree is None:
-        raise SplatsegError("labels: expected the scene divided into labels, found none; discretize it first")
-    exports, written = session.workspace.run.exports, []
+    exports, tree = session.workspace.run.exports, _label_tree(session, source)
     with write_together(exports) as stage:
-        for number, stem in enumerate((name, f"{name}_plain")):
-            path = stage / session.workspace.export_path(stem, ".ply").name
-            part = job.part(number / 2, 1 / 2)
-            written += save_labels(path, session.workspace.gaussians, tree, sidecar=number == 1, report=part)
+        written = _write_labels(session, tree, stage, name, job.report)
     return [exports / path.name for path in written]
+
+
+def export_labels_zip(session: Session, name: str = "labels", source: str = "labels", job: Reporter = SILENT) -> Path:
+    """What :func:`export_labels` writes, and ``NAME.zip`` with all of it; returns the zip file. Errors are the same."""
+    path, tree = session.workspace.export_path(name, ".zip"), _label_tree(session, source)
+    with write_together(path.parent) as stage:
+        written = _write_labels(session, tree, stage, name, job.part(0, 0.9))
+        with atomic_write(stage / path.name) as zipped, zipfile.ZipFile(zipped, "w") as archive:  # PLYs hardly shrink
+            for number, file in enumerate(written):
+                job.report(path.name, 0.9 + 0.1 * number / len(written))
+                archive.write(file, file.name)
+        job.report(path.name, 1)
+    return path
+
+
+def _label_tree(session: Session, source: str) -> LabelTree:
+    if source == "objects":
+        return objects_tree(session)
+    if source != "labels":
+        raise SplatsegError(f"source: expected 'labels' or 'objects', found {source!r}")
+    if session.tree is None:
+        raise SplatsegError("labels: expected the scene divided into labels, found none; divide it first")
+    return session.tree
+
+
+def _write_labels(session: Session, tree: LabelTree, folder: Path, name: str, report: Report) -> list[Path]:
+    space = session.workspace
+    first, second = (folder / space.export_path(stem, ".ply").name for stem in (name, f"{name}_plain"))
+    written = save_labels(first, space.gaussians, tree, report=lambda step, share: report(step, share / 2))
+    return written + save_labels(
+        second, space.gaussians, tree, sidecar=True, report=lambda step, share: report(step, (1 + share) / 2)
+    )
 
 
 def export_masks(
@@ -154,12 +200,12 @@ def draw(session: Session, camera: Camera, look: Look, job: Reporter = SILENT) -
 
 
 def objects_tree(session: Session) -> LabelTree:
-    """The kept objects as a label tree of one level; label = id of the object.
+    """The kept objects, without copies, as a label tree of one level; label = id of the object.
 
     Raises:
         SplatsegError: there are none.
     """
-    objects = session.objects  # once: another window may change them meanwhile
+    objects = [entry for entry in session.objects if entry.placement is None]  # once: they may change meanwhile
     if not objects:
         raise SplatsegError("labels: expected at least one kept object, found none")
     labels = np.zeros((len(session.workspace), 1), np.int32)

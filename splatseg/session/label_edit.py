@@ -35,7 +35,7 @@ def divided(content: Content) -> LabelTree:
         SplatsegError: the scene is not divided yet.
     """
     if content.tree is None:
-        raise SplatsegError("labels: expected the scene divided into labels, found none; discretize it first")
+        raise SplatsegError("labels: expected the scene divided into labels, found none; divide it first")
     return content.tree
 
 

@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 from splatseg.core.errors import SplatsegError
 from splatseg.core.label_tree import LabelTree
 from splatseg.core.progress import SILENT, Reporter
+from splatseg.core.selection import Selection
 from splatseg.segment.discretize import ClusterConfig, discretize
 from splatseg.session import label_edit
 from splatseg.session.locked import locked
 from splatseg.session.shared import Change, Content
+from splatseg.session.state import Mode, combine_sets
 from splatseg.session.steps import SessionSteps
 
 
@@ -75,6 +77,17 @@ class LabelSteps(SessionSteps):
 
         self._share("label level", edit)
 
+    @locked
+    def select_label(self, label: int, mode: Mode = "replace") -> Selection:
+        """Select a label of any level by its id.
+
+        Raises:
+            SplatsegError: no such label, or the scene is not divided.
+        """
+        tree = self._tree()
+        chosen = tree.selection(label)
+        return self._select(f"label {tree.node(label).name}", combine_sets(self.selection, chosen, mode))
+
     def selected_labels(self) -> tuple[int, ...]:
         """The labels of the shown level that are selected as a whole."""
         return self._selected(self._tree())
@@ -92,7 +105,9 @@ class LabelSteps(SessionSteps):
         def edit(tree: LabelTree) -> tuple[LabelTree, tuple[int, ...]]:
             wanted = self._selected(tree) if chosen is None else tuple(chosen)
             if len(wanted) < 2:
-                raise SplatsegError(f"merge: expected two labels selected as a whole, found {len(wanted)}")
+                raise SplatsegError(
+                    f"merge: expected two whole labels selected, found {len(wanted)}; click one, Shift-click another"
+                )
             for other in wanted[1:]:
                 tree = tree.merge(wanted[0], other)
             return tree, wanted[:1]
@@ -110,7 +125,7 @@ class LabelSteps(SessionSteps):
         def edit(tree: LabelTree) -> tuple[LabelTree, tuple[int, ...]]:
             wanted = self._selected(tree) if label is None else (label,)
             if len(wanted) != 1:
-                raise SplatsegError(f"split: expected one label selected as a whole, found {len(wanted)}")
+                raise SplatsegError(f"split: expected one whole label selected, found {len(wanted)}; click one")
             return label_edit.split(tree, wanted[0], self.workspace.field.unit, job.report)
 
         return self._edit_labels("split", edit)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from splatseg.core.errors import SplatsegError
 from splatseg.session import label_edit
+from splatseg.session.copies import Placement, Quaternion, Vector
 from splatseg.session.locked import locked
 from splatseg.session.shared import Change, Color, Content, SceneObject, check_color, clean_name
 from splatseg.session.steps import SessionSteps
@@ -68,12 +69,59 @@ class ObjectSteps(SessionSteps):
         assert entry is not None
         return entry
 
-    def _replace_object(self, key: int | str, label: str, **fields: object) -> SceneObject:
+    @locked
+    def duplicate(self, key: int | str, name: str | None = None) -> SceneObject:
+        """Copy an object, or a copy, as a layer of its own, where it stands; :meth:`place` moves it.
+
+        Raises:
+            SplatsegError: no such object, or no name.
+        """
+        new, found = self.workspace.shared.new_id(), self.workspace.shared.content.find(key)
+        cleaned = clean_name(f"copy of {found.name}" if name is None else name)
+        means = self.workspace.gaussians.means[found.ids.long().to(self.workspace.gaussians.device)].double()
+        x, y, z = ((means.min(0).values + means.max(0).values) / 2).tolist()
+
+        def edit(content: Content) -> Change:
+            old = content.find(found.id)
+            here = old.placement or Placement((x, y, z), (x, y, z))
+            return Change({new: None}, {new: replace(old, id=new, name=cleaned, visible=True, placement=here)})
+
+        entry = self._share(f"duplicate {found.name}", edit).after[new]
+        assert entry is not None
+        return entry
+
+    @locked
+    def place(
+        self,
+        key: int | str,
+        center: Vector | None = None,
+        wxyz: Quaternion | None = None,
+        scale: float | None = None,
+        drag: int | None = None,
+    ) -> SceneObject:
+        """Put the middle of a copy at ``center`` (world units), turned by ``wxyz`` and ``scale`` times as large as
+        what was copied; None leaves it. ``drag`` as in :meth:`Session.set_level`.
+
+        Raises:
+            SplatsegError: no such object, one that is no copy, or numbers that mean nothing.
+        """
+        found = self.workspace.shared.content.find(key)
+        if found.placement is None:
+            raise SplatsegError(f"place: expected a copy, found '{found.name}' of the splat itself; duplicate it first")
+        given = {"center": center, "wxyz": wxyz, "scale": scale}
+        fields = {name: value for name, value in given.items() if value is not None}
+        placement = replace(found.placement, **fields)  # type: ignore[arg-type]
+        label = f"place {found.name}"
+        if drag is not None and (self.step.label, self.step.drag) == (label, drag) and self.can_undo:
+            self.undo()
+        return self._replace_object(found.id, label, drag, placement=placement)
+
+    def _replace_object(self, key: int | str, label: str, drag: int | None = None, **fields: object) -> SceneObject:
         def edit(content: Content) -> Change:
             old = content.find(key)
             return Change({old.id: old}, {old.id: replace(old, **fields)})  # type: ignore[arg-type]
 
-        (entry,) = self._share(label, edit).after.values()
+        (entry,) = self._share(label, edit, drag).after.values()
         assert entry is not None
         return entry
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from splatseg.core.camera import Camera
@@ -25,6 +26,8 @@ from splatseg.session.tool_steps import ToolSteps
 from splatseg.session.workspace import Workspace
 
 UNKNOWN = "no masks of several views hold what was clicked: the selection follows color and shape alone"
+NOT_SELECTED = "nothing was taken out: what was clicked is not selected"
+SELECTED_ALREADY = "nothing was added: what was clicked is selected already"
 Where = str | View | Camera
 
 
@@ -40,8 +43,8 @@ class Session(ObjectSteps, LabelSteps, ToolSteps, CleanSteps):
         level: which proposed level a click shows first; 0 is the smallest part.
 
     Attributes:
-        notice: a line for people, else empty: what the last undo or redo left as another window has made it, or that
-            the last click was on what no masks tell of.
+        notice: a line for people, else empty: what the last undo or redo left as another window has made it, that the
+            last click was on what no masks tell of, or that it changed nothing.
     """
 
     # Pointing --------------------------------------------------------------------------------------------------------
@@ -67,7 +70,11 @@ class Session(ObjectSteps, LabelSteps, ToolSteps, CleanSteps):
         if mode == "subtract":
             if not len(self.selection):
                 raise SplatsegError("subtract: expected something selected to subtract from, found nothing")
-            return self._subtract(click_features(self._shown(), click), job)
+            before = self.selection
+            found = self._subtract(click_features(self._shown(), click), job)
+            if torch.equal(found.mask, before.mask):
+                self.notice = NOT_SELECTED
+            return found
         query = make_query(self._shown(), [click])
         active = step.active
         level = active.level if mode == "add" and active and active.level is not None else self.first_level
@@ -77,11 +84,14 @@ class Session(ObjectSteps, LabelSteps, ToolSteps, CleanSteps):
         if mode == "replace":
             found = self._select("click", Selection.none(len(space)), (pick,))
         elif mode == "add":
+            before = self.selection
             found = self._select("add", step.fixed, (*step.picks, pick))
+            if torch.equal(found.mask, before.mask):
+                self.notice = SELECTED_ALREADY
         else:
             found = self._select(mode, combine_sets(self.selection, pick.selection(), mode))
         self._clicked = click
-        if not pick.confirmed(space.field):
+        if not pick.confirmed(space.field) and not self.notice:
             self.notice = UNKNOWN
         return found
 

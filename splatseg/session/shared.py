@@ -15,6 +15,7 @@ from torch import Tensor
 from splatseg.core.errors import SplatsegError
 from splatseg.core.label_tree import LabelTree
 from splatseg.core.selection import Selection
+from splatseg.session.copies import Placement
 
 MAX_NAME = 80
 Color = tuple[int, int, int]
@@ -30,6 +31,8 @@ class SceneObject:
         color: (r, g, b), 0..255.
         ids: (m,) int32 Gaussians, ascending.
         visible: False: neither drawn nor found by clicks.
+        placement: None for Gaussians of the splat; else this is a copy of them that stands elsewhere: it is drawn and
+            exported with the scene, and neither found by clicks nor part of labels.
     """
 
     id: int
@@ -37,12 +40,13 @@ class SceneObject:
     color: Color
     ids: Tensor
     visible: bool = True
+    placement: Placement | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def selection(self, n: int) -> Selection:
-        """It, as a selection of a splat of ``n`` Gaussians."""
+        """It, or what it was copied from, as a selection of a splat of ``n`` Gaussians."""
         return Selection.of(self.ids.long(), n)
 
 
@@ -225,13 +229,22 @@ def check_color(color: Color) -> Color:
     return (int(color[0]), int(color[1]), int(color[2]))
 
 
+def shown_copies(content: Content, isolated: int | None) -> tuple[SceneObject, ...]:
+    """The copies that are drawn."""
+    copies = (o for o in content.objects.values() if o.placement is not None)
+    if isolated is not None and isolated in content.objects:
+        return tuple(o for o in copies if o.id == isolated)
+    return tuple(o for o in copies if o.visible)
+
+
 def hidden_mask(content: Content, n: int, isolated: int | None) -> Tensor | None:
     """(n,) bool, True where nothing is drawn: hidden objects, or all but the isolated one; None if all is visible."""
     if isolated is not None and isolated in content.objects:
-        mask = torch.ones(n, dtype=torch.bool)
-        mask[content.objects[isolated].ids.long()] = False
+        mask, alone = torch.ones(n, dtype=torch.bool), content.objects[isolated]
+        if alone.placement is None:
+            mask[alone.ids.long()] = False
         return mask
-    hidden = [o for o in content.objects.values() if not o.visible]
+    hidden = [o for o in content.objects.values() if not o.visible and o.placement is None]
     if not hidden:
         return None
     mask = torch.zeros(n, dtype=torch.bool)

@@ -122,9 +122,9 @@ class SessionSteps:
     def _select(self, label: str, fixed: Selection, picks: Sequence[Pick] = ()) -> Selection:
         return self._do(label, fixed, picks).selection
 
-    def _share(self, label: str, edit: Edit) -> Change:
+    def _share(self, label: str, edit: Edit, drag: int | None = None) -> Change:
         """A step that changes shared objects and leaves the selection."""
-        change = self._do(label, self.step.fixed, self.step.picks, edit).change
+        change = self._do(label, self.step.fixed, self.step.picks, edit, drag).change
         assert change is not None
         return change
 

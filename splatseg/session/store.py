@@ -25,6 +25,7 @@ from splatseg.core.palette import color_from_json
 from splatseg.core.reading import regular
 from splatseg.core.selection import Selection
 from splatseg.segment.clicks import Query
+from splatseg.session.copies import Placement
 from splatseg.session.shared import Change, Color, Content, SceneObject, check_color, clean_name
 from splatseg.session.state import Pick, Step, gather
 
@@ -64,9 +65,7 @@ def save(path: Path, content: Content, fingerprint: str, step: Step | None) -> N
         "fingerprint": fingerprint,
         "when": time.strftime("%Y-%m-%d %H:%M:%S"),
         "level": content.level,
-        "objects": [
-            {"id": o.id, "name": o.name, "color": o.color, "count": len(o), "visible": o.visible} for o in objects
-        ],
+        "objects": [_object_json(entry) for entry in objects],
     }
     if content.tree is not None:
         arrays["labels"] = content.tree.labels
@@ -80,6 +79,11 @@ def save(path: Path, content: Content, fingerprint: str, step: Step | None) -> N
     arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
     with atomic_write(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def _object_json(entry: SceneObject) -> dict[str, Any]:
+    fields = {"id": entry.id, "name": entry.name, "color": entry.color, "count": len(entry), "visible": entry.visible}
+    return fields if entry.placement is None else fields | {"placement": entry.placement.to_json()}
 
 
 def load(path: Path, field: FeatureField, weights: Tensor) -> Saved:
@@ -132,6 +136,7 @@ class _WrittenObject:
     color: Color
     count: int
     visible: bool
+    placement: Placement | None
 
 
 def _read(path: Path) -> _Written:
@@ -151,7 +156,12 @@ def _read(path: Path) -> _Written:
         int(meta["level"]),
         [
             _WrittenObject(
-                int(e["id"]), str(e["name"]), color_from_json(e["color"]), int(e["count"]), bool(e["visible"])
+                int(e["id"]),
+                str(e["name"]),
+                color_from_json(e["color"]),
+                int(e["count"]),
+                bool(e["visible"]),
+                Placement.from_json(e["placement"]) if "placement" in e else None,
             )
             for e in meta["objects"]
         ],
@@ -173,7 +183,7 @@ def _objects(written: _Written, n: int) -> tuple[SceneObject, ...]:
     if not all(0 < entry.id < 2**31 for entry in written.objects):
         raise SplatsegError("id: expected those of objects in 1..2^31 - 1, found another")
     return tuple(
-        SceneObject(e.id, clean_name(e.name), check_color(e.color), part.clone(), e.visible)
+        SceneObject(e.id, clean_name(e.name), check_color(e.color), part.clone(), e.visible, e.placement)
         for e, part in zip(written.objects, ids.split(counts), strict=True)
     )
 

@@ -45,12 +45,32 @@ class ToolSteps(SessionSteps):
         """Select what is seen inside a polygon of image positions, or with ``through`` everything behind it, too
         (:mod:`splatseg.segment.outlines`)."""
         lasso = outlines.Lasso(self.workspace.camera(view), tuple(polygon))
+        return self._outlined("lasso", lasso, through, mode, job)
+
+    @locked
+    def brush(
+        self,
+        view: str | View | Camera,
+        path: Sequence[tuple[float, float]],
+        radius: float,
+        through: bool = False,
+        mode: Mode = "add",
+        job: Reporter = SILENT,
+    ) -> Selection:
+        """Paint over the image along ``path``: take what is seen under a round brush of ``radius`` pixels, or with
+        ``through`` everything behind it, too."""
+        stroke = outlines.Stroke(self.workspace.camera(view), tuple(path), radius)
+        return self._outlined("brush", stroke, through, mode, job)
+
+    def _outlined(
+        self, label: str, region: outlines.Lasso | outlines.Stroke, through: bool, mode: Mode, job: Reporter
+    ) -> Selection:
         if through:
-            lasso.window()  # refused alike, whatever is asked for
-            found = outlines.lasso_through(self._gaussians(), lasso)
+            region.window()  # refused alike, whatever is asked for
+            found = outlines.lasso_through(self._gaussians(), region)
         else:
-            found = outlines.lasso_seen(self._gaussians(), lasso, _share(job, "looking what is there", 0.9))
-        return self._put_set("lasso", found, mode, "something inside it", "empty space")
+            found = outlines.lasso_seen(self._gaussians(), region, _share(job, "looking what is there", 0.9))
+        return self._put_set(label, found, mode, "something inside it", "empty space")
 
     @locked
     def select_box(

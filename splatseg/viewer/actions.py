@@ -13,17 +13,69 @@ from splatseg.session.colors import Look
 from splatseg.viewer.drags import Drags
 from splatseg.viewer.splats import SplatTemplate
 
+LIMITS = (20_000, 50_000, 100_000, 300_000, 1_000_000, 3_000_000)  # Gaussians drawn, to choose from
+Tool = Literal["click", "rectangle", "lasso", "brush", "box", "ball"]
+TOOLS: tuple[Tool, ...] = ("click", "rectangle", "lasso", "brush", "box", "ball")
+
 
 @dataclass
 class Choices:
-    """What this window is set to; not part of undo."""
+    """What this window is set to; not part of undo, and kept when the page is loaded anew."""
 
     mode: Mode = "replace"
     look: Look = field(default_factory=Look)
     whole_labels: bool = False
-    drag_rectangle: bool = False
+    tool: Tool = "click"
+    through: bool = False  # outlines take what is behind a surface, too
+    brush_radius: float = 20.0  # pixels
     photo: View | None = None
+    draw_at_most: int | None = None  # Gaussians; None: as the server was told, less in a browser that draws slowly
+    follow: bool = True  # a sample is dense where the camera looks
+    dark: bool = False
     photo_selection: bool = True
+    photo_fade: float = 0.0  # 0 the photo, 1 what is drawn from its place
+
+
+class Solid(Protocol):
+    """A box or a ball with a gizmo: which of them is there, if any, and its edges (the first is the ball's diameter),
+    world units."""
+
+    kind: Literal["box", "ball"] | None
+    size: tuple[float, float, float]
+
+    def resize(self, size: tuple[float, ...]) -> None:
+        """Make it as large as that."""
+
+    def take(self, mode: Mode) -> None:
+        """Combine the selection with what lies inside."""
+
+
+class Drawing(Protocol):
+    """What is drawn on the canvas of a window to select with."""
+
+    @property
+    def solid(self) -> Solid:
+        """The box or ball."""
+
+    def close_lasso(self) -> None:
+        """Select what is inside."""
+
+    def take_corner_back(self) -> None:
+        """Forget the lasso's last corner."""
+
+    def forget_lasso(self) -> bool:
+        """Forget all its corners; whether there were any."""
+
+
+class Mover(Protocol):
+    """A gizmo that moves one copy at a time."""
+
+    @property
+    def key(self) -> int | None:
+        """The copy it moves."""
+
+    def show(self, key: int | None) -> None:
+        """Let it move that copy; None takes it away."""
 
 
 class Actions(Protocol):
@@ -36,11 +88,27 @@ class Actions(Protocol):
     drags: Drags
 
     @property
+    def copy_gizmo(self) -> Mover:
+        """The gizmo on a copy."""
+
+    @property
+    def canvas(self) -> Drawing:
+        """Lasso, box and ball."""
+
+    doing: Job | None  # what the queue does now
+
+    @property
     def look(self) -> Look:
         """What the window shows now."""
 
-    def camera(self) -> Camera:
-        """The browser's camera now."""
+    def camera(self, size: tuple[int, int] | None = None) -> Camera:
+        """The browser's camera now, at its own picture size or at another (width, height)."""
+
+    def camera_of_ray(self, origin: tuple[float, float, float]) -> Camera:
+        """The camera that a click at ``origin``, in the browser's units, was made with."""
+
+    def focus(self) -> None:
+        """Move the camera to what is selected."""
 
     def post(self, action: Callable[[], object], key: str | None = None) -> None:
         """Queue ``action``; one posted under the same key that has not begun is replaced."""
@@ -63,14 +131,20 @@ class Actions(Protocol):
     def complain(self, message: str) -> None:
         """Show what went wrong."""
 
-    def set_look(self, look: Look) -> None:
-        """Paint otherwise from now on."""
+    def set_look(self, name: str, value: object) -> None:
+        """Paint otherwise from now on: another value for that field of the look."""
+
+    def draw_at_most(self, limit: int) -> None:
+        """Draw at most so many Gaussians in this window."""
+
+    def draw_sample(self) -> None:
+        """Draw the sample that the choices and the camera ask for."""
 
     def show_photo(self) -> None:
         """Show the chosen photo as the choices say."""
 
-    def set_drag_rectangle(self, on: bool) -> None:
-        """Whether plain drags draw rectangles instead of turning the camera."""
+    def set_tool(self, tool: Tool) -> None:
+        """Let clicks and drags on the canvas do something else from now on."""
 
     def go_to_view(self, view: View | None) -> None:
         """Look as the photo does and show it beside; None only hides the photo."""

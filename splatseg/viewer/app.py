@@ -10,15 +10,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from splatseg.session import Session, Workspace
-from splatseg.viewer.convert import FAR, NEAR, overview_pose, scene_up, turn_distance, view_pose
+from splatseg.viewer.actions import Choices
+from splatseg.viewer.convert import FAR, NEAR, Pose, overview_pose, scene_up, turn_distance, view_pose
 from splatseg.viewer.server import ServerConfig, open_server
-from splatseg.viewer.splats import SplatTemplate
-from splatseg.viewer.window import Window
+from splatseg.viewer.splats import Templates
+from splatseg.viewer.window import Window, pose_of
 
 SESSION_KEY = "splatseg-session"  # in the browser's local storage: finds the session again after a lost connection
 KEPT_SECONDS = 3600.0
 KEPT_BYTES = 1_000_000_000  # of the sessions of closed windows together; those closed first are forgotten beyond it
 STORAGE_SECONDS = 10.0  # a busy browser answers late
+BACK = "Welcome back: selection, undo, camera and settings are as you left them"
 OVERTAKEN_SECONDS = 1.0  # a new connection may be noticed before the end of the one it replaces
 
 log = logging.getLogger(__name__)
@@ -39,10 +41,12 @@ class ViewerConfig:
 
 @dataclass
 class ClosedWindow:
-    """A session whose browser is gone."""
+    """A session whose browser is gone, and how its window stood: camera (in the browser's units) and choices."""
 
     session: Session
     since: float
+    choices: Choices = field(default_factory=Choices)
+    pose: Pose | None = None
 
 
 class Viewer:
@@ -56,7 +60,9 @@ class Viewer:
         config = config or ViewerConfig()
         self.workspace = workspace
         workspace.prepare()
-        self.template = SplatTemplate(workspace, config.draw_at_most)
+        self.templates = Templates(workspace)
+        self.draw_at_most = config.draw_at_most
+        self.template = self.templates.of(config.draw_at_most)
         workspace.start_autosave()
         try:
             self.server = open_server(config.server)
@@ -92,15 +98,17 @@ class Viewer:
         start.near, start.far = NEAR, FAR
 
     def _connected(self, client: Any) -> None:
-        session, key, greeting = self._session_for(client)
-        window = Window(client, session, self.template)
+        left, key, greeting = self._session_for(client)
+        window = Window(client, left.session, self.templates, self.draw_at_most, left.choices)
+        if left.pose is not None:  # a page that is loaded anew stands where viser puts it, not where it was left
+            window.put_camera(left.pose)
         with self._lock:
             self._keys[client.client_id] = key
             self.windows[client.client_id] = window
         if greeting:
             window.post(lambda: window.say(greeting))
 
-    def _session_for(self, client: Any) -> tuple[Session, str, str]:
+    def _session_for(self, client: Any) -> tuple[ClosedWindow, str, str]:
         """The session of this browser, taken up where its last connection left it, or a new one; and what to say."""
         try:
             known = client.local_storage.get_item(SESSION_KEY, timeout=STORAGE_SECONDS)
@@ -113,14 +121,15 @@ class Viewer:
             self._forget()
             left = self._closed.pop(known, None) if known else None
         if left is not None and known:
-            return left.session, known, "back where the connection was lost"
+            return left, known, BACK
         session = Session(self.workspace)
         step = self.workspace.take_restored_step()
         if step is not None:
             session.resume(step)
         key = secrets.token_urlsafe(16)
         client.local_storage.set_item(SESSION_KEY, key)
-        return session, key, self.workspace.restored or "" if step is not None else ""
+        new = ClosedWindow(session, time.monotonic())
+        return new, key, self.workspace.restored or "" if step is not None else ""
 
     def _disconnected(self, client: Any) -> None:
         with self._lock:
@@ -128,7 +137,7 @@ class Viewer:
             key = self._keys.pop(client.client_id, None)
             if window is None or key is None:
                 return
-            self._closed[key] = ClosedWindow(window.session, time.monotonic())
+            self._closed[key] = ClosedWindow(window.session, time.monotonic(), window.choices, pose_of(window.client))
             self._forget()
         window.close()
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
+from torch import Tensor
 
 from splatseg.core.camera import Camera
 from splatseg.core.gaussians import Gaussians
@@ -90,6 +91,17 @@ def overview_pose(gaussians: Gaussians) -> Pose:
     return Pose(center + direction * (radius or 1.0) * 2.2, center, np.array([0.0, -1.0, 0.0]), 0.9)
 
 
+def focus_pose(gaussians: Gaussians, ids: Tensor, now: Pose) -> Pose:
+    """The pose that looks as ``now`` does and shows the Gaussians ``ids`` (m,): their middle 96 % fill half of it."""
+    means = gaussians.means[ids].double().cpu()
+    picked = means[torch.linspace(0, len(means) - 1, min(len(means), 50_000)).long()]
+    low, high = picked.quantile(0.02, dim=0), picked.quantile(0.98, dim=0)
+    spread = float((high - low).norm()) / 2 or 3 * float(gaussians.scales[ids].max())
+    center, away = ((low + high) / 2).numpy(), now.position - now.look_at
+    distance = 2 * spread / tan(now.fov / 2)
+    return Pose(center + away / max(float(np.linalg.norm(away)), 1e-12) * distance, center, now.up, now.fov)
+
+
 def scene_up(scene: Scene) -> NDArray[np.float64]:
     """(3,) unit vector that points up in most photos."""
     up = torch.stack([-view.camera.cam_from_world[1, :3] for view in scene.views]).double().mean(0).numpy()
@@ -109,14 +121,16 @@ def unit_scale(gaussians: Gaussians) -> float:
     return 1 / max(float(gaussians.scales.max(1).values.median()), 1e-12)
 
 
-def splat_buffer(gaussians: Gaussians, scale: float, boost: float = 1.0) -> NDArray[np.uint32]:
+def splat_buffer(gaussians: Gaussians, scale: float, boost: Tensor | None = None) -> NDArray[np.uint32]:
     """(n, 8) uint32 as viser's renderer reads it, colors (column 7) zero.
 
     Columns: 0..2 the center times ``scale`` (float32), 3 reserved, 4..6 the covariance's upper triangle times
-    (``scale`` x ``boost``)^2 (six float16). Draw it with 1 / ``scale``.
+    (``scale`` x ``boost``)^2 (six float16), ``boost`` (n,) being 1 if not given. Draw it with 1 / ``scale``.
     """
     quats = torch.nn.functional.normalize(gaussians.quats, dim=1).double().cpu().numpy()
-    spread = gaussians.scales.double().cpu().numpy() * (scale * boost)
+    spread = gaussians.scales.double().cpu().numpy() * scale
+    if boost is not None:
+        spread *= boost.double().numpy()[:, None]
     axes = Rotation.from_quat(quats, scalar_first=True).as_matrix() * spread[:, None, :]
     covariances = axes @ axes.transpose(0, 2, 1)
     upper = covariances.reshape(-1, 9)[:, [0, 1, 2, 4, 5, 8]]

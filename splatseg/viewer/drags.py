@@ -24,6 +24,12 @@ class Drags:
         self._lock = threading.Lock()
         self._number, self._slider, self._last = 0, "", 0.0
 
+    def begin(self) -> int:
+        """The number of a drag whose beginning and end are told."""
+        with self._lock:
+            self._slider = ""
+            return next(_numbers)
+
     def number(self, slider: str) -> int:
         """The number of the drag that moves ``slider`` now: another one after a pause, and after another slider."""
         with self._lock:

@@ -6,27 +6,41 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from splatseg.core.camera import Camera
 from splatseg.core.errors import SplatsegError
-from splatseg.core.progress import SILENT
 from splatseg.core.scene import View
-from splatseg.session import Cancelled, Job, Mode, Session
-from splatseg.session.colors import Look, Painter, overlay, showable
-from splatseg.viewer.actions import Choices
-from splatseg.viewer.convert import FARTHEST_TURN, NEAREST_TURN, Pose, browser_camera, turn_distance, view_pose
+from splatseg.session import Cancelled, Job, Session
+from splatseg.session.colors import Look, Painter, showable
+from splatseg.viewer.actions import LIMITS, Choices, Tool
+from splatseg.viewer.canvas import Canvas
+from splatseg.viewer.convert import (
+    FARTHEST_TURN,
+    NEAREST_TURN,
+    Pose,
+    browser_camera,
+    focus_pose,
+    turn_distance,
+    view_pose,
+)
+from splatseg.viewer.copies import CopyGizmo, CopyNodes
 from splatseg.viewer.drags import Drags
-from splatseg.viewer.panels.tabs import Kind, Panels
+from splatseg.viewer.panels.tabs import Panels
 from splatseg.viewer.queue import ActionQueue
-from splatseg.viewer.splats import SplatNodes, SplatTemplate
+from splatseg.viewer.splats import SplatNodes, Templates
+from splatseg.viewer.status import Kind, plain
 
 SLOW_SECONDS = 1.0  # what takes longer gets a progress bar and a cancel button
 STALE_CAMERA_SECONDS = 0.5  # a click may overtake the message with the camera it was made with
+FLUENT_SECONDS = 1.0  # a picture that takes longer is too slow
+REST_SECONDS = 0.5  # a camera that stands so long has come to rest
+SMALL_PICTURE, PICTURE_PATIENCE = (180, 320), 60.0  # height and width of the picture that is timed; seconds at most
 DEPTH_SECONDS = 0.4  # depth colors follow the camera at most so often
-MODIFIED: dict[str | None, Mode] = {"shift": "add", "alt": "subtract", "alt+shift": "intersect"}
 
 log = logging.getLogger(__name__)
 
@@ -37,28 +51,39 @@ class Window:
     Args:
         client: viser's handle of the browser.
         session: this window's session.
-        template: what is drawn.
+        templates: what can be drawn.
+        draw_at_most: Gaussians, where the window does not ask for another number.
+        choices: what the window is set to; as new if not given.
     """
 
-    def __init__(self, client: Any, session: Session, template: SplatTemplate) -> None:
+    def __init__(
+        self, client: Any, session: Session, templates: Templates, draw_at_most: int, choices: Choices | None = None
+    ) -> None:
         self.client = client
         self.session = session
-        self.template = template
-        self.choices = Choices()
+        self.choices = choices or Choices()
+        self._templates, self._limit = templates, self.choices.draw_at_most or draw_at_most
+        self.template = templates.of(self._limit)
         self.drags = Drags()
         self._starting = threading.Lock()
         self.job: Job | None = None  # what runs beside the queue
         self.doing: Job | None = None  # what the queue does
         self.last_click_ms = 0.0
-        self._painter = Painter(session, template.ids)
-        self._nodes = SplatNodes(template, client.scene)
+        self._painter = Painter(session, self.template.ids)
+        self._nodes = SplatNodes(self.template, client.scene)
+        self._sampled_camera: tuple[float, ...] = ()
+        self._copies = CopyNodes(self)
+        self.copy_gizmo = CopyGizmo(self)
         self._painted_camera: tuple[float, ...] = ()
         self._queue = ActionQueue(f"splatseg-window-{client.client_id}")
+        self.canvas = Canvas(self)
         self.panels = Panels(self)
         self._unlisten = session.workspace.shared.listen(lambda: self.post(self.refresh, "shared"))
         self._limit_orbit()
-        self._listen_to_canvas()
+        self.client.camera.on_update(lambda _: self._camera_moved())
         self.post(self.refresh)
+        if self.choices.draw_at_most is None and len(self.template.ids) > LIMITS[0]:
+            threading.Thread(target=self._watch_speed, name="splatseg-speed", daemon=True).start()
 
     def close(self) -> None:
         """The browser is gone; the session stays."""
@@ -154,8 +179,9 @@ class Window:
 
     def complain(self, message: str) -> None:
         """Show what went wrong, in the status line and as a note that goes away."""
-        self.panels.message(message, "failed")
-        self.client.add_notification("Not done", message, auto_close_seconds=6, color="orange")
+        said = plain(message)
+        self.panels.message(said, "failed")
+        self.client.add_notification("Not done", said, auto_close_seconds=6, color="orange")
 
     # Showing ---------------------------------------------------------------------------------------------------------
 
@@ -174,29 +200,86 @@ class Window:
         look = self.look
         camera = self.camera() if look.mode == "depth" else None
         self._nodes.show(self._painter.paint(look, camera))
+        self._copies.show()
+        self.copy_gizmo.sync()
         self.client.flush()
+
+    # How much is drawn -----------------------------------------------------------------------------------------------
+
+    def draw_at_most(self, limit: int) -> None:
+        self.choices.draw_at_most = self._limit = limit
+        self.draw_sample()
+
+    def draw_sample(self) -> None:
+        camera = self.camera() if self.choices.follow and self._limit < len(self.session.workspace) else None
+        self._sampled_camera = self._camera_state()
+        template = self._templates.of(self._limit, camera)
+        if template is not self.template:
+            self.template = template
+            self._painter = Painter(self.session, template.ids)
+            self._nodes.change(template)
+
+    def _camera_state(self) -> tuple[float, ...]:
+        return (*self.client.camera.position.tolist(), *self.client.camera.wxyz.tolist())
+
+    def _follow_camera(self) -> None:
+        """A new sample where the camera has come to rest; nothing while it moves, and where all is drawn."""
+        if not (self.choices.follow and self.template.sampled):
+            return
+
+        def resample() -> None:
+            state = self._camera_state()
+            time.sleep(REST_SECONDS)
+            if state != self._camera_state() or self.waiting("sample"):
+                self._follow_camera()
+            elif state != self._sampled_camera:
+                self.draw_sample()
+                self.paint()
+
+        self.post(resample, "sample")
+
+    def _watch_speed(self) -> None:
+        """Ask the browser for a small picture and draw less where that takes long: a server is not told whether a
+        browser has a GPU. What the person has chosen stays."""
+        try:
+            for _ in range(2):  # the first one waits for the splat to arrive
+                started = time.monotonic()
+                self.client.get_render(*SMALL_PICTURE, timeout=PICTURE_PATIENCE)
+                seconds = time.monotonic() - started
+        except (RuntimeError, TimeoutError):
+            return  # the window was closed, or hides
+        drawn = len(self.template.ids)
+        limit = limit_for(seconds, drawn)
+        if limit < drawn and self.choices.draw_at_most is None:
+            self.post(partial(self._draw_less, limit, seconds))
+
+    def _draw_less(self, limit: int, seconds: float) -> None:
+        self._limit = limit
+        self.draw_sample()
+        self.refresh()
+        self.say(
+            f"this browser takes {seconds:.1f} s a picture: now {limit:,} Gaussians are drawn (View → Draw at most)"
+        )
 
     def show_photo(self) -> None:
         """The photo of the view that was gone to, with the selection on it if wanted."""
-        view = self.choices.photo
-        self.panels.show_photo(
-            view, None if view is None else overlay(self.session, view, self.choices.photo_selection)
-        )
+        self.panels.photo.show(self.choices.photo)
 
-    def set_look(self, look: Look) -> None:
-        self.choices.look = look
-        self.act(self._check_look, "look")
+    def set_look(self, name: str, value: object) -> None:
+        self.act(partial(self._put_look, name, value), f"look {name}")
 
-    def _check_look(self) -> None:
-        if self.choices.look.mode == "scores" and self.session.active is None:
+    def _put_look(self, name: str, value: object) -> None:
+        if value == "scores" and self.session.active is None:
             raise SplatsegError("heat map: expected a clicked thing, found none; click one first")
+        self.choices.look = replace(self.choices.look, **{name: value})  # type: ignore[arg-type]
 
     # Cameras ---------------------------------------------------------------------------------------------------------
 
-    def camera(self) -> Camera:
-        """The browser's camera now, at its own picture size."""
+    def camera(self, size: tuple[int, int] | None = None) -> Camera:
+        """The browser's camera now, at its own picture size or at another (width, height) of the same angle in
+        height."""
         state = self.client.camera
-        width, height = max(state.image_width, 1), max(state.image_height, 1)
+        width, height = size or (max(state.image_width, 1), max(state.image_height, 1))
         near = self.session.workspace.near
         return browser_camera(state.position, state.wxyz, state.fov, width, height, near)
 
@@ -218,13 +301,23 @@ class Window:
 
     def go_to(self, pose: Pose) -> None:
         """Move the browser's camera."""
-        pose = pose.in_units(self.template.unit)
+        self.put_camera(pose.in_units(self.template.unit))
+
+    def put_camera(self, pose: Pose) -> None:
+        """:meth:`go_to` in the browser's units."""
         with self.client.atomic():
             self.client.camera.position = pose.position
             self.client.camera.look_at = pose.look_at
             self.client.camera.up_direction = pose.up
             self.client.camera.fov = pose.fov
         self.client.flush()
+
+    def focus(self) -> None:
+        """Turn around the middle of what is selected, from as far as shows all of it; the direction stays."""
+        if not len(self.session.selection):
+            raise SplatsegError("focus: expected something selected to look at, found nothing")
+        now = pose_of(self.client).in_units(1 / self.template.unit)
+        self.go_to(focus_pose(self.session.workspace.gaussians, self.session.selection.ids, now))
 
     def go_to_view(self, view: View | None) -> None:
         """Look as the photo does and show it beside; None only hides the photo."""
@@ -234,67 +327,37 @@ class Window:
             self.go_to(view_pose(view.camera, turn_distance(scene, view.camera)))
         self.show_photo()
 
-    # The canvas ------------------------------------------------------------------------------------------------------
+    def set_tool(self, tool: Tool) -> None:
+        self.choices.tool = tool
+        self.canvas.tool_changed()
 
-    def _listen_to_canvas(self) -> None:
-        scene = self.client.scene
-        for modifier in (None, *MODIFIED):
-            scene.on_click(modifier=modifier)(self._clicked)
-        for modifier in ("cmd/ctrl", "cmd/ctrl+shift", "cmd/ctrl+alt"):
-            scene.on_rect_select(modifier=modifier)(self._dragged)
-        self.client.camera.on_update(lambda _: self._camera_moved())
-
-    def set_drag_rectangle(self, on: bool) -> None:
-        """Whether plain drags draw rectangles instead of turning the camera."""
-        self.choices.drag_rectangle = on
-        for modifier in (None, *MODIFIED):
-            if on:
-                self.client.scene.on_rect_select(modifier=modifier)(self._dragged)
-        if not on:
-            self.client.scene.remove_rect_select_callback()
-            for modifier in ("cmd/ctrl", "cmd/ctrl+shift", "cmd/ctrl+alt"):
-                self.client.scene.on_rect_select(modifier=modifier)(self._dragged)
-
-    def mode_for(self, modifier: str | None) -> Mode:
-        """What a gesture does: as its keys say, else as the panel says."""
-        keys = (modifier or "").replace("cmd/ctrl", "").strip("+") or None
-        return MODIFIED.get(keys, self.choices.mode) if keys else self.choices.mode
-
-    def _clicked(self, event: Any) -> None:
-        mode, (x, y) = self.mode_for(event.modifier), event.screen_pos
-
-        def action() -> None:
-            camera = self.camera_of_ray(event.ray_origin)
-            u, v = x * camera.width, y * camera.height
-            if self.choices.whole_labels and mode in ("replace", "add", "subtract", "intersect"):
-                self.session.pick_label(camera, u, v, mode)
-            else:
-                self.session.click(camera, u, v, mode, self.doing or SILENT)
-                if self.session.notice:
-                    self.say(self.session.notice)
-
-        self.act(action)
-
-    def _dragged(self, event: Any) -> None:
-        mode = self.mode_for(event.modifier)
-
-        def action() -> None:
-            camera = self.camera()
-            (x0, y0), (x1, y1) = event.screen_min, event.screen_max
-            corners = ((x0 * camera.width, y0 * camera.height), (x1 * camera.width, y1 * camera.height))
-            self.session.rectangle(camera, corners, mode, self.doing or SILENT)
-
-        self.act(action)
+    # The camera moves ------------------------------------------------------------------------------------------------
 
     def _camera_moved(self) -> None:
+        self._follow_camera()
         if self.choices.look.mode != "depth":
             return
 
         def repaint() -> None:
-            state = (*self.client.camera.position.tolist(), *self.client.camera.wxyz.tolist())
+            state = self._camera_state()
             if state != self._painted_camera:
                 self._painted_camera = state
                 self.paint()
+                self.panels.show_legend()
                 time.sleep(DEPTH_SECONDS)
 
         self.post(repaint, "depth")
+
+
+def pose_of(client: Any) -> Pose:
+    """Where a browser's camera is, in the browser's units."""
+    camera = client.camera
+    return Pose(camera.position.copy(), camera.look_at.copy(), camera.up_direction.copy(), float(camera.fov))
+
+
+def limit_for(seconds: float, drawn: int) -> int:
+    """How many Gaussians a browser should draw that takes so many seconds for a picture of ``drawn``: these within
+    ``FLUENT_SECONDS``, else the largest of ``LIMITS`` that takes no longer, at least the first."""
+    if seconds <= FLUENT_SECONDS:
+        return drawn
+    return max([limit for limit in LIMITS if limit <= drawn * FLUENT_SECONDS / seconds] or [LIMITS[0]])

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +28,14 @@ from splatseg.viewer.panels.view import LOOKS
 
 IMAGES = ROOT / "docs" / "images"
 SIZE = (900, 540)
-LIMIT = 30_000  # drawn Gaussians: a browser without a GPU takes minutes a picture for all of the demo's 83,000
+LIMIT = 20_000  # drawn Gaussians: a browser without a GPU takes seconds a picture for all of the demo's
 QUALITY = 82
-# The page draws only when it is told to: drawing takes all of a small machine, the gestures in between need none of it.
 PLAIN = """const getContext = HTMLCanvasElement.prototype.getContext;
 HTMLCanvasElement.prototype.getContext = function (kind, options) {
   return getContext.call(this, kind, kind.startsWith("webgl") ? { ...options, antialias: false } : options);
-};
-const next = window.requestAnimationFrame.bind(window);
-window.hold = false;
-window.requestAnimationFrame = (draw) => {
-  const attempt = () => (window.hold ? setTimeout(attempt, 50) : next(draw));
-  attempt();
 };"""
 FRAMES = """(n) => new Promise((done) => {
-  window.hold = false;
-  const draw = () => { if (n--) requestAnimationFrame(draw); else { window.hold = true; done(); } };
+  const draw = () => { if (n--) requestAnimationFrame(draw); else done(); };
   draw();
 })"""
 DRAWN = 3  # pictures the page draws between a change and its photograph: sorting and colors come one after another
@@ -75,24 +67,26 @@ class Guide:
         wait_for("the gesture to arrive", lambda: self.served.session.step is not before)
         self.settle()
 
-    def click(self, place: tuple[int, int], key: str | None = None) -> None:
-        """Click what the first photo shows at ``place``; the page shows that photo's height."""
+    def spot(self, place: tuple[int, int]) -> tuple[float, float]:
+        """Where on the page the first photo's ``place`` is seen."""
         box = self.page.locator("canvas").first.bounding_box()
         scale = box["height"] / 240
-        x, y = box["x"] + box["width"] / 2 + (place[0] - 160) * scale, box["y"] + place[1] * scale
+        return box["x"] + box["width"] / 2 + (place[0] - 160) * scale, box["y"] + place[1] * scale
+
+    def click(self, place: tuple[int, int], key: str | None = None) -> None:
+        """Click what the first photo shows at ``place``; the page shows that photo's height."""
+        x, y = self.spot(place)
         if key:
             self.page.keyboard.down(key)
         self.gesture(lambda: self.page.mouse.click(x, y))
         if key:
             self.page.keyboard.up(key)
 
-    def level(self, index: int) -> None:
-        """Move the level slider with the keys; again where it was made anew under the hand."""
-        while (active := self.served.session.active) is None or active.level != index:
-            assert active is not None and active.level is not None and active.level < index
-            self.page.get_by_role("slider").first.focus()
-            self.page.keyboard.press("ArrowRight")
-            self.settle()
+    def take_object(self) -> None:
+        """Take the second level of what was clicked."""
+        self.press("object")
+        wait_for("the level", lambda: (active := self.served.session.active) is not None and active.level == 1)
+        self.settle()
 
     def press(self, text: str) -> None:
         self.page.get_by_text(text, exact=True).first.click()
@@ -100,16 +94,42 @@ class Guide:
     def tab(self, name: str) -> None:
         self.page.get_by_role("tab", name=name).click()
 
+    def boxes(self) -> list[Any]:
+        """Text boxes and lists of the tab that is open."""
+        return self.page.get_by_role("textbox").all() + self.page.get_by_role("combobox").all()
+
     def show(self, look: str) -> None:
         """Choose what the View tab shows."""
         self.tab("View")
-        next(box for box in self.page.get_by_role("textbox").all() if box.input_value() in LOOKS).click()
-        self.page.get_by_role("option", name=look).click()
+        self.choose(LOOKS, look)
+        wait_for("the look", lambda: self.served.look.mode == LOOKS[look])
+        self.settle()
+
+    def tool(self, key: str) -> None:
+        """Choose a tool by its key."""
+        before = self.served.choices.tool
+        self.page.keyboard.press(key)
+        wait_for("the tool", lambda: self.served.choices.tool != before)
+        self.settle()
+
+    def place_corner(self, place: tuple[int, int]) -> None:
+        """Another corner of the lasso."""
+        before = self.served.canvas.corners
+        self.page.mouse.click(*self.spot(place))
+        wait_for("the corner", lambda: self.served.canvas.corners == before + 1)
+        self.settle()
+
+    def choose(self, now: Collection[str], wanted: str) -> None:
+        """Choose ``wanted`` in the list that shows one of ``now``."""
+        box = wait_for("the list", lambda: [box for box in self.boxes() if box.input_value() in now])
+        box[0].click()
+        time.sleep(1)  # it opens slowly
+        self.page.get_by_role("option", name=wanted).click()
         self.settle()
 
     def name(self, old: str, new: str) -> None:
         """Type a new name for what is selected and keep it."""
-        boxes = self.page.get_by_role("textbox").all()
+        boxes = self.boxes()
         next(box for box in boxes if box.input_value() == old).fill(new)
         self.page.keyboard.press("Tab")
         time.sleep(1)  # viser sends what is typed after a pause
@@ -133,7 +153,7 @@ def select(guide: Guide) -> None:
     guide.shoot("open")
     guide.click(BELLY)
     guide.shoot("part")
-    guide.level(1)
+    guide.take_object()
     guide.shoot("object")
     guide.show("heat map of the last click")
     guide.shoot("heat")
@@ -153,7 +173,7 @@ def keep(guide: Guide) -> None:
     """Pictures of objects: the list, one alone, the scene without one."""
     guide.name("object 1", "snowman")
     guide.click(MUSHROOM)
-    guide.level(1)
+    guide.take_object()
     guide.name("object 1", "mushroom")
     guide.gesture(lambda: guide.page.keyboard.press("Escape"))
     guide.show("labels and objects")
@@ -165,6 +185,39 @@ def keep(guide: Guide) -> None:
     guide.gesture(lambda: guide.page.get_by_text("Visible", exact=True).first.click())
     guide.shoot("without")
     guide.gesture(lambda: guide.press("Show all"))
+
+
+def tools(guide: Guide) -> None:
+    """Pictures of the lasso, the ball, the property slider, a copy, and a key."""
+    guide.tab("Select")
+    guide.tool("l")
+    for corner in ((60, 158), (80, 150), (108, 152), (122, 170), (112, 205), (66, 200)):
+        guide.place_corner(corner)
+    guide.shoot("lasso")
+    guide.tool("c")
+    guide.click(MUSHROOM)
+    guide.take_object()
+    guide.tool("o")
+    guide.shoot("ball")
+    guide.tool("c")
+    guide.draw(2)
+    guide.press("By property")
+    guide.draw(2)
+    guide.choose(["choose one"], "opacity")
+    guide.shoot("property")
+    guide.tab("Objects")
+    guide.gesture(lambda: guide.press("Duplicate"))
+    copy = guide.served.session.objects[-1]
+    assert copy.placement is not None
+    x, y, z = copy.placement.center
+    guide.served.act(lambda: guide.served.session.place(copy.id, (x + 0.9, y, z + 0.4), scale=0.7))
+    guide.shoot("copy")
+    for _ in range(2):
+        guide.gesture(lambda: guide.page.keyboard.press("Control+z"))
+    guide.gesture(lambda: guide.page.keyboard.press("Escape"))
+    guide.show("depth")
+    guide.shoot("key")
+    guide.show("photo colors")
 
 
 def divide(guide: Guide) -> None:
@@ -187,7 +240,7 @@ def rest(guide: Guide) -> None:
     guide.show("photo colors")
     guide.click(BELLY)
     guide.tab("Select")
-    guide.level(1)
+    guide.take_object()
     guide.tab("Files")
     with guide.page.expect_download():
         guide.press("Selection (PLY)")
@@ -247,7 +300,7 @@ def main(run: Path, only: list[str]) -> None:
             with sync_playwright() as driver:
                 browser = start(driver, path)
                 guide = Guide(open_page(browser, viewer.port, SIZE, PLAIN), viewer, only)
-                for part in (select, keep, divide, rest):
+                for part in (select, keep, tools, divide, rest):
                     part(guide)
                 browser.close()
         finally:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from chromium import PATIENCE, SCREENSHOTS, executable, open_page, start, wait_for
 from known_run import make_run
 from known_scene import KnownScene, make_known_scene
@@ -102,6 +103,12 @@ class Window:
         self.gesture(lambda: self.page.mouse.click(*place))
         if key:
             self.page.keyboard.up(key)
+
+    def press_key(self, key: str, done: Callable[[], bool]) -> None:
+        """Press a key of the canvas and wait for what it does."""
+        self.page.keyboard.press(key)
+        wait_for(f"what {key} does", done)
+        self.settle()
 
     def press(self, text: str) -> None:
         self.page.get_by_text(text, exact=True).first.click()
@@ -306,3 +313,111 @@ def test_photo_beside_the_render_and_division_into_labels(open_window: Any, know
     window.click(belly)
     assert window.served.session.selected_labels() and window.selected()[known.inside(belly, 2)].mean() > 0.9
     window.shoot("9-labels")
+
+
+def test_lasso_and_brush_by_real_clicks(open_window: Any, known: KnownScene) -> None:
+    window = open_window()
+    belly = known.leaf("snowman/belly")
+    x, y = window.place_of(belly)
+    corners = [(x - 12, y - 12), (x + 12, y - 12), (x + 12, y + 12), (x - 12, y + 12)]
+    window.press_key("l", lambda: window.served.choices.tool == "lasso")
+    for turn in range(2):
+        for number, corner in enumerate(corners, 1):
+            window.page.mouse.click(*corner)
+            wait_for("the corner", lambda n=number: window.served.canvas.corners == n)
+        if not turn:
+            window.shoot("10-lasso")
+        window.press_key("Backspace", lambda: window.served.canvas.corners == 3)
+        window.page.mouse.click(*corners[-1])
+        wait_for("the corner", lambda: window.served.canvas.corners == 4)
+        window.gesture(lambda: window.page.keyboard.press("Enter"))
+        inside = window.selected()
+        assert inside.any() and known.inside(belly, 2)[inside].mean() > 0.9 and not window.served.canvas.corners
+        window.gesture(lambda: window.press("Undo"))
+        assert not window.selected().any()
+    window.press_key("b", lambda: window.served.choices.tool == "brush")
+    for _ in range(2):
+        before = window.selected()
+        x += 6
+        window.gesture(lambda x=x: window.page.mouse.click(x, y))
+        assert window.selected().sum() > before.sum() and window.selected()[before].all()
+    window.page.keyboard.down("Control")
+    window.gesture(lambda: window.page.mouse.click(x, y))
+    window.page.keyboard.up("Control")
+    assert window.selected().sum() < before.sum() + 1
+    window.shoot("11-brush")
+
+
+def test_a_page_loaded_anew_stands_as_it_was_left(open_window: Any, viewer: Any, known: KnownScene) -> None:
+    window = open_window(680, 400)
+    belly = known.leaf("snowman/belly")
+    window.click(belly)
+    box = window.page.locator("canvas").first.bounding_box()
+    start = window.served.camera().position.numpy()
+    window.page.mouse.move(box["x"] + 100, box["y"] + 300)  # not on viser's note
+    window.page.mouse.down()
+    window.page.mouse.move(box["x"] + 180, box["y"] + 320, steps=4)
+    window.page.mouse.up()
+    wait_for("the camera to turn", lambda: np.abs(window.served.camera().position.numpy() - start).max() > 1e-2)
+    window.settle()
+    window.tab("View")
+    window.page.get_by_text("Dark", exact=True).first.click()
+    wait_for("the theme", lambda: window.served.choices.dark)
+    time.sleep(1)  # the camera comes to rest
+    left, session, before = window.served.camera(), window.served.session, set(viewer.windows)
+    window.page.reload()
+    window.page.get_by_text("Keep as object").wait_for()
+    window._client = wait_for("the page", lambda: set(viewer.windows) - before).pop()
+    window.settle()
+    window.page.get_by_text("Welcome back").first.wait_for()
+    assert window.served.session is session and window.served.choices.dark
+    wait_for(
+        "the camera to be where it was",
+        lambda: np.abs((window.served.camera().cam_from_world - left.cam_from_world).numpy()).max() < 1e-2,
+    )
+    window.shoot("12-reloaded")
+
+
+def test_the_photo_lies_over_the_canvas(open_window: Any) -> None:
+    """Docked beside it, it left 152 pixels of the canvas at 900 x 600."""
+    window = open_window(900, 600)
+    wide = window.page.locator("canvas").first.bounding_box()["width"]
+    window.tab("View")
+    for _ in range(2):
+        window.press("Next")
+        wait_for("the photo", lambda: window.page.locator("img").count() > 0)
+        window.page.get_by_text("Fade to splat").first.wait_for()
+        assert window.page.locator("canvas").first.bounding_box()["width"] == wide
+    window.shoot("13-photo-over")
+
+
+def test_a_ball_is_dragged_by_its_gizmo(open_window: Any, known: KnownScene) -> None:
+    window = open_window()
+    belly = known.leaf("snowman/belly")
+    window.click(belly)
+    window.page.add_style_tag(content=".mantine-Notification-root {display: none}")  # viser's note lies over the canvas
+    window.press_key("o", lambda: window.served.canvas.solid.kind == "ball")
+    gizmo = window.served.canvas.solid._gizmo
+    window.shoot("14-ball")
+    for _ in range(2):
+        before = gizmo.position.copy()
+        camera, unit = window.served.camera(), window.served.template.unit
+        box = window.page.locator("canvas").first.bounding_box()
+        # along the arrow that is longest on the picture
+        arrows = np.eye(3)[:, None] * gizmo.scale * np.array([0.6, 0.9])[None, :, None]
+        ends = camera.project(torch.from_numpy((before + arrows.reshape(-1, 3)) * unit).float())[0].reshape(3, 2, 2)
+        (sx, sy), (ex, ey) = ends[int((ends[:, 1] - ends[:, 0]).norm(dim=1).argmax())].tolist()
+        kx, ky = box["width"] / camera.width, box["height"] / camera.height
+        window.page.mouse.move(box["x"] + sx * kx, box["y"] + sy * ky)
+        time.sleep(1)
+        window.page.mouse.down()
+        window.page.mouse.move(box["x"] + ex * kx, box["y"] + ey * ky, steps=5)
+        window.page.mouse.up()
+        wait_for("the gizmo to move", lambda before=before: np.abs(gizmo.position - before).max() > 0)
+        window.settle()
+    window.gesture(lambda: window.press("only it"))
+    center = torch.from_numpy(gizmo.position * window.served.template.unit)
+    means = window.served.session.workspace.gaussians.means.double()
+    radius = window.served.canvas.solid.size[0] / 2
+    assert np.array_equal(window.selected(), ((means - center).norm(dim=1) <= radius).numpy())
+    window.shoot("15-ball-moved")

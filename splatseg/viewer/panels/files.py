@@ -8,11 +8,19 @@ from pathlib import Path
 
 from splatseg.core.reading import read_bytes
 from splatseg.session import Job
-from splatseg.session.exports import export_image, export_labels, export_masks, export_selection, export_without
+from splatseg.session.exports import (
+    export_image,
+    export_labels_zip,
+    export_masks,
+    export_scene,
+    export_selection,
+    export_without,
+)
 from splatseg.viewer.actions import Actions
 
 NONE_SAVED = "none saved"
-Export = Callable[[Job], Path | list[Path]]
+LARGEST_IMAGE = 8192  # pixels a side
+Export = Callable[[Job], Path]
 
 
 class FilesPanel:
@@ -24,17 +32,23 @@ class FilesPanel:
         self._name = gui.add_text("File name", "selection")
         exports: dict[str, Export] = {
             "Selection (PLY)": lambda job: export_selection(session, self._name.value, job=job),
+            "Edited scene (PLY)": lambda job: export_scene(session, f"{self._name.value}_scene", job),
             "Scene without it (PLY)": lambda job: export_without(session, f"{self._name.value}_removed", job=job),
             "Masks in all photos (ZIP)": lambda job: export_masks(session, self._name.value, job=job),
-            "All labels (PLY + sidecar)": lambda job: export_labels(session, "labels", "labels", job),
-            "Objects as labels (PLY + sidecar)": lambda job: export_labels(session, "objects", "objects", job),
-            "Image of this view (PNG)": lambda job: export_image(session, window.camera(), "view", window.look, job),
+            "All labels (ZIP)": lambda job: export_labels_zip(session, "labels", "labels", job),
+            "Objects as labels (ZIP)": lambda job: export_labels_zip(session, "objects", "objects", job),
+            "Image of this view (PNG)": lambda job: export_image(
+                session, window.camera(self._image_size()), "view", window.look, job
+            ),
         }
         for label, export in exports.items():
             button = gui.add_button(label)
             button.on_click(
                 lambda _, label=label, export=export: window.start_job(label, partial(self._hand_out, export))
             )
+        self._size = gui.add_vector2(
+            "Image size", (0, 0), min=(0, 0), max=(LARGEST_IMAGE,) * 2, step=1, hint="Pixels; 0, 0: as the window is"
+        )
         with gui.add_folder("Session"):
             self._session_name = gui.add_text("Name", "session 1")
             save = gui.add_button("Save")
@@ -44,16 +58,19 @@ class FilesPanel:
             reopen.on_click(lambda _: window.act(lambda: session.reopen(self._saved.value)))
 
     def _hand_out(self, export: Export, job: Job) -> None:
-        written = export(job)
-        paths = written if isinstance(written, list) else [written]
-        for number, path in enumerate(paths):
-            job.report(f"sending {path.name}", number / len(paths))
-            self._window.client.send_file_download(path.name, read_bytes(path), save_immediately=True)
-        self._window.say(f"wrote {', '.join(path.name for path in paths)} to {paths[0].parent}")
+        path = export(job)
+        job.report(f"sending {path.name}", 1)
+        self._window.client.send_file_download(path.name, read_bytes(path), save_immediately=True)
+        self._window.say(f"{path.name} is downloaded and lies in {path.parent}", "done")
+
+    def _image_size(self) -> tuple[int, int] | None:
+        """Width and height chosen; None for the window's own."""
+        width, height = (int(side) for side in self._size.value)
+        return (width, height) if width and height else None
 
     def _save(self) -> None:
         path = self._window.session.save(self._session_name.value)
-        self._window.say(f"saved as {path.name}")
+        self._window.say(f"saved as {path.name}", "done")
 
     def sync(self) -> None:
         saved = self._window.session.workspace.saved_sessions() or (NONE_SAVED,)

@@ -9,7 +9,8 @@ from typing import Any
 from splatseg.session import Job, Session
 from splatseg.session.colors import Look
 from splatseg.viewer.actions import Actions
-from splatseg.viewer.panels.marks import show_marks
+from splatseg.viewer.panels.sliders import show_end
+from splatseg.viewer.status import short
 
 
 class LabelsPanel:
@@ -24,13 +25,13 @@ class LabelsPanel:
         divide.on_click(lambda _: window.start_job("dividing the scene", self._divide))
         self._text = gui.add_markdown("")
         self._shown_text = ""
-        self._level = gui.add_slider("Level", 1, 2, 1, 1, disabled=True, hint="From coarse labels to fine ones")
+        self._level = gui.add_slider("Level", 1, 2, 1, 1, disabled=True, hint="1 is the coarsest, the last the finest")
         self._level.on_update(self._level_moved)
-        self._whole = gui.add_checkbox("Click picks whole labels", False)
+        self._whole = gui.add_checkbox("Click picks whole labels", window.choices.whole_labels)
         self._whole.on_update(lambda event: setattr(window.choices, "whole_labels", event.target.value))
         ways: dict[str, Callable[[], object]] = {
-            "Merge": lambda: window.act(window.session.merge_labels),
-            "Split": lambda: window.start_job("splitting the label", lambda job: window.session.split_label(job=job)),
+            "Merge": lambda: window.act(self._merge),
+            "Split": lambda: window.start_job("splitting the label", self._split),
         }
         buttons = gui.add_button_group("Selected labels", tuple(ways))
         buttons.on_click(lambda event: ways[event.target.value]())
@@ -40,7 +41,22 @@ class LabelsPanel:
         tree = session.discretize(job=job)
         self._window.choices.look = Look("labels", self._window.choices.look.dim, self._window.choices.look.highlight)
         self._whole.value = self._window.choices.whole_labels = True
-        self._window.say(f"{len(tree.nodes)} labels at {tree.levels} levels; click picks whole labels now")
+        self._window.say(f"{len(tree.nodes)} labels at {tree.levels} levels; click picks whole labels now", "done")
+
+    def _merge(self) -> None:
+        session = self._window.session
+        count = len(session.selected_labels())
+        label = session.merge_labels()
+        node = session.workspace.shared.content.tree.node(label)  # type: ignore[union-attr]
+        self._window.say(f"{count} labels are now one: '{short(node.name)}', {node.count:,} Gaussians", "done")
+
+    def _split(self, job: Job) -> None:
+        session: Session = self._window.session
+        parts = session.split_label(job=job)
+        tree = session.workspace.shared.content.tree
+        counts = sorted((tree.node(part).count for part in parts), reverse=True)  # type: ignore[union-attr]
+        sizes = ", ".join(f"{count:,}" for count in counts[:4]) + (", …" if len(counts) > 4 else "")
+        self._window.say(f"split into {len(parts)} labels of {sizes} Gaussians; one of them is selected", "done")
 
     def _level_moved(self, event: Any) -> None:
         if event.client is not None:
@@ -52,7 +68,7 @@ class LabelsPanel:
         tree = session.tree
         levels = 0 if tree is None else tree.levels
         if not self._window.waiting("label level"):
-            show_marks(self._level, ((1, "coarse"), (levels, "fine")) if levels > 1 else ((1, ""),))
+            show_end(self._level, levels)
             self._level.disabled = levels < 2
             self._level.value = session.label_level + 1
         text = (

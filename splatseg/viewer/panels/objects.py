@@ -7,7 +7,10 @@ from functools import partial
 from typing import Any
 
 from splatseg.session import SceneObject
+from splatseg.session.copies import LARGEST, SMALLEST
 from splatseg.viewer.actions import Actions
+from splatseg.viewer.panels.search import SearchSection
+from splatseg.viewer.status import ONE_LINE, short, swatch
 
 
 class ObjectRow:
@@ -30,10 +33,29 @@ class ObjectRow:
             actions = {
                 "Select": lambda: window.session.combine(key, "replace"),
                 "Isolate": lambda: window.session.isolate(key),
+                "Duplicate": lambda: self._duplicate(key),
                 "Delete": lambda: window.session.delete(key),
             }
+            self._scale = None if entry.placement is None else self._add_placing(entry)
             buttons = gui.add_button_group("Object", tuple(actions))
             buttons.on_click(lambda event: window.act(actions[event.target.value]))
+
+    def _duplicate(self, key: int) -> None:
+        window = self._window
+        copy = window.session.duplicate(key)
+        window.copy_gizmo.show(copy.id)
+        window.say(f"'{short(copy.name)}' stands where the original does: drag the gizmo to move it", "done")
+
+    def _add_placing(self, entry: SceneObject) -> Any:
+        window, gui, key = self._window, self._window.client.gui, entry.id
+        assert entry.placement is not None
+        move = gui.add_button_group("Gizmo", ("Show", "Put away"))
+        move.on_click(
+            lambda event: window.act(lambda: window.copy_gizmo.show(key if event.target.value == "Show" else None))
+        )
+        scale = gui.add_number("Scale", entry.placement.scale, min=SMALLEST, max=LARGEST, step=0.01)
+        scale.on_update(partial(self._changed, lambda value: window.session.place(key, scale=value), f"scale {key}"))
+        return scale
 
     def _changed(self, change: Any, event_or_key: Any, event: Any = None) -> None:
         key, event = (None, event_or_key) if event is None else (event_or_key, event)
@@ -42,13 +64,16 @@ class ObjectRow:
 
     @staticmethod
     def _label(entry: SceneObject) -> str:
-        return f"{entry.name} · {len(entry):,}{'' if entry.visible else ' · hidden'}"
+        kind = "" if entry.placement is None else " · copy"
+        return f"{short(entry.name)} · {len(entry):,}{kind}{'' if entry.visible else ' · hidden'}"
 
     def update(self, entry: SceneObject) -> None:
         self.folder.label = self._label(entry)
         self._visible.value = entry.visible
         self._color.value = entry.color
         self._name.value = entry.name
+        if self._scale is not None and entry.placement is not None and self._scale.value != entry.placement.scale:
+            self._scale.value = entry.placement.scale
 
 
 class ObjectsPanel:
@@ -57,6 +82,7 @@ class ObjectsPanel:
     def __init__(self, window: Actions) -> None:
         self._window = window
         gui = window.client.gui
+        self._search = SearchSection(window)
         self._list = gui.add_html("")
         everything = gui.add_button("Show all")
         everything.on_click(lambda _: window.act(self._show_all))
@@ -84,12 +110,13 @@ class ObjectsPanel:
                 known[1].update(entry)
                 self._rows[key] = (entry, known[1])
         self._show_list(list(objects.values()))
+        self._search.sync()
 
     def _show_list(self, objects: list[SceneObject]) -> None:
         lines = [
-            f"<div style='opacity:{1 if o.visible else 0.45}'><span style='display:inline-block;width:0.8em;"
-            f"height:0.8em;background:rgb{o.color};margin-right:0.5em'></span>{html.escape(o.name)}"
-            f"<span style='float:right'>{len(o):,}</span></div>"
+            f"<div style='display:flex;align-items:center;opacity:{1 if o.visible else 0.45}'>{swatch(o.color)}"
+            f"<span style='flex:1;{ONE_LINE}' title='{html.escape(o.name, quote=True)}'>{html.escape(o.name)}</span>"
+            f"<span style='margin-left:0.5em'>{len(o):,}</span></div>"
             for o in objects
         ]
         body = "".join(lines) or "Nothing kept yet: select something and press <b>Keep as object</b>."

@@ -6,18 +6,17 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from splatseg.session import Mode, level_names
+from splatseg.core.errors import SplatsegError
+from splatseg.session import Mode, Pick, SceneObject
 from splatseg.viewer.actions import Actions
-from splatseg.viewer.panels.marks import show_marks
+from splatseg.viewer.panels.gestures import GesturesSection
+from splatseg.viewer.panels.properties import PropertySection
+from splatseg.viewer.panels.sliders import show_end
 from splatseg.viewer.panels.tools import ToolsFolder
+from splatseg.viewer.status import short
 
-MODE_NAMES: dict[str, Mode] = {
-    "new selection": "replace",
-    "add (Shift)": "add",
-    "subtract (Alt)": "subtract",
-    "intersect": "intersect",
-}
 STEP = 0.005
+LEVELS = ("part", "object", "group")
 
 
 class SelectPanel:
@@ -26,11 +25,13 @@ class SelectPanel:
     def __init__(self, window: Actions) -> None:
         self._window = window
         self._gui = window.client.gui
-        self._add_gestures()
+        self._gestures = GesturesSection(window)
         self._level = self._gui.add_slider(
             "Level", 1, 2, 1, 1, disabled=True, hint="From the part that was clicked to the group it belongs to"
         )
         self._level.on_update(self._level_moved)
+        named = self._gui.add_button_group("Take the", LEVELS, hint="The smallest level, the next one, the largest")
+        named.on_click(lambda event: window.act(partial(self._take, event.target.value)))
         self._threshold = self._gui.add_slider(
             "Threshold", -1.0, 1.0, STEP, 0.5, disabled=True, hint="Select what looks at least this similar"
         )
@@ -38,35 +39,20 @@ class SelectPanel:
         self._add_history()
         self._add_keeping()
         self._add_sets()
-        ToolsFolder(window)
-
-    def _add_gestures(self) -> None:
-        window, gui = self._window, self._gui
-        mode = gui.add_dropdown("Click does", tuple(MODE_NAMES), hint="Shift adds, Alt subtracts, Alt+Shift intersects")
-        mode.on_update(lambda event: setattr(window.choices, "mode", MODE_NAMES[event.target.value]))
-        drag = gui.add_checkbox(
-            "Drag a rectangle", False, hint="Off: Ctrl-drag draws one, a plain drag turns the camera"
-        )
-        drag.on_update(lambda event: window.set_drag_rectangle(event.target.value))
+        self._tools = ToolsFolder(window)
+        PropertySection(window)
+        self._add_keys()
 
     def _add_history(self) -> None:
         window, session = self._window, self._window.session
-        row: dict[str, Callable[[], object]] = {
+        self._row: dict[str, Callable[[], object]] = {
             "Undo": partial(self._step, session.undo),
             "Redo": partial(self._step, session.redo),
             "Clear": session.clear,
             "Invert": session.invert,
         }
-        buttons = self._gui.add_button_group("Steps", tuple(row))
-        buttons.on_click(lambda event: window.act(row[event.target.value]))
-        for label, hotkey, modifier in (
-            ("Undo", "Z", "cmd/ctrl"),
-            ("Redo", "Z", "cmd/ctrl+shift"),
-            ("Clear", "escape", None),
-            ("Invert", "I", "cmd/ctrl"),
-        ):
-            command = self._gui.add_command(f"{label} selection step", hotkey=hotkey, modifier=modifier)
-            command.on_trigger(lambda _, label=label: window.act(row[label]))
+        buttons = self._gui.add_button_group("Steps", tuple(self._row))
+        buttons.on_click(lambda event: window.act(self._row[event.target.value]))
 
     def _step(self, step: Callable[[], object]) -> None:
         step()
@@ -77,11 +63,16 @@ class SelectPanel:
         window = self._window
         self._name = self._gui.add_text("Name", "object 1")
         keep = self._gui.add_button(
-            "Keep as object", color="green", hint="Name the selection and list it under Objects"
+            "Keep as object", color="green", hint="Name the selection and list it under Objects", disabled=True
         )
         keep.on_click(lambda _: window.act(self._keep))
-        hide = self._gui.add_button("Hide selection", hint="See the scene without it; Objects shows it again")
-        hide.on_click(lambda _: window.act(window.session.hide_selection))
+        hide = self._gui.add_button("Hide selection", hint="Objects shows it again", disabled=True)
+        hide.on_click(lambda _: window.act(self._hide))
+        self._acting = (keep, hide)  # lit while something is selected
+
+    def _hide(self) -> None:
+        entry = self._window.session.hide_selection()
+        self._window.say(f"{len(entry):,} Gaussians are out of sight; Objects → {entry.name} shows them again", "done")
 
     def _keep(self) -> None:
         entry = self._window.session.keep(self._name.value)
@@ -95,8 +86,32 @@ class SelectPanel:
             buttons.on_click(lambda event: self._window.act(partial(self._combine, ways[event.target.value])))
 
     def _combine(self, mode: Mode) -> None:
-        keys = {f"{o.name} ({o.id})": o.id for o in self._window.session.objects}
+        keys = {_option(o): o.id for o in self._window.session.objects}
         self._window.session.combine(keys.get(self._other.value, self._other.value), mode)
+
+    # Keys ------------------------------------------------------------------------------------------------------------
+
+    def _add_keys(self) -> None:
+        """Keys of the canvas; Ctrl-K lists them. Letters that move the camera (W A S D Q E) are left to it."""
+        act = self._window.act
+        keys: tuple[tuple[str, str, str | None, Callable[[], object]], ...] = (
+            ("Undo", "Z", "cmd/ctrl", lambda: act(self._row["Undo"])),
+            ("Redo", "Z", "cmd/ctrl+shift", lambda: act(self._row["Redo"])),
+            ("Clear the selection, or the lasso", "escape", None, lambda: act(self._escape)),
+            ("Invert the selection", "I", "cmd/ctrl", lambda: act(self._row["Invert"])),
+            ("Larger level", "pageup", None, lambda: act(partial(self._step_level, 1))),
+            ("Smaller level", "pagedown", None, lambda: act(partial(self._step_level, -1))),
+            ("Keep as object", "K", None, lambda: act(self._keep)),
+            ("Hide the selection", "H", None, lambda: act(self._hide)),
+            ("Look at the selection", "F", None, lambda: act(self._window.focus)),
+        )
+        for label, hotkey, modifier, act_on in keys:
+            command = self._gui.add_command(label, hotkey=hotkey, modifier=modifier)
+            command.on_trigger(lambda _, act_on=act_on: act_on())
+
+    def _escape(self) -> None:
+        if not self._window.canvas.forget_lasso():
+            self._window.session.clear()
 
     # Sliders ---------------------------------------------------------------------------------------------------------
 
@@ -110,9 +125,24 @@ class SelectPanel:
             value, drag = int(event.target.value), self._window.drags.number("level")
             self._window.act(partial(self._window.session.set_level, value - 1, drag), "level")
 
+    def _take(self, name: str) -> None:
+        """One of ``LEVELS`` of the last click: the smallest proposal, the second, or the largest."""
+        session = self._window.session
+        count = 1 if session.active is None else len(session.active.levels)
+        session.set_level({"part": 0, "object": min(1, count - 1)}.get(name, count - 1))
+        if count < len(LEVELS):
+            self._window.say(f"this click has {count} level{'' if count == 1 else 's'}, the last one is shown")
+
+    def _step_level(self, by: int) -> None:
+        active = self._window.session.active
+        if active is None:
+            raise SplatsegError("level: expected a clicked thing, found none; click one first")
+        nearest = nearest_level(active)
+        self._window.session.set_level(min(max(nearest + by, 0), len(active.levels) - 1))
+
     def _show_level(self, count: int, index: int) -> None:
-        """A slider from 1 whose marks are the proposed levels. It is never put anew: a hand may be on it."""
-        show_marks(self._level, tuple(enumerate(level_names(count), 1)))
+        """A slider from 1 to the number of proposed levels. It is never put anew: a hand may be on it."""
+        show_end(self._level, count)
         self._level.disabled = count < 2
         self._level.value = index + 1
 
@@ -125,14 +155,29 @@ class SelectPanel:
         else:
             if not self._window.waiting("threshold"):  # the hand on the slider is ahead of the session
                 self._threshold.value = min(max(round(active.threshold / STEP) * STEP, -1.0), 1.0)
-            gaps = [abs(level.threshold - active.threshold) for level in active.levels]
-            nearest = gaps.index(min(gaps)) if active.level is None else active.level
             if not self._window.waiting("level"):
-                self._show_level(len(active.levels), nearest)
-        options = tuple(f"{o.name} ({o.id})" for o in session.objects) or ("none",)
+                self._show_level(len(active.levels), nearest_level(active))
+        nothing = not len(session.selection)
+        for button in self._acting:
+            if button.disabled != nothing:
+                button.disabled = nothing
+        self._gestures.sync()
+        self._tools.sync()
+        options = tuple(_option(o) for o in session.objects) or ("none",)
         if options != self._other.options:
             self._other.options = options
         taken = {o.name for o in session.objects}
         if self._name.value in taken:
             free = (f"object {i}" for i in range(1, len(taken) + 2))
             self._name.value = next(name for name in free if name not in taken)
+
+
+def nearest_level(active: Pick) -> int:
+    """The level a click is at; after its threshold was set by hand, the one whose threshold is nearest."""
+    gaps = [abs(level.threshold - active.threshold) for level in active.levels]
+    return gaps.index(min(gaps)) if active.level is None else active.level
+
+
+def _option(entry: SceneObject) -> str:
+    """What a list calls an object: names may be long, and repeat."""
+    return f"{short(entry.name)} ({entry.id})"

@@ -20,6 +20,7 @@ class ToolsFolder:
     def __init__(self, window: Actions) -> None:
         self._window = window
         session, gui = window.session, window.client.gui
+        self._acting: list[Any] = []  # lit while something is selected
         with gui.add_folder("Grow, shrink, tidy", expand_by_default=False):
             self._by = gui.add_dropdown("By", tuple(BY_NAMES), hint="What is added, and what is left")
             ways: dict[str, Callable[[Any], object]] = {
@@ -30,15 +31,27 @@ class ToolsFolder:
                 "Keep largest piece": lambda job: session.keep_connected("largest", job),
             }
             for label, way in ways.items():
-                gui.add_button(label).on_click(lambda _, way=way: window.act(partial(self._do, way)))
+                button = gui.add_button(label, disabled=True)
+                button.on_click(lambda _, way=way: window.act(partial(self._do, way)))
+                self._acting.append(button)
         with gui.add_folder("Clean", expand_by_default=False):
             find = gui.add_button("Find floaters", hint="Show in red what hangs in the air")
             find.on_click(lambda _: window.start_job("looking for floaters", self._find))
-            remove = gui.add_button("Remove floaters", hint="Take out of sight what was found; Objects brings it back")
-            remove.on_click(lambda _: window.act(self._remove))
+            self._removing = gui.add_button("Remove floaters", hint="Objects brings them back", disabled=True)
+            self._removing.on_click(lambda _: window.act(self._remove))
 
     def _do(self, way: Callable[[Any], object]) -> None:
-        way(getattr(self._window, "doing", None) or SILENT)
+        before = len(self._window.session.selection)
+        way(self._window.doing or SILENT)
+        after = len(self._window.session.selection)
+        self._window.say(f"{abs(after - before):,} Gaussians {'added' if after > before else 'taken out'}", "done")
+
+    def sync(self) -> None:
+        session = self._window.session
+        lit = [(button, bool(len(session.selection))) for button in self._acting]
+        for button, can_act in (*lit, (self._removing, session.proposing)):
+            if button.disabled == can_act:
+                button.disabled = not can_act
 
     def _find(self, job: Job) -> None:
         found = self._window.session.propose_floaters(job=job)

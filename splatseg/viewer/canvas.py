@@ -1,0 +1,159 @@
+"""Gestures on the canvas: what a click and a drag do with each tool."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from splatseg.core.camera import Camera
+from splatseg.core.errors import SplatsegError
+from splatseg.core.progress import SILENT, Reporter
+from splatseg.session import Mode
+from splatseg.viewer.actions import Actions
+from splatseg.viewer.markings import Outline
+from splatseg.viewer.solid import SolidGizmo
+
+MODIFIED: dict[str | None, Mode] = {"shift": "add", "alt": "subtract", "alt+shift": "intersect"}
+CTRL = "cmd/ctrl"  # with a drag it draws a rectangle, with a click it subtracts
+RECTANGLES = (CTRL, "cmd/ctrl+shift", "cmd/ctrl+alt")
+MOVED = 1e-4  # of the camera's distance: less is rounding
+
+
+class Canvas:
+    """Listens to the canvas of ``window``.
+
+    viser tells of clicks, of rectangles and of gizmos, not of the pointer's way: a lasso is drawn corner by corner,
+    and a brush paints where it is clicked.
+    """
+
+    def __init__(self, window: Actions) -> None:
+        self._window = window
+        self._outline = Outline(window)
+        self._corners: list[tuple[float, float]] = []
+        self._camera: Camera | None = None  # through which the lasso is drawn
+        self._lasso_mode: Mode = "replace"
+        self.solid = SolidGizmo(window)
+        scene = window.client.scene
+        for modifier in (None, *MODIFIED, CTRL):
+            scene.on_click(modifier=modifier)(self._clicked)
+        self._listen_to_drags()
+
+    @property
+    def corners(self) -> int:
+        """How many corners the lasso has."""
+        return len(self._corners)
+
+    def tool_changed(self) -> None:
+        self.forget_lasso()
+        self._listen_to_drags()
+        tool = self._window.choices.tool
+        self.solid.show(tool if tool in ("box", "ball") else None)
+
+    def _listen_to_drags(self) -> None:
+        """Ctrl-drags always draw a rectangle; with that tool plain drags do, instead of turning the camera."""
+        scene = self._window.client.scene
+        scene.remove_rect_select_callback()
+        plain = (None, *MODIFIED) if self._window.choices.tool == "rectangle" else ()
+        for modifier in (*RECTANGLES, *plain):
+            scene.on_rect_select(modifier=modifier)(self._dragged)
+
+    def mode_for(self, modifier: str | None, click: bool = False) -> Mode:
+        """What a gesture does: as its keys say, else as the panel says."""
+        if click and modifier == CTRL:
+            return "subtract"
+        keys = (modifier or "").replace(CTRL, "").strip("+") or None
+        return MODIFIED.get(keys, self._window.choices.mode) if keys else self._window.choices.mode
+
+    # Gestures --------------------------------------------------------------------------------------------------------
+
+    def _clicked(self, event: Any) -> None:
+        window, mode, (x, y) = self._window, self.mode_for(event.modifier, click=True), event.screen_pos
+        tools: dict[str, Callable[[Camera, float, float, Mode], None]] = {"lasso": self._corner, "brush": self._paint}
+
+        def action() -> None:
+            camera = window.camera_of_ray(event.ray_origin)
+            tools.get(window.choices.tool, self._pick)(camera, x * camera.width, y * camera.height, mode)
+
+        window.act(action)
+
+    def _pick(self, camera: Camera, u: float, v: float, mode: Mode) -> None:
+        window = self._window
+        if window.choices.whole_labels:
+            window.session.pick_label(camera, u, v, mode)
+            return
+        window.session.click(camera, u, v, mode, self._job())
+        if window.session.notice:
+            window.say(window.session.notice)
+
+    def _paint(self, camera: Camera, u: float, v: float, mode: Mode) -> None:
+        """A dab of the brush; it adds unless something else is asked for."""
+        choices = self._window.choices
+        mode = "add" if mode == "replace" else mode
+        self._window.session.brush(camera, [(u, v)], choices.brush_radius, choices.through, mode, self._job())
+
+    def _dragged(self, event: Any) -> None:
+        window, mode = self._window, self.mode_for(event.modifier)
+
+        def action() -> None:
+            camera = window.camera()
+            (x0, y0), (x1, y1) = event.screen_min, event.screen_max
+            corners = ((x0 * camera.width, y0 * camera.height), (x1 * camera.width, y1 * camera.height))
+            window.session.rectangle(camera, corners, mode, self._job(), window.choices.through)
+
+        window.act(action)
+
+    def _job(self) -> Reporter:
+        return self._window.doing or SILENT
+
+    # The lasso -------------------------------------------------------------------------------------------------------
+
+    def _corner(self, camera: Camera, u: float, v: float, mode: Mode) -> None:
+        """Another corner; the first one says through which camera, and what the lasso will do."""
+        if self._camera is not None and _moved(self._camera, camera):
+            self.forget_lasso()
+            self._window.say("the camera was moved: the lasso begins anew")
+        if not self._corners:
+            self._camera, self._lasso_mode = camera, mode
+        self._corners.append((u, v))
+        self._show_lasso()
+
+    def close_lasso(self) -> None:
+        """Select what is inside; the lasso is gone then.
+
+        Raises:
+            SplatsegError: it has fewer than three corners.
+        """
+        if len(self._corners) < 3 or self._camera is None:
+            found = len(self._corners)
+            raise SplatsegError(f"lasso: expected three corners or more, found {found}; click them on the picture")
+        camera, corners, mode = self._camera, list(self._corners), self._lasso_mode
+        self.forget_lasso()
+        self._window.session.lasso(camera, corners, self._window.choices.through, mode, self._job())
+
+    def take_corner_back(self) -> None:
+        """Forget the corner that was clicked last."""
+        if self._corners:
+            self._corners.pop()
+        if not self._corners:
+            self._camera = None
+        self._show_lasso()
+
+    def forget_lasso(self) -> bool:
+        """Forget all corners; whether there were any."""
+        had = bool(self._corners)
+        self._corners, self._camera = [], None
+        self._show_lasso()
+        return had
+
+    def _show_lasso(self) -> None:
+        self._outline.show(self._camera, self._corners)
+
+
+def _moved(before: Camera, now: Camera) -> bool:
+    """Whether the picture of ``now`` is another one than that of ``before``."""
+    if (before.width, before.height) != (now.width, now.height):
+        return True
+    gap = np.abs((before.cam_from_world - now.cam_from_world).numpy()).max()
+    return bool(gap > MOVED * max(float(before.cam_from_world.abs().max()), 1.0))

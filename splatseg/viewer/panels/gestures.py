@@ -1,0 +1,107 @@
+"""What clicks and drags on the canvas do: the tool, its settings, and the keys that choose it."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from splatseg.session import Mode
+from splatseg.viewer.actions import TOOLS, Actions, Tool
+
+MODE_NAMES: dict[str, Mode] = {
+    "new selection": "replace",
+    "add (Shift)": "add",
+    "subtract (Alt)": "subtract",
+    "intersect": "intersect",
+}
+INSIDE: dict[str, Mode] = {"only it": "replace", "add": "add", "take out": "subtract", "keep common": "intersect"}
+KEYS: dict[Tool, Any] = {"click": "C", "rectangle": "R", "lasso": "L", "brush": "B", "box": "X", "ball": "O"}
+LARGEST_BRUSH = 200.0  # pixels
+
+
+class GesturesSection:
+    """The upper end of the Select tab. Settings of a tool are shown while it is chosen."""
+
+    def __init__(self, window: Actions) -> None:
+        self._window = window
+        gui, choices = window.client.gui, window.choices
+        self._tool = gui.add_dropdown(
+            "Tool", TOOLS, initial_value=choices.tool, hint="Keys: C, R, L, B, X, O. Ctrl-drag draws a rectangle always"
+        )
+        self._tool.on_update(lambda event: self._choose(event.target.value) if event.client is not None else None)
+        named = next(name for name, mode in MODE_NAMES.items() if mode == choices.mode)
+        hint = "Shift adds, Alt or Ctrl subtracts, Alt+Shift intersects"
+        mode = gui.add_dropdown("Click does", tuple(MODE_NAMES), initial_value=named, hint=hint)
+        mode.on_update(lambda event: setattr(choices, "mode", MODE_NAMES[event.target.value]))
+        self._through = gui.add_checkbox("Through", choices.through, hint="Take what is behind a surface, too")
+        self._through.on_update(lambda event: setattr(choices, "through", event.target.value))
+        self._radius = gui.add_slider(
+            "Radius", 2.0, LARGEST_BRUSH, 1.0, choices.brush_radius, hint="Of the brush, pixels"
+        )
+        self._radius.on_update(lambda event: setattr(choices, "brush_radius", float(event.target.value)))
+        self._add_lasso()
+        self._add_solid()
+        self._add_keys()
+        self.sync()
+
+    def _choose(self, tool: Tool) -> None:
+        self._window.act(partial(self._window.set_tool, tool))
+
+    def _add_lasso(self) -> None:
+        ways = {
+            "Close (Enter)": lambda: self._window.canvas.close_lasso(),
+            "Back (Backspace)": lambda: self._window.canvas.take_corner_back(),
+        }
+        self._lasso = self._window.client.gui.add_button_group("Corners", tuple(ways))
+        self._lasso.on_click(lambda event: self._window.act(ways[event.target.value]))
+
+    def _add_solid(self) -> None:
+        gui, act = self._window.client.gui, self._window.act
+        step = float(f"{self._window.template.unit / 100:.0e}")  # also what the browser rounds to
+        self._size = gui.add_vector3("Box size", (1.0, 1.0, 1.0), min=(0.0, 0.0, 0.0), step=step, hint="World units")
+        self._size.on_update(lambda event: self._resize(event, tuple(map(float, event.target.value))))
+        self._diameter = gui.add_number("Diameter", 1.0, min=0.0, step=step, hint="World units")
+        self._diameter.on_update(lambda event: self._resize(event, (float(event.target.value),) * 3))
+        self._inside = gui.add_button_group("Inside", tuple(INSIDE))
+        self._inside.on_click(lambda event: act(partial(self._take, INSIDE[event.target.value])))
+
+    def _take(self, mode: Mode) -> None:
+        self._window.canvas.solid.take(mode)
+
+    def _resize(self, event: Any, size: tuple[float, ...]) -> None:
+        if event.client is not None:
+            self._window.act(lambda: self._window.canvas.solid.resize(size), "solid size")
+
+    def _add_keys(self) -> None:
+        gui = self._window.client.gui
+        for tool, key in KEYS.items():
+            command = gui.add_command(f"Tool: {tool}", hotkey=key)
+            command.on_trigger(lambda _, tool=tool: self._choose(tool))
+        for label, key, act in (
+            ("Close the lasso", "enter", lambda: self._window.canvas.close_lasso()),
+            ("Take the last corner back", "backspace", lambda: self._window.canvas.take_corner_back()),
+        ):
+            command = gui.add_command(label, hotkey=key)
+            command.on_trigger(lambda _, act=act: self._window.act(act))
+
+    def sync(self) -> None:
+        """Show the tool and its settings."""
+        tool, canvas = self._window.choices.tool, self._window.canvas
+        if self._tool.value != tool:
+            self._tool.value = tool
+        shown = (
+            (self._through, tool in ("rectangle", "lasso", "brush")),
+            (self._radius, tool == "brush"),
+            (self._lasso, tool == "lasso"),
+            (self._size, tool == "box"),
+            (self._diameter, tool == "ball"),
+            (self._inside, tool in ("box", "ball")),
+        )
+        for widget, visible in shown:
+            if widget.visible != visible:
+                widget.visible = visible
+        if canvas.solid.kind is not None and not self._window.waiting("solid size"):
+            if tool == "box" and self._size.value != canvas.solid.size:
+                self._size.value = canvas.solid.size
+            if tool == "ball" and self._diameter.value != canvas.solid.size[0]:
+                self._diameter.value = canvas.solid.size[0]
