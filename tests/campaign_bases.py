@@ -116,7 +116,7 @@ def _run(folder: Path) -> None:
 
         return FitHooks(save_checkpoint=keep, checkpoint_seconds=0.0)
 
-    fit._hooks = hooks  # type: ignore[method-assign]
+    fit.records.hooks = hooks  # type: ignore[method-assign]
     fit.execute()
     for name in saved:
         fit.run.checkpoint_path(f"{name}-kept").rename(fit.run.checkpoint_path(name))

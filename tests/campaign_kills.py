@@ -207,9 +207,9 @@ def command_in_child(order: dict[str, Any]) -> None:
     if order["checkpoints"]:
         import functools
 
-        import splatseg.fit.pipeline as pipeline
+        import splatseg.fit.records as records
 
-        pipeline.FitHooks = functools.partial(pipeline.FitHooks, checkpoint_seconds=0.0)  # type: ignore[misc, assignment]
+        records.FitHooks = functools.partial(records.FitHooks, checkpoint_seconds=0.0)  # type: ignore[misc, assignment]
     name, *arguments = order["words"]
     if "sam" in arguments:
         become_tiny()
