@@ -209,7 +209,7 @@ def test_consensus_separates_objects_and_holds_their_codes(world: Any) -> None:
 
 
 def test_consensus_looks_at_no_more_pixels_than_its_bounds(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """96x72 = 6912 pixels a view, eight views; no view's evidence is kept beside the next one's."""
+    """96x72 = 6912 pixels per view, eight views; no view's evidence is kept beside the next one's."""
     gaussians, views, hierarchy_of, _ = world
     for bounds, expected in (({"pixels": 500}, 500), ({"total_pixels": 1600}, 200), ({}, 6912)):
         drawn: list[int] = []

@@ -175,7 +175,7 @@ class QueryResult:
 
 @dataclass(frozen=True)
 class Report:
-    """Protocol (a) on one scene: a result a query, in file order, and averages over the core queries and the others."""
+    """Protocol (a) on one scene: a result per query, in file order, and averages over core queries and others."""
 
     scene: str
     results: tuple[QueryResult, ...]

@@ -201,7 +201,7 @@ class Fit:
             self.records.finish(stage, [])
 
     def hierarchies(self, train: Sequence[View]) -> HierarchyFolder:
-        """Masks and patch hierarchy of every training view; one image a process in memory at a time."""
+        """Masks and patch hierarchy of every training view; one image per process in memory at a time."""
         folder = HierarchyFolder(self.run.hierarchy)
         stage = Stage.of(
             "hierarchy",

@@ -121,7 +121,7 @@ def check_camera(where: str, camera: ModelCamera) -> None:
     """Raise :class:`SplatsegError` where the size, parameters or focal lengths of a camera in use cannot be right."""
     width, height = camera.width, camera.height
     if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE):
-        raise SplatsegError(f"{where}: size: expected 1..{MAX_SIDE} pixels a side, found {width}x{height}")
+        raise SplatsegError(f"{where}: size: expected 1..{MAX_SIDE} pixels per side, found {width}x{height}")
     check_finite_values(where, "params", camera.params)
     for value in camera.params[: CAMERA_MODELS[camera.model][2]]:
         if value <= 0:

@@ -29,8 +29,8 @@ CLASS = 4
 class PoolColumns:
     """The entries of all views' pools by view and Gaussian, in CSC form over the positions of shuffled pixels.
 
-    Takes 4 bytes an entry beside its weight (6 with float16 weights, as the pool itself) and 12 a column; a column has
-    at least one entry. :func:`column_bytes` is the bound.
+    Takes 4 bytes per entry beside its weight (6 with float16 weights, as the pool itself) and 12 per column; a column
+    has at least one entry. :func:`column_bytes` is the bound.
 
     Attributes:
         view_columns: (views, 4) int64: of view v, columns from ``view_columns[v, 0]`` have more than

@@ -130,7 +130,7 @@ class PooledSteps:
         optimizer: moves its features; its ``steps`` says how many steps were made, and what it holds now is held.
         loss: constants of the loss.
         schedule: all steps of the fit.
-        batch: pixels a step; views that have fewer give what they have.
+        batch: pixels per step; views that have fewer give what they have.
     """
 
     def __init__(

@@ -108,7 +108,7 @@ class Workspace:
         return self._touching
 
     def visibility(self, report: Callable[[float], None] = lambda share: None) -> Visibility:
-        """What the photos see of each Gaussian, computed the first time (a fraction of a second a photo).
+        """What the photos see of each Gaussian, computed the first time (a fraction of a second per photo).
 
         Raises:
             SplatsegError: the photos are not at hand.

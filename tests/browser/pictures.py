@@ -28,7 +28,7 @@ from splatseg.viewer.panels.view import LOOKS
 
 IMAGES = ROOT / "docs" / "images"
 SIZE = (900, 540)
-LIMIT = 30_000  # drawn Gaussians: a browser without a GPU takes minutes a picture for all of the demo's 83,000
+LIMIT = 30_000  # drawn Gaussians: a browser without a GPU takes minutes per picture for all of the demo's 83,000
 QUALITY = 82
 # The page draws only when it is told to: drawing takes all of a small machine, the gestures in between need none of it.
 PLAIN = """const getContext = HTMLCanvasElement.prototype.getContext;
