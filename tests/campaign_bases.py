@@ -71,7 +71,7 @@ def build_sam_weights(path: Path) -> None:
 def build_views(folder: Path, splat: Path) -> None:
     """Planned views of ``splat`` in ``folder``, three of them."""
     if not folder.is_dir():
-        gaussians, config = load_gaussians(splat), ViewPlanConfig(views=3, width=64, height=48)
+        gaussians, config = load_gaussians(splat), ViewPlanConfig(views=3, width=64, height=64)
         made = folder.with_name("views.part")
         shutil.rmtree(made, ignore_errors=True)
         write_views(made, gaussians, config, views_stage(gaussians, config).key)

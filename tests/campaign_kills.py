@@ -60,7 +60,7 @@ def jobs(photos: Path | None = None) -> dict[str, Job]:
     found = {
         "masks, sam": Job(("masks.py", "&/capture", "--out", "@/run", *sam, "--preview", "--quiet"), weight=0),
     }
-    plan = ("--views", "4", "--width", "64", "--height", "48", "--device=cpu", "--quiet")
+    plan = ("--views", "4", "--width", "64", "--height", "64", "--device=cpu", "--quiet")
     views = ("views.py", "&/run/run/geometry.ply", "--out", "@/views", *plan)
     found["views"] = Job(views, weight=0)
     found["views of another plan"] = Job(views, "planned", weight=0)

@@ -181,6 +181,11 @@ def a_picture(width: int, height: int) -> bytes:
     ("name", "change", "message"),
     [
         ("sh0.webp", lambda _: None, r"sog: sh0\.webp: expected it in the bundle, found none"),
+        (
+            "quats.webp",
+            lambda data: data[:21] + struct.pack("<I", 2**28 - 1) + data[25:],
+            r"quats\.webp: expected a pict",
+        ),
         ("quats.webp", lambda data: data[:90], r"sog: quats\.webp: expected a picture, found: "),
         (
             "scales.webp",

@@ -28,6 +28,7 @@ _SECTION = Struct("<IIIIfHxxIxxxxIIH")  # rows, most, bucket: rows, count, size,
 _KSPLAT_BYTES = {0: (44, 4), 1: (24, 2), 2: (24, 1)}  # compression -> of a row, and of a harmonic
 _SOG_PICTURES = {"means": 2, "scales": 1, "quats": 1, "sh0": 1}
 _SOG_TABLES = ("scales", "sh0")
+_BROKEN: tuple[type[Exception], ...] = (*DAMAGED, Image.DecompressionBombError)
 
 
 def check_content(content: bytes, kind: str) -> None:
@@ -153,5 +154,5 @@ def _picture(bundle: zipfile.ZipFile, name: str, rows: int) -> None:
             picture.load()
     except SplatsegError:
         raise
-    except DAMAGED as error:
+    except _BROKEN as error:
         raise SplatsegError(f"{name}: expected a picture, found: {error}") from None
