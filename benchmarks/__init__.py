@@ -1,1 +1,1 @@
-"""Measurements of splatseg, a command a file: ``PYTHONPATH=. python benchmarks/NAME.py`` in the project's root."""
+"""Measurements of splatseg, a command per file: ``PYTHONPATH=. python benchmarks/NAME.py`` in the project's root."""

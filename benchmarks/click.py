@@ -58,7 +58,7 @@ class Arguments:
 
 
 def room(count: int, seed: int = 0) -> tuple[Gaussians, FeatureField]:
-    """``count`` flat Gaussians on the six faces of a room and of twenty boxes in it, with a feature a face."""
+    """``count`` flat Gaussians on the six faces of a room and of twenty boxes in it, with a feature per face."""
     generator = torch.Generator().manual_seed(seed)
     boxes = torch.cat([torch.zeros(1, 3), (torch.rand(20, 3, generator=generator) - 0.5) * 3])
     edges = torch.cat([torch.tensor([ROOM]), 0.3 + 0.5 * torch.rand(20, generator=generator)])

@@ -2,9 +2,10 @@
 
     PYTHONPATH=. python benchmarks/clusters.py [--sizes 200000 1000000] [--threads 2]
 
-The splat is the one of ``benchmarks/click.py`` (walls and boxes, a feature a face, noise). Prints seconds a step (wall
-clock; and of all processor time, which other work on the machine does not lengthen), the peak memory of the process
-and the labels a level; the aim is 1M Gaussians in under a minute on 2 cores. Writes benchmarks/results/clusters.json.
+The splat is the one of ``benchmarks/click.py`` (walls and boxes, a feature per face, noise). Prints seconds per step
+(wall clock; and of all processor time, which other work on the machine does not lengthen), the peak memory of the
+process and the labels per level; the aim is 1M Gaussians in under a minute on 2 cores. Writes
+benchmarks/results/clusters.json.
 """
 
 from __future__ import annotations

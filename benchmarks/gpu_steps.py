@@ -52,7 +52,7 @@ def made_up_hierarchy(skewed: bool = False) -> PatchHierarchy:
 
 
 def make_trainer(args: argparse.Namespace, full_render: bool = False, skewed: bool = False) -> FeatureTrainer:
-    """The fit of the target: 8192 pixels a step of 1M Gaussians and 200 views."""
+    """The fit of the target: 8192 pixels per step of 1M Gaussians and 200 views."""
     generator = torch.Generator().manual_seed(0)
     gaussians = surface_scene(args.gaussians, generator).to(args.device)
     views = [View(f"{i}.png", camera, Path(f"{i}.png")) for i, camera in enumerate(ring_cameras(args.views))]

@@ -52,7 +52,7 @@ def tree_masks(p: int, seed: int) -> list[list[int]]:
 
 
 def make_batch(n: int, p: int, d: int, seed: int = 0) -> Batch:
-    """n samples of p patches of very different area (log-normal), features scattered around one center a patch."""
+    """n samples of p patches of very different area (log-normal), features scattered around one center per patch."""
     generator = torch.Generator().manual_seed(seed)
     masks = tree_masks(p, seed)
     contains = torch.zeros(p + 1, -(-len(masks) // 64) * 64, dtype=torch.int64)

@@ -74,7 +74,7 @@ def short_name(declaration: str) -> str:
 
 
 def table(kernels: list[Kernel]) -> str:
-    """A Markdown table, one kernel a row."""
+    """A Markdown table, one kernel per row."""
     rows = [
         "| kernel | registers | warps of 64 | spilled, bytes | stack, bytes | static shared, bytes |",
         "|---|---|---|---|---|---|",

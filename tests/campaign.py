@@ -2,13 +2,14 @@
 ``tests/test_campaign.py`` runs a slice.
 
     python tests/campaign.py mutations --count 10000 --seed 0 --work DIR
+    python tests/campaign.py formats --count 3000 --seed 0 --work DIR
     python tests/campaign.py kills --count 200 --seed 0 --work DIR
     python tests/campaign.py kills --count 60 --jobs "fit, sfm" "masks, sam" --work DIR
     python tests/campaign.py report --work DIR
 
-A case is a function of seed and number. Results are lines of DIR/mutations-SEED.jsonl and DIR/kills-SEED.jsonl; a
-campaign that was stopped goes on where it was, and ``--again`` does the cases anew that failed. ``--only N`` does one
-case and shows all that is known of it.
+A case is a function of seed and number. Results are lines of DIR/WHAT-SEED.jsonl; a campaign that was stopped goes on
+where it was, and ``--again`` does the cases anew that failed. ``--only N`` does one case and shows all that is known of
+it.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from campaign_cases import GOOD, PATIENCE, SCRIPT_EVERY, environment, script_case
+from campaign_cases import GOOD, PATIENCE, SCRIPT_EVERY, Case, environment, script_case
 
 from splatseg.core.progress import terminal
 
@@ -71,17 +73,17 @@ class Worker:
         self.bases, self.work = bases, work
         self.process: subprocess.Popen[str] | None = None
 
-    def case(self, seed: int, number: int) -> Result:
-        if number % SCRIPT_EVERY == 0 and (done := script_case(seed, number, self.bases, self.work)) is not None:
+    def case(self, case: Case) -> Result:
+        if case.number % SCRIPT_EVERY == 0 and (done := script_case(case, self.bases, self.work)) is not None:
             return done
         process = self._started()
         assert process.stdin is not None and process.stdout is not None
-        process.stdin.write(json.dumps({"seed": seed, "number": number}) + "\n")
+        process.stdin.write(json.dumps(asdict(case)) + "\n")
         process.stdin.flush()
         if select.select([process.stdout], [], [], PATIENCE)[0] and (line := process.stdout.readline()):
             result: Result = json.loads(line)
             return result
-        return self._ended(seed, number)
+        return self._ended(case)
 
     def _started(self) -> subprocess.Popen[str]:
         if self.process is None:
@@ -101,17 +103,22 @@ class Worker:
                 raise RuntimeError(self.work.with_suffix(".stderr").read_text())
         return self.process
 
-    def _ended(self, seed: int, number: int) -> Result:
+    def _ended(self, case: Case) -> Result:
         """What is known of a case that ended the process, or must be ended."""
-        from campaign_cases import door_of
-
         process = self._started()
         outcome = "hang" if process.poll() is None and not self._just_ended(process) else "abort"
         self.close()
         said = self.work.with_suffix(".stderr").read_text(errors="replace")[-2000:]
-        name, _ = door_of(seed, number)
+        name = case.door()[0]
         message = f"exit {process.returncode}" if outcome == "abort" else f"over {PATIENCE:g} s"
-        return {"number": number, "door": name, "damage": "", "outcome": outcome, "message": message, "trace": said}
+        return {
+            "number": case.number,
+            "door": name,
+            "damage": "",
+            "outcome": outcome,
+            "message": message,
+            "trace": said,
+        }
 
     @staticmethod
     def _just_ended(process: subprocess.Popen[str]) -> bool:
@@ -168,13 +175,16 @@ def do_all(
 def mutations(options: argparse.Namespace) -> Log:
     """The campaign of damaged inputs."""
     from campaign_bases import build_bases
+    from campaign_formats import build_formats
 
     bases = build_bases(options.work / "bases")
-    log = Log(options.work / f"mutations-{options.seed}.jsonl")
+    if options.what == "formats":
+        build_formats(bases)
+    log = Log(options.work / f"{options.what}-{options.seed}.jsonl")
 
     def make(index: int) -> tuple[Callable[[int], Result], Callable[[], None]]:
         worker = Worker(bases, options.work / f"worker-{index}")
-        return lambda number: worker.case(options.seed, number), worker.close
+        return lambda number: worker.case(Case(options.seed, number, options.what)), worker.close
 
     carry_out(options, log, make)
     return log
@@ -239,7 +249,7 @@ def failures(log: Log) -> str:
 
 
 def report(options: argparse.Namespace) -> None:
-    for name, kind in (("mutations", "door"), ("kills", "job")):
+    for name, kind in (("mutations", "door"), ("formats", "door"), ("kills", "job")):
         path = options.work / f"{name}-{options.seed}.jsonl"
         if path.is_file():
             log = Log(path)
@@ -250,7 +260,7 @@ def report(options: argparse.Namespace) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("mutations", "kills", "report"))
+    parser.add_argument("what", choices=("mutations", "formats", "kills", "report"))
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, required=True)
@@ -264,7 +274,7 @@ def main() -> int:
     if options.what == "report":
         report(options)
         return 0
-    log = {"mutations": mutations, "kills": kills}[options.what](options)
+    log = (kills if options.what == "kills" else mutations)(options)
     if options.jobs:
         print(f"{table(log, 'job')}\n{failures(log)}")
     else:

@@ -21,7 +21,9 @@ from splatseg.fit.hooks import FitHooks
 from splatseg.fit.pipeline import Fit
 from splatseg.fit.pixel_pools import SamplingConfig
 from splatseg.fit.settings import FitConfig, FitInputs
-from splatseg.fit.stages import Stage
+from splatseg.fit.stages import Stage, views_stage
+from splatseg.fit.views.config import ViewPlanConfig
+from splatseg.fit.views.folder import write_views
 from splatseg.io.labels import load_labels, save_labels
 from splatseg.io.ply import load_gaussians
 from splatseg.masks.files import FileMasks
@@ -64,6 +66,16 @@ def build_sam_weights(path: Path) -> None:
 
     if not path.is_file():
         torch.save(build_sam().state_dict(), path)
+
+
+def build_views(folder: Path, splat: Path) -> None:
+    """Planned views of ``splat`` in ``folder``, three of them."""
+    if not folder.is_dir():
+        gaussians, config = load_gaussians(splat), ViewPlanConfig(views=3, width=64, height=64)
+        made = folder.with_name("views.part")
+        shutil.rmtree(made, ignore_errors=True)
+        write_views(made, gaussians, config, views_stage(gaussians, config).key)
+        made.rename(folder)
 
 
 def build_photos(folder: Path) -> Path | None:
@@ -116,7 +128,7 @@ def _run(folder: Path) -> None:
 
         return FitHooks(save_checkpoint=keep, checkpoint_seconds=0.0)
 
-    fit._hooks = hooks  # type: ignore[method-assign]
+    fit.records.hooks = hooks  # type: ignore[method-assign]
     fit.execute()
     for name in saved:
         fit.run.checkpoint_path(f"{name}-kept").rename(fit.run.checkpoint_path(name))

@@ -20,9 +20,13 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from campaign_doors import Door
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 60.0  # seconds that a case may take; those of a script three times as many
@@ -41,21 +45,30 @@ _CHANGES = {
 }
 
 
-def door_of(seed: int, number: int) -> tuple[str, Random]:
-    """The kind of input of a case, and the random numbers for what is done to it."""
-    from campaign_doors import DOORS
+@dataclass(frozen=True)
+class Case:
+    """What is known of a case: all else follows. ``what``: "mutations" of all inputs, or of "formats" of splats."""
 
-    rng = Random(f"mutation {seed} {number}")
-    return rng.choices(list(DOORS), [door.weight for door in DOORS.values()])[0], rng
+    seed: int
+    number: int
+    what: str = "mutations"
+
+    def door(self) -> tuple[str, Door, Random]:
+        """Name and kind of the case's input, and the random numbers for what is done to it."""
+        from campaign_doors import DOORS
+        from campaign_formats import FORMAT_DOORS
+
+        doors = DOORS if self.what == "mutations" else FORMAT_DOORS
+        rng = Random(f"{self.what.removesuffix('s')} {self.seed} {self.number}")
+        name = rng.choices(list(doors), [door.weight for door in doors.values()])[0]
+        return name, doors[name], rng
 
 
-def prepare(seed: int, number: int, bases: Path, place: Path) -> tuple[str, str]:
+def prepare(case: Case, bases: Path, place: Path) -> tuple[str, Door, str]:
     """Copy the inputs of a case to ``place`` and damage them; returns its door and what was done to which file."""
-    from campaign_doors import DOORS
     from campaign_mutations import mutate
 
-    name, rng = door_of(seed, number)
-    door = DOORS[name]
+    name, door, rng = case.door()
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(bases / door.base, place)
     files = sorted({path for pattern in door.files for path in place.glob(pattern) if path.is_file()})
@@ -63,7 +76,7 @@ def prepare(seed: int, number: int, bases: Path, place: Path) -> tuple[str, str]
     pattern = rng.choice(door.files)
     chosen = rng.choice([path for path in files if path.relative_to(place).match(pattern)] or files)
     done = mutate(rng, chosen, [path for path in files if path != chosen] or files)
-    return name, f"{chosen.relative_to(place)}: {done}"
+    return name, door, f"{chosen.relative_to(place)}: {done}"
 
 
 # Watching --------------------------------------------------------------------------------------------------------
@@ -130,24 +143,22 @@ def listing(folder: Path, without: list[Path]) -> dict[str, tuple[int, int]]:
 # Opening ---------------------------------------------------------------------------------------------------------
 
 
-def open_case(seed: int, number: int, bases: Path, work: Path, watch: Watch) -> dict[str, Any]:
+def open_case(case: Case, bases: Path, work: Path, watch: Watch) -> dict[str, Any]:
     """Do a case in this process and judge it."""
-    from campaign_doors import DOORS
-
     place = work / "case"
-    name, damage = prepare(seed, number, bases, place)
-    writes = [place / folder for folder in DOORS[name].writes]
+    name, door, damage = prepare(case, bases, place)
+    writes = [place / folder for folder in door.writes]
     before = listing(work, writes)
     started = time.monotonic()
     judged: dict[str, Any]
     with watch.within(writes):
-        judged = judge(lambda: DOORS[name].open(place, bases), place)
+        judged = judge(lambda: door.open(place, bases), place)
     seconds = time.monotonic() - started
     changed = [path for path, state in listing(work, writes).items() if before.get(path) != state]
     changed += [path for path in before if not os.path.lexists(path)]
     if judged["outcome"] in GOOD and (watch.outside or changed):
         judged = {"outcome": "write outside", "message": "; ".join([*watch.outside, *changed][:3])}
-    return {"number": number, "door": name, "damage": damage, "seconds": round(seconds, 2), **judged}
+    return {"number": case.number, "door": name, "damage": damage, "seconds": round(seconds, 2), **judged}
 
 
 def judge(door: Any, place: Path) -> dict[str, Any]:
@@ -172,15 +183,12 @@ def judge(door: Any, place: Path) -> dict[str, Any]:
     return {"outcome": "answer", "message": ""}
 
 
-def script_case(seed: int, number: int, bases: Path, work: Path) -> dict[str, Any] | None:
+def script_case(case: Case, bases: Path, work: Path) -> dict[str, Any] | None:
     """Do a case through its script; None where its door has none."""
-    from campaign_doors import DOORS
-
     place = work / "case"
-    name, _ = door_of(seed, number)
-    if (script := DOORS[name].script) is None:
+    if (script := case.door()[1].script) is None:
         return None
-    name, damage = prepare(seed, number, bases, place)
+    name, _, damage = prepare(case, bases, place)
     command = script(place, bases)
     may = [place / "cache", place / "run"]
     variables = environment(work)  # makes folders
@@ -200,7 +208,7 @@ def script_case(seed: int, number: int, bases: Path, work: Path) -> dict[str, An
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         return {
-            "number": number,
+            "number": case.number,
             "door": name,
             "damage": damage,
             "outcome": "hang",
@@ -221,7 +229,7 @@ def script_case(seed: int, number: int, bases: Path, work: Path) -> dict[str, An
     if outcome not in GOOD:
         judged["trace"] = said[-3000:]
     seconds = round(time.monotonic() - started, 2)
-    return {"number": number, "door": name, "damage": damage, "seconds": seconds, **judged}
+    return {"number": case.number, "door": name, "damage": damage, "seconds": seconds, **judged}
 
 
 def environment(work: Path) -> dict[str, str]:
@@ -237,7 +245,7 @@ def environment(work: Path) -> dict[str, str]:
 def main(bases: Path, work: Path) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the code prints must not come between the answers
-    import campaign_doors  # noqa: F401 (what takes long, before the memory is limited)
+    import campaign_formats  # noqa: F401 (what takes long, before the memory is limited)
     import torch
 
     torch.set_num_threads(1)
@@ -249,10 +257,9 @@ def main(bases: Path, work: Path) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
-        case = json.loads(line)
-        result = open_case(case["seed"], case["number"], bases, work, watch)
-        print(json.dumps(result), file=answers, flush=True)
-        if case["number"] % 20 == 0:
+        case = Case(**json.loads(line))
+        print(json.dumps(open_case(case, bases, work, watch)), file=answers, flush=True)
+        if case.number % 20 == 0:
             gc.collect()
 
 

@@ -60,6 +60,10 @@ def jobs(photos: Path | None = None) -> dict[str, Job]:
     found = {
         "masks, sam": Job(("masks.py", "&/capture", "--out", "@/run", *sam, "--preview", "--quiet"), weight=0),
     }
+    plan = ("--views", "4", "--width", "64", "--height", "64", "--device=cpu", "--quiet")
+    views = ("views.py", "&/run/run/geometry.ply", "--out", "@/views", *plan)
+    found["views"] = Job(views, weight=0)
+    found["views of another plan"] = Job(views, "planned", weight=0)
     if photos is not None:
         few = ("--config.hold-out-every", "0", "--device=cpu", "--quiet", "--preset", "fast")
         words = ("fit.py", str(photos), "--sfm", "--out", "@/run", *few, "--config.geometry.steps=5")
@@ -207,9 +211,9 @@ def command_in_child(order: dict[str, Any]) -> None:
     if order["checkpoints"]:
         import functools
 
-        import splatseg.fit.pipeline as pipeline
+        import splatseg.fit.records as records
 
-        pipeline.FitHooks = functools.partial(pipeline.FitHooks, checkpoint_seconds=0.0)  # type: ignore[misc, assignment]
+        records.FitHooks = functools.partial(records.FitHooks, checkpoint_seconds=0.0)  # type: ignore[misc, assignment]
     name, *arguments = order["words"]
     if "sam" in arguments:
         become_tiny()
@@ -269,7 +273,7 @@ class Kills:
     """The campaign of one seed; references are made once, by commands that nobody kills."""
 
     def __init__(self, work: Path, seed: int, only: Sequence[str] = ()) -> None:
-        from campaign_bases import build_bases, build_photos, build_sam_weights
+        from campaign_bases import build_bases, build_photos, build_sam_weights, build_views
 
         self.work, self.seed = work, seed
         work.mkdir(parents=True, exist_ok=True)
@@ -277,6 +281,7 @@ class Kills:
         known = jobs()
         if only:
             build_sam_weights(self.bases / "tiny.pth")
+            build_views(self.bases / "planned/views", self.bases / "run/run/geometry.ply")
             known = jobs(build_photos(work / "photos"))
             if absent := [name for name in only if name not in known]:
                 raise SystemExit(

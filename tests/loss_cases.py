@@ -32,7 +32,7 @@ def pack(contains: Tensor) -> Tensor:
 
 
 def case(contains: Tensor, patch: Tensor, d: int = 16, seed: int = 0, dtype: torch.dtype = torch.float32) -> LossCase:
-    """A case from a (p, masks) matrix: features scatter around a center a patch, with norms far from one."""
+    """A case from a (p, masks) matrix: features scatter around a center per patch, with norms far from one."""
     generator = torch.Generator().manual_seed(seed)
     centers = torch.randn(len(contains), d, generator=generator, dtype=torch.float64)
     noise = torch.randn(len(patch), d, generator=generator, dtype=torch.float64)

@@ -195,7 +195,7 @@ def test_rate_falls_along_a_half_cosine() -> None:
     assert learning_rate(config, 100) == pytest.approx(0.01)
 
 
-def test_consensus_separates_objects_and_holds_their_codes(world: Any) -> None:
+def test_mask_clustering_separates_objects_and_holds_their_codes(world: Any) -> None:
     gaussians, views, hierarchy_of, cluster = world
     trainer = FeatureTrainer(gaussians, views, hierarchy_of, small(init="segments", hold_segments=True))
     trainer.start()
@@ -210,8 +210,8 @@ def test_consensus_separates_objects_and_holds_their_codes(world: Any) -> None:
     assert torch.equal(trainer.features[trainer.held], first[trainer.held])
 
 
-def test_consensus_looks_at_no_more_pixels_than_its_bounds(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """96x72 = 6912 pixels a view, eight views; no view's evidence is kept beside the next one's."""
+def test_mask_clustering_looks_at_no_more_pixels_than_its_bounds(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """96x72 = 6912 pixels per view, eight views; no view's evidence is kept beside the next one's."""
     gaussians, views, hierarchy_of, _ = world
     for bounds, expected in (({"pixels": 500}, 500), ({"total_pixels": 1600}, 200), ({}, 6912)):
         drawn: list[int] = []
@@ -270,7 +270,7 @@ def test_codes_may_be_trained_on(world: Any) -> None:
     assert trainer.held is not None and not torch.equal(trainer.features[trainer.held], first[trainer.held])
 
 
-def test_resumed_consensus_fit_equals_uninterrupted(world: Any) -> None:
+def test_resumed_fit_from_segments_equals_uninterrupted(world: Any) -> None:
     gaussians, views, hierarchy_of, _ = world
     saved: list[dict[str, Any]] = []
 

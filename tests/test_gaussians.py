@@ -51,7 +51,7 @@ def test_a_field_of_another_length_is_named(name: str) -> None:
 
 
 def test_a_partial_spherical_harmonic_degree_is_refused() -> None:
-    with pytest.raises(SplatsegError, match="sh: expected 1, 4, 9 or 16 coefficients a channel, found 5"):
+    with pytest.raises(SplatsegError, match="sh: expected 1, 4, 9 or 16 coefficients per channel, found 5"):
         make(coefficients=5)
 
 

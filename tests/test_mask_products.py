@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
-from splatseg.fit import mask_clustering as consensus
+from splatseg.fit import mask_clustering
 from splatseg.fit.mask_clustering import MaskClusteringConfig, find_segments
 from splatseg.fit.pixel_pools import PixelPool
 from splatseg.ops import Contributions, sparse_rows
@@ -153,11 +153,11 @@ def test_segments_are_those_of_plain_tables(
     pools: list[PixelPool], gather: Gather, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = MaskClusteringConfig(min_views=2, rest=0.05, nesting=0.7)
-    monkeypatch.setattr(consensus, "gather", Plain.gather)
+    monkeypatch.setattr(mask_clustering, "gather", Plain.gather)
     wanted = find_segments(pools, COUNT, config)
     sampled = find_segments(pools, COUNT, MaskClusteringConfig(max_gaussians=150))
     assert len(wanted) > 30 and len(sampled) > 5
-    monkeypatch.setattr(consensus, "gather", gather)
+    monkeypatch.setattr(mask_clustering, "gather", gather)
     for expected, settings in ((wanted, config), (sampled, MaskClusteringConfig(max_gaussians=150))):
         found = find_segments(moved(pools, device), COUNT, settings)
         assert np.array_equal(found.inside.toarray(), expected.inside.toarray())

@@ -24,9 +24,9 @@ from splatseg.core.scene import View
 from splatseg.draw.mask_preview import (
     hierarchy_preview,
     mask_overlay,
+    most_nested_pixel,
     patch_overlay,
     pixel_levels,
-    telling_pixel,
 )
 from splatseg.fit.masks_job import MaskJob, Share, run_masks
 from splatseg.masks import MaskSet
@@ -276,12 +276,12 @@ def test_levels_of_a_click() -> None:
         pixel_levels(ids, membership, (8, 0))
 
 
-def test_telling_pixel() -> None:
+def test_most_nested_pixel() -> None:
     """Inside the patch of the most masks; in an image without masks any pixel will do."""
     ids, membership = nested()
-    column, row = telling_pixel(ids, membership)
+    column, row = most_nested_pixel(ids, membership)
     assert ids[row, column] == 1
-    assert telling_pixel(torch.zeros(3, 4, dtype=torch.int32), torch.zeros(1, 0, dtype=torch.int64)) is not None
+    assert most_nested_pixel(torch.zeros(3, 4, dtype=torch.int32), torch.zeros(1, 0, dtype=torch.int64)) is not None
 
 
 def test_levels_use_the_top_bit() -> None:

@@ -38,7 +38,7 @@ def test_every_registration_names_its_type() -> None:
         assert named, f"{file}: {whole}: expected splatseg::kernel<splatseg::...Op>(...)"
         types.setdefault(op, set()).add(named[1])
     assert {"blend", "adam_", "trace", "rasterize", "rasterize_backward", "trace_tiles"} <= set(types)
-    assert all(len(names) == 1 for names in types.values()), "one type an op"
+    assert all(len(names) == 1 for names in types.values()), "one type per op"
     owners = Counter(name for names in types.values() for name in names)
     assert set(owners.values()) == {1}, "no type serves two ops"
 

@@ -143,7 +143,7 @@ def test_same_masks_as_the_package(segmenter: Segmenter, weights: Path) -> None:
     image = photo(150, 210)
     ours = everything_masks(model, image, config)
     theirs = own_masks(segmenter.generator(), segmenter.network(model), image, config)
-    assert 5 < len(ours) < 3 * 25  # of three masks a point, some are left
+    assert 5 < len(ours) < 3 * 25  # of three masks per point, some are left
     for record in theirs:  # SAM 2's generator holds its points in float32
         nearest = ours.points[np.abs(ours.points - record["point_coords"]).sum(axis=1).argmin()]
         np.testing.assert_allclose(record["point_coords"], [nearest], rtol=1e-6)
@@ -184,7 +184,7 @@ def test_through_the_script(segmenter: Segmenter, weights: Path, tmp_path: Path)
 
 def test_size_of_the_official_file(segmenter: Segmenter, weights: Path) -> None:
     """The same tensors under the same names: random ones take as many bytes as the authors' file, up to the padding of
-    the archive (64 bytes a tensor at most)."""
+    the archive (64 bytes per tensor at most)."""
     expected = CHECKPOINTS[segmenter.model].size
     state = torch.load(weights, weights_only=True)
     assert abs(weights.stat().st_size - expected) <= 64 * len(state.get("model", state))

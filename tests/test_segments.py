@@ -68,7 +68,7 @@ def test_a_segment_travels_with_the_field(tmp_path: Path) -> None:
 
 
 def test_every_agreed_segment_is_a_label() -> None:
-    """A thing that one mask a photo shows, whose features are no cluster of their own: clustering alone missed it."""
+    """A thing that one mask per photo shows, whose features are no cluster of their own: clustering alone missed it."""
     splat = make_splat(noise=0.05)
     half = (splat.parts == 0).nonzero()[:, 0][:8].tolist()
     segments = segments_of(432, [half, (splat.objects == 1).nonzero()[:, 0].tolist()], [5, 6])

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from known_run import KnownRun, make_run
+from known_run import KnownRun, make_run, part
 
 import splatseg
 from splatseg.core.errors import SplatsegError
@@ -25,10 +24,6 @@ def known(tmp_path: Path) -> KnownRun:
 @pytest.fixture
 def session(known: KnownRun) -> Session:
     return Session(known.workspace)
-
-
-def part(known: KnownRun, *numbers: int) -> Selection:
-    return Selection(torch.isin(known.splat.parts, torch.tensor(numbers)))
 
 
 def click(session: Session, known: KnownRun, number: int, mode: str = "replace") -> Selection:

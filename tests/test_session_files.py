@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from known_run import KnownRun, make_run
+from known_run import KnownRun, make_run, part
 from PIL import Image
 from plyfile import PlyData
 
@@ -48,10 +48,6 @@ def known(tmp_path: Path) -> KnownRun:
 @pytest.fixture
 def session(known: KnownRun) -> Session:
     return Session(known.workspace)
-
-
-def part(known: KnownRun, *numbers: int) -> Selection:
-    return Selection(torch.isin(known.splat.parts, torch.tensor(numbers)))
 
 
 def again(known: KnownRun) -> Workspace:

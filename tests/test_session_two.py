@@ -295,7 +295,7 @@ def held_bytes(session: Session) -> int:
 def test_the_memory_of_undo_is_bounded_whatever_the_steps(
     known: KnownRun, mine: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Subtracting scores every clicked thing anew; label edits hold trees: both are more than two masks a step."""
+    """Subtracting scores every clicked thing anew; label edits hold trees: both are more than two masks per step."""
     monkeypatch.setattr(steps_module, "UNDO_BYTES", 60_000)
     session = Session(known.workspace)
     assert session.tree is not None

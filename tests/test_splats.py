@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import struct
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.spatial import cKDTree
 from splat_transform import needs_splat_transform, splat_transform
 
@@ -153,8 +158,145 @@ def test_a_cut_file_is_one_line_that_names_its_format(tmp_path: Path, kind: Spla
     save_splat(path, a_splat(1001), kind)
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size) // 32 * 32 + 7])
     for _ in range(2):
-        with pytest.raises(SplatsegError, match=rf"a{SUFFIXES[kind]}: expected .*"):
+        with pytest.raises(SplatsegError, match=rf"a{SUFFIXES[kind]}: ({kind}: .*)?expected .*found"):
             load_splat(path)
+
+
+def repacked(path: Path, name: str, content: bytes | None) -> None:
+    """A member of a bundle put in the place of another, or taken out."""
+    with zipfile.ZipFile(path) as bundle:
+        members = {member: bundle.read(member) for member in bundle.namelist() if member != name}
+    with zipfile.ZipFile(path, "w") as bundle:
+        for member, data in {**members, **({} if content is None else {name: content})}.items():
+            bundle.writestr(member, data)
+
+
+def a_picture(width: int, height: int) -> bytes:
+    written = io.BytesIO()
+    Image.new("RGBA", (width, height)).save(written, "WEBP", lossless=True)
+    return written.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("sh0.webp", lambda _: None, r"sog: sh0\.webp: expected it in the bundle, found none"),
+        (
+            "quats.webp",
+            lambda data: data[:21] + struct.pack("<I", 2**28 - 1) + data[25:],
+            r"quats\.webp: expected a pict",
+        ),
+        ("quats.webp", lambda data: data[:90], r"sog: quats\.webp: expected a picture, found: "),
+        (
+            "scales.webp",
+            lambda _: a_picture(5, 5),
+            r"sog: scales\.webp: expected a pixel for each of 300 rows, found 5x5",
+        ),
+        (
+            "meta.json",
+            lambda data: data.replace(b'"count": 300', b'"count": 4000000000'),
+            r"count: expected 1\.\.100000000",
+        ),
+        ("meta.json", lambda data: data.replace(b'"means_u.webp"', b'"x"'), r"sog: x: expected it in the bundle"),
+        ("meta.json", lambda data: b"[1]", r"sog: meta\.json: expected an object, found \[1\]"),
+    ],
+)
+def test_a_damaged_sog_names_its_part(
+    tmp_path: Path, name: str, change: Callable[[bytes], bytes | None], message: str
+) -> None:
+    """GaussForge's reader ends by a signal over these, which says nothing."""
+    path = tmp_path / "a.sog"
+    save_splat(path, a_splat(300), "sog")
+    with zipfile.ZipFile(path) as bundle:
+        content = bundle.read(name)
+    assert change(content) != content
+    repacked(path, name, change(content))
+    for _ in range(2):
+        with pytest.raises(SplatsegError, match=rf"a\.sog: .*{message}"):
+            load_splat(path)
+
+
+@pytest.mark.parametrize(
+    ("at", "layout", "value", "message"),
+    [
+        (4, "<I", 7, r"version: expected one of 1, 2, 3, found 7"),
+        (8, "<I", 301, r"number of rows: expected \d+ bytes for 301 of degree 2, found \d+"),
+        (8, "<I", 2**32 - 1, r"number of rows: expected 1\.\.100000000, found 4294967295"),
+        (12, "<B", 9, r"degree: expected 0\.\.3, found 9"),
+        (12, "<B", 3, r"number of rows: expected \d+ bytes for 300 of degree 3, found \d+"),
+        (None, "", 1, r"number of rows: expected \d+ bytes for 300 of degree 2, found \d+"),
+    ],
+)
+def test_a_forged_spz_names_its_field(tmp_path: Path, at: int | None, layout: str, value: int, message: str) -> None:
+    path = tmp_path / "a.spz"
+    save_splat(path, a_splat(300), "spz")
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    if at is None:
+        content += bytes(300_000_000)  # a bomb of 300 kB
+    else:
+        struct.pack_into(layout, content, at, value)
+    path.write_bytes(gzip.compress(bytes(content), 1))
+    for _ in range(2):
+        with pytest.raises(SplatsegError, match=rf"a\.spz: spz: {message}"):
+            load_splat(path)
+
+
+@pytest.mark.parametrize(
+    ("at", "layout", "value", "message"),
+    [
+        (4, "<I", 2**31, r"sections: expected 1\.\.\d+, found 2147483648"),
+        (4, "<I", 0, r"sections: expected 1\.\.\d+, found 0"),
+        (16, "<I", 2**31, r"number of rows: expected 1\.\.100000000, found 2147483648"),
+        (16, "<I", 299, r"number of rows: expected the 300 of its sections, found 299"),
+        (20, "<H", 3, r"compression: expected 0, 1 or 2, found 3"),
+        (4096, "<I", 301, r"section 0: rows: expected at most its room for 300, found 301"),
+        (4100, "<I", 2**20, r"section 0: expected \d+ bytes for 300 rows, found \d+"),
+        (4136, "<H", 5, r"section 0: degree: expected 0\.\.2, found 5"),
+    ],
+)
+def test_a_forged_ksplat_names_its_field(tmp_path: Path, at: int, layout: str, value: int, message: str) -> None:
+    path = tmp_path / "a.ksplat"
+    save_splat(path, a_splat(300), "ksplat")
+    content = bytearray(path.read_bytes())
+    struct.pack_into(layout, content, at, value)
+    path.write_bytes(content)
+    for _ in range(2):
+        with pytest.raises(SplatsegError, match=rf"a\.ksplat: ksplat: {message}"):
+            load_splat(path)
+
+
+def test_a_reader_that_does_not_end_or_gives_nothing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.splat").write_bytes(bytes(64))
+    monkeypatch.setattr(splats, "_WORKER", tmp_path / "worker.py")
+    monkeypatch.setattr(splats, "_PATIENCE", 0.3)
+    for program, said in (
+        ("import time; time.sleep(1000)", r"none within 0 s"),
+        ("print('{}')", "the reader gave no rows"),
+    ):
+        (tmp_path / "worker.py").write_text(f"import sys; sys.stdin.buffer.read()\n{program}")
+        monkeypatch.setattr(splats, "_PATIENCE", 0.3 if "sleep" in program else 60.0)
+        with pytest.raises(SplatsegError, match=rf"a\.splat: expected a whole splat \(splat\), found.* {said}"):
+            load_splat(tmp_path / "a.splat")
+
+
+def test_the_reader_takes_no_more_memory_than_the_file_can_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit of its own process: it is refused what it asks for, this process and the machine go on."""
+    save_splat(tmp_path / "a.splat", a_splat(100_000, 1), "splat")
+    assert len(load_splat(tmp_path / "a.splat").gaussians) == 100_000
+    monkeypatch.setattr(splats, "_MEMORY", 1 << 20)
+    monkeypatch.setattr(splats, "_MEMORY_PER_BYTE", 1)
+    for _ in range(2):
+        with pytest.raises(SplatsegError, match=r"a\.splat: expected a whole splat \(splat\), found: "):
+            load_splat(tmp_path / "a.splat")
+
+
+def test_what_another_process_has_read_is_mapped_not_walked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """plyfile takes a stream that it cannot map value by value: minutes for a million Gaussians."""
+    save_splat(tmp_path / "a.spz", a_splat(100), "spz")
+    monkeypatch.setattr("plyfile.PlyElement._read_bin", lambda *_: pytest.fail("value by value"))
+    assert len(load_splat(tmp_path / "a.spz").gaussians) == 100
 
 
 @pytest.mark.parametrize("kind", FOREIGN)

@@ -21,6 +21,7 @@ from splatseg.fit.features import FeatureConfig
 from splatseg.fit.geometry import GeometryConfig
 from splatseg.fit.pipeline import Fit
 from splatseg.fit.pixel_pools import SamplingConfig
+from splatseg.fit.records import StageRecords
 from splatseg.fit.settings import FitConfig, FitInputs
 from splatseg.fit.stages import VERSIONS
 from splatseg.io.colmap import load_colmap
@@ -375,7 +376,7 @@ def test_a_kill_while_a_result_is_written_leaves_none_of_other_inputs(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Fit, "_finish", killed)
+        patch.setattr(StageRecords, "finish", killed)
         with pytest.raises(KeyboardInterrupt):
             fit(room, other)
     assert (room / "run/geometry.ply").read_bytes() != old

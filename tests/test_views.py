@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +32,7 @@ from splatseg.io.ply import save_gaussians
 from splatseg.io.run import Run
 from splatseg.io.run_scene import load_run_scene
 
+ROOT = Path(__file__).parent.parent
 SMALL = ViewPlanConfig(views=24, width=160, height=120)
 
 
@@ -205,6 +209,53 @@ def test_views_become_a_capture_once(tmp_path: Path, splat_file: Path, capsys: p
     (out / "masks").mkdir()  # somebody's, made of the views: stays when they are planned anew
     assert run_script("views.py", splat_file, "--out", out, "--views", "4", *PLAN[2:], "--quiet") == 0
     assert len(list((out / "images").iterdir())) == 4 and (out / "masks").is_dir()
+
+
+KILLED = """
+import os, sys
+from splatseg.core import atomic
+from splatseg.cli.endings import run
+from splatseg.cli.views import main
+left = int(sys.argv.pop(1))
+put_aside = atomic._put_aside
+def killed(*places):
+    global left
+    left -= 1
+    os._exit(9) if left < 0 else put_aside(*places)
+atomic._put_aside = killed
+run(main)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moves", [0, 1, 2])
+def test_a_kill_between_two_moves_is_gone_on_from(
+    tmp_path: Path, splat_file: Path, moves: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of images, model and views.json some are in their places: the folder is not of somebody else for that."""
+    out, whole = tmp_path / "views", tmp_path / "whole"
+    assert run_script("views.py", splat_file, "--out", whole, *PLAN, "--quiet") == 0
+    for other in ("5", "6"):  # into a new folder, then over views of another plan
+        command = [
+            sys.executable,
+            "-c",
+            KILLED,
+            moves,
+            splat_file,
+            "--out",
+            out,
+            "--views",
+            other,
+            *PLAN[2:],
+            "--quiet",
+        ]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        assert subprocess.run([*map(str, command)], env=environment, timeout=300).returncode == 9
+        assert run_script("views.py", splat_file, "--out", out, "--views", other, *PLAN[2:], "--quiet") == 0
+        assert f"{other} views from" in capsys.readouterr().out
+    assert {p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file()} == {
+        p.relative_to(whole): p.read_bytes() for p in whole.rglob("*") if p.is_file()
+    }
 
 
 def test_a_folder_of_others_is_not_written_to(

@@ -56,7 +56,7 @@ class Arguments:
     masks: str = "masks_2d"
     """Folder of masks inside each scene."""
     tables: tuple[str, ...] = ("main", "decay", "dimension")
-    """Any of main, decay, dimension, consensus, ideas, stress."""
+    """Any of main, decay, dimension, segments, ideas, stress."""
     seeds: tuple[int, ...] = (0, 1, 2)
     set: tuple[str, ...] = ()
     """NAME=VALUE settings for all rows, e.g. steps=500 or loss.phi_min=0.2; a row's own settings win."""

@@ -316,7 +316,7 @@ class PrototypeStep:
 
 
 def feature_cases(traces: Traces, steps: int) -> Iterator[Comparison]:
-    """A step of the feature fit without its loss, cycling over the views, ten steps a turn."""
+    """A step of the feature fit without its loss, cycling over the views, ten steps per turn."""
     mine = [traces.ours[view] for view in range(len(traces.cameras))]
     problem = pools.make_problem(mine, len(traces.gaussians.means), 4 * len(mine), traces.generator)
     grad = torch.randn(pools.BATCH, pools.CHANNELS, generator=traces.generator)

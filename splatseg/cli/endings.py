@@ -27,12 +27,15 @@ from typing import Annotated, Any, NoReturn, TypeVar, get_type_hints
 
 import tyro
 
+from splatseg.cli.values import REGISTRY
 from splatseg.core.errors import SplatsegError
 
 T = TypeVar("T")
 
 # Conditions of the machine, not bugs of ours: the line the system gives says all there is to say.
 MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+
+_HELP_INDENT = " " * 8  # of an option's help in tyro's complaints
 
 
 def parse(arguments: type[T], **options: Any) -> T:
@@ -50,7 +53,7 @@ def parse(arguments: type[T], **options: Any) -> T:
         kind, options = _without_settings(arguments, options)
     try:
         with redirect_stderr(captured), _wide_frames():
-            parsed: T = tyro.cli(kind, args=words, **options)
+            parsed: T = tyro.cli(kind, args=words, registry=REGISTRY, **options)
     except SystemExit as ending:
         if ending.code == 2:
             raise SplatsegError(one_line(captured.getvalue())) from None
@@ -60,12 +63,25 @@ def parse(arguments: type[T], **options: Any) -> T:
 
 
 def one_line(text: str) -> str:
-    """What tyro says in its frame (or, where stdout is not UTF-8, below an underlined title), without the title."""
+    """What tyro says in its frame (or, where stdout is not UTF-8, below an underlined title): a sentence per part,
+    without the title and without the help texts of the options that it names."""
     lines = re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()
-    framed = [line.strip("│ ") for line in lines if line.startswith("│")]
-    said = " ".join(line.strip() for line in framed or lines[2:] if line.strip("─- "))
-    # After that comes what each alternative of a type said, by its name in Python.
-    return said.partition(" Got errors:")[0] or "command line: expected options that --help lists"
+    framed = [line[1:].rstrip("│ ") for line in lines if line.startswith("│")]
+    parts: list[list[str]] = [[]]
+    for line in framed or lines[2:]:
+        if not line.strip("─- "):
+            parts.append([])
+        elif not line.startswith(_HELP_INDENT):
+            parts[-1].append(line.strip())
+    said = [_sentence(part) for part in parts if part and part[0] != "Argument helptext:"]
+    return " ".join(said) or "command line: expected options that --help lists"
+
+
+def _sentence(lines: list[str]) -> str:
+    """A heading, if any, with what is listed below it."""
+    heading, *listed = lines
+    said = f"{heading} {', '.join(listed)}".strip().removeprefix("Error parsing ")
+    return said if said.endswith(".") or "--help" in said else f"{said}."
 
 
 def _without_settings(arguments: type[Any], options: dict[str, Any]) -> tuple[type[Any], dict[str, Any]]:
@@ -94,9 +110,9 @@ def last_given(option: str) -> str | None:
     """The value of ``option`` on the command line, before it is parsed: a preset is chosen first, and the rest parsed
     with its values as the defaults, so that an explicit option wins even where it equals the default of defaults."""
     found = None
-    for word, after in zip(sys.argv[1:], [*sys.argv[2:], None], strict=True):
+    for index, word in enumerate(words := sys.argv[1:], start=1):
         if word == option:
-            found = after
+            found = words[index] if index < len(words) else None
         elif word.startswith(f"{option}="):
             found = word.partition("=")[2]
     return found

@@ -70,7 +70,7 @@ class Arguments:
     preview: bool = False
     """Draw masks and patch hierarchy of every view to the folder preview beside the masks."""
     pixel: tuple[int, int] | None = None
-    """Column and row whose levels the hierarchy preview shows; by default a telling one of each view."""
+    """Column and row whose levels the hierarchy preview shows; by default one that lies in the most masks."""
     coco: PathOrNone = None
     """Also write amg.py's COCO run-length JSON to this folder."""
     quiet: bool = False

@@ -1,4 +1,4 @@
-"""The feature field: one vector a Gaussian, bound to the splat it was fitted on, and the one normalization rule."""
+"""The feature field: one vector per Gaussian, bound to the splat it was fitted on, and the one normalization rule."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class Gaussians:
         check_dims("opacity_logits", self.opacity_logits, ("n",), sizes)
         check_dims("sh", self.sh, ("n", "k", 3), sizes)
         if self.sh.shape[1] not in (1, 4, 9, 16):
-            raise SplatsegError(f"sh: expected 1, 4, 9 or 16 coefficients a channel, found {self.sh.shape[1]}")
+            raise SplatsegError(f"sh: expected 1, 4, 9 or 16 coefficients per channel, found {self.sh.shape[1]}")
         for name, values in self.extra.items():
             check_dims(name, values, ("n",), sizes)
 

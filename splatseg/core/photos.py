@@ -3,7 +3,7 @@
 Every format that Pillow reads is read (HEIC with the plugin pillow-heif), and TIFFs of floats in color, which it does
 not read, by tifffile (:mod:`splatseg.core.tiff`). How values become 8-bit RGB:
 
-- 8 bits a channel, palette, CMYK, YCbCr, Lab, 1 bit: Pillow's conversion; 16-bit color PNG and TIFF: the upper byte.
+- 8 bits per channel, palette, CMYK, YCbCr, Lab, 1 bit: Pillow's conversion; 16-bit color PNG and TIFF: the upper byte.
 - 16-bit gray (also stored as 32-bit integers): value / 257, the full range of 16 bits, rounded.
   A TIFF whose 0 is white is turned about, whatever its depth.
 - float gray and color: the largest value says the range: at most 1 -> 0..1, 16 to 255 -> 0..255, above that up to

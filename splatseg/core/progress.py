@@ -104,8 +104,8 @@ class Counter:
 
 
 class Terminal(Reporter):
-    """Bars on stderr with rate and time left: a terminal is refreshed ten times a second, a log file gets a line every
-    ten seconds."""
+    """Bars on stderr with rate and time left: a terminal is refreshed ten times per second, a log file gets a line
+    every ten seconds."""
 
     def __init__(self) -> None:
         self._bars: dict[str, tqdm] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -156,3 +157,8 @@ class Scene:
         train = tuple(v for i, v in enumerate(self.views) if i % every != 0)
         held_out = tuple(v for i, v in enumerate(self.views) if i % every == 0)
         return train, held_out
+
+
+def spread_views(views: Sequence[View], count: int) -> list[View]:
+    """Up to ``count`` views, evenly spaced from the first to the last."""
+    return [views[round(i)] for i in torch.linspace(0, len(views) - 1, min(count, len(views))).tolist()]

@@ -81,7 +81,7 @@ class Segments:
         return np.bincount(pattern, self.weights if weights is None else weights, len(table)).astype(np.float64)
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """What :meth:`from_tensors` reads: by pattern, which takes 4 bytes a Gaussian in place of 4 for each entry."""
+        """What :meth:`from_tensors` reads: by pattern, which takes 4 bytes per Gaussian in place of 4 per entry."""
         pattern, table = self.patterns
         return {
             "segments.pattern": torch.from_numpy(pattern.astype(np.int32)),

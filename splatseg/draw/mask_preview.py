@@ -91,7 +91,7 @@ def pixel_levels(patch_ids: Tensor, membership: Tensor, pixel: tuple[int, int]) 
     )
 
 
-def telling_pixel(patch_ids: Tensor, membership: Tensor) -> tuple[int, int]:
+def most_nested_pixel(patch_ids: Tensor, membership: Tensor) -> tuple[int, int]:
     """A pixel [column, row] worth clicking: deep inside the patch that lies in the most masks (of those, the
     largest)."""
     depth = torch.zeros(len(membership), dtype=torch.int64)
@@ -115,10 +115,10 @@ def hierarchy_preview(
         image: (h, w, 3) uint8 RGB.
         patch_ids: as :func:`pixel_levels`.
         membership: as :func:`pixel_levels`.
-        pixel: [column, row] of the click; None: :func:`telling_pixel`.
+        pixel: [column, row] of the click; None: :func:`most_nested_pixel`.
         panels: of more levels the first, the last and evenly spaced ones between are shown.
     """
-    found = pixel_levels(patch_ids, membership, pixel or telling_pixel(patch_ids, membership))
+    found = pixel_levels(patch_ids, membership, pixel or most_nested_pixel(patch_ids, membership))
     levels = len(found.votes)
     width = min(max(image.shape[1], PANEL_WIDTHS[0]), PANEL_WIDTHS[1])
     small, click = _scaled(image, width), tuple((c + 0.5) * width / image.shape[1] for c in found.pixel)

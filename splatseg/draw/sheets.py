@@ -57,7 +57,7 @@ def run_sheet(
     views: Sequence[View],
     below: Sequence[Image.Image] = (),
 ) -> None:
-    """Write a PNG with one row a view: photo, render, feature PCA, labels.
+    """Write a PNG with one row per view: photo, render, feature PCA, labels.
 
     Args:
         path: where to write, atomically.

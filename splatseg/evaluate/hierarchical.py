@@ -30,6 +30,7 @@ from splatseg.core.reading import regular
 from splatseg.core.scene import NEAR_SHARE, View, frame_size
 from splatseg.core.selection import Selection
 from splatseg.core.splat import FeatureSplat
+from splatseg.core.truth import TruthNode
 from splatseg.evaluate.metrics import best_threshold, boundary_iou, iou
 from splatseg.io.test_cameras import held_out_views, read_object
 from splatseg.segment.clicks import EMPTY_ALPHA, Query
@@ -53,17 +54,6 @@ class PointQuery:
 
 
 @dataclass(frozen=True)
-class Node:
-    """A node of the ground-truth tree; ``parent`` is 0 at the top; ``stuff`` is floor, walls and the like."""
-
-    id: int
-    name: str
-    parent: int
-    depth: int
-    stuff: bool = False
-
-
-@dataclass(frozen=True)
 class HierarchicalScene:
     """A scene with nested ground truth, in the layout that ``docs/reference/files.md`` describes.
 
@@ -79,7 +69,7 @@ class HierarchicalScene:
 
     folder: Path
     views: dict[str, View]
-    nodes: dict[int, Node]
+    nodes: dict[int, TruthNode]
     queries: tuple[PointQuery, ...]
     offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
@@ -141,11 +131,12 @@ def load_hierarchical(folder: Path | str) -> HierarchicalScene:
     return HierarchicalScene(folder, views, nodes, read, offset)
 
 
-def _read_nodes(path: Path) -> dict[int, Node]:
+def _read_nodes(path: Path) -> dict[int, TruthNode]:
     content = read_object(path)
     try:
         nodes = [
-            Node(n["id"], n["name"], n["parent"], n["depth"], bool(n.get("stuff", False))) for n in content["nodes"]
+            TruthNode(n["id"], n["name"], n["parent"], n["depth"], bool(n.get("stuff", False)))
+            for n in content["nodes"]
         ]
         return {node.id: node for node in nodes}
     except DAMAGED as error:
@@ -186,7 +177,7 @@ class QueryResult:
 
 @dataclass(frozen=True)
 class Report:
-    """Protocol (a) on one scene: a result a query, in file order, and averages over the core queries and the others."""
+    """Protocol (a) on one scene: a result per query, in file order, and averages over core queries and others."""
 
     scene: str
     results: tuple[QueryResult, ...]

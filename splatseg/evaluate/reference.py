@@ -66,7 +66,7 @@ class TargetResult:
 
 @dataclass(frozen=True)
 class ReferenceReport:
-    """Results of a protocol: one row a task and target view, and the threshold and reference IoU of each task."""
+    """Results of a protocol: one row per task and target view, and the threshold and reference IoU of each task."""
 
     protocol: str
     results: tuple[TargetResult, ...]

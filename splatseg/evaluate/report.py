@@ -24,7 +24,7 @@ Value = str | float | int | None
 
 
 def report_to_json(report: Report) -> dict[str, Any]:
-    """Averages over core and group queries and one record a query, as JSON holds it."""
+    """Averages over core and group queries and one record per query, as JSON holds it."""
     return {
         "scene": report.scene,
         "core": _finite(report.averages(core=True)),
@@ -77,7 +77,7 @@ def labels_to_json(report: LabelReport) -> dict[str, Any]:
 
 
 def reference_table(report: ReferenceReport) -> str:
-    """Markdown: a row a task (mean over its target views) and the mean over tasks."""
+    """Markdown: a row per task (mean over its target views) and the mean over tasks."""
     names = ("iou", "boundary_iou", "accuracy")
     rows: list[list[Value]] = []
     for task, found in report.task_averages().items():

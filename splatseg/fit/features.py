@@ -171,7 +171,7 @@ class PoolCache:
         pool = sample_pool(self.gaussians, view, hierarchy, probe, self.generator(0))
         if pool is None:
             return self.config.pool_pixels
-        # The factor allows for views that show more Gaussians a pixel than this one.
+        # The factor allows for views that show more Gaussians per pixel than this one.
         columns = column_bytes(pool.contributions) if self.by_gaussian else 0
         per_pixel = 1.5 * (pool.nbytes + columns) / len(pool.patch)
         share = self.config.memory_mb * 2**20 / len(self.views)

@@ -23,7 +23,7 @@ from splatseg.io.splats import QUANTIZED, load_splat
 from splatseg.io.transforms import TRANSFORMS
 from splatseg.render import render
 
-VIEWS = 4  # that a splat is compared in
+COMPARED_VIEWS = 4
 POINTS = 20_000
 DEPTH_TOLERANCE = 0.1  # of a point's depth, by which the splat's surface may miss it
 LEAST_SEEN = 0.05  # of the points in a picture; fewer behind something drawn say nothing

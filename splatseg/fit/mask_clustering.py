@@ -34,7 +34,7 @@ class MaskClusteringConfig:
 
     Attributes:
         pixels: looked at in a view, drawn from all of them; a part of a few hundred pixels needs a good share of them.
-        total_pixels: ... and in all views together; bounds the time and, at some 40 bytes a pixel, the memory.
+        total_pixels: ... and in all views together; bounds the time and, at some 40 bytes per pixel, the memory.
         seed_iou: overlap, on the Gaussians that both views see, from which two masks found a segment. High, as an
             object and its largest part may overlap by more than ``min_iou``.
         late_iou: ... from which masks do that have then found no segment: small parts, which overlap less for the same

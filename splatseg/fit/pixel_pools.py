@@ -1,7 +1,7 @@
 """Pixel pools: sampled pixels of a view with their patches and cached blending weights, and batches drawn from them.
 
 Geometry is frozen in the feature stage, so the weights of a pixel never change: a pool is traced once and sampled many
-times. A pool of m pixels takes about 190 bytes a pixel (some 30 contributions of 4 bytes id and 2 bytes weight).
+times. A pool of m pixels takes about 190 bytes per pixel (some 30 contributions of 4 bytes id and 2 bytes weight).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class PixelPool:
     """Sampled pixels of one view.
 
     Attributes:
-        contributions: blending weights, one row a pixel.
+        contributions: blending weights, one row per pixel.
         rows: (k,) int64 rows in a mask that show at least one Gaussian, ascending; batches are drawn from them.
         patch: (m,) int64 patch of each row of ``contributions``, compact: 1..p over the patches that occur, 0 for
         pixels in no mask.

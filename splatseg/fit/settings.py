@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from splatseg.core.errors import SplatsegError
 from splatseg.fit.features import FeatureConfig
 from splatseg.fit.geometry import GeometryConfig
 from splatseg.fit.views.config import ViewPlanConfig
@@ -15,6 +16,8 @@ from splatseg.masks.hierarchy import HierarchyConfig
 from splatseg.masks.sam.config import SamConfig
 from splatseg.masks.watershed import WatershedConfig
 from splatseg.segment.discretize import ClusterConfig
+
+MADE_MASKS = ("watershed", "sam")  # what --masks calls the sources that make them
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,22 @@ class FitInputs:
     """How ``splat`` lies in the capture's frame: nerfstudio's ``dataparser_transforms.json`` or 4x4 numbers."""
     masks_in: Path | None = None
     """Masks that another run keeps, the folder ``masks/NAME-DIGEST`` in it; ``masks`` must be None."""
+
+    def check(self) -> None:
+        """Raise :class:`SplatsegError` for a capture or masks that are not there, and for what goes not together."""
+        if self.scene is None:
+            self._check_bare()
+        elif not self.scene.is_dir():
+            raise SplatsegError(f"{self.scene}: expected a folder with a COLMAP capture, found none")
+        if self.masks not in (None, *MADE_MASKS) and not Path(self.masks).is_dir():
+            raise SplatsegError(f"masks: expected 'watershed', 'sam' or a folder of masks, found '{self.masks}'")
+
+    def _check_bare(self) -> None:
+        if self.splat is None:
+            raise SplatsegError("scene: expected a capture, or a splat to plan views of, found neither")
+        if self.sfm or self.splat_transform is not None:
+            name = "sfm" if self.sfm else "splat_transform"
+            raise SplatsegError(f"{name}: expected a capture beside it, found a splat alone")
 
 
 def plain(config: Any) -> dict[str, Any]:

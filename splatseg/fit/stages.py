@@ -1,4 +1,4 @@
-"""Stages of a job: what a result is made from, a digest an input, and what has changed since it was made.
+"""Stages of a job: what a result is made from, a digest per input, and what has changed since it was made.
 
 A stage names its inputs (``photos``, ``poses``, ``settings``, the results of the stages before it, ...); the stage is
 done where a finished one had the same digest of all of them. The digests are kept with the result, so that a line can

@@ -18,20 +18,14 @@ from splatseg.io.colmap_types import (
     ModelDraft,
     ModelImage,
     add_image,
-    check_observed,
-    check_pose,
     check_track,
-    checked_camera,
+    model_camera,
 )
 
 COUNT = Struct("<Q")
 _CAMERA = Struct("<IiQQ")  # id, model, width, height
 IMAGE = Struct("<I7dI")  # id, qvec (wxyz), tvec, camera id
 _POINT = Struct("<Q3d3BdQ")  # id, xyz, rgb, error, track length
-_RIG = Struct("<II")  # id, number of sensors
-_SENSOR = Struct("<iI")  # type, id
-_FRAME = Struct("<II7dI")  # id, rig id, qvec, tvec, number of data ids
-_DATA = Struct("<iIQ")  # sensor type, sensor id, data id
 _POINT2D = np.dtype([("xy", "<f8", 2), ("id", "<i8")])
 TRACK = np.dtype([("image", "<u4"), ("index", "<u4")])
 _MODEL_NAMES = {number: name for name, (number, _, _) in CAMERA_MODELS.items()}
@@ -74,6 +68,10 @@ class Reader:
         self.offset += values.nbytes
         return values
 
+    def skip(self, size: int, name: str) -> None:
+        self._need(size, name)
+        self.offset += size
+
     def text(self, name: str) -> str:
         end = self.data.find(b"\0", self.offset)
         if end < 0:
@@ -94,7 +92,7 @@ def read_cameras(path: Path, model: ModelDraft) -> None:
         if kind is None:
             raise SplatsegError(f"{where}: model: expected a camera model COLMAP knows, found number {number}")
         params = reader.array(np.dtype("<f8"), CAMERA_MODELS[kind][1], f"camera {camera_id} params")
-        model.cameras[camera_id] = checked_camera(where, kind, (width, height), params.tolist())
+        model.cameras[camera_id] = model_camera(where, kind, (width, height), params.tolist())
 
 
 def read_images(path: Path, model: ModelDraft) -> None:
@@ -103,9 +101,9 @@ def read_images(path: Path, model: ModelDraft) -> None:
         image_id, *pose, camera_id = reader.take(IMAGE, "image")
         name = reader.text(f"image {image_id} name")
         number = reader.count(f"image {image_id} ({name}) 2D points", _POINT2D.itemsize)
-        points = reader.array(_POINT2D, number, f"image {image_id} 2D points")
+        reader.skip(_POINT2D.itemsize * number, f"image {image_id} 2D points")
         image = ModelImage(name, camera_id, tuple(pose[:4]), tuple(pose[4:]))
-        add_image(model, f"{path}: image {image_id} ({name})", image_id, image, points["id"])
+        add_image(model, f"{path}: image {image_id} ({name})", image_id, image, number)
 
 
 def read_points(path: Path, model: ModelDraft) -> None:
@@ -119,40 +117,6 @@ def read_points(path: Path, model: ModelDraft) -> None:
             raise SplatsegError(f"{path}: expected unique point ids, found {point_id} twice")
         model.points[point_id] = (x, y, z), (r, g, b)
         check_track(model, f"{path}: point {point_id}", track["image"], track["index"])
-    check_observed(model, path)
-
-
-def read_rigs(path: Path, model: ModelDraft) -> set[int]:
-    reader = Reader(path)
-    rigs = set()
-    for _ in range(reader.count("number of rigs", _RIG.size)):
-        rig_id, sensors = reader.take(_RIG, "rig")
-        where = f"{path}: rig {rig_id}"
-        rigs.add(rig_id)
-        for index in range(sensors):
-            kind, sensor_id = reader.take(_SENSOR, f"rig {rig_id} sensor")
-            if kind == 0 and sensor_id not in model.cameras:
-                raise SplatsegError(f"{where}: sensor: expected cameras of cameras.bin, found id {sensor_id}")
-            if index and reader.take(Struct("<B"), f"rig {rig_id} has_pose")[0]:
-                check_pose(where, reader.take(Struct("<7d"), f"rig {rig_id} pose"))
-    return rigs
-
-
-def read_frames(path: Path, model: ModelDraft, rigs: set[int]) -> None:
-    reader = Reader(path)
-    for _ in range(reader.count("number of frames", _FRAME.size)):
-        frame_id, rig_id, *pose, number = reader.take(_FRAME, "frame")
-        where = f"{path}: frame {frame_id}"
-        if rig_id not in rigs:
-            raise SplatsegError(f"{where}: rig_id: expected one of rigs.bin, found {rig_id}")
-        check_pose(where, pose)
-        for _ in range(number):
-            kind, sensor_id, data_id = reader.take(_DATA, f"frame {frame_id} data")
-            if kind == 0 and (sensor_id not in model.cameras or data_id not in model.points2d):
-                raise SplatsegError(
-                    f"{where}: data: expected an image of images.bin and its camera, found image {data_id}, "
-                    f"camera {sensor_id}"
-                )
 
 
 def write_cameras_and_images(folder: Path, cameras: dict[int, ModelCamera], images: dict[str, ModelImage]) -> None:
@@ -183,6 +147,6 @@ def write_names(folder: Path, names: dict[str, str]) -> None:
         name = reader.text("name")
         parts.append(names.get(name, name).encode() + b"\0")
         start = reader.offset
-        reader.array(_POINT2D, reader.count("2D points", _POINT2D.itemsize), "2D points")
+        reader.skip(_POINT2D.itemsize * reader.count("2D points", _POINT2D.itemsize), "2D points")
         parts.append(reader.data[start : reader.offset])
     path.write_bytes(b"".join(parts))

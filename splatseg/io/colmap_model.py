@@ -1,8 +1,11 @@
-"""Reading COLMAP model files, binary and text, as people have them, with a line for whatever is broken.
+"""Reading COLMAP model files, binary and text, as people have them, with a line for what is broken.
 
-The records are walked here, by our own code: COLMAP's reader trusts the counts in a file (a truncated or damaged one
-can make it allocate without bound or crash the process), ends a name at its first space and loses the last view of an
-``images.txt`` without a final blank line. A million points take a second. Bytes after the last record are ignored, as
+The records are walked here, by our own code, because pycolmap cannot tell: where a file is truncated, COLMAP's reader
+takes what happens to be in memory for the rest (cameras.bin, rigs.bin), asks for 2^60 bytes (points3D.bin) or does not
+end (frames.bin), and NaN poses come in as they are. Only what a fit needs is asked for, so that no model is refused
+that pycolmap reads and that can be used: rigs and frames are not opened, points that images refer to may be gone, and
+a camera that no image has may be anything. Where COLMAP's text reader would lose something, ours does not: a name
+with spaces, the last view of an ``images.txt`` without a final blank line. Bytes after the last record are ignored, as
 COLMAP ignores them. The binary layouts are those of COLMAP's ``src/colmap/scene/reconstruction_io_binary.cc``.
 """
 
@@ -18,13 +21,11 @@ from splatseg.io.colmap_binary import (
     IMAGE,
     Reader,
     read_cameras,
-    read_frames,
     read_images,
     read_points,
-    read_rigs,
 )
 from splatseg.io.colmap_text import read_cameras_text, read_images_text, read_points_text
-from splatseg.io.colmap_types import Model, ModelDraft
+from splatseg.io.colmap_types import Model, ModelDraft, check_camera
 
 
 def holds_model(folder: Path) -> bool:
@@ -74,16 +75,9 @@ def _walk(folder: Path) -> ModelDraft:
         if not path.is_file():
             raise SplatsegError(f"{path}: expected a file of the COLMAP model, found none")
     model = ModelDraft()
-    if not binary:
-        read_cameras_text(cameras, model)
-        read_images_text(images, model)
-        read_points_text(points, model)
-        return model
-    read_cameras(cameras, model)
-    read_images(images, model)
-    read_points(points, model)
-    rigs, frames = folder / "rigs.bin", folder / "frames.bin"
-    known = read_rigs(rigs, model) if rigs.is_file() else set()
-    if frames.is_file():
-        read_frames(frames, model, known)
+    (read_cameras if binary else read_cameras_text)(cameras, model)
+    (read_images if binary else read_images_text)(images, model)
+    for number in sorted({image.camera_id for image in model.images}):
+        check_camera(f"{cameras}: camera {number}", model.cameras[number])
+    (read_points if binary else read_points_text)(points, model)
     return model

@@ -15,20 +15,26 @@ from splatseg.io.colmap_types import (
     ModelImage,
     add_image,
     check_finite_values,
-    check_observed,
     check_track,
-    checked_camera,
+    model_camera,
 )
 
 
 def _lines(path: Path) -> list[str]:
     try:
         # Line ends alone: str.splitlines would also end lines at characters that a name may hold.
-        return [line.rstrip("\r") for line in read_text(path, "utf-8-sig").split("\n")]
-    except UnicodeDecodeError:
-        raise SplatsegError(f"{path}: expected UTF-8 text, found other bytes") from None
+        return [line.rstrip("\r") for line in read_text(path, "utf-8-sig", "surrogateescape").split("\n")]
     except OSError as error:
         raise SplatsegError(f"{path}: expected a readable file, found: {error.strerror}") from None
+
+
+def _says(where: str, line: str) -> bool:
+    """Whether a line is neither blank nor a comment, which alone may hold bytes that are no UTF-8."""
+    if not line.strip() or line.lstrip().startswith("#"):
+        return False
+    if any("\udc80" <= letter <= "\udcff" for letter in line):  # what Python makes of other bytes
+        raise SplatsegError(f"{where}: expected UTF-8 text, found other bytes")
+    return True
 
 
 def _numbers(where: str, tokens: list[str]) -> list[float]:
@@ -51,8 +57,8 @@ def integers(where: str, tokens: list[str]) -> list[int]:
 def _records(path: Path) -> Iterator[tuple[str, list[str]]]:
     """("path: line n", tokens) of every line that is neither blank nor a comment."""
     for number, line in enumerate(_lines(path), start=1):
-        if line.strip() and not line.lstrip().startswith("#"):
-            yield f"{path}: line {number}", line.split()
+        if _says(where := f"{path}: line {number}", line):
+            yield where, line.split()
 
 
 def _need(where: str, tokens: list[str], fields: str) -> None:
@@ -66,7 +72,7 @@ def read_cameras_text(path: Path, model: ModelDraft) -> None:
         if tokens[1] not in CAMERA_MODELS:
             raise SplatsegError(f"{where}: MODEL: expected a camera model COLMAP knows, found {tokens[1]}")
         camera_id, width, height = integers(where, [tokens[0], *tokens[2:4]])
-        model.cameras[camera_id] = checked_camera(where, tokens[1], (width, height), _numbers(where, tokens[4:]))
+        model.cameras[camera_id] = model_camera(where, tokens[1], (width, height), _numbers(where, tokens[4:]))
 
 
 def read_images_text(path: Path, model: ModelDraft) -> None:
@@ -75,7 +81,7 @@ def read_images_text(path: Path, model: ModelDraft) -> None:
     while index < len(lines):
         line, where = lines[index].strip(), f"{path}: line {index + 1}"
         index += 1
-        if not line or line.startswith("#"):
+        if not _says(where, line):
             continue
         tokens = line.split(maxsplit=9)
         _need(where, tokens, "IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME")
@@ -88,10 +94,8 @@ def read_images_text(path: Path, model: ModelDraft) -> None:
             points = []
         else:
             index += 1
-        if len(points) % 3:
-            raise SplatsegError(f"{path}: line {index}: expected triples X Y POINT3D_ID, found {len(points)} entries")
-        ids = np.array(integers(f"{path}: line {index}", points[2::3]), np.int64)
-        add_image(model, where, image_id, ModelImage(tokens[9], camera_id, tuple(pose[:4]), tuple(pose[4:])), ids)
+        image = ModelImage(tokens[9], camera_id, tuple(pose[:4]), tuple(pose[4:]))
+        add_image(model, where, image_id, image, len(points) // 3)
 
 
 def _is_pose(tokens: list[str]) -> bool:
@@ -114,15 +118,11 @@ def read_points_text(path: Path, model: ModelDraft) -> None:
         _need(where, tokens, "POINT3D_ID X Y Z R G B ERROR")
         xyz = _numbers(where, tokens[1:4])
         check_finite_values(where, "xyz", xyz)
-        rgb = integers(where, tokens[4:7])
-        if any(not 0 <= value <= 255 for value in rgb):
-            raise SplatsegError(f"{where}: rgb: expected 0..255, found {min(rgb)}..{max(rgb)}")
+        rgb = [value % 256 for value in integers(where, tokens[4:7])]  # as COLMAP casts them
         track = integers(where, tokens[8:])
-        if len(track) % 2:
-            raise SplatsegError(f"{where}: track: expected pairs IMAGE_ID POINT2D_IDX, found {len(track)} entries")
+        track = track[: len(track) // 2 * 2]
         if any(not 0 <= value < 2**32 for value in track):
             raise SplatsegError(f"{where}: track: expected ids of 32 bits, found {min(track)}..{max(track)}")
         pairs = np.array(track, np.uint32).reshape(-1, 2)
         check_track(model, where, pairs[:, 0], pairs[:, 1])
         model.points[integers(where, tokens[:1])[0]] = tuple(xyz), tuple(rgb)
-    check_observed(model, path)

@@ -33,7 +33,6 @@ CAMERA_MODELS = {
     "EUCM": (16, 6, 2),
 }
 PINHOLES = ("SIMPLE_PINHOLE", "PINHOLE")
-NO_POINT = -1
 MAX_SIDE = 1_000_000  # pixels; a larger width or height is a damaged file
 
 
@@ -96,7 +95,6 @@ class ModelDraft:
     points: dict[int, tuple[tuple[float, ...], tuple[int, ...]]] = field(default_factory=dict)  # id -> xyz, rgb
     points2d: dict[int, int] = field(default_factory=dict)  # image id -> number of 2D points
     names: dict[str, int] = field(default_factory=dict)
-    observed: list[NDArray[np.int64]] = field(default_factory=list)  # ids of 3D points that images refer to
 
 
 def check_finite_values(where: str, name: str, values: tuple[float, ...] | list[float]) -> None:
@@ -112,21 +110,26 @@ def check_pose(where: str, pose: tuple[float, ...] | list[float]) -> None:
         raise SplatsegError(f"{where}: qvec: expected a quaternion, found all zeros")
 
 
-def checked_camera(where: str, kind: str, size: tuple[int, int], params: list[float]) -> ModelCamera:
-    """The camera; raises :class:`SplatsegError` where its size, parameters or focal lengths cannot be right."""
-    if not (0 < size[0] <= MAX_SIDE and 0 < size[1] <= MAX_SIDE):
-        raise SplatsegError(f"{where}: size: expected 1..{MAX_SIDE} pixels a side, found {size[0]}x{size[1]}")
-    _, count, focal = CAMERA_MODELS[kind]
-    if len(params) != count:
+def model_camera(where: str, kind: str, size: tuple[int, int], params: list[float]) -> ModelCamera:
+    """The camera; raises :class:`SplatsegError` for another number of parameters than its model has."""
+    if len(params) != (count := CAMERA_MODELS[kind][1]):
         raise SplatsegError(f"{where}: params: expected {count} of a {kind} camera, found {len(params)}")
-    check_finite_values(where, "params", params)
-    for value in params[:focal]:
-        if value <= 0:
-            raise SplatsegError(f"{where}: params: expected a positive focal length, found {value:g}")
     return ModelCamera(kind, size[0], size[1], tuple(params))
 
 
-def add_image(model: ModelDraft, where: str, image_id: int, image: ModelImage, ids: NDArray[np.int64]) -> None:
+def check_camera(where: str, camera: ModelCamera) -> None:
+    """Raise :class:`SplatsegError` where the size, parameters or focal lengths of a camera in use cannot be right."""
+    width, height = camera.width, camera.height
+    if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE):
+        raise SplatsegError(f"{where}: size: expected 1..{MAX_SIDE} pixels per side, found {width}x{height}")
+    check_finite_values(where, "params", camera.params)
+    for value in camera.params[: CAMERA_MODELS[camera.model][2]]:
+        if value <= 0:
+            raise SplatsegError(f"{where}: params: expected a positive focal length, found {value:g}")
+
+
+def add_image(model: ModelDraft, where: str, image_id: int, image: ModelImage, points2d: int) -> None:
+    """Add an image that has ``points2d`` 2D points."""
     check_pose(where, [*image.qvec, *image.tvec])
     if image.camera_id not in model.cameras:
         raise SplatsegError(f"{where}: camera_id: expected one of cameras.*, found {image.camera_id}")
@@ -136,8 +139,7 @@ def add_image(model: ModelDraft, where: str, image_id: int, image: ModelImage, i
         raise SplatsegError(f"{where}: expected unique image ids and names, found '{image.name}' (id {image_id}) twice")
     model.names[image.name] = image_id
     model.images.append(image)
-    model.points2d[image_id] = len(ids)
-    model.observed.append(np.unique(ids))
+    model.points2d[image_id] = points2d
 
 
 def check_track(model: ModelDraft, where: str, images: NDArray[np.uint32], indices: NDArray[np.uint32]) -> None:
@@ -147,13 +149,4 @@ def check_track(model: ModelDraft, where: str, images: NDArray[np.uint32], indic
         if index >= model.points2d[image]:
             raise SplatsegError(
                 f"{where}: track: expected a 2D point below {model.points2d[image]} of image {image}, found {index}"
-            )
-
-
-def check_observed(model: ModelDraft, path: Path) -> None:
-    for image_id, ids in zip(model.points2d, model.observed, strict=True):
-        missing = [i for i in ids.tolist() if i != NO_POINT and i not in model.points]
-        if missing:
-            raise SplatsegError(
-                f"{path}: expected 3D point {missing[0]} that image id {image_id} refers to, found none"
             )

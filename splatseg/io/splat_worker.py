@@ -1,8 +1,9 @@
 """GaussForge in a process of its own: it reads files of strangers in C++, and what it aborts stays there.
 
-Started by :mod:`splatseg.io.splats` as a script. On stdin a line of JSON, ``{"from": ..., "to": ..., "parent": ...}``,
-then the bytes of a file; on stdout a line of JSON, ``{}`` or ``{"error": ...}``, then the bytes of the other file.
-Imports nothing of splatseg.
+Started by :mod:`splatseg.io.splats` as a script. On stdin a line of JSON, ``{"from": ..., "to": ..., "parent": ...,
+"memory": ...}``, then the bytes of a file; on stdout a line of JSON, ``{}`` or ``{"error": ...}``, then the bytes of
+the other file. ``memory`` are the bytes that may be taken above what the process has: a forged count ends it, not the
+machine. Imports nothing of splatseg.
 """
 
 import ctypes
@@ -16,6 +17,17 @@ import gaussforge
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
+def limit_memory(more: int) -> None:
+    if sys.platform == "linux":
+        import resource
+
+        with open("/proc/self/statm", encoding="ascii") as file:
+            now = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        most = resource.getrlimit(resource.RLIMIT_AS)[1]
+        limit = now + more if most == resource.RLIM_INFINITY else min(now + more, most)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, most))
+
+
 def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what the library prints must not get between
@@ -26,6 +38,7 @@ def main() -> None:
         sys.exit(1)
     try:
         content = sys.stdin.buffer.read()
+        limit_memory(request["memory"])
         result = gaussforge.GaussForge().convert(content, request["from"], request["to"])
     except Exception as error:  # whatever it is, the other process says it
         result = {"error": str(error) or type(error).__name__}

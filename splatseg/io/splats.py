@@ -38,6 +38,7 @@ from splatseg.io.names import safe_name
 from splatseg.io.ply import load_gaussians, ply_bytes, save_gaussians
 from splatseg.io.process import ending
 from splatseg.io.sog import save_sog
+from splatseg.io.splat_checks import check_content
 
 SplatFormat = Literal["ply", "compressed-ply", "spz", "sog", "splat", "ksplat", "glb"]
 SUFFIXES: dict[SplatFormat, str] = {
@@ -61,6 +62,10 @@ QUANTIZED: dict[SplatFormat, str] = {
 _WORKER = Path(__file__).with_name("splat_worker.py")
 _THEIRS: dict[SplatFormat, str] = {"compressed-ply": "compressed.ply"}  # GaussForge's names where they are not ours
 _HEADER = 64 * 1024  # bytes in which a PLY's header ends
+_MEMORY = 2 << 30  # bytes that the reader of a strange file may take, and for each byte of the file
+_MEMORY_PER_BYTE = 150  # 40 of a .splat's rows of 32 bytes, which become 250 and are held some times
+_PATIENCE = 120.0  # seconds that it may take, and for each megabyte
+_PATIENCE_PER_MB = 10.0
 _SPZ_REACH = 2048.0  # units: 24 bits, of which 12 behind the point (Niantic's format description)
 
 
@@ -137,6 +142,8 @@ def load_splat(path: str | Path) -> SplatFile:
         raise
     except DAMAGED as error:
         raise SplatsegError(f"{path}: expected a splat ({kind}), found: {error}") from None
+    with naming(path):
+        check_content(content, kind)
     gaussians = load_gaussians(path, _convert(path, content, kind, "ply", kind))
     if kind == "spz":
         gaussians = half_turn(gaussians)
@@ -196,15 +203,21 @@ def _convert(path: Path, content: bytes, source: SplatFormat, target: SplatForma
     if importlib.util.find_spec("gaussforge") is None:
         raise require_extra("gaussforge", "formats")
     names = {"from": _THEIRS.get(source, source), "to": _THEIRS.get(target, target)}
-    request = json.dumps({**names, "parent": os.getpid()}).encode() + b"\n"
+    memory = _MEMORY + _MEMORY_PER_BYTE * len(content)
+    request = json.dumps({**names, "parent": os.getpid(), "memory": memory}).encode() + b"\n"
     process = subprocess.Popen(
         [sys.executable, "-P", str(_WORKER)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
+    patience = _PATIENCE + _PATIENCE_PER_MB * len(content) / 1e6
     try:
-        answered, _ = process.communicate(request + content)
+        answered, _ = process.communicate(request + content, timeout=patience)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise SplatsegError(f"{path}: expected a whole splat ({named}), found none within {patience:.0f} s") from None
     except BaseException:
         process.kill()
         process.wait()
@@ -214,6 +227,8 @@ def _convert(path: Path, content: bytes, source: SplatFormat, target: SplatForma
         answer = json.loads(told)
     except ValueError:
         answer = {"error": f"the reader ended with {ending(process.returncode)}"}
+    if "error" not in answer and not converted:
+        answer = {"error": "the reader gave no rows"}
     if "error" in answer:
         raise SplatsegError(f"{path}: expected a whole splat ({named}), found: {answer['error']}")
     return converted

@@ -20,7 +20,7 @@ from scipy.spatial.transform import Rotation
 from splatseg.core.errors import DAMAGED, SplatsegError
 from splatseg.core.photos import photo_size, photo_suffixes
 from splatseg.core.reading import read_json
-from splatseg.io.colmap_types import Model, ModelCamera, ModelImage, checked_camera
+from splatseg.io.colmap_types import Model, ModelCamera, ModelImage, check_camera, model_camera
 from splatseg.io.names import is_file
 from splatseg.io.ply import read_ply
 
@@ -117,7 +117,9 @@ def _camera(where: str, photo: Path, fields: dict[str, Any]) -> ModelCamera:
         height / 2 if cy is None else cy,
     ]
     kind, distortion = _distortion(where, fields)
-    return checked_camera(where, kind, (round(width), round(height)), [*pinhole, *distortion])
+    camera = model_camera(where, kind, (round(width), round(height)), [*pinhole, *distortion])
+    check_camera(where, camera)
+    return camera
 
 
 def _distortion(where: str, fields: dict[str, Any]) -> tuple[str, list[float]]:

@@ -96,7 +96,7 @@ class PatchHierarchy:
         return inside.bool()[self.patch_ids.long()]
 
     def save(self, path: str | Path) -> None:
-        """Write a compressed npz (tens of kB a view), whole or not at all.
+        """Write a compressed npz (tens of kB per view), whole or not at all.
 
         Raises:
             SplatsegError: the disk is full or the folder cannot be written to.
@@ -167,7 +167,7 @@ def build_hierarchy(masks: MaskSet, config: HierarchyConfig = HierarchyConfig())
 
 
 class HierarchyFolder(Mapping[str, PatchHierarchy]):
-    """The hierarchies of a run, one file a view, read when asked for and not kept.
+    """The hierarchies of a run, one file per view, read when asked for and not kept.
 
     Args:
         folder: where they are; view ``a/b.jpg`` is in ``a/b.jpg.npz`` (:func:`splatseg.io.names.run_path`). Iteration

@@ -1,4 +1,4 @@
-"""The masks of one image, run-length encoded: about 1 kB a mask instead of a byte a pixel."""
+"""The masks of one image, run-length encoded: about 1 kB per mask instead of a byte per pixel."""
 
 from __future__ import annotations
 

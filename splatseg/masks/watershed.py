@@ -1,7 +1,7 @@
 """Nested regions that need no weights: a watershed of color gradients, merged into a tree, cut at several depths.
 
 They follow edges and colors, not meaning: an object of two colors stays two regions until late in the tree. Segment
-Anything's masks give better results; these need no download and a second an image.
+Anything's masks give better results; these need no download and a second per image.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class WatershedConfig:
 
     Attributes:
         scales: standard deviations of the Gaussians whose color gradients are averaged, pixels.
-        spacing: basins start at gradient minima over squares of this many pixels a side.
+        spacing: basins start at gradient minima over squares of this many pixels per side.
         cuts: the tree is cut into these many regions; every region of every cut is a mask once.
         min_area: smaller regions are left out, pixels.
         max_share: regions that cover more than this share of the image are left out.

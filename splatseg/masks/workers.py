@@ -83,7 +83,7 @@ class MaskWorkers:
         self._threads = ThreadPoolExecutor(count, "masks")
 
     def masks(self, views: Sequence[View]) -> Iterator[MaskSet]:
-        """The masks of each view, in order; at most two views a process are begun and not yet given out."""
+        """The masks of each view, in order; at most two views per process are begun and not yet given out."""
         begun: deque[Future[MaskSet]] = deque()
         for view in views:
             begun.append(self._threads.submit(self._ask, view))

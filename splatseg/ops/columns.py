@@ -29,7 +29,7 @@ AT_ONCE = 4_000_000
 class PoolColumns:
     """The entries of all batches by batch and Gaussian, in CSC form over the positions of the batch's pixels.
 
-    Takes 4 bytes an entry beside its weight (6 with float16 weights, as the pool itself) and 8 a column; a column has
+    Takes 4 bytes per entry beside its weight (6 with float16 weights, as the pool itself) and 8 per column; a column has
     at least one entry. :func:`column_bytes` is the bound.
 
     Attributes:

@@ -14,7 +14,7 @@ WEIGHT_TYPES = (torch.float16, torch.float32, torch.float64)
 
 @dataclass(frozen=True, eq=False)
 class Contributions:
-    """Blending weights of m pixels in CSR form, one row a pixel. Constants: no gradient flows into them.
+    """Blending weights of m pixels in CSR form, one row per pixel. Constants: no gradient flows into them.
 
     Attributes:
         pixels: (m, 2) int32 [column, row] of each row; rows are sorted by 16x16 tile.

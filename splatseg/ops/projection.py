@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 TILE = 16
-"""Pixels a side of a tile; ``kTile`` of cuda_ext."""
+"""Pixels per side of a tile; ``kTile`` of cuda_ext."""
 EPS2D = 0.3
 """Added to both variances of a projected Gaussian, pixels^2: the low-pass of 3DGS."""
 CLAMP = 0.15

@@ -156,7 +156,7 @@ def _check(splats: Splats, features: Tensor | None, config: RenderConfig) -> Non
     if features is not None:
         check_dims("features", features, ("n", "d"), sizes)
     if splats.sh.shape[1] not in (1, 4, 9, 16):
-        raise SplatsegError(f"sh: expected 1, 4, 9 or 16 coefficients a channel, found {splats.sh.shape[1]}")
+        raise SplatsegError(f"sh: expected 1, 4, 9 or 16 coefficients per channel, found {splats.sh.shape[1]}")
     if len(config.background) != 3:
         raise SplatsegError(f"background: expected 3 values, found {len(config.background)}")
 

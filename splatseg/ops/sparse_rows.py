@@ -12,7 +12,7 @@ from scipy import sparse
 from torch import Tensor
 
 BLOCK_ENTRIES = 1 << 26
-"""Entries of the largest table that is made at a time; at some 20 bytes an entry over all of them, about 1.3 GB."""
+"""Entries of the largest table that is made at a time; at some 20 bytes per entry over all of them, about 1.3 GB."""
 
 
 @dataclass(frozen=True, eq=False)

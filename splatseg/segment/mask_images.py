@@ -32,7 +32,7 @@ def save_masks(
     views: Sequence[View],
     report: Report | None = None,
 ) -> dict[str, Path]:
-    """Write what the selection covers in every view as PNGs: 255 inside, 0 outside, one byte a pixel.
+    """Write what the selection covers in every view as PNGs: 255 inside, 0 outside, one byte per pixel.
 
     Args:
         report: called with a view's name and the share done; it may raise to stop between two views.

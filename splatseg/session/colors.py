@@ -1,6 +1,6 @@
 """What a session looks like: the color of every drawn Gaussian.
 
-Colors are packed as viser wants them: one uint32 a Gaussian, red in the lowest byte, opacity in the highest.
+Colors are packed as viser wants them: one uint32 per Gaussian, red in the lowest byte, opacity in the highest.
 """
 
 from __future__ import annotations

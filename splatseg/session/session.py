@@ -21,7 +21,7 @@ from splatseg.session.label_steps import LabelSteps
 from splatseg.session.locked import locked
 from splatseg.session.object_steps import ObjectSteps
 from splatseg.session.shared import clean_name
-from splatseg.session.state import Mode, Pick, Step, combine_sets, take_out
+from splatseg.session.state import Mode, Pick, Step, combine_sets, subtract_query
 from splatseg.session.tool_steps import ToolSteps
 from splatseg.session.workspace import Workspace
 
@@ -98,7 +98,7 @@ class Session(ObjectSteps, LabelSteps, ToolSteps, CleanSteps):
     def _subtract(self, negative: Tensor, job: Reporter) -> Selection:
         job.report("scoring again", 0.3)
         space = self.workspace
-        fixed, picks = take_out(self.step, space.field, space.weights, negative, self.first_level)
+        fixed, picks = subtract_query(self.step, space.field, space.weights, negative, self.first_level)
         job.report("selecting", 0.8)
         return self._select("subtract", fixed, picks)
 

@@ -134,7 +134,7 @@ def gather(label: str, fixed: Selection, picks: Sequence[Pick], hidden: Tensor |
     return Step(label, fixed, tuple(picks), together)
 
 
-def take_out(
+def subtract_query(
     step: Step, field: FeatureField, weights: Tensor, negative: Tensor, level: int
 ) -> tuple[Selection, tuple[Pick, ...]]:
     """The fixed part and the picks of ``step`` with the thing of the unwanted features ``negative`` (k, d) taken out.

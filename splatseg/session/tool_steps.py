@@ -168,7 +168,7 @@ class ToolSteps(SessionSteps):
 
         Args:
             name: ``size`` (largest standard deviation, world units), ``opacity`` (0..1), ``color`` (CIE76 difference
-                from ``color``, 0..255 a channel), ``anisotropy`` (largest over second largest standard deviation),
+                from ``color``, 0..255 per channel), ``anisotropy`` (largest over second largest standard deviation),
                 ``distance`` (to the nearest photo's camera, world units), ``views`` (photos that see it).
             drag: as :meth:`Session.set_level`: the moves of one drag are one step, each from what was selected before.
         """

@@ -22,6 +22,7 @@ from splatseg.core.splat import FeatureSplat
 from splatseg.io.labels import load_labels
 from splatseg.io.lock import Lock
 from splatseg.io.run import Run
+from splatseg.io.run_scene import load_run_scene
 from splatseg.segment.levels import surface_weights
 from splatseg.segment.properties import Visibility, visibility
 from splatseg.segment.region_tools import Touching
@@ -108,7 +109,7 @@ class Workspace:
         return self._touching
 
     def visibility(self, report: Callable[[float], None] = lambda share: None) -> Visibility:
-        """What the photos see of each Gaussian, computed the first time (a fraction of a second a photo).
+        """What the photos see of each Gaussian, computed the first time (a fraction of a second per photo).
 
         Raises:
             SplatsegError: the photos are not at hand.
@@ -275,8 +276,6 @@ def load_scene(run: Run, scene: Path | None = None) -> Scene | None:
     Raises:
         SplatsegError: they are not in ``scene``, which a person named.
     """
-    from splatseg.io.run_scene import load_run_scene  # pycolmap takes a second to import
-
     try:
         return load_run_scene(run, scene)
     except (SplatsegError, OSError) as error:

@@ -3,12 +3,11 @@
 from splatseg.synthetic.capture import SceneConfig, look_at, make_cameras, write_scene
 from splatseg.synthetic.mask_simulation import MaskSimulation, simulate_masks
 from splatseg.synthetic.raycast import Frame, cast_view
-from splatseg.synthetic.world import Node, Solid, World, build_world
+from splatseg.synthetic.world import Solid, World, build_world
 
 __all__ = [
     "Frame",
     "MaskSimulation",
-    "Node",
     "SceneConfig",
     "Solid",
     "World",

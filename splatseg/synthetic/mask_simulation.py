@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from splatseg.core.errors import SplatsegError
+from splatseg.core.truth import TruthNode
 from splatseg.masks import MaskSet
 
 Mask = NDArray[np.bool_]
@@ -25,19 +26,6 @@ _SHARES = ("keep_parts", "keep_objects", "keep_groups", "keep_stuff", "merges", 
 _MOST_ERROR = 20.0  # pixels; above, the lattice of the moved borders is as large as the objects
 # Mean size of a field interpolated bilinearly between normal numbers: sqrt(2/pi) * (mean of sqrt(t^2 + (1-t)^2))^2.
 _FIELD_SIZE = 0.5255
-
-
-class TreeNode(Protocol):
-    """What is asked of a node of the tree; `synthetic.Node` and `evaluate.hierarchical.Node` have it."""
-
-    @property
-    def id(self) -> int: ...
-    @property
-    def parent(self) -> int: ...
-    @property
-    def depth(self) -> int: ...
-    @property
-    def stuff(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -117,7 +105,7 @@ class SimulatedMask:
 
 
 def simulate_masks(
-    tree: Sequence[TreeNode], levels: NDArray[Any], view: str, config: MaskSimulation
+    tree: Sequence[TruthNode], levels: NDArray[Any], view: str, config: MaskSimulation
 ) -> list[SimulatedMask]:
     """The masks of one view; ``config.every`` is the caller's business (:meth:`MaskSimulation.views`).
 
@@ -136,7 +124,7 @@ def simulate_masks(
     return [one for one in made if one.mask.sum() >= limit]
 
 
-def visible_masks(nodes: Mapping[int, TreeNode], levels: NDArray[Any], smallest: float) -> dict[int, Mask]:
+def visible_masks(nodes: Mapping[int, TruthNode], levels: NDArray[Any], smallest: float) -> dict[int, Mask]:
     """Exact masks (h, w) of the nodes that cover at least ``smallest`` of the image, by id."""
     limit = smallest * levels[0].size
     masks = {number: (levels == number).any(0) for number in np.unique(levels).tolist() if number in nodes}
@@ -158,20 +146,20 @@ def _rng(seed: int, view: str, *what: int | str) -> np.random.Generator:
     return np.random.default_rng(np.frombuffer(key, np.uint32))
 
 
-def _kept(node: TreeNode, config: MaskSimulation) -> float:
+def _kept(node: TruthNode, config: MaskSimulation) -> float:
     if node.stuff:
         return config.keep_stuff
     return (config.keep_groups, config.keep_objects, config.keep_parts)[min(node.depth, 2)]
 
 
-def _is_shown(node: TreeNode, parents: set[int], show: Shown) -> bool:
+def _is_shown(node: TruthNode, parents: set[int], show: Shown) -> bool:
     if show == "parts":
         return node.depth >= 2 or node.id not in parents
     return show == "all" or node.depth <= 1
 
 
 def _nodes(
-    nodes: Mapping[int, TreeNode], visible: Mapping[int, Mask], config: MaskSimulation, view: str
+    nodes: Mapping[int, TruthNode], visible: Mapping[int, Mask], config: MaskSimulation, view: str
 ) -> Iterator[SimulatedMask]:
     parents = {node.parent for node in nodes.values()}
     shown = [number for number in visible if _is_shown(nodes[number], parents, config.show)]
@@ -218,7 +206,7 @@ def _clutter(shape: tuple[int, ...], config: MaskSimulation, view: str) -> Itera
 
 
 def _center(
-    nodes: Mapping[int, TreeNode],
+    nodes: Mapping[int, TruthNode],
     visible: Mapping[int, Mask],
     shape: tuple[int, ...],
     config: MaskSimulation,

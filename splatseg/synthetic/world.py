@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splatseg.core.errors import SplatsegError
+from splatseg.core.truth import TruthNode
 
 Vector = NDArray[np.float64]
 Shape = Literal["box", "ellipsoid", "cylinder"]
@@ -49,24 +50,13 @@ class Solid:
 
 
 @dataclass(frozen=True)
-class Node:
-    """A node of the part-object-group tree; ``parent`` is 0 at the top, ``stuff`` marks floor and walls."""
-
-    id: int
-    name: str
-    parent: int
-    depth: int
-    stuff: bool
-
-
-@dataclass(frozen=True)
 class World:
     """Solids, the leaves and materials of the room's six faces (order of :data:`ROOM_FACES`), and the tree."""
 
     solids: tuple[Solid, ...]
     room_leaves: tuple[int, ...]
     room_materials: tuple[Material, ...]
-    nodes: tuple[Node, ...]
+    nodes: tuple[TruthNode, ...]
     footprints: Vector = field(repr=False)  # (objects, 3): x, y, radius of each object on the floor
 
     @property
@@ -217,13 +207,13 @@ def _placements(count: int, rng: np.random.Generator) -> list[tuple[int, Vector,
     return placements
 
 
-def _tree(names: list[str]) -> tuple[Node, ...]:
+def _tree(names: list[str]) -> tuple[TruthNode, ...]:
     """The nodes of slash-separated leaf ``names`` and all their ancestors, numbered from 1 by depth, then name."""
     every = {"/".join(name.split("/")[: i + 1]) for name in names for i in range(name.count("/") + 1)}
     ordered = sorted(every, key=lambda name: (name.count("/"), name))
     ids = {name: index + 1 for index, name in enumerate(ordered)}
     return tuple(
-        Node(ids[n], n, ids.get(n.rpartition("/")[0], 0), n.count("/"), n.split("/")[0] == "room") for n in ordered
+        TruthNode(ids[n], n, ids.get(n.rpartition("/")[0], 0), n.count("/"), n.split("/")[0] == "room") for n in ordered
     )
 
 

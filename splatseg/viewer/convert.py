@@ -1,7 +1,7 @@
 """Between viser's terms and ours: browser cameras, poses of photos, and the buffer its splat renderer reads.
 
 A browser's lengths are in units of its own (:func:`browser_unit`): what is sent to it is divided by the unit, what
-comes from it multiplied. viser's keys move 2 units a second, whatever is shown.
+comes from it multiplied. viser's keys move 2 units per second, whatever is shown.
 """
 
 from __future__ import annotations

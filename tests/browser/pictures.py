@@ -28,7 +28,7 @@ from splatseg.viewer.panels.view import LOOKS
 
 IMAGES = ROOT / "docs" / "images"
 SIZE = (900, 540)
-LIMIT = 20_000  # drawn Gaussians: a browser without a GPU takes seconds a picture for all of the demo's
+LIMIT = 20_000  # drawn Gaussians: a browser without a GPU takes seconds per picture for all of the demo's
 QUALITY = 82
 PLAIN = """const getContext = HTMLCanvasElement.prototype.getContext;
 HTMLCanvasElement.prototype.getContext = function (kind, options) {

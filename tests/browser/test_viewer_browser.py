@@ -1,6 +1,6 @@
 """The viewer in a real browser: headless Chromium, driven by mouse and keyboard, on a scene whose parts are known.
 
-It runs where the browser draws at least two pictures a second (two idle cores without a GPU do ten);
+It runs where the browser draws at least two pictures per second (two idle cores without a GPU do ten);
 ``SPLATSEG_BROWSER=1`` runs it on slower machines too, ``=0`` never. What else can be set: ``chromium.py``.
 """
 
@@ -219,7 +219,7 @@ def test_click_level_subtract_undo_export(open_window: Any, known: KnownScene) -
 def test_scenes_of_any_size_are_seen_at_opening_and_walked_through(
     launch: Callable[[], Any], tmp_path: Path, size: float
 ) -> None:
-    """viser's page draws from 0.01 to 1000 units and its keys move 2 units a second, whatever the scene's size is: of
+    """viser's page draws from 0.01 to 1000 units and its keys move 2 units per second, whatever the scene's size is: of
     these two nothing was seen, or no key moved anything that one could see."""
     known = make_run(tmp_path, size)
     viewer = viewer_room.Viewer(known.workspace, viewer_room.ViewerConfig(viewer_room.ServerConfig(port=0)))

@@ -58,7 +58,7 @@ class DensePoints:
 def dense_points(scene: Scene, config: DenseConfig, device: torch.device | str = "cpu") -> DensePoints:
     """Points on the surfaces that at least ``config.agree`` + 1 photos show at the same place, of ``config.photos``.
 
-    Memory, by the sizes of the tensors: about 60 bytes a matched pixel of every view (0.4 GB for 50 photos of
+    Memory, by the sizes of the tensors: about 60 bytes per matched pixel of every view (0.4 GB for 50 photos of
     400x300), mostly the points before they are thinned, and about 100 MB while matching.
     """
     photos = [matched_photo(view, config.side, device) for view in evenly(scene.views, config.photos)]
@@ -177,7 +177,7 @@ def first_of_cells(xyz: Tensor, level: Tensor) -> Tensor:
     """Indices (k,) of the first of the points (m, 3) in each cell, in the order of the input. ``level`` (m,) is the
     binary logarithm of the side of each point's cell."""
     whole = (2 * level).floor().clamp(-60, 60) / 2
-    cell = torch.floor(xyz * torch.exp2(-whole)[:, None]).long() & 0xFFFF  # 16 bits an axis: far apart may share a cell
+    cell = torch.floor(xyz * torch.exp2(-whole)[:, None]).long() & 0xFFFF  # 16 bits per axis: some far apart share one
     key = (((2 * whole).long() + 64) << 48) | (cell[:, 0] << 32) | (cell[:, 1] << 16) | cell[:, 2]
     ordered, order = key.sort(stable=True)
     first = torch.ones_like(ordered, dtype=torch.bool)

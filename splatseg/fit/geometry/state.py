@@ -35,7 +35,7 @@ _FIELD_OF_PARAM = {
 class VisibleAdam(torch.optim.Optimizer):
     """Adam over drawn rows as a torch optimizer, so that gsplat's strategies can edit its state.
 
-    ``lr`` holds one rate a column of the flattened parameter; a scheduler may change ``param_groups[0]["lr"]``.
+    ``lr`` holds one rate per column of the flattened parameter; a scheduler may change ``param_groups[0]["lr"]``.
     """
 
     def __init__(self, param: Parameter, lr: Tensor) -> None:

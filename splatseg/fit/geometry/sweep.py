@@ -21,7 +21,7 @@ from splatseg.core.scene import Points, View
 from splatseg.fit.geometry.config import DenseConfig
 
 LEVELS = (4, 2, 1)  # sizes of the sweep, as divisors of the full one
-WINDOW = 5  # pixels a side, at every size
+WINDOW = 5  # pixels per side, at every size
 CHUNK = 1 << 21  # values drawn at a time; with its copies about 60 MB
 NEAR_MARGIN, FAR_MARGIN = 0.7, 3.0  # of the depths of the sparse points that a view may see
 FEWEST_POINTS = 8  # sparse points in a view that give a depth range
@@ -245,7 +245,7 @@ def _median(image: Tensor) -> Tensor:
 
 
 def semi_global(cost: Tensor) -> Tensor:
-    """Costs (d, h, w) summed along the four axis directions with a penalty a step of depth (semi-global matching)."""
+    """Costs (d, h, w) summed along the four axis directions with a penalty per step of depth (semi-global matching)."""
     total = torch.zeros_like(cost)
     for turned, summed in ((cost, total), (cost.transpose(1, 2), total.transpose(1, 2))):
         for order in (range(turned.shape[1]), range(turned.shape[1] - 1, -1, -1)):

@@ -40,9 +40,14 @@ def is_planned(folder: Path) -> bool:
 
 
 def check_place(folder: Path) -> None:
-    """Raise :class:`SplatsegError` unless ``folder`` can be written to: it is not there, empty, or of planned views."""
+    """Raise :class:`SplatsegError` unless ``folder`` can be written to: it is not there, empty, or of planned views.
+
+    Where a call was killed when it had moved some of its files there, the others follow first.
+    """
     if folder.exists() and not folder.is_dir():
         raise SplatsegError(f"{folder}: expected a folder for the views, found a file")
+    if folder.is_dir():
+        remove_leftovers(folder)
     if folder.is_dir() and not is_planned(folder) and any(entry.name[0] != "." for entry in folder.iterdir()):
         raise SplatsegError(
             f"{folder}: expected a new or empty folder, or one of planned views ({VIEWS}), found other files"
@@ -80,7 +85,6 @@ def write_views(
     plan = plan_views(gaussians, config, reporter)
     digits = max(3, len(str(len(plan.cameras) - 1)))
     names = [f"view_{number:0{digits}}.jpg" for number in range(len(plan.cameras))]
-    remove_leftovers(folder)
     with write_together(folder) as stage:
         (stage / IMAGES).mkdir()
         with reporter.count(len(names), "rendering", unit="view") as progress:

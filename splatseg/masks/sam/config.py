@@ -26,7 +26,7 @@ Autocast = Literal["auto", "off", "bf16", "fp16"]
 
 @dataclass(frozen=True)
 class SamConfig:
-    """Everything-mode: a grid of points, three masks a point, filters, box NMS.
+    """Everything-mode: a grid of points, three masks per point, filters, box NMS.
 
     The defaults are those of OmniSeg3D (section 3.1 and its code). Score thresholds of 0 or below filter nothing.
 

@@ -197,7 +197,7 @@ def _masks_of_points(
 
 
 def _chunk_size(device: torch.device, crop: Box) -> int:
-    """Masks to hold at full size at once: about 18 bytes a pixel for logits, bools and temporaries. In threes, as
+    """Masks to hold at full size at once: about 18 bytes per pixel for logits, bools and temporaries. In threes, as
     ``PromptModel.upsample`` may work on three at a time."""
     budget = (128 if device.type == "cpu" else 1024) << 20
     return 3 * max(1, budget // (3 * 18 * (crop[2] - crop[0]) * (crop[3] - crop[1])))
