@@ -18,6 +18,8 @@ from splatseg.masks.hierarchy import PatchHierarchy
 from splatseg.ops import Contributions
 from splatseg.render import trace
 
+SHUFFLED = 4  # times as many candidates as are drawn: from there on they are not shuffled
+
 
 @dataclass(frozen=True)
 class SamplingConfig:
@@ -99,8 +101,7 @@ def sample_pool(
     flat = hierarchy.patch_ids.to(device).flatten()
     candidates = torch.arange(len(flat), device=device) if config.unmasked else flat.nonzero()[:, 0]
     if len(candidates) > config.pool_pixels:
-        order = torch.randperm(len(candidates), generator=generator, device=generator.device)
-        candidates = candidates[order[: config.pool_pixels].to(device)]
+        candidates = candidates[drawn(len(candidates), config.pool_pixels, generator).to(device)]
     pixels = torch.stack([candidates % expected[1], candidates // expected[1]], dim=1).to(torch.int32)
     contributions = trace(gaussians, view.camera.to(device), pixels, config.min_weight)
     ids = flat[candidates][contributions.order]
@@ -110,6 +111,21 @@ def sample_pool(
     present, compact = torch.cat([ids.new_zeros(1), ids]).unique(return_inverse=True)
     membership = hierarchy.membership.to(device)[present.long()]
     return PixelPool(contributions.half(), rows, compact[1:], membership)
+
+
+def drawn(total: int, count: int, generator: torch.Generator) -> Tensor:
+    """``count`` different numbers below ``total``, all choices alike, on the device of ``generator``.
+
+    Of many a few are drawn until enough of them differ: shuffling a photo's pixels takes longer than tracing a pool.
+    """
+    device = generator.device
+    if total < SHUFFLED * count:
+        return torch.randperm(total, generator=generator, device=device)[:count]
+    found = torch.zeros(0, dtype=torch.int64, device=device)
+    while len(found) < count:
+        more = torch.randint(total, (count + count // SHUFFLED,), generator=generator, device=device)
+        found = torch.cat([found, more]).unique()
+    return found[torch.randperm(len(found), generator=generator, device=device)[:count]]
 
 
 def draw_batch(pool: PixelPool, count: int, generator: torch.Generator) -> PixelBatch:
