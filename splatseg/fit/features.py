@@ -28,6 +28,7 @@ from torch import Tensor
 from splatseg.core.errors import SplatsegError
 from splatseg.core.field import FeatureField
 from splatseg.core.gaussians import Gaussians
+from splatseg.core.nearest import nearest
 from splatseg.core.progress import SILENT, Counter, Reporter
 from splatseg.core.scene import View
 from splatseg.core.segments import Segments
@@ -35,7 +36,7 @@ from splatseg.fit.hooks import FitHooks
 from splatseg.fit.malloc import freed_memory_kept
 from splatseg.fit.mask_clustering import MaskClusteringConfig, find_segments
 from splatseg.fit.pixel_pools import PixelPool, SamplingConfig, draw_batch, sample_pool
-from splatseg.fit.regions import RegionConfig, complete, nearest_of
+from splatseg.fit.regions import RegionConfig, complete
 from splatseg.fit.segment_features import SegmentFeatureConfig, segment_features
 from splatseg.masks.hierarchy import PatchHierarchy
 from splatseg.ops import (
@@ -284,8 +285,8 @@ class FeatureTrainer:
             return
         means = self.gaussians.means.cpu().numpy()
         blank, known = unmoved.cpu().numpy().nonzero()[0], (~unmoved).cpu().numpy().nonzero()[0]
-        nearest = torch.from_numpy(known[nearest_of(means[known], means[blank])]).to(self.features.device)
-        self.features[unmoved] = self.features[nearest]
+        source = torch.from_numpy(known[nearest(means[known], means[blank])[0][:, 0]]).to(self.features.device)
+        self.features[unmoved] = self.features[source]
 
     def _evidence(self, progress: Counter) -> Iterator[PixelPool]:
         """A pool a view, of pixels in and outside masks; none is kept."""

@@ -27,7 +27,9 @@ class Leaves:
     chain: Ints
 
 
-def family_leaves(segments: Segments, family: Family, pieces: Ints, neighbors: Ints, smallest: int) -> Leaves:
+def family_leaves(
+    segments: Segments, family: Family, pieces: Ints, neighbors: NDArray[np.int32], smallest: int
+) -> Leaves:
     """Leaves of ``family`` (what a node has beside its children is one) and, where it has no node, the ``pieces``.
 
     Crumbs (fewer than ``smallest`` Gaussians) that are no node go to the leaves around them, unless a segment would

@@ -147,8 +147,8 @@ def _stacked(parts: list[_Part], shape: tuple[int, int]) -> sparse.csr_matrix:
     ends = np.cumsum(counts)
     total = int(ends[-1]) if len(ends) else 0
     number = np.int32 if max(total, *shape) < 2**31 else np.int64
-    indices = np.empty(total, number)
-    values = np.empty(total, bool if not parts or parts[0].values is None else np.float32)
+    indices: NDArray[Any] = np.empty(total, number)
+    values: NDArray[Any] = np.empty(total, bool if not parts or parts[0].values is None else np.float32)
     values.fill(True)
     cursor = ends - counts
     parts.reverse()
