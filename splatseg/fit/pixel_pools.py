@@ -6,7 +6,7 @@ times. A pool of m pixels takes about 190 bytes a pixel (some 30 contributions o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from splatseg.core.errors import SplatsegError
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.scene import View
 from splatseg.masks.hierarchy import PatchHierarchy
-from splatseg.ops import Contributions
+from splatseg.ops import Contributions, blend
 from splatseg.render import trace
 
 SHUFFLED = 4  # times as many candidates as are drawn: from there on they are not shuffled
@@ -54,12 +54,15 @@ class PixelPool:
         patch: (m,) int64 patch of each row of ``contributions``, compact: 1..p over the patches that occur, 0 for
         pixels in no mask.
         membership: (p + 1, words) int64 mask bits of those patches; row 0 is zero.
+        base: (m, d) what Gaussians whose features are held give each row, and ``contributions`` leaves out
+            (:meth:`without`); None where none are.
     """
 
     contributions: Contributions
     rows: Tensor
     patch: Tensor
     membership: Tensor
+    base: Tensor | None = None
 
     def __len__(self) -> int:
         return self.rows.shape[0]
@@ -67,7 +70,25 @@ class PixelPool:
     @property
     def nbytes(self) -> int:
         """Memory of the pool, in bytes."""
-        return self.contributions.nbytes + sum(t.nbytes for t in (self.rows, self.patch, self.membership))
+        held = 0 if self.base is None else self.base.nbytes
+        return self.contributions.nbytes + sum(t.nbytes for t in (self.rows, self.patch, self.membership)) + held
+
+    def without(self, number: Tensor, features: Tensor) -> PixelPool:
+        """The pool as steps read it that move some Gaussians only: what the others give a pixel never changes.
+
+        Args:
+            number: (n,) int32 place of a Gaussian among those that move, -1 of one that is held.
+            features: (n, d) of all of them.
+        """
+        places = number[self.contributions.ids.long()]
+        base = blend(self.contributions.only(places < 0), features)
+        moving = self.contributions.only(places >= 0)
+        return replace(self, contributions=replace(moving, ids=places[places >= 0]), base=base)
+
+    def blended(self, features: Tensor, rows: Tensor) -> Tensor:
+        """(r, d) blended features of ``rows``; ``features`` are those of the Gaussians in ``contributions``."""
+        found = blend(self.contributions, features, rows)
+        return found if self.base is None else found + self.base[rows]
 
 
 @dataclass(frozen=True, eq=False)

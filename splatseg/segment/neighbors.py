@@ -12,6 +12,7 @@ from scipy.sparse.csgraph import connected_components
 from splatseg.core.nearest import nearest
 
 CHUNK = 1 << 16  # Gaussians whose neighbors are compared at a time
+MOST_PIECES = 4096  # ten times what scenes of a million Gaussians fall into
 LONG_EDGE = 0.05  # of the scene's size: Gaussians further apart are never neighbors
 VOXELS_PER_SAMPLE = 0.25  # several samples share a voxel, so that a fine part in it has more than one
 
@@ -85,10 +86,15 @@ def absorb_small(
 
     Each goes to the large piece that most of its neighbors belong to, in rounds from the rim inward; what no large
     piece touches goes to the largest piece of its own label, or of all where its label has none. ``kept`` (c,) pieces
-    stay, however small. Returns the number of the piece (n,) that each Gaussian ends in.
+    stay, however small; of the others at most :data:`MOST_PIECES` do, the largest, since every two pieces are compared
+    later on. Returns the number of the piece (n,) that each Gaussian ends in.
     """
     counts = np.bincount(pieces)
-    large = (counts >= smallest) if kept is None else (counts >= smallest) | kept
+    large = counts >= smallest if kept is None else (counts >= smallest) & ~kept
+    if large.sum() > MOST_PIECES:
+        order = np.argsort(-np.where(large, counts, 0), kind="stable")
+        large[order[MOST_PIECES:]] = False
+    large = large if kept is None else large | kept
     if not large.any():
         large = np.arange(len(counts)) == counts.argmax()
     result = np.where(large[pieces], pieces, -1)

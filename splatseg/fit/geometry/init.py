@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 import torch
+from scipy.spatial import cKDTree
 from torch import Tensor
 
 from splatseg.core.errors import SplatsegError
 from splatseg.core.gaussians import SH_C0, Gaussians
-from splatseg.core.nearest import nearest
 from splatseg.core.scene import Points
 from splatseg.fit.geometry.config import GeometryConfig
 
@@ -18,8 +18,8 @@ MIN_POINTS = 4  # a point needs three neighbors to have a size
 
 def neighbor_distances(xyz: Tensor, neighbors: int = 3) -> Tensor:
     """Root mean square distance (m,) of every point to its ``neighbors`` nearest other points."""
-    _, distances = nearest(xyz.numpy(), count=neighbors + 1)
-    return torch.from_numpy(distances[:, 1:]).double().square().mean(dim=1).sqrt().float()
+    distances, _ = cKDTree(xyz.numpy()).query(xyz.numpy(), k=neighbors + 1, workers=-1)
+    return torch.from_numpy(distances[:, 1:]).square().mean(dim=1).sqrt().float()
 
 
 def gaussians_from_points(points: Points, config: GeometryConfig) -> Gaussians:
