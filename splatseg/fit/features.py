@@ -305,6 +305,8 @@ class FeatureTrainer:
     def fill(self) -> None:
         """Give Gaussians that neither segments nor the loss have moved from their noise the feature of the nearest one
         that has one. Without agreed segments the noise stays, as published."""
+        self.pools.forget()
+        self._optimizer = None
         if self.segments is None:
             return
         features = self.features
