@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,14 +59,44 @@ class SparseEvidence:
         return SparseEvidence(self.masks[index], self.view, self.seen[index], self.weights[index])
 
     def agreement(self, least: float) -> sparse.coo_matrix:
-        shared, shown = self._overlaps(self.masks)
-        view, row, col = self.view, shared.row, shared.col
+        shown, view = self.shown(), self.view
         own = shown[np.arange(len(view)), view]
-        union = shown[row, view[col]] + shown[col, view[row]] - shared.data
-        # A view that sees only a corner of a mask can neither confirm nor refute it.
-        fair = (shown[row, view[col]] > 0.3 * own[row]) & (shown[col, view[row]] > 0.3 * own[col])
-        same = fair & (view[row] != view[col]) & (shared.data >= least * union)
-        return sparse.coo_matrix((shared.data[same] / union[same], (row[same], col[same])), shape=shared.shape)
+        found = []
+        for row, col, shared in self._shared_with_later_views():
+            here, there = shown[row, view[col]], shown[col, view[row]]
+            union = here + there - shared
+            # A view that sees only a corner of a mask can neither confirm nor refute it.
+            fair = (here > 0.3 * own[row]) & (there > 0.3 * own[col])
+            same = fair & (shared >= least * union)
+            row, col, value = row[same], col[same], shared[same] / union[same]
+            found += [(row, col, value), (col, row, value)]
+        shape = (len(view), len(view))
+        if not found:
+            return sparse.coo_matrix(shape, dtype=np.float32)
+        rows, cols, values = (np.concatenate(part) for part in zip(*found, strict=True))
+        return sparse.coo_matrix((values, (rows, cols)), shape=shape)
+
+    def _shared_with_later_views(self) -> Iterator[tuple[Ints, Ints, Floats]]:
+        """Mask, mask of a later view and the weight that both hold, of all pairs that share some, a view at a time:
+        all at once they take a hundred times the memory of the masks."""
+        by_mask, number = self.masks.tocsc(), np.empty(self.masks.shape[0], np.int32)
+        ends = np.searchsorted(self.view, np.arange(self.seen.shape[1]), side="right").tolist()
+        for first, end in itertools.pairwise([0, *ends]):
+            block = by_mask[:, first:end]
+            held = np.zeros(self.masks.shape[0], bool)
+            held[block.indices] = True
+            rows = np.flatnonzero(held)
+            number[rows] = np.arange(len(rows), dtype=np.int32)
+            all_there = self.masks[rows]
+            later = all_there.indices >= end
+            counts = np.concatenate([[0], np.cumsum(later)])[all_there.indptr]
+            weights = np.repeat(self.weights[rows], np.diff(counts))
+            shape = (len(rows), self.masks.shape[1] - end)
+            there = sparse.csr_matrix((weights, all_there.indices[later] - end, counts), shape=shape)
+            ones = np.ones(len(block.indices), np.float32)
+            here = sparse.csr_matrix((ones, number[block.indices], block.indptr), shape=(end - first, len(rows)))
+            shared = (here @ there).tocoo()
+            yield shared.row.astype(np.int64) + first, shared.col.astype(np.int64) + end, shared.data
 
     def matches(self, sets: sparse.csr_matrix, least: float) -> tuple[sparse.coo_matrix, Floats]:
         shared, shown = self._overlaps(sets)
