@@ -152,7 +152,9 @@ def markdown(rows: list[dict[str, Any]], cells: dict[str, Any]) -> str:
         "|---|---|---|---|---:|---|---:|",
     ]
     for row in rows:
-        sizes, seconds = ([f"{entry[k]:.3g}" for entry in row["seconds"]] for k in (0, 1))
+        if len(row["seconds"]) < 2:
+            continue  # the base alone stands in the row of another axis
+        sizes, seconds = ([f"{entry[k]:.4g}" for entry in row["seconds"]] for k in (0, 1))
         peaks = [f"{peak:,}" for _, peak in row["peak_mb"]]
         exponents = [
             "" if row[f"{kind}_exponent"] is None else row[f"{kind}_exponent"] for kind in ("seconds", "memory")
@@ -166,7 +168,7 @@ def markdown(rows: list[dict[str, Any]], cells: dict[str, Any]) -> str:
             found = cells.get(Place(stage, gaussians, views, masks, BASE["megapixels"]).name, {})
             for step, figures in found.get("steps", {}).items():
                 numbers = f"{figures['processor_seconds']:.3g} | {figures['seconds']:.3g} | {figures['peak_mb']:,}"
-                lines.append(f"| {gaussians},000 | {views} | {masks} | {step} | {numbers} |")
+                lines.append(f"| {1000 * gaussians:,} | {views} | {masks} | {step} | {numbers} |")
     return "\n".join(lines) + "\n"
 
 
@@ -197,9 +199,15 @@ def _draw(panel: Axes, row: dict[str, Any], kind: str, title: str) -> None:
     values, heights = zip(*row[kind], strict=True)
     relative = [value / BASE[row["axis"]] for value in values]
     panel.loglog(relative, heights, "o-", ms=4, lw=1.2, color=COLORS[row["axis"]], label=UNITS[row["axis"]])
+    low, high = min(heights), max(heights)
+    bounds = panel.get_ylim() if len(panel.lines) > 1 else (low, high)
+    # A decade at least, so that what hardly grows looks so, and one range of sizes for all.
+    panel.set_ylim(min(bounds[0], low / 1.2), max(bounds[1], high * 1.2, 10 * low))
+    panel.set_xlim(0.2, 50)
+    panel.minorticks_off()
     panel.set_title(title, fontsize=9)
     panel.set_xlabel("size / base", fontsize=7)
-    panel.tick_params(labelsize=7, which="both")
+    panel.tick_params(labelsize=7)
     panel.grid(alpha=0.3)
 
 
