@@ -287,3 +287,16 @@ def test_broken_trees_are_refused() -> None:
         LabelTree(good, build_nodes(good), 2)
     with pytest.raises(SplatsegError, match=r"labels: expected shape \(n, K\)"):
         LabelTree(good[:, 0], ())
+
+
+def test_thousands_of_pieces_become_as_many_as_can_be_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every two pieces are compared later on: 120,000 of them asked for 300 GB. The largest stay, nothing is lost."""
+    monkeypatch.setattr("splatseg.segment.neighbors.MOST_PIECES", 3)
+    pieces = np.repeat(np.arange(6), (9, 4, 8, 5, 7, 6))
+    around = np.stack([np.roll(np.arange(len(pieces)), shift) for shift in (-1, 1)], axis=1).astype(np.int32)
+    found = absorb_small(pieces, np.zeros_like(pieces), around, 2)
+    assert set(found.tolist()) == {0, 2, 4}
+    kept = np.arange(6) == 1
+    assert set(absorb_small(pieces, np.zeros_like(pieces), around, 2, kept).tolist()) == {0, 1, 2, 4}
+    monkeypatch.setattr("splatseg.segment.neighbors.MOST_PIECES", 6)
+    assert np.array_equal(absorb_small(pieces, np.zeros_like(pieces), around, 2), pieces)

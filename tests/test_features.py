@@ -16,10 +16,11 @@ from splatseg.core.scene import View
 from splatseg.fit.features import FeatureConfig, FeatureTrainer, fit_features, learning_rate
 from splatseg.fit.hooks import FitHooks
 from splatseg.fit.mask_clustering import MaskClusteringConfig
-from splatseg.fit.pixel_pools import SamplingConfig, draw_batch, sample_pool
+from splatseg.fit.pixel_pools import SamplingConfig, draw_batch, drawn, sample_pool
 from splatseg.fit.regions import RegionConfig
 from splatseg.masks import MaskSet
 from splatseg.masks.hierarchy import PatchHierarchy, build_hierarchy
+from splatseg.ops import AdamConfig, SparseFeatureAdam, blend, hierarchical_contrastive_loss_and_grad
 from splatseg.render import render, trace
 
 QUIET = FitHooks()
@@ -293,3 +294,93 @@ def test_published_constants_stay_the_published_ones() -> None:
 def test_unknown_start_is_refused() -> None:
     with pytest.raises(SplatsegError, match=r"features\.init: expected noise or segments, found 'svd'"):
         FeatureConfig(init="svd")  # type: ignore[arg-type]
+
+
+def plain_step(trainer: FeatureTrainer, optimizer: SparseFeatureAdam, features: torch.Tensor, step: int) -> None:
+    """A step on all features with the held ones frozen: what the trainer's steps on the others alone stand for."""
+    generator = torch.Generator().manual_seed(trainer.config.seed * 1_000_003 + step)
+    index = int(torch.randperm(len(trainer.views), generator=generator)[0])
+    pool = sample_pool(
+        trainer.gaussians,
+        trainer.views[index],
+        trainer.pools.hierarchy_of(trainer.views[index]),
+        trainer.config.sampling,
+        trainer.pools.generator(index),
+    )
+    assert pool is not None
+    batch = draw_batch(pool, trainer.config.sampling.batch_pixels, generator)
+    blended = blend(pool.contributions, features, batch.rows)
+    _, grad = hierarchical_contrastive_loss_and_grad(
+        blended, batch.patch, membership=pool.membership, config=trainer.config.loss
+    )
+    optimizer.accumulate(pool.contributions, grad, batch.rows)
+    optimizer.step(learning_rate(trainer.config, step))
+
+
+def half_held(world: Any) -> FeatureTrainer:
+    """A trainer of which half of the Gaussians are held, those of two objects."""
+    gaussians, views, hierarchy_of, cluster = world
+    trainer = FeatureTrainer(gaussians, views, hierarchy_of, small(hold_segments=True))
+    trainer.start()
+    trainer.held = cluster < 2
+    trainer._hold()
+    return trainer
+
+
+def test_steps_know_only_the_gaussians_that_move(world: Any) -> None:
+    """Gradient, averages and pools are of those; steps do what they do with all features and frozen rows."""
+    trainer = half_held(world)
+    assert trainer.held is not None
+    moving = int((~trainer.held).sum())
+    features = trainer.features.clone()
+    optimizer = SparseFeatureAdam(features, AdamConfig(lr=trainer.config.lr))
+    optimizer.freeze(trainer.held)
+    first = features.clone()
+    for step in range(4):
+        trainer.step(step)
+        plain_step(trainer, optimizer, features, step)
+    torch.testing.assert_close(trainer.features, features, rtol=1e-3, atol=1e-5)
+    assert bool((features[~trainer.held] != first[~trainer.held]).any()), "the fit has moved"
+    assert len(trainer.optimizer.exp_avg) == moving < len(features)
+    pools = [pool for pool in trainer.pools._pools.values() if pool is not None]
+    assert all(int(pool.contributions.ids.max()) < moving for pool in pools)
+
+
+def test_a_checkpoint_of_moving_gaussians_fits_one_of_all(world: Any) -> None:
+    """A fit that began on the CPU goes on where steps keep averages of all Gaussians, and back."""
+    gaussians, views, hierarchy_of, _ = world
+    trainer = half_held(world)
+    trainer.step(0)
+    saved = trainer.checkpoint(1)
+    elsewhere = FeatureTrainer(gaussians, views, hierarchy_of, small(hold_segments=True))
+    elsewhere.replays = True
+    assert elsewhere.restore(saved) == 1
+    assert trainer.held is not None and torch.equal(elsewhere.optimizer.exp_avg[~trainer.held], saved["exp_avg"])
+    assert not bool(elsewhere.optimizer.exp_avg[trainer.held].any())
+    back = FeatureTrainer(gaussians, views, hierarchy_of, small(hold_segments=True))
+    back.restore(elsewhere.checkpoint(1))
+    assert torch.equal(back.optimizer.exp_avg, saved["exp_avg"])
+    assert torch.equal(back.features, trainer.features)
+
+
+def test_steps_where_everything_is_held(world: Any) -> None:
+    trainer = half_held(world)
+    trainer.held = torch.ones(len(trainer.gaussians), dtype=torch.bool)
+    trainer._hold()
+    first = trainer.features.clone()
+    assert trainer.step(0) >= 0 and trainer.step(1) >= 0
+    assert torch.equal(trainer.features, first)
+
+
+def test_few_pixels_of_many_are_drawn_without_repetition() -> None:
+    """All are as likely, none comes twice, and the same seed gives the same ones, however they are drawn."""
+    for total in (50, 1000):
+        counts = torch.zeros(total)
+        found = torch.zeros(0)
+        for seed in range(400):
+            found = drawn(total, 40, torch.Generator().manual_seed(seed))
+            assert len(found.unique()) == 40 and 0 <= int(found.min()) <= int(found.max()) < total
+            counts[found] += 1
+        assert torch.equal(found, drawn(total, 40, torch.Generator().manual_seed(399)))
+        expected = 400 * 40 / total
+        assert float((counts - expected).abs().max()) < 5.5 * expected**0.5

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -187,6 +189,42 @@ def test_a_kept_photo_is_not_read_again(scene: Scene, ahead: bool) -> None:
         scene.views[3].image_path.unlink()
         photos.ahead(3, True)
         assert torch.equal(photos.get(3, True)[0], first)
+
+
+def test_photos_beyond_the_bound_are_read_ahead_and_not_kept(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next photo is decoded in another thread while a step runs, whatever the device; those at hand are not read
+    again, and what is kept stays within the bound over two rounds."""
+    monkeypatch.setattr(photos_module, "CACHE_BYTES", 2 * 64 * 48 * 3)
+    wanted = [view.photo()[0] for view in scene.views]
+    read: list[tuple[str, str]] = []
+
+    def spied(view: View, real: Callable[[View], Any] = View.photo) -> Any:
+        read.append((view.name, threading.current_thread().name))
+        return real(view)
+
+    monkeypatch.setattr(View, "photo", spied)
+    with PhotoCache(scene.views) as photos:
+        order = 2 * list(range(len(scene.views)))
+        for number, index in enumerate(order):
+            assert torch.equal(photos.get(index, False)[0], wanted[index])
+            if number + 1 < len(order):
+                photos.ahead(order[number + 1], False)
+            assert sum(image.nbytes for image in photos._on_host.values()) <= 2 * 64 * 48 * 3
+    names = [view.name for view in scene.views]
+    assert [name for name, _ in read] == names + names[2:], "two are kept, the others read again"
+    assert {thread.startswith("photos") for _, thread in read[1:]} == {True}
+
+
+def test_a_photo_that_cannot_be_read_ahead_is_told_when_it_is_asked_for(scene: Scene) -> None:
+    scene.views[1].image_path.unlink()
+    with PhotoCache(scene.views) as photos:
+        photos.get(0, False)
+        photos.ahead(1, False)
+        photos.get(2, False)  # another one than was begun
+        photos.ahead(1, False)
+        with pytest.raises(SplatsegError, match="image of view"):
+            photos.get(1, False)
+        assert torch.equal(photos.get(0, False)[0], scene.views[0].image())
 
 
 def test_photos_begun_ahead_change_nothing(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,11 +39,13 @@ def pool_of(masks: Sequence[Iterable[int]], visible: Iterable[int] = range(40)) 
 
 def observed(pool: PixelPool, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """What both implementations say: (count, masks) 0/1, and (count,) weights."""
-    on_matrix, weight = sparse_observe(pool, count)
+    ids, on_matrix, some_weights = sparse_observe(pool, count)
+    sparse_table, weight = np.zeros((count, on_matrix.shape[1])), np.zeros(count, np.float32)
+    sparse_table[ids], weight[ids] = on_matrix.toarray(), some_weights
     gaussian, mask, width, weight_too = blocked_observe(pool, count)
     table = np.zeros((count, width))
     table[gaussian, mask] = 1
-    return [(on_matrix.toarray(), weight), (table, weight_too.numpy())]
+    return [(sparse_table, weight), (table, weight_too.numpy())]
 
 
 def sets_of(segments: Segments) -> set[frozenset[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -202,11 +203,11 @@ class Rounded:
 def test_segments_do_not_hang_on_rounding(pools: list[PixelPool], monkeypatch: pytest.MonkeyPatch) -> None:
     """Ties, of which noise-free masks have many, were decided by the last bit: differently on each device."""
     config = MaskClusteringConfig(min_views=2, rest=0.05, nesting=0.7)
-    monkeypatch.setattr(consensus, "gather", Plain.gather)
+    monkeypatch.setattr(mask_clustering, "gather", Plain.gather)
     wanted = find_segments(pools, COUNT, config).inside.toarray()
     for seed in range(6):
         draw = np.random.default_rng(seed)
-        monkeypatch.setattr(consensus, "gather", lambda *a, draw=draw: Rounded(Plain.gather(*a), draw))
+        monkeypatch.setattr(mask_clustering, "gather", lambda *a, draw=draw: Rounded(Plain.gather(*a), draw))
         assert np.array_equal(find_segments(pools, COUNT, config).inside.toarray(), wanted)
 
 
@@ -272,3 +273,17 @@ def test_rows_of_a_sparse_matrix(device: torch.device) -> None:
     assert torch.equal(rows.dense(2, 2, torch.float32).cpu(), table[2:2])
     chosen = torch.tensor([3, 0, 3, 1])
     assert torch.equal(rows.select(chosen.to(device)).dense(0, 4, torch.float32).cpu(), table[chosen])
+
+
+def test_evidence_takes_no_memory_of_gaussians_that_a_view_does_not_see() -> None:
+    """Row offsets of a matrix per view took 8 bytes for each Gaussian and view, half of all that was held."""
+    draw = np.random.default_rng(3)
+    pools = [noisy_view(draw) for _ in range(8)]
+    few = SparseEvidence.gather(pools, COUNT, MIN_WEIGHT)
+    tracemalloc.start()
+    many = SparseEvidence.gather(pools, 100 * COUNT, MIN_WEIGHT)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.array_equal(many.masks[:COUNT].toarray(), few.masks.toarray()) and many.masks.nnz == few.masks.nnz
+    assert np.array_equal(many.seen[:COUNT].toarray(), few.seen.toarray())
+    assert peak < 8 * 100 * COUNT * len(pools), "less than those offsets alone"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from splatseg.core.splat import FeatureSplat
 from splatseg.fit.mask_clustering import find_segments
 from splatseg.segment.agreed import recall
 from splatseg.segment.discretize import ClusterConfig, discretize
-from splatseg.segment.levels import propose_levels
+from splatseg.segment.levels import LevelConfig, propose_levels
 from splatseg.segment.scores import Scores
 
 PART_A, PART_B, OBJECT, OTHER = range(10), range(10, 20), range(20), range(20, 40)
@@ -118,3 +119,31 @@ def test_objects_are_shown_first_not_the_groups_that_hold_them() -> None:
     shown = tree.labels[:, tree.default_level]
     assert len({int(shown[one[0]]) for one in objects}) == 4
     assert all(len(np.unique(shown[list(one)])) == 1 for one in objects)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_known_of_a_level_is_asked_of_the_angles_that_can_be_meant(seed: int) -> None:
+    """Levels and their confidence are those by a table of every pattern at every angle; a second click and other
+    weights do not meet what the first one left."""
+    rng = np.random.default_rng(seed)
+    sets = [np.flatnonzero(rng.random(300) < share) for share in (0.5, 0.2, 0.2, 0.1, 0.05, 0.0)]
+    segments = segments_of(300, sets, [5, 4, 3, 0, 4, 2])
+    for _ in range(2):
+        values = torch.from_numpy(rng.uniform(-1, 0.5, 300).astype(np.float32))
+        values[torch.from_numpy(sets[1])] = 0.9
+        weights = torch.from_numpy(rng.random(300).astype(np.float32))
+        config = LevelConfig(at_least=1, at_most=5)
+        levels = propose_levels(Scores(values), weights, config, segments)
+        angle = values.double().clamp(-1, 1).acos()
+        for level in levels:
+            chosen = (angle < np.arccos(level.threshold)).numpy() * weights.double().numpy()
+            inside = segments.inside.toarray()[:, segments.views > 0]
+            shared = chosen @ inside
+            overlap = shared / (weights.double().numpy() @ inside + chosen.sum() - shared)
+            wanted = (overlap * (overlap >= config.alike) * segments.confidence[segments.views > 0]).max()
+            assert level.confidence == pytest.approx(wanted, abs=0.03)
+        everywhere = propose_levels(Scores(values), weights, replace(config, agreed=1e-12), segments)
+        assert [(a.threshold, a.confidence) for a in levels] == [
+            (pytest.approx(b.threshold), pytest.approx(b.confidence)) for b in everywhere
+        ]
+        assert any(level.confidence > 0.3 for level in levels), "the click's own segment is found"

@@ -53,6 +53,8 @@ class Arguments:
     """Further names, NAME or NAME:PORT, under which browsers reach the viewer (a proxy, a name of the network)."""
     draw_at_most: int = 300_000
     """Larger scenes are drawn as a sample of so many Gaussians; selection works on all."""
+    no_check_memory: Flag = False
+    """Open the run even where less memory is free than it is expected to take."""
 
 
 def secret(arguments: Arguments) -> str | None:
@@ -108,7 +110,7 @@ def serve(arguments: Arguments) -> None:
         raise SplatsegError(f"--draw-at-most: expected at least 1, found {arguments.draw_at_most}")
     logging.basicConfig(format="%(message)s")
     password = secret(arguments)
-    workspace = Workspace.open(arguments.run, arguments.scene)
+    workspace = Workspace.open(arguments.run, arguments.scene, not arguments.no_check_memory)
     server = ServerConfig(arguments.host, arguments.port, password, arguments.allow_host)
     viewer = Viewer(workspace, ViewerConfig(server, arguments.draw_at_most))
     try:

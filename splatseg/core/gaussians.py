@@ -105,5 +105,5 @@ class Gaussians:
         for name, tensor in self.tensors().items():
             values = tensor.detach().to("cpu", torch.float32).contiguous()
             digest.update(f"{name}{tuple(values.shape)}".encode())
-            digest.update(values.numpy().tobytes())
+            digest.update(values.numpy().data)
         return digest.hexdigest()[:16]

@@ -14,7 +14,13 @@ def morton_order(points: Tensor) -> Tensor:
     low, high = sample.quantile(0.02, dim=0), sample.quantile(0.98, dim=0)  # outliers share the outermost cells
     cells = ((points - low) / (high - low).clamp_min(1e-12) * 1023).clamp(0, 1023).long()
     code = torch.zeros(len(points), dtype=torch.int64)
-    for bit in range(10):
-        for axis in range(3):
-            code |= (cells[:, axis] >> bit & 1) << (3 * bit + axis)
+    for axis in range(3):
+        code |= _spread(cells[:, axis]) << axis
     return code.argsort(stable=True)
+
+
+def _spread(values: Tensor) -> Tensor:
+    """The 10 bits of each value, two zeros before each: all at once, by halves."""
+    for shift, kept in ((16, 0x030000FF), (8, 0x0300F00F), (4, 0x030C30C3), (2, 0x09249249)):
+        values = (values | values << shift) & kept
+    return values

@@ -65,6 +65,24 @@ class Segments:
         _, first, pattern = np.unique(keys, return_index=True, return_inverse=True)
         return pattern.ravel().astype(np.int64), self.inside[first].toarray().astype(bool)
 
+    @cached_property
+    def pattern_table(self) -> sparse.csr_matrix:
+        """(k, s) float64 0/1 segments of each pattern; few of hundreds."""
+        return sparse.csr_matrix(self.patterns[1], dtype=np.float64)
+
+    def areas(self, weights: Tensor) -> NDArray[np.float64]:
+        """(s,) share of all ``weights`` (n,) that each segment has; kept for the weights that were asked for last."""
+        kept = self._areas_of
+        if not kept or kept[0][0] is not weights:
+            pattern = self.pattern_on(weights.device)
+            summed = torch.bincount(pattern, weights, self.pattern_table.shape[0]).double().cpu().numpy()
+            kept[:] = [(weights, self.pattern_table.T @ summed / max(float(weights.sum()), 1e-12))]
+        return kept[0][1]
+
+    @cached_property
+    def _areas_of(self) -> list[tuple[Tensor, NDArray[np.float64]]]:
+        return []
+
     def pattern_on(self, device: torch.device) -> Tensor:
         """(n,) int64 pattern of each Gaussian on ``device``, kept there."""
         if device not in self._patterns_on:

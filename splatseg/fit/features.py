@@ -30,6 +30,7 @@ from splatseg.core.ahead import ahead
 from splatseg.core.errors import SplatsegError
 from splatseg.core.field import FeatureField
 from splatseg.core.gaussians import Gaussians
+from splatseg.core.nearest import nearest
 from splatseg.core.progress import SILENT, Counter, Reporter
 from splatseg.core.scene import View
 from splatseg.core.segments import Segments
@@ -37,14 +38,13 @@ from splatseg.fit.hooks import FitHooks
 from splatseg.fit.malloc import freed_memory_kept
 from splatseg.fit.mask_clustering import MaskClusteringConfig, find_segments
 from splatseg.fit.pixel_pools import PixelPool, SamplingConfig, draw_batch, sample_pool
-from splatseg.fit.regions import RegionConfig, complete, nearest_of
+from splatseg.fit.regions import RegionConfig, complete
 from splatseg.fit.segment_features import SegmentFeatureConfig, segment_features
 from splatseg.masks.hierarchy import PatchHierarchy
 from splatseg.ops import (
     AdamConfig,
     LossConfig,
     SparseFeatureAdam,
-    blend,
     hierarchical_contrastive_loss,
     hierarchical_contrastive_loss_and_grad,
 )
@@ -143,13 +143,16 @@ class PoolCache:
     config: SamplingConfig
     seed: int
     by_gaussian: bool = False
+    prepare: Callable[[PixelPool], PixelPool] | None = None
+    """What is done to a pool before it is kept."""
     _pools: dict[int, PixelPool | None] = field(default_factory=dict)
     _pixels: int = 0
 
     def get(self, index: int) -> PixelPool | None:
         """The pool of a view; None where the view has no masked pixel that shows a Gaussian."""
         if index not in self._pools:
-            self._pools[index] = self._make(index, self.hierarchy_of(self.views[index]))
+            pool = self._make(index, self.hierarchy_of(self.views[index]))
+            self._pools[index] = pool if pool is None or self.prepare is None else self.prepare(pool)
         return self._pools[index]
 
     def once(self) -> Iterator[PixelPool | None]:
@@ -221,7 +224,8 @@ def fit_features(
     saved = hooks.load_checkpoint()
     before = float(saved["seconds"]) if saved else 0.0
     started = last_saved = time.monotonic()
-    first = trainer.restore(saved) if saved else trainer.start(hooks.reporter)
+    with freed_memory_kept():
+        first = trainer.restore(saved) if saved else trainer.start(hooks.reporter)
     report_every = max(config.steps // 20, 1)
     done = first
     with freed_memory_kept(), hooks.reporter.count(config.steps, "features", initial=first) as progress:
@@ -244,7 +248,11 @@ def fit_features(
 
 
 class FeatureTrainer:
-    """Features, their optimizer and the pools of one fit."""
+    """Features, their optimizer and the pools of one fit.
+
+    Where Gaussians are held, steps on the CPU know the others alone: gradient, averages and the pools' contributions
+    are of those, and what the held ones give each pixel is added up once.
+    """
 
     def __init__(
         self, gaussians: Gaussians, views: Sequence[View], hierarchy_of: HierarchyOf, config: FeatureConfig
@@ -254,28 +262,48 @@ class FeatureTrainer:
         self.gaussians = gaussians.detach()
         self.views = views
         self.config = config
-        self.features = self._noise()
-        self.optimizer = SparseFeatureAdam(self.features, AdamConfig(lr=config.lr, norm_weight=config.loss.norm_weight))
-        self.replays = can_replay(self.features) and not config.full_render
+        self._features = self._noise()
+        self._moving: tuple[Tensor, Tensor] | None = None  # ids (m,) and features (m, d) of those that steps move
+        self._optimizer: SparseFeatureAdam | None = None
+        self.replays = can_replay(self._features) and not config.full_render
         self.pools = PoolCache(self.gaussians, views, hierarchy_of, config.sampling, config.seed, self.replays)
         self._replayed: PooledSteps | None = None
         self.held: Tensor | None = None
         """(n,) bool: Gaussians in an agreed segment, which ``hold_segments`` keeps; None before :meth:`start`."""
         self.segments: Segments | None = None
 
+    @property
+    def features(self) -> Tensor:
+        """(n, d) as they are now."""
+        if self._moving is not None:
+            rows, moved = self._moving
+            self._features[rows] = moved
+        return self._features
+
+    @property
+    def optimizer(self) -> SparseFeatureAdam:
+        """Of the features that steps move; made when it is first asked for, as it takes four times their memory."""
+        if self._optimizer is None:
+            moved = self._features if self._moving is None else self._moving[1]
+            self._optimizer = SparseFeatureAdam(
+                moved, AdamConfig(lr=self.config.lr, norm_weight=self.config.loss.norm_weight)
+            )
+        return self._optimizer
+
     def start(self, reporter: Reporter = SILENT) -> int:
         """Set the first features as ``config.init`` says; returns 0, the number of steps done."""
-        self.held = torch.zeros(len(self.gaussians), dtype=torch.bool, device=self.features.device)
+        features = self._features
+        self.held = torch.zeros(len(self.gaussians), dtype=torch.bool, device=features.device)
         if self.config.init == "segments":
             with reporter.count(len(self.views), "segments") as progress:
                 pools = self._evidence(progress)
                 found = find_segments(pools, len(self.gaussians), self.config.mask_clustering, self.config.seed)
             self.segments = complete(found, self.gaussians, self.config.regions)
             codes = segment_features(
-                self.segments, self.config.dim, self.config.segment_features, self.config.seed, self.features.device
+                self.segments, self.config.dim, self.config.segment_features, self.config.seed, features.device
             )
             known = (codes != 0).any(dim=1)
-            self.features[known] = codes[known]
+            features[known] = codes[known]
             # What no view was seen to show has its neighbor's code to begin with; the loss may know better.
             self.held = known & torch.from_numpy(self.segments.weights > 0).to(known.device)
         self._hold()
@@ -284,20 +312,25 @@ class FeatureTrainer:
     def _noise(self) -> Tensor:
         generator = torch.Generator().manual_seed(self.config.seed)
         noise = torch.randn(len(self.gaussians), self.config.dim, generator=generator)
-        return (noise * self.config.init_sigma).to(self.gaussians.device)
+        return noise.mul_(self.config.init_sigma).to(self.gaussians.device)
 
     def fill(self) -> None:
         """Give Gaussians that neither segments nor the loss have moved from their noise the feature of the nearest one
         that has one. Without agreed segments the noise stays, as published."""
+        self.pools.forget()
+        self._optimizer = None
         if self.segments is None:
             return
-        unmoved = (self.features == self._noise()).all(dim=1)
+        features = self.features
+        unmoved = (features == self._noise()).all(dim=1)
         if not bool(unmoved.any()) or bool(unmoved.all()):
             return
         means = self.gaussians.means.cpu().numpy()
         blank, known = unmoved.cpu().numpy().nonzero()[0], (~unmoved).cpu().numpy().nonzero()[0]
-        nearest = torch.from_numpy(known[nearest_of(means[known], means[blank])]).to(self.features.device)
-        self.features[unmoved] = self.features[nearest]
+        source = torch.from_numpy(known[nearest(means[known], means[blank])[0][:, 0]]).to(features.device)
+        features[unmoved] = features[source]
+        if self._moving is not None:
+            self._moving = (self._moving[0], features[self._moving[0]])
 
     def _evidence(self, progress: Counter) -> Iterator[PixelPool]:
         """A pool a view, of pixels in and outside masks; none is kept."""
@@ -311,8 +344,18 @@ class FeatureTrainer:
                 yield pool
 
     def _hold(self) -> None:
-        if self.config.hold_segments and self.held is not None:
+        """From now on steps keep the features that are held."""
+        if not self.config.hold_segments or self.held is None or not bool(self.held.any()):
+            return
+        if self.replays or self.config.full_render:
             self.optimizer.freeze(self.held)
+            return
+        rows = (~self.held).nonzero()[:, 0]
+        self._moving, self._optimizer = (rows, self._features[rows]), None
+        number = torch.full((len(self.held),), -1, dtype=torch.int32, device=rows.device)
+        number[rows] = torch.arange(len(rows), dtype=torch.int32, device=rows.device)
+        self.pools.forget()
+        self.pools.prepare = lambda pool: pool.without(number, self._features)
 
     def advance(self, step: int, until: int) -> tuple[int, float]:
         """Make steps from number ``step`` on, one or, where the device replays them, all before ``until``.
@@ -374,7 +417,7 @@ class FeatureTrainer:
             if self.config.full_render:
                 loss = self._accumulate_rendered(index, pool, batch.rows, batch.patch)
             else:
-                blended = blend(pool.contributions, self.features, batch.rows)
+                blended = pool.blended(self.optimizer.features, batch.rows)
                 loss, grad = hierarchical_contrastive_loss_and_grad(
                     blended, batch.patch, membership=pool.membership, config=self.config.loss
                 )
@@ -385,7 +428,7 @@ class FeatureTrainer:
 
     def _accumulate_rendered(self, index: int, pool: PixelPool, rows: Tensor, patch: Tensor) -> Tensor:
         """The same loss through a complete rendered image."""
-        features = self.features.clone().requires_grad_()
+        features = self._features.clone().requires_grad_()
         image = render(self.gaussians, self.views[index].camera.to(features.device), features=features).features
         assert image is not None
         columns, lines = pool.contributions.pixels[rows].long().unbind(1)
@@ -403,15 +446,29 @@ class FeatureTrainer:
 
     def restore(self, saved: dict[str, Any]) -> int:
         """Take the state over; returns the number of steps already done."""
-        if saved["features"].shape != self.features.shape:
+        if saved["features"].shape != self._features.shape:
             raise SplatsegError(
-                f"checkpoint of the features: expected shape {tuple(self.features.shape)}, "
+                f"checkpoint of the features: expected shape {tuple(self._features.shape)}, "
                 f"found {tuple(saved['features'].shape)}"
             )
-        self.features.copy_(saved["features"])
-        self.held = saved["held"].to(self.features.device)
+        self._features.copy_(saved["features"])
+        self.held = saved["held"].to(self._features.device)
         stored = {name: value for name, value in saved.items() if name.startswith("segments.")}
-        self.segments = Segments.from_tensors(stored, len(self.features)) if stored else None
+        self.segments = Segments.from_tensors(stored, len(self._features)) if stored else None
         self._hold()
-        self.optimizer.load_state_dict(saved)
+        moments = {name: self._fitting(saved[name]) for name in ("exp_avg", "exp_avg_sq") if name in saved}
+        self.optimizer.load_state_dict(saved | moments)
         return int(saved["step"])
+
+    def _fitting(self, moment: Tensor) -> Tensor:
+        """A saved average of all Gaussians or of those that move, as the optimizer has it here: a fit may go on on
+        another device."""
+        moves = ~self.held if self.held is not None else None
+        if moves is None or len(moment) == len(self.optimizer.features) or not moment.dim():
+            return moment
+        if len(moment) == len(moves):
+            return moment[moves.to(moment.device)]
+        whole = moment.new_zeros(len(moves), *moment.shape[1:])
+        if len(moment) == int(moves.sum()):
+            whole[moves.to(moment.device)] = moment
+        return whole if len(moment) == int(moves.sum()) else moment

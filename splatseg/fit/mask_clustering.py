@@ -242,11 +242,15 @@ def _nest(inside: sparse.csr_matrix, overlap: Floats, share: float) -> sparse.cs
     order = np.argsort(area, kind="stable")
     by_column = inside.tocsc()
     columns = np.split(by_column.indices, by_column.indptr[1:-1])
+    taken_over = np.zeros(inside.shape[0], bool)
     for position, large in enumerate(order):
         smaller = order[:position]
         within = smaller[overlap[smaller, large] > share * area[smaller]]
-        if len(within):
-            columns[large] = np.unique(np.concatenate([columns[large], *(columns[small] for small in within)]))
+        if len(within):  # marked all at once: a segment may take over hundreds of a million Gaussians each
+            for segment in (large, *within):
+                taken_over[columns[segment]] = True
+            columns[large] = np.flatnonzero(taken_over).astype(columns[large].dtype)
+            taken_over[columns[large]] = False
     ends = np.cumsum([0, *(len(one) for one in columns)])
     ones = np.ones(ends[-1], np.float32)
     return sparse.csc_matrix((ones, np.concatenate(columns), ends), inside.shape).tocsr() if len(area) else inside

@@ -23,6 +23,7 @@ from splatseg.core.field import FeatureField
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.label_tree import LabelTree
 from splatseg.core.machine import peak_memory
+from splatseg.core.memory import require_memory
 from splatseg.core.progress import SILENT, Reporter
 from splatseg.core.scene import Scene, View, spread_views
 from splatseg.core.splat import FeatureSplat
@@ -30,6 +31,7 @@ from splatseg.fit.features import fit_features
 from splatseg.fit.geometry import fit_geometry, psnr
 from splatseg.fit.given import COMPARED_VIEWS, Agreement, check_agreement, given_splat, read_splat
 from splatseg.fit.mask_choice import MaskChoice
+from splatseg.fit.needs import FitSize, stage_needs
 from splatseg.fit.records import StageRecords
 from splatseg.fit.settings import FitConfig, FitInputs, plain
 from splatseg.fit.sheet import Sheet
@@ -88,6 +90,7 @@ class Fit:
             scene = load_run_scene(self.run, self.scene, find_poses=True, config=self._settings())
             train, held_out = self._split(scene)
             self._check_inputs(scene, train)
+            self._check_memory(train)
             take_capture(self.run, self.scene, scene.views)
             write_text(self.run.config, yaml.safe_dump(self._settings(), sort_keys=False))
             gaussians = self.geometry(scene, train, held_out)
@@ -108,6 +111,26 @@ class Fit:
         if self.inputs.splat is not None:
             self._given = self._read_given_splat(self.inputs.splat, scene)
         self.masks.digest(train)
+
+    def _check_memory(self, train: Sequence[View]) -> None:
+        """Whether this machine has the memory for the stages that have no result yet; on a GPU it is not asked.
+
+        Raises:
+            SplatsegError: it has not.
+        """
+        if not self.config.check_memory or self.device.type != "cpu":
+            return
+        config, given = self.config.geometry, self._given and self._given[0]
+        coefficients = given.sh.shape[1] if given else (config.sh_degree + 1) ** 2
+        pixels = max(view.camera.width * view.camera.height for view in train)
+        size = FitSize(len(given) if given else config.max_gaussians, coefficients, len(train), pixels)
+        needs = {name: need for name, need in stage_needs(size, self.config).items() if not self.run.was_done(name)}
+        if given:
+            needs = {name: need - size.splat for name, need in needs.items() if name != "geometry"}
+        require_memory(
+            needs,
+            f"fewer Gaussians than {size.gaussians:,} need less, --config.no-check-memory tries anyway",
+        )
 
     # Stages ----------------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ times. A pool of m pixels takes about 190 bytes per pixel (some 30 contributions
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,8 +15,10 @@ from splatseg.core.errors import SplatsegError
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.scene import View
 from splatseg.masks.hierarchy import PatchHierarchy
-from splatseg.ops import Contributions
+from splatseg.ops import Contributions, blend
 from splatseg.render import trace
+
+SHUFFLED = 4  # times as many candidates as are drawn: from there on they are not shuffled
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,15 @@ class PixelPool:
         patch: (m,) int64 patch of each row of ``contributions``, compact: 1..p over the patches that occur, 0 for
         pixels in no mask.
         membership: (p + 1, words) int64 mask bits of those patches; row 0 is zero.
+        base: (m, d) what Gaussians whose features are held give each row, and ``contributions`` leaves out
+            (:meth:`without`); None where none are.
     """
 
     contributions: Contributions
     rows: Tensor
     patch: Tensor
     membership: Tensor
+    base: Tensor | None = None
 
     def __len__(self) -> int:
         return self.rows.shape[0]
@@ -65,7 +70,25 @@ class PixelPool:
     @property
     def nbytes(self) -> int:
         """Memory of the pool, in bytes."""
-        return self.contributions.nbytes + sum(t.nbytes for t in (self.rows, self.patch, self.membership))
+        held = 0 if self.base is None else self.base.nbytes
+        return self.contributions.nbytes + sum(t.nbytes for t in (self.rows, self.patch, self.membership)) + held
+
+    def without(self, number: Tensor, features: Tensor) -> PixelPool:
+        """The pool as steps read it that move some Gaussians only: what the others give a pixel never changes.
+
+        Args:
+            number: (n,) int32 place of a Gaussian among those that move, -1 of one that is held.
+            features: (n, d) of all of them.
+        """
+        places = number[self.contributions.ids.long()]
+        base = blend(self.contributions.only(places < 0), features)
+        moving = self.contributions.only(places >= 0)
+        return replace(self, contributions=replace(moving, ids=places[places >= 0]), base=base)
+
+    def blended(self, features: Tensor, rows: Tensor) -> Tensor:
+        """(r, d) blended features of ``rows``; ``features`` are those of the Gaussians in ``contributions``."""
+        found = blend(self.contributions, features, rows)
+        return found if self.base is None else found + self.base[rows]
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,8 +122,7 @@ def sample_pool(
     flat = hierarchy.patch_ids.to(device).flatten()
     candidates = torch.arange(len(flat), device=device) if config.unmasked else flat.nonzero()[:, 0]
     if len(candidates) > config.pool_pixels:
-        order = torch.randperm(len(candidates), generator=generator, device=generator.device)
-        candidates = candidates[order[: config.pool_pixels].to(device)]
+        candidates = candidates[drawn(len(candidates), config.pool_pixels, generator).to(device)]
     pixels = torch.stack([candidates % expected[1], candidates // expected[1]], dim=1).to(torch.int32)
     contributions = trace(gaussians, view.camera.to(device), pixels, config.min_weight)
     ids = flat[candidates][contributions.order]
@@ -110,6 +132,21 @@ def sample_pool(
     present, compact = torch.cat([ids.new_zeros(1), ids]).unique(return_inverse=True)
     membership = hierarchy.membership.to(device)[present.long()]
     return PixelPool(contributions.half(), rows, compact[1:], membership)
+
+
+def drawn(total: int, count: int, generator: torch.Generator) -> Tensor:
+    """``count`` different numbers below ``total``, all choices alike, on the device of ``generator``.
+
+    Of many a few are drawn until enough of them differ: shuffling a photo's pixels takes longer than tracing a pool.
+    """
+    device = generator.device
+    if total < SHUFFLED * count:
+        return torch.randperm(total, generator=generator, device=device)[:count]
+    found = torch.zeros(0, dtype=torch.int64, device=device)
+    while len(found) < count:
+        more = torch.randint(total, (count + count // SHUFFLED,), generator=generator, device=device)
+        found = torch.cat([found, more]).unique()
+    return found[torch.randperm(len(found), generator=generator, device=device)[:count]]
 
 
 def draw_batch(pool: PixelPool, count: int, generator: torch.Generator) -> PixelBatch:

@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
 
 from splatseg.core.errors import SplatsegError
 from splatseg.core.gaussians import Gaussians
+from splatseg.core.nearest import nearest
 from splatseg.core.segments import Segments
 
 COARSEST = 6  # regions at least, so that ground and sky are not one thing beside a table
@@ -96,13 +96,8 @@ def _nearest_seen(means: NDArray[np.float32], seen: NDArray[np.bool_]) -> Ints:
     home = np.arange(len(means))
     sources = np.flatnonzero(seen)
     if len(sources) < len(means):
-        home[~seen] = sources[nearest_of(means[sources], means[~seen])]
+        home[~seen] = sources[nearest(means[sources], means[~seen])[0][:, 0]]
     return home
-
-
-def nearest_of(points: NDArray[np.float32], places: NDArray[np.float32]) -> Ints:
-    """(m,) the nearest of ``points`` (n, 3) to each of ``places`` (m, 3)."""
-    return cKDTree(points).query(places, workers=-1)[1].astype(np.int64)
 
 
 def divide(gaussians: Gaussians, weights: NDArray[np.float32], config: RegionConfig) -> list[Ints]:
@@ -132,7 +127,7 @@ def divide(gaussians: Gaussians, weights: NDArray[np.float32], config: RegionCon
 def neighbor_edges(means: Doubles, neighbors: int) -> Ints:
     """(e, 2) pairs a < b of Gaussians of which one is among the nearest of the other."""
     count = min(neighbors + 1, len(means))
-    ids = cKDTree(means).query(means, k=count, workers=-1)[1].reshape(len(means), count)
+    ids = nearest(means, count=count)[0]
     pairs = np.stack([np.repeat(np.arange(len(means)), count), ids.ravel()], axis=1)
     return _distinct(np.sort(pairs, axis=1), len(means))
 

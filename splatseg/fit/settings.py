@@ -37,6 +37,8 @@ class FitConfig:
     ``test_cameras.json`` is measured on those and trains on all."""
     downscale: int = 1
     """Photos are used at 1/downscale of their size (``images_2``, ``images_4``, ``images_8`` where they exist)."""
+    check_memory: bool = True
+    """A fit that this machine has no memory for is refused before it begins; False tries anyway (swap)."""
 
     @classmethod
     def preset(cls, name: str) -> FitConfig:

@@ -29,8 +29,8 @@ AT_ONCE = 4_000_000
 class PoolColumns:
     """The entries of all batches by batch and Gaussian, in CSC form over the positions of the batch's pixels.
 
-    Takes 4 bytes per entry beside its weight (6 with float16 weights, as the pool itself) and 8 per column; a column has
-    at least one entry. :func:`column_bytes` is the bound.
+    Takes 4 bytes per entry beside its weight (6 with float16 weights, as the pool itself) and 8 per column;
+    a column has at least one entry. :func:`column_bytes` is the bound.
 
     Attributes:
         batch_columns: (batches, 4) int64: of batch b, columns from ``batch_columns[b, 0]`` have more than

@@ -85,6 +85,11 @@ class Contributions:
         inverse[self.order] = torch.arange(len(self), device=self.order.device)
         return inverse[index.to(torch.int64)]
 
+    def only(self, kept: Tensor) -> Contributions:
+        """The same rows with the entries ``kept`` (e,) bool."""
+        ends = torch.cat([kept.new_zeros(1, dtype=torch.int64), kept.cumsum(0)])
+        return replace(self, offsets=ends[self.offsets], ids=self.ids[kept], weights=self.weights[kept])
+
     def half(self) -> Contributions:
         """The same with float16 weights."""
         return replace(self, weights=self.weights.to(torch.float16))

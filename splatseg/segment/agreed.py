@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splatseg.core.segments import SAME, Family, Segments
-from splatseg.segment.neighbors import absorb_small
+from splatseg.segment.neighbors import MOST_PIECES, absorb_small
 
 Ints = NDArray[np.int64]
 
@@ -27,11 +27,13 @@ class Leaves:
     chain: Ints
 
 
-def family_leaves(segments: Segments, family: Family, pieces: Ints, neighbors: Ints, smallest: int) -> Leaves:
+def family_leaves(
+    segments: Segments, family: Family, pieces: Ints, neighbors: NDArray[np.int32], smallest: int
+) -> Leaves:
     """Leaves of ``family`` (what a node has beside its children is one) and, where it has no node, the ``pieces``.
 
     Crumbs (fewer than ``smallest`` Gaussians) that are no node go to the leaves around them, unless a segment would
-    then be another one.
+    then be another one: they stay leaves, or, of more leaves than :data:`MOST_PIECES`, those at the same leaf are one.
 
     Args:
         pieces: (n,) number of a piece; read where a Gaussian is in no node.
@@ -41,8 +43,12 @@ def family_leaves(segments: Segments, family: Family, pieces: Ints, neighbors: I
     own = np.unique(np.where(deepest >= 0, deepest, len(family) + pieces), return_inverse=True)
     names, leaf = own[0], own[1].ravel().astype(np.int64)
     is_node = (names < len(family)) & ~np.append(family.inner, True)[np.minimum(names, len(family))]
-    joined = absorb_small(leaf, np.zeros_like(leaf), neighbors, smallest, is_node)
-    joined = _undo(joined, leaf, names, segments, family)
+    absorbed = absorb_small(leaf, np.zeros_like(leaf), neighbors, smallest, is_node)
+    joined = _undo(absorbed, leaf, names, segments, family)
+    if len(np.unique(joined)) > MOST_PIECES:  # a hundred thousand crumbs are no labels: those in one place are one
+        crumbs = joined != absorbed
+        joined = np.where(crumbs, len(names) + absorbed, joined)
+        names = np.concatenate([names, names[-1] + 1 + np.arange(len(names))])
     names, joined = names[np.unique(joined)], np.unique(joined, return_inverse=True)[1].ravel().astype(np.int64)
     return Leaves(joined, _chains(names, family))
 

@@ -45,7 +45,7 @@ from splatseg.segment.neighbors import (
 )
 
 CPU = torch.device("cpu")
-CHUNK = 1 << 16  # Gaussians compared with all means at a time
+CHUNK = 1 << 14  # Gaussians compared with all means at a time
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ def principal(x: NDArray[np.float64], channels: int) -> NDArray[np.float64]:
 
 
 def assign(
-    unit: NDArray[np.float32], centers: NDArray[np.float32], neighbors: NDArray[np.int64], agreement: float
+    unit: NDArray[np.float32], centers: NDArray[np.float32], neighbors: NDArray[np.int32], agreement: float
 ) -> NDArray[np.int64]:
     """The center (n,) of each Gaussian: the nearest by cosine, then two rounds of the nearest in cosine plus agreement.
 
@@ -215,10 +215,7 @@ def assign(
     neighbors that hold it.
     """
     features, means = torch.from_numpy(unit), torch.from_numpy(centers)
-    similarity = torch.empty(len(unit), len(centers), dtype=torch.float16 if len(centers) > 64 else torch.float32)
-    for start in range(0, len(unit), CHUNK):
-        similarity[start : start + CHUNK] = features[start : start + CHUNK] @ means.T
-    labels = torch.cat([part.float().argmax(1) for part in similarity.split(CHUNK)])
+    labels = torch.cat([(part @ means.T).argmax(1) for part in features.split(CHUNK)])
     around = torch.from_numpy(neighbors)
     if around.shape[1] == 0:
         return labels.numpy()
@@ -226,10 +223,10 @@ def assign(
         updated = torch.empty_like(labels)
         for start in range(0, len(unit), CHUNK):
             rows = slice(start, start + CHUNK)
-            nearby = labels[around[rows]]
+            nearby = labels[around[rows].long()]
             offers = torch.cat([labels[rows, None], nearby], dim=1)
             shares = (offers[:, :, None] == nearby[:, None, :]).float().mean(2)
-            worth = similarity[rows].float().gather(1, offers) + agreement * shares
+            worth = torch.einsum("nd,nkd->nk", features[rows], means[offers]) + agreement * shares
             updated[rows] = offers.gather(1, worth.argmax(1, keepdim=True))[:, 0]
         labels = updated
     return labels.numpy()

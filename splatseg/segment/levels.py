@@ -129,8 +129,10 @@ def propose_levels(
     closest = float(scores.values.max().clamp(-1, 1).acos())
     plausible = (angles >= max(config.nearest, closest + config.spread)) & (angles <= config.farthest)
     certain, prior = np.zeros(config.bins), np.zeros(config.bins)
-    if segments is not None and (segments.views > 0).any():
-        certain, prior = _standing(index, weights / total, share, segments, config)
+    if segments is not None and (segments.views > 0).any() and plausible.any():
+        # Where segments do not count, nothing is asked of angles beyond the plausible: most of the scene lies there.
+        end = config.bins if config.agreed else int(np.flatnonzero(plausible)[-1]) + 1
+        certain[:end], prior[:end] = _standing(index, weights, share[:end], segments, config)
         prior = np.where(plausible, prior, 0)
     plausible &= (share >= config.smallest) & (share <= config.largest)
     bins = np.flatnonzero(plausible)
@@ -154,21 +156,31 @@ def propose_levels(
 def _standing(
     index: Tensor, weights: Tensor, share: NDArray[np.float64], segments: Segments, config: LevelConfig
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(bins,) confidence of the segment that the selection within each bin's angle is, and how likely, summing to the
-    mean confidence of those, that segment is meant."""
-    pattern, table = segments.pattern_on(index.device), segments.patterns[1]
-    counts = torch.bincount(pattern * config.bins + index, weights, len(table) * config.bins)
-    within = counts.double().view(len(table), config.bins).cumsum(1).cpu().numpy()
-    agreed = segments.views > 0
-    inside = table[:, agreed].T.astype(np.float64) @ within
-    overlap = inside / np.maximum(inside[:, -1:] + share - inside, 1e-12)
+    """Of the first bins, as many as ``share`` has: the confidence of the segment that the selection within the bin's
+    angle is, and how likely, summing over all bins to the mean confidence of those, that segment is meant."""
+    areas = segments.areas(weights)
+    agreed = np.flatnonzero((segments.views > 0) & (areas > 0))
+    inside, areas = _inside(index, weights, len(share), segments)[agreed], areas[agreed, None]
+    overlap = inside / np.maximum(areas + share - inside, 1e-12)
     best = overlap.argmax(axis=1)
     reached = overlap[np.arange(len(best)), best]
-    certain = (overlap * (overlap >= config.alike) * segments.confidence[agreed][:, None]).max(axis=0)
+    certain = (overlap * (overlap >= config.alike) * segments.confidence[agreed][:, None]).max(axis=0, initial=0)
     # A thing rests at all angles up to the next one's: any of them selects it.
     rests = (overlap >= reached[:, None] - 0.02) & (reached >= config.alike)[:, None]
     mass = reached * segments.confidence[agreed] / np.maximum(rests.sum(axis=1), 1)
     return certain, mass @ rests / max(int((reached >= config.alike).sum()), 1)
+
+
+def _inside(index: Tensor, weights: Tensor, bins: int, segments: Segments) -> NDArray[np.float64]:
+    """(s, bins) share of the scene that each segment has within the angle of each of the first bins."""
+    near = (index < bins).nonzero()[:, 0]
+    pattern, table = segments.pattern_on(index.device)[near], segments.pattern_table
+    there = torch.zeros(table.shape[0], dtype=torch.bool, device=near.device)
+    there[pattern] = True
+    number = there.cumsum(0) - 1
+    counts = torch.bincount(number[pattern] * bins + index[near], weights[near], int(there.sum()) * bins)
+    counts = counts.double().view(-1, bins) / float(weights.sum())
+    return np.asarray(table[there.cpu().numpy()].T @ counts.cpu().numpy()).cumsum(axis=1)
 
 
 def cover(

@@ -6,10 +6,13 @@ import itertools
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_matrix
+from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
 
+from splatseg.core.nearest import nearest
+
+CHUNK = 1 << 16  # Gaussians whose neighbors are compared at a time
+MOST_PIECES = 4096  # ten times what scenes of a million Gaussians fall into
 LONG_EDGE = 0.05  # of the scene's size: Gaussians further apart are never neighbors
 VOXELS_PER_SAMPLE = 0.25  # several samples share a voxel, so that a fine part in it has more than one
 
@@ -48,34 +51,34 @@ def _voxels(unit: NDArray[np.float64], resolution: float) -> NDArray[np.int64]:
     return (cells[:, 0] << 42) | (cells[:, 1] << 21) | cells[:, 2]
 
 
-def nearest_neighbors(means: NDArray[np.float32], count: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def nearest_neighbors(means: NDArray[np.float32], count: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Ids (n, count) and distances of the nearest other Gaussians; fewer columns for fewer Gaussians."""
     count = min(count, len(means) - 1)
     if count < 1:
-        return np.zeros((len(means), 0), np.int64), np.zeros((len(means), 0))
-    distances, ids = cKDTree(means, leafsize=32).query(means, k=count + 1, workers=-1)
-    own = ids == np.arange(len(means))[:, None]
+        return np.zeros((len(means), 0), np.int32), np.zeros((len(means), 0), np.float32)
+    ids, distances = nearest(means, count=count + 1)
+    own = ids == np.arange(len(means), dtype=np.int32)[:, None]
     # Where Gaussians coincide, the point itself need not come first, nor at all: then the last one is dropped.
     own[~own.any(1), -1] = True
     return ids[~own].reshape(-1, count), distances[~own].reshape(-1, count)
 
 
 def split_components(
-    labels: NDArray[np.int64], neighbors: NDArray[np.int64], distances: NDArray[np.float64], longest: float
+    labels: NDArray[np.int64], neighbors: NDArray[np.int32], distances: NDArray[np.float32], longest: float
 ) -> NDArray[np.int64]:
     """Connected pieces (n,) 0..c-1 of the neighbor graph without edges between labels or longer than ``longest``."""
-    n, k = neighbors.shape
-    source = np.repeat(np.arange(n, dtype=np.int64), k)
-    target = neighbors.ravel()
-    keep = (labels[source] == labels[target]) & (distances.ravel() <= longest)
-    graph = coo_matrix((np.ones(int(keep.sum()), np.int8), (source[keep], target[keep])), shape=(n, n))
-    return connected_components(graph.tocsr(), directed=False)[1].astype(np.int64)
+    n = len(neighbors)
+    labels = labels.astype(np.int32)
+    keep = (labels[:, None] == labels[neighbors]) & (distances <= longest)
+    ends = np.concatenate([[0], np.cumsum(keep.sum(axis=1))])
+    graph = csr_matrix((np.ones(int(ends[-1]), np.int8), neighbors[keep], ends), shape=(n, n))
+    return connected_components(graph, directed=False)[1].astype(np.int64)
 
 
 def absorb_small(
     pieces: NDArray[np.int64],
     labels: NDArray[np.int64],
-    neighbors: NDArray[np.int64],
+    neighbors: NDArray[np.int32],
     smallest: int,
     kept: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.int64]:
@@ -83,23 +86,36 @@ def absorb_small(
 
     Each goes to the large piece that most of its neighbors belong to, in rounds from the rim inward; what no large
     piece touches goes to the largest piece of its own label, or of all where its label has none. ``kept`` (c,) pieces
-    stay, however small. Returns the number of the piece (n,) that each Gaussian ends in.
+    stay, however small; of the others at most :data:`MOST_PIECES` do, the largest, since every two pieces are compared
+    later on. Returns the number of the piece (n,) that each Gaussian ends in.
     """
     counts = np.bincount(pieces)
-    large = (counts >= smallest) if kept is None else (counts >= smallest) | kept
+    large = counts >= smallest if kept is None else (counts >= smallest) & ~kept
+    if large.sum() > MOST_PIECES:
+        order = np.argsort(-np.where(large, counts, 0), kind="stable")
+        large[order[MOST_PIECES:]] = False
+    large = large if kept is None else large | kept
     if not large.any():
         large = np.arange(len(counts)) == counts.argmax()
     result = np.where(large[pieces], pieces, -1)
     for _ in range(32):
         orphans = np.flatnonzero(result < 0)
-        offered = result[neighbors[orphans]]
-        if not len(orphans) or not (offered >= 0).any():
+        best = [
+            _most_offered(result[neighbors[part]]) for part in np.array_split(orphans, -(-len(orphans) // CHUNK) or 1)
+        ]
+        result[orphans] = np.concatenate(best)
+        if not (result[orphans] >= 0).any():
             break
-        votes = ((offered[:, :, None] == offered[:, None, :]) & (offered >= 0)[:, :, None]).sum(2)
-        best = np.take_along_axis(offered, votes.argmax(1)[:, None], 1)[:, 0] if offered.shape[1] else result[orphans]
-        result[orphans] = best
     home = _largest_piece(pieces, labels, large)
     return np.where(result < 0, home[labels], result)
+
+
+def _most_offered(offered: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(m,) the piece that most of ``offered`` (m, k) are, -1 being none; -1 where there is none but that."""
+    if offered.shape[1] == 0:
+        return np.full(len(offered), -1)
+    votes = ((offered[:, :, None] == offered[:, None, :]) & (offered >= 0)[:, :, None]).sum(2)
+    return np.asarray(np.take_along_axis(offered, votes.argmax(1)[:, None], 1)[:, 0])
 
 
 def _largest_piece(pieces: NDArray[np.int64], labels: NDArray[np.int64], large: NDArray[np.bool_]) -> NDArray[np.int64]:

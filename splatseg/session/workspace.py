@@ -17,6 +17,7 @@ from splatseg.core.atomic import remove_leftovers
 from splatseg.core.camera import Camera
 from splatseg.core.errors import SplatsegError
 from splatseg.core.gaussians import Gaussians
+from splatseg.core.memory import require_memory
 from splatseg.core.scene import Scene, View
 from splatseg.core.splat import FeatureSplat
 from splatseg.io.labels import load_labels
@@ -32,6 +33,7 @@ from splatseg.session.shared import Change, SharedState, file_stem, hidden_mask
 from splatseg.session.state import Step
 
 HIDDEN_LOGIT = -20.0  # opacity 2e-9: neither drawn nor traced
+COPIES = 2  # of a run's files in memory while it is opened: as read, and as tensors
 AUTOSAVE = "autosave"
 AUTOSAVE_SECONDS = 0.5  # changes within so much of each other are written together
 
@@ -67,17 +69,20 @@ class Workspace:
         self._lock = Lock(self.sessions_folder / ".lock", "no other viewer on this run", run.folder)
 
     @classmethod
-    def open(cls, folder: str | Path | Run, scene: Path | None = None) -> Workspace:
+    def open(cls, folder: str | Path | Run, scene: Path | None = None, check_memory: bool = True) -> Workspace:
         """Open a run folder made by ``scripts/fit.py``; ``scene``: where its capture lies now, if it was moved.
 
         Raises:
             SplatsegError: not a run, or its splat or features are missing, damaged or of another splat; or there is no
-                capture of it in ``scene``.
+                capture of it in ``scene``; or, if ``check_memory``, less memory is free than it takes.
         """
         run = folder if isinstance(folder, Run) else Run.existing(folder)
         for path in (run.geometry, run.features):
             if not path.is_file():
                 raise SplatsegError(f"{path}: expected the result of scripts/fit.py, found none (is the fit finished?)")
+        if check_memory:
+            files = run.geometry.stat().st_size + run.features.stat().st_size
+            require_memory({"opening this run": COPIES * files}, "--no-check-memory tries anyway")
         splat = SegmentableSplat.load(run.geometry, run.features)
         photos = load_scene(run, scene)
         photos = None if photos is None else photos.in_frame(splat.gaussians.offset)

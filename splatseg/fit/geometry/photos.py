@@ -21,8 +21,9 @@ Key = tuple[int, bool]  # number of the view, whether at half size
 class PhotoCache:
     """Photos and cameras of ``views`` on ``device``, at full or half size.
 
-    A photo that was used is kept where there is room: on the device, else decoded on the host. :meth:`ahead` begins
-    the next one in a thread, where the device takes uploads beside its work. Use as a context manager, or
+    A photo that was used is kept where there is room: on the device, else decoded on the host; beyond that it is read
+    again, so that memory does not grow with the number of photos. :meth:`ahead` begins the next one in a thread: to
+    read it, and to upload it where the device takes uploads beside its work. Use as a context manager, or
     :meth:`close`.
     """
 
@@ -34,7 +35,8 @@ class PhotoCache:
         self._cameras: dict[Key, Camera] = {}
         self._device_room = image_room(self.device, DEVICE_BYTES)
         self._host_room = CACHE_BYTES
-        self._reader = ThreadPoolExecutor(1, "photos") if uploads_beside(self.device) else None
+        self._reader = ThreadPoolExecutor(1, "photos")
+        self._uploads = uploads_beside(self.device)
         self._begun: tuple[Key, Future[tuple[Tensor, Upload]]] | None = None
 
     def get(self, index: int, half: bool) -> tuple[Tensor, Tensor | None, Camera]:
@@ -60,7 +62,8 @@ class PhotoCache:
     def ahead(self, index: int, half: bool) -> None:
         """Begin to read and upload what the next :meth:`get` will ask for; what fails there is raised by that."""
         key = (index, half)
-        if self._reader is not None and self._begun is None and key not in self._on_device:
+        at_hand = key in self._on_device or (key in self._on_host and not self._uploads)
+        if self._begun is None and not at_hand:
             self._begun = (key, self._reader.submit(self._load, key, self._on_host.get(key)))
 
     def forget(self, half: bool) -> None:
@@ -71,8 +74,7 @@ class PhotoCache:
 
     def close(self) -> None:
         """Wait for what was begun and drop it."""
-        if self._reader is not None:
-            self._reader.shutdown(cancel_futures=True)
+        self._reader.shutdown(cancel_futures=True)
         self._begun = None
 
     def __enter__(self) -> PhotoCache:

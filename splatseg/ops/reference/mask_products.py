@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ class SparseEvidence:
     """Masks of all views on the same Gaussians (:class:`splatseg.ops.mask_products.MaskEvidence`).
 
     Attributes:
-        masks: (n, m) 0/1.
+        masks: (n, m) bool.
         view: (m,) of each mask.
         seen: (n, views) summed blending weights where above ``min_weight``.
         weights: (n,) mean of those that a Gaussian has; 0 where it has none.
@@ -33,17 +34,24 @@ class SparseEvidence:
 
     @staticmethod
     def gather(pools: Iterable[Any], count: int, min_weight: float) -> SparseEvidence:
-        """What all of ``pools``, at least one, say."""
+        """What all of ``pools``, at least one, say.
+
+        Held are what views say of the Gaussians that they see, twice while it is put together: some 7 bytes for each
+        mask that a Gaussian lies in and 16 for each view that sees it. Nothing has a row for each Gaussian and view.
+        """
         masks, seen, view = [], [], []
+        first = 0
         for number, pool in enumerate(pools):
-            inside, weight = observe(pool, count)
-            weight = np.where(weight > min_weight, weight, 0).astype(np.float32)
-            masks.append(sparse.diags((weight > 0).astype(np.float32)) @ inside)
-            seen.append(sparse.csr_matrix(weight[:, None]))
-            view.append(np.full(inside.shape[1], number, np.int64))
-        together = sparse.hstack(masks).tocsr()
-        together.eliminate_zeros()
-        weights = sparse.hstack(seen).tocsr()
+            ids, inside, weight = observe(pool, count)
+            kept = weight > min_weight
+            ids, inside, weight = ids[kept], inside[np.flatnonzero(kept)], weight[kept]
+            width = inside.shape[1]
+            narrow = np.uint16 if width <= 2**16 else np.int32
+            masks.append(_Part(ids, np.diff(inside.indptr), inside.indices.astype(narrow), first, None))
+            seen.append(_Part(ids, np.ones(len(ids), np.int32), np.zeros(len(ids), np.uint8), number, weight))
+            view.append(np.full(width, number, np.int64))
+            first += width
+        together, weights = _stacked(masks, (count, first)), _stacked(seen, (count, len(view)))
         mean = np.asarray(weights.sum(axis=1)).ravel() / np.maximum(np.diff(weights.indptr), 1)
         return SparseEvidence(together, np.concatenate(view), weights, mean.astype(np.float32))
 
@@ -51,14 +59,44 @@ class SparseEvidence:
         return SparseEvidence(self.masks[index], self.view, self.seen[index], self.weights[index])
 
     def agreement(self, least: float) -> sparse.coo_matrix:
-        shared, shown = self._overlaps(self.masks)
-        view, row, col = self.view, shared.row, shared.col
+        shown, view = self.shown(), self.view
         own = shown[np.arange(len(view)), view]
-        union = shown[row, view[col]] + shown[col, view[row]] - shared.data
-        # A view that sees only a corner of a mask can neither confirm nor refute it.
-        fair = (shown[row, view[col]] > 0.3 * own[row]) & (shown[col, view[row]] > 0.3 * own[col])
-        same = fair & (view[row] != view[col]) & (shared.data >= least * union)
-        return sparse.coo_matrix((shared.data[same] / union[same], (row[same], col[same])), shape=shared.shape)
+        found = []
+        for row, col, shared in self._shared_with_later_views():
+            here, there = shown[row, view[col]], shown[col, view[row]]
+            union = here + there - shared
+            # A view that sees only a corner of a mask can neither confirm nor refute it.
+            fair = (here > 0.3 * own[row]) & (there > 0.3 * own[col])
+            same = fair & (shared >= least * union)
+            row, col, value = row[same], col[same], shared[same] / union[same]
+            found += [(row, col, value), (col, row, value)]
+        shape = (len(view), len(view))
+        if not found:
+            return sparse.coo_matrix(shape, dtype=np.float32)
+        rows, cols, values = (np.concatenate(part) for part in zip(*found, strict=True))
+        return sparse.coo_matrix((values, (rows, cols)), shape=shape)
+
+    def _shared_with_later_views(self) -> Iterator[tuple[Ints, Ints, Floats]]:
+        """Mask, mask of a later view and the weight that both hold, of all pairs that share some, a view at a time:
+        all at once they take a hundred times the memory of the masks."""
+        by_mask, number = self.masks.tocsc(), np.empty(self.masks.shape[0], np.int32)
+        ends = np.searchsorted(self.view, np.arange(self.seen.shape[1]), side="right").tolist()
+        for first, end in itertools.pairwise([0, *ends]):
+            block = by_mask[:, first:end]
+            held = np.zeros(self.masks.shape[0], bool)
+            held[block.indices] = True
+            rows = np.flatnonzero(held)
+            number[rows] = np.arange(len(rows), dtype=np.int32)
+            all_there = self.masks[rows]
+            later = all_there.indices >= end
+            counts = np.concatenate([[0], np.cumsum(later)])[all_there.indptr]
+            weights = np.repeat(self.weights[rows], np.diff(counts))
+            shape = (len(rows), self.masks.shape[1] - end)
+            there = sparse.csr_matrix((weights, all_there.indices[later] - end, counts), shape=shape)
+            ones = np.ones(len(block.indices), np.float32)
+            here = sparse.csr_matrix((ones, number[block.indices], block.indptr), shape=(end - first, len(rows)))
+            shared = (here @ there).tocoo()
+            yield shared.row.astype(np.int64) + first, shared.col.astype(np.int64) + end, shared.data
 
     def matches(self, sets: sparse.csr_matrix, least: float) -> tuple[sparse.coo_matrix, Floats]:
         shared, shown = self._overlaps(sets)
@@ -100,10 +138,11 @@ class SparseEvidence:
             masks = self.masks[first : first + CHUNK].tocoo()
             member = sets[first : first + CHUNK].toarray() != 0
             used = owner[masks.col] >= 0
-            row, mask = masks.row[used].astype(np.int64), masks.col[used]
+            row, mask = masks.row[used], masks.col[used]
             held = member[row, owner[mask]]
-            pairs = np.unique(row[held] * views + self.view[mask[held]])
-            agreeing[first : first + CHUNK] = np.bincount(pairs // views, minlength=member.shape[0])
+            in_view = np.zeros((len(member), views), bool)
+            in_view[row[held], self.view[mask[held]]] = True
+            agreeing[first : first + CHUNK] = in_view.sum(axis=1)
         return (agreeing / np.maximum(np.diff(self.seen.indptr), 1)).astype(np.float32)
 
     def _overlaps(self, sets: sparse.csr_matrix) -> tuple[sparse.coo_matrix, Floats]:
@@ -112,16 +151,67 @@ class SparseEvidence:
         return (self.masks.T @ (sparse.diags(self.weights) @ sets)).tocoo(), self.shown(sets)
 
 
-def observe(pool: Any, count: int) -> tuple[sparse.csr_matrix, Floats]:
-    """What a view says of every Gaussian.
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Entries of some rows of a sparse matrix, row by row.
+
+    Attributes:
+        rows: (k,) ascending.
+        counts: (k,) entries of each.
+        columns: (e,) of the entries, less ``first``.
+        first: number of the part's first column.
+        values: (e,) float32; None: all True.
+    """
+
+    rows: Ints
+    counts: NDArray[np.int32]
+    columns: NDArray[np.integer]
+    first: int
+    values: Floats | None
+
+
+def _stacked(parts: list[_Part], shape: tuple[int, int]) -> sparse.csr_matrix:
+    """The matrix of all ``parts``, whose columns follow one another; takes them out of the list."""
+    counts = np.zeros(shape[0], np.int64)
+    for part in parts:
+        counts[part.rows] += part.counts
+    ends = np.cumsum(counts)
+    total = int(ends[-1]) if len(ends) else 0
+    number = np.int32 if max(total, *shape) < 2**31 else np.int64
+    indices: NDArray[Any] = np.empty(total, number)
+    values: NDArray[Any] = np.empty(total, bool if not parts or parts[0].values is None else np.float32)
+    values.fill(True)
+    cursor = ends - counts
+    parts.reverse()
+    while parts:
+        part = parts.pop()
+        within = np.arange(len(part.columns)) - np.repeat(np.cumsum(part.counts) - part.counts, part.counts)
+        place = np.repeat(cursor[part.rows], part.counts) + within
+        indices[place] = part.columns
+        indices[place] += part.first
+        if part.values is not None:
+            values[place] = part.values
+        cursor[part.rows] += part.counts
+    indptr = np.concatenate([[0], ends]).astype(number)
+    return sparse.csr_matrix((values, indices, indptr), shape=shape)
+
+
+def observe(pool: Any, count: int) -> tuple[Ints, sparse.csr_matrix, Floats]:
+    """What a view says of the Gaussians that it shows.
 
     Returns:
-        (count, masks) 0/1: most of the Gaussian's weight lies on pixels of the mask; and its weight (count,).
+        Their ids (k,), ascending; (k, masks) 0/1: most of the Gaussian's weight lies on pixels of the mask; and its
+        weight (k,).
     """
     c = pool.contributions
-    pixels = len(c)
+    pixels, entries = len(c), c.ids.cpu().numpy()
+    shows = np.zeros(count, bool)
+    shows[entries] = True
+    ids = np.flatnonzero(shows)
+    number = np.empty(count, np.int32)
+    number[ids] = np.arange(len(ids), dtype=np.int32)
     shown = sparse.csr_matrix(
-        (c.weights.float().cpu().numpy(), c.ids.cpu().numpy(), c.offsets.cpu().numpy()), shape=(pixels, count)
+        (c.weights.float().cpu().numpy(), number[entries], c.offsets.cpu().numpy()), shape=(pixels, len(ids))
     )
     patch = pool.patch.cpu().numpy()
     of_patch = sparse.csr_matrix(
@@ -131,7 +221,8 @@ def observe(pool: Any, count: int) -> tuple[sparse.csr_matrix, Floats]:
     weight = np.asarray(on_patch.sum(axis=1), np.float32).ravel()
     words = pool.membership.cpu().numpy()
     bits = ((words[:, :, None] >> np.arange(64)) & 1).reshape(len(words), -1)
-    on_mask = (on_patch @ sparse.csr_matrix(bits[:, bits.any(axis=0)].astype(np.float32))).tocoo()
-    most = on_mask.data > 0.5 * weight[on_mask.row]
-    ones = np.ones(int(most.sum()), np.float32)
-    return sparse.csr_matrix((ones, (on_mask.row[most], on_mask.col[most])), shape=on_mask.shape), weight
+    on_mask = on_patch @ sparse.csr_matrix(bits[:, bits.any(axis=0)].astype(np.float32))
+    on_mask.sort_indices()
+    on_mask.data = on_mask.data > 0.5 * np.repeat(weight, np.diff(on_mask.indptr))
+    on_mask.eliminate_zeros()
+    return ids, on_mask, weight
