@@ -299,9 +299,10 @@ def test_an_explicit_setting_of_the_clusters_makes_labels_anew(room: Path) -> No
     other = (room / "run/labels.json").read_bytes()
     assert run_script("export.py", room / "run", "--quiet") == 0
     assert (room / "run/labels.json").read_bytes() == other
-    default = ClusterConfig().min_gaussians
+    default, before = ClusterConfig().min_gaussians, (room / "run/labels.json").stat().st_mtime_ns
     assert run_script("export.py", room / "run", "--clusters.min-gaussians", default, "--quiet") == 0
-    assert (room / "run/labels.json").read_bytes() != other
+    # Made anew; in so small a scene the labels may come out the same.
+    assert (room / "run/labels.json").stat().st_mtime_ns > before
 
 
 # The scene of a run --------------------------------------------------------------------------------------------------
