@@ -193,7 +193,7 @@ OPENERS = re.compile(
     r"|\.read_text\(|\.read_bytes\(|(?<!regular\(path\))\.open\(\"?(?:newline|encoding|\"rb)|[^.\w]open\([^)]*\"rb?\""
 )
 # The kernel's; in memory; what is written; a checkpoint that was opened as a zip before.
-OURS = ("/proc/", "BytesIO", '"w"', "torch.load(path,")
+OURS = ("/proc/", "BytesIO", "nameless", '"w"', "torch.load(path,")
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=identifier)
