@@ -65,10 +65,10 @@ def read_ply(path: Path, content: bytes | None = None) -> PlyData:
 def _read_mapped(content: bytes) -> PlyData:
     """Through a file without a name: from a stream that it cannot map plyfile takes value by value, a minute for
     200,000 Gaussians."""
-    with os.fdopen(os.memfd_create("ply"), "w+b") if hasattr(os, "memfd_create") else TemporaryFile() as unnamed:
-        unnamed.write(content)
-        unnamed.seek(0)
-        return PlyData.read(unnamed)
+    with os.fdopen(os.memfd_create("ply"), "w+b") if hasattr(os, "memfd_create") else TemporaryFile() as nameless:
+        nameless.write(content)
+        nameless.seek(0)
+        return PlyData.read(nameless)
 
 
 def _ascii(line: re.Match[bytes]) -> bytes:
