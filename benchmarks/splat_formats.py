@@ -3,7 +3,8 @@
 Each format is written by splatseg, read by PlayCanvas' splat-transform and written back as PLY; then the other way
 about. Found Gaussians are compared with those of the same place in the original. splat-transform writes SOG without
 harmonics here: its palette of them took more than 5 processor minutes at 20,000 rows, unfinished. A way is a process of
-its own, whose peak memory is told beside that of its child (the reader of strangers' files, :mod:`splatseg.io.splat_worker`).
+its own, whose peak memory is told beside that of its child (the reader of strangers' files,
+:mod:`splatseg.io.splat_worker`).
 """
 
 from __future__ import annotations
