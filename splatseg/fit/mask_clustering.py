@@ -118,8 +118,11 @@ def find_segments(
     founding = np.minimum(config.late_iou, np.minimum(overlap[agreement.row], overlap[agreement.col]))
     joining = np.minimum(config.min_iou, overlap)
     owner = np.full(len(compared.view), -1, np.int64)
-    for iou in (config.seed_iou, config.late_iou, *([founding] if config.border_slack else [])):
-        owner = _group(agreement, owner, iou, needed)
+    stages = [(config.seed_iou, needed), (config.late_iou, needed)]
+    if config.border_slack:  # the less two masks overlap, the more of them must
+        stages.append((founding, 2 * needed))
+    for iou, members in stages:
+        owner = _group(agreement, owner, iou, members)
         for _ in range(config.rounds):
             owner = _hand_out(compared, owner, joining, config)
     inside = evidence.vote(owner)
