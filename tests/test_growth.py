@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import growth, growth_scene, growth_stages
+from benchmarks import growth, growth_scene
 from splatseg.masks import MaskSet
 from splatseg.render import trace
 
