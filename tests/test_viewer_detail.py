@@ -13,7 +13,7 @@ import torch
 pytest.importorskip("viser", reason="the viewer's extra is not installed")
 
 from known_run import KnownRun, make_run
-from viser_client import HeadlessWindow, wait_for
+from viser_client import PATIENCE, HeadlessWindow, wait_for
 
 from splatseg.session import Session
 from splatseg.session.colors import Look, Painter
@@ -186,3 +186,27 @@ def test_the_theme_is_light_or_dark_for_this_window(known: KnownRun, viewer: Vie
     finally:
         window.close()
         second.close()
+
+
+@pytest.mark.parametrize("look", ["photo colors", "depth"])
+def test_a_click_does_not_wait_for_the_camera_to_rest(
+    known: KnownRun, viewer: Viewer, monkeypatch: pytest.MonkeyPatch, look: str
+) -> None:
+    """The wait stood in the queue of the window's actions: a click on a sample, or on depth colors, made just after the
+    camera had moved was done when that was over."""
+    monkeypatch.setattr(window_module, "REST_SECONDS", 10 * PATIENCE)
+    monkeypatch.setattr(window_module, "DEPTH_SECONDS", 10 * PATIENCE)
+    window = HeadlessWindow(viewer.port, known.splat.camera)
+    try:
+        wait_for("the limit", lambda: "drawing 300 of 432" in window.status)
+        window.put("Show", look)
+        for number, view in enumerate((known.workspace.views[1], known.workspace.views[0])):
+            window.camera = view.camera
+            window._send_camera()
+            chosen = known.splat.parts == 2 + 2 * number
+            count = int(chosen.sum())
+            ((u, v),) = view.camera.project(known.splat.gaussians.means[chosen].mean(0, keepdim=True))[0].tolist()
+            window.click(u, v)
+            wait_for("the part", lambda n=count: window.selected == n, patience=30)
+    finally:
+        window.close()

@@ -32,6 +32,7 @@ from splatseg.viewer.copies import CopyGizmo, CopyNodes
 from splatseg.viewer.drags import Drags
 from splatseg.viewer.panels.tabs import Panels
 from splatseg.viewer.queue import ActionQueue
+from splatseg.viewer.rest import Later
 from splatseg.viewer.splats import SplatNodes, Templates
 from splatseg.viewer.status import Kind, plain
 
@@ -76,6 +77,8 @@ class Window:
         self.copy_gizmo = CopyGizmo(self)
         self._painted_camera: tuple[float, ...] = ()
         self._queue = ActionQueue(f"splatseg-window-{client.client_id}")
+        self._at_rest = Later(REST_SECONDS, lambda: self.post(self._camera_rested, "rested"), rest=True)
+        self._on_the_way = Later(DEPTH_SECONDS, lambda: self.post(self._paint_depth, "depth"), rest=False)
         self.canvas = Canvas(self)
         self.panels = Panels(self)
         self._unlisten = session.workspace.shared.listen(lambda: self.post(self.refresh, "shared"))
@@ -88,6 +91,8 @@ class Window:
     def close(self) -> None:
         """The browser is gone; the session stays."""
         self._unlisten()
+        self._at_rest.close()
+        self._on_the_way.close()
         self.cancel()
         self._queue.close()
 
@@ -222,22 +227,6 @@ class Window:
     def _camera_state(self) -> tuple[float, ...]:
         return (*self.client.camera.position.tolist(), *self.client.camera.wxyz.tolist())
 
-    def _follow_camera(self) -> None:
-        """A new sample where the camera has come to rest; nothing while it moves, and where all is drawn."""
-        if not (self.choices.follow and self.template.sampled):
-            return
-
-        def resample() -> None:
-            state = self._camera_state()
-            time.sleep(REST_SECONDS)
-            if state != self._camera_state() or self.waiting("sample"):
-                self._follow_camera()
-            elif state != self._sampled_camera:
-                self.draw_sample()
-                self.paint()
-
-        self.post(resample, "sample")
-
     def _watch_speed(self) -> None:
         """Ask the browser for a small picture and draw less where that takes long: a server is not told whether a
         browser has a GPU. What the person has chosen stays."""
@@ -334,19 +323,23 @@ class Window:
     # The camera moves ------------------------------------------------------------------------------------------------
 
     def _camera_moved(self) -> None:
-        self._follow_camera()
-        if self.choices.look.mode != "depth":
-            return
+        self._at_rest.tell()
+        if self.choices.look.mode == "depth":
+            self._on_the_way.tell()
 
-        def repaint() -> None:
-            state = self._camera_state()
-            if state != self._painted_camera:
-                self._painted_camera = state
-                self.paint()
-                self.panels.show_legend()
-                time.sleep(DEPTH_SECONDS)
+    def _camera_rested(self) -> None:
+        """A new sample for where the camera stands now; nothing where all is drawn."""
+        if self.choices.follow and self.template.sampled and self._camera_state() != self._sampled_camera:
+            self.draw_sample()
+            self.paint()
 
-        self.post(repaint, "depth")
+    def _paint_depth(self) -> None:
+        """Colors for where the camera is now."""
+        state = self._camera_state()
+        if self.choices.look.mode == "depth" and state != self._painted_camera:
+            self._painted_camera = state
+            self.paint()
+            self.panels.show_legend()
 
 
 def pose_of(client: Any) -> Pose:
