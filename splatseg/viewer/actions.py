@@ -32,6 +32,7 @@ class Choices:
     draw_at_most: int | None = None  # Gaussians; None: as the server was told, less in a browser that draws slowly
     follow: bool = True  # a sample is dense where the camera looks
     dark: bool = False
+    view_dependent: bool = False  # photo colors are those seen from where the camera rests
     photo_selection: bool = True
     photo_fade: float = 0.0  # 0 the photo, 1 what is drawn from its place
 
@@ -136,6 +137,9 @@ class Actions(Protocol):
 
     def draw_at_most(self, limit: int) -> None:
         """Draw at most so many Gaussians in this window."""
+
+    def set_view_dependent(self, on: bool) -> None:
+        """Show photo colors as they are seen from where the camera rests, or the same from everywhere."""
 
     def draw_sample(self) -> None:
         """Draw the sample that the choices and the camera ask for."""

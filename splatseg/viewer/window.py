@@ -73,9 +73,11 @@ class Window:
         self._painter = Painter(session, self.template.ids)
         self._nodes = SplatNodes(self.template, client.scene)
         self._sampled_camera: tuple[float, ...] = ()
+        self._rested_at: tuple[float, ...] = ()
         self._copies = CopyNodes(self)
         self.copy_gizmo = CopyGizmo(self)
         self._painted_camera: tuple[float, ...] = ()
+        self._resting: Camera | None = None  # where photo colors are seen from, where they depend on it
         self._queue = ActionQueue(f"splatseg-window-{client.client_id}")
         self._at_rest = Later(REST_SECONDS, lambda: self.post(self._camera_rested, "rested"), rest=True)
         self._on_the_way = Later(DEPTH_SECONDS, lambda: self.post(self._paint_depth, "depth"), rest=False)
@@ -203,7 +205,8 @@ class Window:
 
     def paint(self) -> None:
         look = self.look
-        camera = self.camera() if look.mode == "depth" else None
+        cameras = {"depth": self.camera, "photo": lambda: self._resting}
+        camera = cameras.get(look.mode, lambda: None)()
         self._nodes.show(self._painter.paint(look, camera))
         self._copies.show()
         self.copy_gizmo.sync()
@@ -214,6 +217,10 @@ class Window:
     def draw_at_most(self, limit: int) -> None:
         self.choices.draw_at_most = self._limit = limit
         self.draw_sample()
+
+    def set_view_dependent(self, on: bool) -> None:
+        self.choices.view_dependent = on
+        self._resting = self.camera() if on else None
 
     def draw_sample(self) -> None:
         camera = self.camera() if self.choices.follow and self._limit < len(self.session.workspace) else None
@@ -328,9 +335,17 @@ class Window:
             self._on_the_way.tell()
 
     def _camera_rested(self) -> None:
-        """A new sample for where the camera stands now; nothing where all is drawn."""
-        if self.choices.follow and self.template.sampled and self._camera_state() != self._sampled_camera:
+        """A sample and colors for where the camera stands now; nothing where it stood before."""
+        state = self._camera_state()
+        if state == self._rested_at:
+            return
+        self._rested_at = state
+        resampled = self.choices.follow and self.template.sampled and state != self._sampled_camera
+        if resampled:
             self.draw_sample()
+        asked = self.choices.view_dependent and self.session.workspace.gaussians.sh_degree > 0
+        self._resting = self.camera() if asked else None
+        if resampled or (asked and self.look.mode == "photo"):
             self.paint()
 
     def _paint_depth(self) -> None:
