@@ -58,6 +58,16 @@ class Drawing(Protocol):
     def solid(self) -> Solid:
         """The box or ball."""
 
+    @property
+    def corners(self) -> int:
+        """How many corners the lasso has."""
+
+    def pick_next(self, take: Callable[[Camera, float, float], object]) -> None:
+        """Give the next click to ``take`` instead of the tool: camera and image position (u, v)."""
+
+    def show_brush(self, here: bool = True) -> None:
+        """A ring of the brush's size; none with another tool, and not ``here``."""
+
     def close_lasso(self) -> None:
         """Select what is inside."""
 
@@ -65,7 +75,7 @@ class Drawing(Protocol):
         """Forget the lasso's last corner."""
 
     def forget_lasso(self) -> bool:
-        """Forget all its corners; whether there were any."""
+        """Forget all its corners, and what the next click was for; whether there was anything to forget."""
 
 
 class Mover(Protocol):

@@ -331,12 +331,15 @@ class Window:
 
     def _camera_moved(self) -> None:
         self._at_rest.tell()
+        if self.choices.tool == "brush":
+            self.post(lambda: self.canvas.show_brush(False), "brush ring")
         if self.choices.look.mode == "depth":
             self._on_the_way.tell()
 
     def _camera_rested(self) -> None:
         """A sample and colors for where the camera stands now; nothing where it stood before."""
         state = self._camera_state()
+        self.canvas.show_brush()
         if state == self._rested_at:
             return
         self._rested_at = state
