@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,13 @@ import torch
 pytest.importorskip("viser", reason="the viewer's extra is not installed")
 
 from known_run import KnownRun, make_run
-from viser_client import HeadlessWindow, wait_for
+from viser_client import PATIENCE, HeadlessWindow, wait_for
 
-from splatseg.session import Session
+from splatseg.core.camera import Camera
+from splatseg.core.field import FeatureField
+from splatseg.core.splat import FeatureSplat
+from splatseg.ops.reference.rasterize import shade
+from splatseg.session import Session, Workspace
 from splatseg.session.colors import Look, Painter
 from splatseg.session.detail import MAX_BOOST, level_of_detail, sample
 from splatseg.viewer import ServerConfig, Viewer, ViewerConfig
@@ -186,3 +191,65 @@ def test_the_theme_is_light_or_dark_for_this_window(known: KnownRun, viewer: Vie
     finally:
         window.close()
         second.close()
+
+
+@pytest.mark.parametrize("look", ["photo colors", "depth"])
+def test_a_click_does_not_wait_for_the_camera_to_rest(
+    known: KnownRun, viewer: Viewer, monkeypatch: pytest.MonkeyPatch, look: str
+) -> None:
+    """The wait stood in the queue of the window's actions: a click on a sample, or on depth colors, made just after the
+    camera had moved was done when that was over."""
+    monkeypatch.setattr(window_module, "REST_SECONDS", 10 * PATIENCE)
+    monkeypatch.setattr(window_module, "DEPTH_SECONDS", 10 * PATIENCE)
+    window = HeadlessWindow(viewer.port, known.splat.camera)
+    try:
+        wait_for("the limit", lambda: "drawing 300 of 432" in window.status)
+        window.put("Show", look)
+        for number, view in enumerate((known.workspace.views[1], known.workspace.views[0])):
+            window.camera = view.camera
+            window._send_camera()
+            chosen = known.splat.parts == 2 + 2 * number
+            count = int(chosen.sum())
+            ((u, v),) = view.camera.project(known.splat.gaussians.means[chosen].mean(0, keepdim=True))[0].tolist()
+            window.click(u, v)
+            wait_for("the part", lambda n=count: window.selected == n, patience=30)
+    finally:
+        window.close()
+
+
+def test_colors_depend_on_where_the_camera_rests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the page at the switch, anew wherever the camera comes to rest, and the constant colors without it."""
+    known = make_run(tmp_path)
+    generator = torch.Generator().manual_seed(3)
+    flat = known.splat.gaussians
+    sh = torch.cat([flat.sh[:, :1], 0.3 * torch.randn(len(flat), 15, 3, generator=generator)], dim=1)
+    glossy = replace(flat, sh=sh)
+    splat = FeatureSplat(glossy, FeatureField(known.splat.field.features, glossy.fingerprint()))
+    viewer = Viewer(Workspace(known.workspace.run, splat, known.workspace.scene), ViewerConfig(ServerConfig(port=0)))
+    window = HeadlessWindow(viewer.port, known.splat.camera)
+    try:
+        (served,) = viewer.windows.values()
+        ids = served.template.ids
+
+        def shown(camera: Camera | None) -> bool:
+            if camera is None:
+                expected = glossy.base_colors[ids]
+            else:
+                expected = shade(glossy.means[ids], sh[ids], camera.cam_from_world, 3).clamp(0, 1)
+            sent = served._nodes._shown
+            rgb = np.stack([sent >> shift & 255 for shift in (0, 8, 16)], axis=1).astype(float)
+            return bool(np.abs(rgb - 255 * expected.numpy()).max() <= 1.01)
+
+        wait_for("the constant colors", lambda: shown(None))
+        for view in (known.workspace.views[1], known.workspace.views[0]):
+            window.put("View-dependent colors", True)
+            window.camera = view.camera
+            window._send_camera()
+            wait_for("the colors from there", lambda c=view.camera: shown(c))
+            window.put("View-dependent colors", False)
+            wait_for("the constant colors", lambda: shown(None))
+    finally:
+        window.close()
+        viewer.close()
+    front, side = (Painter(Session(viewer.workspace), ids).paint(Look(), view.camera) for view in known.workspace.views)
+    assert not np.array_equal(front, side)

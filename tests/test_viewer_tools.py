@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,12 @@ from known_run import KnownRun, make_run, part
 from scipy.spatial.transform import Rotation
 from viser_client import HeadlessWindow, wait_for
 
-from splatseg.session import Session
+from splatseg.core.field import FeatureField
+from splatseg.core.gaussians import SH_C0
+from splatseg.core.splat import FeatureSplat
+from splatseg.session import Session, Workspace
 from splatseg.viewer import ServerConfig, Viewer, ViewerConfig
+from splatseg.viewer.canvas import BRUSH
 from splatseg.viewer.copies import GIZMO
 from splatseg.viewer.markings import segments
 from splatseg.viewer.panels.properties import ACCENT, BINS
@@ -309,3 +314,59 @@ def test_an_object_is_duplicated_and_moved_with_the_gizmo(
         wait_for("the copy to go", lambda: "/copies/2" not in second.nodes and len(window.objects()) == 1)
     finally:
         second.close()
+
+
+def test_a_color_is_picked_from_the_picture(tmp_path: Path) -> None:
+    """The next click tells the color and selects nothing; the one after it selects; Escape leaves it."""
+    gray = make_run(tmp_path)
+    base = gray.splat.gaussians
+    wanted = torch.tensor([[0.8, 0.2, 0.1], [0.1, 0.7, 0.2], [0.2, 0.3, 0.9]])[gray.splat.objects]
+    colored = replace(base, sh=((wanted - 0.5) / SH_C0)[:, None])
+    splat = FeatureSplat(colored, FeatureField(gray.splat.field.features, colored.fingerprint()))
+    viewer = Viewer(Workspace(gray.workspace.run, splat, gray.workspace.scene), ViewerConfig(ServerConfig(port=0)))
+    window = HeadlessWindow(viewer.port, gray.splat.camera)
+    try:
+        assert not window.visible("Pick from the picture")
+        window.put("Property", "color")
+        wait_for("the button", lambda: window.visible("Pick from the picture"))
+        for number, rgb in ((0, (204, 51, 26)), (4, (51, 76, 230)), (2, (26, 178, 51))):
+            window.press("Pick from the picture")
+            wait_for("a word on it", lambda: "click the color" in window.status)
+            window.click(*gray.splat.pixel_of(number))
+            wait_for("the color", lambda c=rgb: np.abs(np.subtract(window.value("Near color"), c)).max() <= 1)
+            selects(window, 0)
+        window.put("Between", (0, 1))
+        selects(window, int((gray.splat.objects == 1).sum()))
+        window.press("Pick from the picture")
+        window.click(0.5, 0.5)
+        wait_for("a word on it", lambda: "empty space" in window.status)
+        window.press("Pick from the picture")
+        wait_for("a word on it", lambda: "click the color" in window.status)
+        window.key("Clear the selection, or the lasso")
+        window.click(*gray.splat.pixel_of(0))
+        selects(window, int((gray.splat.parts == 0).sum()))
+    finally:
+        window.close()
+        viewer.close()
+
+
+def test_the_brush_is_seen_as_a_ring_and_in_words(known: KnownRun, viewer: Viewer, window: HeadlessWindow) -> None:
+    (served,) = viewer.windows.values()
+    assert BRUSH not in window.outlines and not window.visible("Radius")
+    for radius, words in ((4.0, "8 pixels across, 25% of"), (8.0, "16 pixels across, 50% of")):
+        choose(viewer, window, "brush")
+        window.put("Radius", radius)
+        wait_for("the words", lambda w=words: w in window.markup("pixels across"))
+
+        def ring(middle: tuple[float, float], radius: float = radius) -> bool:
+            handle = served.canvas._brush._handle
+            if handle is None or BRUSH not in window.outlines:
+                return False
+            ends = served.camera().project(torch.from_numpy(handle.points.reshape(-1, 3) * window.unit))[0].numpy()
+            return bool(np.abs(np.linalg.norm(ends - middle, axis=1) - radius).max() < 0.05)
+
+        wait_for("the ring in the middle", lambda r=ring: r((24.0, 16.0)))
+        window.click(*known.splat.pixel_of(0))
+        wait_for("the ring on the dab", lambda r=ring: r(known.splat.pixel_of(0)))
+        choose(viewer, window, "click")
+        wait_for("no ring", lambda: BRUSH not in window.outlines)

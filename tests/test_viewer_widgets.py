@@ -337,3 +337,41 @@ def test_modes_are_chosen_and_a_photo_is_shown(known: KnownRun, window: Headless
     wait_for("the photo", lambda: window.find("front.png"))
     window.press("Next")
     wait_for("the next photo", lambda: window.find("side.png"))
+
+
+def test_buttons_are_lit_when_they_can_act(known: KnownRun, window: HeadlessWindow) -> None:
+    selecting = {"Selection (PLY)", "Scene without it (PLY)", "Masks in all photos (ZIP)", "Clear", "Keep as object"}
+    levels, combining, labels = {"part", "object", "group"}, {"Union", "Intersect", "Subtract"}, {"Merge", "Split"}
+    rest = {"Undo", "Redo", "All labels (ZIP)", "Objects as labels (ZIP)", "Reopen", "Show all", "Select and go there"}
+    watched = selecting | levels | combining | labels | rest
+
+    def lit(*sets: set[str]) -> None:
+        expected = set().union(*sets)
+        found = lambda: {label for label in watched if window.enabled(label)}  # noqa: E731
+        wait_for(f"{sorted(expected)} lit, not {sorted(found() ^ expected)}", lambda: found() == expected)
+
+    assert window.enabled("Invert") and window.enabled("Edited scene (PLY)")
+    lit()
+    for undone in (set(), {"Redo"}):
+        lit(undone)
+        window.click(*known.splat.pixel_of(2))
+        lit(selecting, levels, {"Undo"})
+        window.press("Keep as object")
+        lit(selecting, levels, combining, {"Undo", "Objects as labels (ZIP)"})
+        window.put("Visible", False)
+        wait_for("nothing selected", lambda: not window.enabled("Clear"))
+        lit(levels, combining, {"Undo", "Objects as labels (ZIP)", "Show all", "Scene without it (PLY)"})
+        for _ in range(3):
+            window.press("Undo")
+        lit({"Redo"})
+    window.press("Divide the scene")
+    wait_for("the labels", lambda: window.enabled("All labels (ZIP)"))
+    for number in (0, 4):
+        window.click(*known.splat.pixel_of(number))
+        wait_for("one label", lambda: window.enabled("Split") and not window.enabled("Merge"))
+        window.click(*known.splat.pixel_of(2), "shift")
+        wait_for("two labels", lambda: window.enabled("Merge") and not window.enabled("Split"))
+    window.press("Save")
+    wait_for("a saved one", lambda: window.enabled("Reopen"))
+    window.put("Search", ">1")
+    wait_for("found", lambda: window.value("Found") is not None and not window.enabled("Select and go there"))

@@ -75,6 +75,7 @@ class HeadlessWindow:
         self.picture_seconds = picture_seconds  # that a picture asked for takes; None: none is sent
         self.dark = False
         self.lines = 0  # bundles of them that were drawn
+        self.outlines: set[str] = set()  # those that are shown
         self.commands: dict[str, str] = {}  # what the palette and its keys offer
         self.shown: list[str] = []  # every text the status line has had
         self.downloads: dict[str, bytes] = {}
@@ -256,12 +257,14 @@ class HeadlessWindow:
         elif kind == "RemoveSceneNodeMessage":
             self.gizmos.pop(message["name"], None)
             self.nodes.pop(message["name"], None)
+            self.outlines.discard(message["name"])
         elif kind == "GaussianSplatsMessage":
             self.nodes.setdefault(message["name"], (0.0, 0.0, 0.0))
         elif kind == "SetPositionMessage" and message["name"] in self.nodes:
             self.nodes[message["name"]] = tuple(message["position"])
         elif kind == "LineSegmentsMessage":
             self.lines += 1
+            self.outlines.add(message["name"])
         if "/splat/" in str(message.get("name")):
             self.pieces += 1
         if kind == "LocalStorageSetItemMessage":

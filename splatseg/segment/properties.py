@@ -16,6 +16,9 @@ import splatseg.render as rendering
 from splatseg.core.camera import Camera
 from splatseg.core.errors import SplatsegError
 from splatseg.core.gaussians import Gaussians
+from splatseg.ops import blend
+from splatseg.segment.clicks import EMPTY_ALPHA
+from splatseg.segment.picking import trace_few
 
 Property = Literal["size", "opacity", "color", "anisotropy", "distance", "views"]
 PROPERTIES: tuple[Property, ...] = ("size", "opacity", "color", "anisotropy", "distance", "views")
@@ -103,6 +106,21 @@ def color_distance(gaussians: Gaussians, color: tuple[int, int, int]) -> Tensor:
         raise SplatsegError(f"color: expected three values in 0..255, found {color}")
     picked = torch.tensor([color], dtype=torch.float32, device=gaussians.device) / 255
     return (cielab(gaussians.base_colors) - cielab(picked)).norm(dim=1)
+
+
+def color_at(gaussians: Gaussians, camera: Camera, pixel: tuple[float, float]) -> tuple[int, int, int]:
+    """The base colors seen at image position ``pixel`` (u, v), blended, 0..255.
+
+    Raises:
+        SplatsegError: outside the image, or empty space.
+    """
+    column, row = camera.check_pixel(*pixel)
+    found = trace_few(gaussians, camera, torch.tensor([[column, row]], dtype=torch.int32, device=gaussians.device))
+    alpha = float(found.alpha[0])
+    if alpha < EMPTY_ALPHA:
+        raise SplatsegError(f"color at column {column}, row {row}: expected something under it, found empty space")
+    red, green, blue = (blend(found, gaussians.base_colors)[0] / alpha * 255).round().clamp(0, 255).int().tolist()
+    return red, green, blue
 
 
 def cielab(rgb: Tensor) -> Tensor:

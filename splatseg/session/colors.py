@@ -19,6 +19,7 @@ from splatseg.core.errors import SplatsegError
 from splatseg.core.gaussians import SH_C0, Gaussians
 from splatseg.core.scene import View
 from splatseg.draw.sheets import PcaBasis
+from splatseg.ops.reference.rasterize import shade
 from splatseg.segment.scores import project_selection
 from splatseg.session.copies import placed, together
 from splatseg.session.object_steps import RED
@@ -88,7 +89,8 @@ class Painter:
         ] = {}
 
     def paint(self, look: Look, camera: Camera | None = None) -> NDArray[np.uint32]:
-        """(m,) packed colors; hidden Gaussians have opacity 0.
+        """(m,) packed colors; hidden Gaussians have opacity 0. With a ``camera``, photo colors are those seen from it:
+        of all spherical harmonics, not of the constant one alone. They are kept for the same camera object.
 
         Raises:
             SplatsegError: scores without a click, or depth without a camera.
@@ -133,7 +135,7 @@ class Painter:
             return self.session.workspace.shared.version
         if mode == "scores":
             return self.session.active.scores if self.session.active else None
-        if mode == "depth":
+        if mode == "depth" or (mode == "photo" and camera is not None):
             return camera
         return mode
 
@@ -141,7 +143,7 @@ class Painter:
         """(m, 3) in 0..255."""
         space, ids = self.session.workspace, self.ids
         if mode == "photo":
-            return space.gaussians.base_colors[ids].cpu().numpy() * np.float32(255)
+            return _photo_colors(space.gaussians, ids, camera) * np.float32(255)
         if mode == "features":
             basis = PcaBasis.fit(space.field.unit)
             return basis.colors(space.field.unit[ids]).cpu().numpy().astype(np.float32)
@@ -169,6 +171,14 @@ class Painter:
         for entry in (o for o in content.objects.values() if o.placement is None):
             colors[entry.ids.numpy()] = entry.color
         return colors[self.ids.numpy()].astype(np.float32)
+
+
+def _photo_colors(gaussians: Gaussians, ids: Tensor, camera: Camera | None) -> NDArray[np.float32]:
+    """(m, 3) in [0, 1], as seen from ``camera``; without one the constant part."""
+    if camera is None or not gaussians.sh_degree:
+        return gaussians.base_colors[ids].cpu().numpy()
+    means, pose = gaussians.means[ids], camera.to(gaussians.device).cam_from_world
+    return shade(means, gaussians.sh[ids], pose, gaussians.sh_degree).clamp(0, 1).cpu().numpy()
 
 
 def depth_range(gaussians: Gaussians, camera: Camera) -> tuple[float, float]:

@@ -210,6 +210,14 @@ class ToolSteps(SessionSteps):
             return properties.color_distance(space.gaussians, color)
         raise SplatsegError(f"property: expected one of {', '.join(properties.PROPERTIES)}, found {name!r}")
 
+    def color_at(self, view: str | View | Camera, u: float, v: float) -> tuple[int, int, int]:
+        """The color that :meth:`select_by` compares with, of what is visible at an image position: no step.
+
+        Raises:
+            SplatsegError: outside the image, or empty space.
+        """
+        return properties.color_at(self._gaussians(), self.workspace.camera(view), (u, v))
+
     def histogram(
         self,
         name: Property,

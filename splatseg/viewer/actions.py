@@ -32,6 +32,7 @@ class Choices:
     draw_at_most: int | None = None  # Gaussians; None: as the server was told, less in a browser that draws slowly
     follow: bool = True  # a sample is dense where the camera looks
     dark: bool = False
+    view_dependent: bool = False  # photo colors are those seen from where the camera rests
     photo_selection: bool = True
     photo_fade: float = 0.0  # 0 the photo, 1 what is drawn from its place
 
@@ -57,6 +58,16 @@ class Drawing(Protocol):
     def solid(self) -> Solid:
         """The box or ball."""
 
+    @property
+    def corners(self) -> int:
+        """How many corners the lasso has."""
+
+    def pick_next(self, take: Callable[[Camera, float, float], object]) -> None:
+        """Give the next click to ``take`` instead of the tool: camera and image position (u, v)."""
+
+    def show_brush(self, here: bool = True) -> None:
+        """A ring of the brush's size; none with another tool, and not ``here``."""
+
     def close_lasso(self) -> None:
         """Select what is inside."""
 
@@ -64,7 +75,7 @@ class Drawing(Protocol):
         """Forget the lasso's last corner."""
 
     def forget_lasso(self) -> bool:
-        """Forget all its corners; whether there were any."""
+        """Forget all its corners, and what the next click was for; whether there was anything to forget."""
 
 
 class Mover(Protocol):
@@ -136,6 +147,9 @@ class Actions(Protocol):
 
     def draw_at_most(self, limit: int) -> None:
         """Draw at most so many Gaussians in this window."""
+
+    def set_view_dependent(self, on: bool) -> None:
+        """Show photo colors as they are seen from where the camera rests, or the same from everywhere."""
 
     def draw_sample(self) -> None:
         """Draw the sample that the choices and the camera ask for."""

@@ -12,12 +12,13 @@ from splatseg.core.errors import SplatsegError
 from splatseg.core.progress import SILENT, Reporter
 from splatseg.session import Mode
 from splatseg.viewer.actions import Actions
-from splatseg.viewer.markings import Outline
+from splatseg.viewer.markings import Outline, circle, segments
 from splatseg.viewer.solid import SolidGizmo
 
 MODIFIED: dict[str | None, Mode] = {"shift": "add", "alt": "subtract", "alt+shift": "intersect"}
 CTRL = "cmd/ctrl"  # with a drag it draws a rectangle, with a click it subtracts
 RECTANGLES = (CTRL, "cmd/ctrl+shift", "cmd/ctrl+alt")
+BRUSH = "/tool/brush"
 MOVED = 1e-4  # of the camera's distance: less is rounding
 
 
@@ -31,6 +32,9 @@ class Canvas:
     def __init__(self, window: Actions) -> None:
         self._window = window
         self._outline = Outline(window)
+        self._brush = Outline(window, BRUSH)
+        self._dab: tuple[Camera, float, float] | None = None  # where the brush was last
+        self._taking: Callable[[Camera, float, float], object] | None = None  # the next click
         self._corners: list[tuple[float, float]] = []
         self._camera: Camera | None = None  # through which the lasso is drawn
         self._lasso_mode: Mode = "replace"
@@ -47,6 +51,8 @@ class Canvas:
 
     def tool_changed(self) -> None:
         self.forget_lasso()
+        self._dab = None
+        self.show_brush()
         self._listen_to_drags()
         tool = self._window.choices.tool
         self.solid.show(tool if tool in ("box", "ball") else None)
@@ -74,6 +80,10 @@ class Canvas:
 
         def action() -> None:
             camera = window.camera_of_ray(event.ray_origin)
+            if self._taking is not None:
+                take, self._taking = self._taking, None
+                take(camera, x * camera.width, y * camera.height)
+                return
             tools.get(window.choices.tool, self._pick)(camera, x * camera.width, y * camera.height, mode)
 
         window.act(action)
@@ -90,6 +100,8 @@ class Canvas:
     def _paint(self, camera: Camera, u: float, v: float, mode: Mode) -> None:
         """A dab of the brush; it adds unless something else is asked for."""
         choices = self._window.choices
+        self._dab = (camera, u, v)
+        self.show_brush()
         mode = "add" if mode == "replace" else mode
         self._window.session.brush(camera, [(u, v)], choices.brush_radius, choices.through, mode, self._job())
 
@@ -106,6 +118,20 @@ class Canvas:
 
     def _job(self) -> Reporter:
         return self._window.doing or SILENT
+
+    def pick_next(self, take: Callable[[Camera, float, float], object]) -> None:
+        """Give the next click to ``take`` instead of the tool: camera and image position."""
+        self._taking = take
+
+    def show_brush(self, here: bool = True) -> None:
+        """A ring of the brush's size where it was last, or in the middle; none with another tool, and not ``here``."""
+        if self._window.choices.tool != "brush" or not here:
+            self._dab = None
+            self._brush.show(None, segments(()))
+            return
+        now = self._window.camera()
+        camera, u, v = self._dab or (now, now.width / 2, now.height / 2)
+        self._brush.show(camera, circle((u, v), self._window.choices.brush_radius))
 
     # The lasso -------------------------------------------------------------------------------------------------------
 
@@ -141,14 +167,14 @@ class Canvas:
         self._show_lasso()
 
     def forget_lasso(self) -> bool:
-        """Forget all corners; whether there were any."""
-        had = bool(self._corners)
-        self._corners, self._camera = [], None
+        """Forget all corners, and that the next click is for something else; whether there were any."""
+        had = bool(self._corners) or self._taking is not None
+        self._corners, self._camera, self._taking = [], None, None
         self._show_lasso()
         return had
 
     def _show_lasso(self) -> None:
-        self._outline.show(self._camera, self._corners)
+        self._outline.show(self._camera, segments(self._corners))
 
 
 def _moved(before: Camera, now: Camera) -> bool:

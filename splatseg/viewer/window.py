@@ -32,6 +32,7 @@ from splatseg.viewer.copies import CopyGizmo, CopyNodes
 from splatseg.viewer.drags import Drags
 from splatseg.viewer.panels.tabs import Panels
 from splatseg.viewer.queue import ActionQueue
+from splatseg.viewer.rest import Later
 from splatseg.viewer.splats import SplatNodes, Templates
 from splatseg.viewer.status import Kind, plain
 
@@ -72,10 +73,14 @@ class Window:
         self._painter = Painter(session, self.template.ids)
         self._nodes = SplatNodes(self.template, client.scene)
         self._sampled_camera: tuple[float, ...] = ()
+        self._rested_at: tuple[float, ...] = ()
         self._copies = CopyNodes(self)
         self.copy_gizmo = CopyGizmo(self)
         self._painted_camera: tuple[float, ...] = ()
+        self._resting: Camera | None = None  # where photo colors are seen from, where they depend on it
         self._queue = ActionQueue(f"splatseg-window-{client.client_id}")
+        self._at_rest = Later(REST_SECONDS, lambda: self.post(self._camera_rested, "rested"), rest=True)
+        self._on_the_way = Later(DEPTH_SECONDS, lambda: self.post(self._paint_depth, "depth"), rest=False)
         self.canvas = Canvas(self)
         self.panels = Panels(self)
         self._unlisten = session.workspace.shared.listen(lambda: self.post(self.refresh, "shared"))
@@ -88,6 +93,8 @@ class Window:
     def close(self) -> None:
         """The browser is gone; the session stays."""
         self._unlisten()
+        self._at_rest.close()
+        self._on_the_way.close()
         self.cancel()
         self._queue.close()
 
@@ -198,7 +205,8 @@ class Window:
 
     def paint(self) -> None:
         look = self.look
-        camera = self.camera() if look.mode == "depth" else None
+        cameras = {"depth": self.camera, "photo": lambda: self._resting}
+        camera = cameras.get(look.mode, lambda: None)()
         self._nodes.show(self._painter.paint(look, camera))
         self._copies.show()
         self.copy_gizmo.sync()
@@ -209,6 +217,10 @@ class Window:
     def draw_at_most(self, limit: int) -> None:
         self.choices.draw_at_most = self._limit = limit
         self.draw_sample()
+
+    def set_view_dependent(self, on: bool) -> None:
+        self.choices.view_dependent = on
+        self._resting = self.camera() if on else None
 
     def draw_sample(self) -> None:
         camera = self.camera() if self.choices.follow and self._limit < len(self.session.workspace) else None
@@ -221,22 +233,6 @@ class Window:
 
     def _camera_state(self) -> tuple[float, ...]:
         return (*self.client.camera.position.tolist(), *self.client.camera.wxyz.tolist())
-
-    def _follow_camera(self) -> None:
-        """A new sample where the camera has come to rest; nothing while it moves, and where all is drawn."""
-        if not (self.choices.follow and self.template.sampled):
-            return
-
-        def resample() -> None:
-            state = self._camera_state()
-            time.sleep(REST_SECONDS)
-            if state != self._camera_state() or self.waiting("sample"):
-                self._follow_camera()
-            elif state != self._sampled_camera:
-                self.draw_sample()
-                self.paint()
-
-        self.post(resample, "sample")
 
     def _watch_speed(self) -> None:
         """Ask the browser for a small picture and draw less where that takes long: a server is not told whether a
@@ -334,19 +330,34 @@ class Window:
     # The camera moves ------------------------------------------------------------------------------------------------
 
     def _camera_moved(self) -> None:
-        self._follow_camera()
-        if self.choices.look.mode != "depth":
+        self._at_rest.tell()
+        if self.choices.tool == "brush":
+            self.post(lambda: self.canvas.show_brush(False), "brush ring")
+        if self.choices.look.mode == "depth":
+            self._on_the_way.tell()
+
+    def _camera_rested(self) -> None:
+        """A sample and colors for where the camera stands now; nothing where it stood before."""
+        state = self._camera_state()
+        self.canvas.show_brush()
+        if state == self._rested_at:
             return
+        self._rested_at = state
+        resampled = self.choices.follow and self.template.sampled and state != self._sampled_camera
+        if resampled:
+            self.draw_sample()
+        asked = self.choices.view_dependent and self.session.workspace.gaussians.sh_degree > 0
+        self._resting = self.camera() if asked else None
+        if resampled or (asked and self.look.mode == "photo"):
+            self.paint()
 
-        def repaint() -> None:
-            state = self._camera_state()
-            if state != self._painted_camera:
-                self._painted_camera = state
-                self.paint()
-                self.panels.show_legend()
-                time.sleep(DEPTH_SECONDS)
-
-        self.post(repaint, "depth")
+    def _paint_depth(self) -> None:
+        """Colors for where the camera is now."""
+        state = self._camera_state()
+        if self.choices.look.mode == "depth" and state != self._painted_camera:
+            self._painted_camera = state
+            self.paint()
+            self.panels.show_legend()
 
 
 def pose_of(client: Any) -> Pose:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from splatseg.core.reading import read_bytes
 from splatseg.session import Job
@@ -17,6 +18,7 @@ from splatseg.session.exports import (
     export_without,
 )
 from splatseg.viewer.actions import Actions
+from splatseg.viewer.panels.lit import light
 
 NONE_SAVED = "none saved"
 LARGEST_IMAGE = 8192  # pixels a side
@@ -41,8 +43,9 @@ class FilesPanel:
                 session, window.camera(self._image_size()), "view", window.look, job
             ),
         }
+        self._exports: dict[str, Any] = {}
         for label, export in exports.items():
-            button = gui.add_button(label)
+            button = self._exports[label] = gui.add_button(label)
             button.on_click(
                 lambda _, label=label, export=export: window.start_job(label, partial(self._hand_out, export))
             )
@@ -54,8 +57,8 @@ class FilesPanel:
             save = gui.add_button("Save")
             save.on_click(lambda _: window.act(self._save))
             self._saved = gui.add_dropdown("Saved", (NONE_SAVED,))
-            reopen = gui.add_button("Reopen")
-            reopen.on_click(lambda _: window.act(lambda: session.reopen(self._saved.value)))
+            self._reopen = gui.add_button("Reopen", disabled=True)
+            self._reopen.on_click(lambda _: window.act(lambda: session.reopen(self._saved.value)))
 
     def _hand_out(self, export: Export, job: Job) -> None:
         path = export(job)
@@ -73,6 +76,18 @@ class FilesPanel:
         self._window.say(f"saved as {path.name}", "done")
 
     def sync(self) -> None:
-        saved = self._window.session.workspace.saved_sessions() or (NONE_SAVED,)
+        session = self._window.session
+        selected = len(session.selection) > 0
+        can_act = {
+            "Selection (PLY)": selected,
+            "Scene without it (PLY)": selected or session.hidden() is not None,
+            "Masks in all photos (ZIP)": selected and bool(session.workspace.views),
+            "All labels (ZIP)": session.tree is not None,
+            "Objects as labels (ZIP)": any(entry.placement is None for entry in session.objects),
+        }
+        for label, lit in can_act.items():
+            light(self._exports[label], lit)
+        saved = session.workspace.saved_sessions() or (NONE_SAVED,)
+        light(self._reopen, saved != (NONE_SAVED,))
         if saved != self._saved.options:
             self._saved.options = saved

@@ -7,6 +7,7 @@ from typing import Any
 
 from splatseg.session import Mode
 from splatseg.viewer.actions import TOOLS, Actions, Tool
+from splatseg.viewer.panels.lit import add_buttons, light
 
 MODE_NAMES: dict[str, Mode] = {
     "new selection": "replace",
@@ -17,6 +18,7 @@ MODE_NAMES: dict[str, Mode] = {
 INSIDE: dict[str, Mode] = {"only it": "replace", "add": "add", "take out": "subtract", "keep common": "intersect"}
 KEYS: dict[Tool, Any] = {"click": "C", "rectangle": "R", "lasso": "L", "brush": "B", "box": "X", "ball": "O"}
 LARGEST_BRUSH = 200.0  # pixels
+SMALL = "font-size:0.8em;padding:0 0.9em"
 
 
 class GesturesSection:
@@ -36,9 +38,10 @@ class GesturesSection:
         self._through = gui.add_checkbox("Through", choices.through, hint="Take what is behind a surface, too")
         self._through.on_update(lambda event: setattr(choices, "through", event.target.value))
         self._radius = gui.add_slider(
-            "Radius", 2.0, LARGEST_BRUSH, 1.0, choices.brush_radius, hint="Of the brush, pixels"
+            "Radius", 2.0, LARGEST_BRUSH, 1.0, choices.brush_radius, hint="Of the brush, pixels; the ring shows it"
         )
-        self._radius.on_update(lambda event: setattr(choices, "brush_radius", float(event.target.value)))
+        self._radius.on_update(self._radius_moved)
+        self._across = gui.add_html("")
         self._add_lasso()
         self._add_solid()
         self._add_keys()
@@ -47,13 +50,31 @@ class GesturesSection:
     def _choose(self, tool: Tool) -> None:
         self._window.act(partial(self._window.set_tool, tool))
 
+    def _radius_moved(self, event: Any) -> None:
+        self._window.choices.brush_radius = float(event.target.value)
+
+        def show() -> None:
+            self._window.canvas.show_brush()
+            self._say_radius()
+
+        self._window.post(show, "brush radius")
+
+    def _say_radius(self) -> None:
+        """How large the brush is, in words."""
+        across, height = 2 * self._window.choices.brush_radius, self._window.camera().height
+        content = (
+            f"<div style='{SMALL}'>{across:.0f} pixels across, {across / height:.0%} of the picture's height</div>"
+        )
+        if content != self._across.content:
+            self._across.content = content
+
     def _add_lasso(self) -> None:
         ways = {
             "Close (Enter)": lambda: self._window.canvas.close_lasso(),
             "Back (Backspace)": lambda: self._window.canvas.take_corner_back(),
         }
-        self._lasso = self._window.client.gui.add_button_group("Corners", tuple(ways))
-        self._lasso.on_click(lambda event: self._window.act(ways[event.target.value]))
+        act = self._window.act
+        self._lasso = add_buttons(self._window.client.gui, {label: partial(act, way) for label, way in ways.items()})
 
     def _add_solid(self) -> None:
         gui, act = self._window.client.gui, self._window.act
@@ -92,7 +113,8 @@ class GesturesSection:
         shown = (
             (self._through, tool in ("rectangle", "lasso", "brush")),
             (self._radius, tool == "brush"),
-            (self._lasso, tool == "lasso"),
+            (self._across, tool == "brush"),
+            *((button, tool == "lasso") for button in self._lasso.values()),
             (self._size, tool == "box"),
             (self._diameter, tool == "ball"),
             (self._inside, tool in ("box", "ball")),
@@ -100,6 +122,10 @@ class GesturesSection:
         for widget, visible in shown:
             if widget.visible != visible:
                 widget.visible = visible
+        if tool == "brush":
+            self._say_radius()
+        for least, button in zip((3, 1), self._lasso.values(), strict=True):
+            light(button, canvas.corners >= least)
         if canvas.solid.kind is not None and not self._window.waiting("solid size"):
             if tool == "box" and self._size.value != canvas.solid.size:
                 self._size.value = canvas.solid.size

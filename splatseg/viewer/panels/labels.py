@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from splatseg.session import Job, Session
 from splatseg.session.colors import Look
 from splatseg.viewer.actions import Actions
+from splatseg.viewer.panels.lit import light
 from splatseg.viewer.panels.sliders import show_end
 from splatseg.viewer.status import short
 
@@ -29,12 +29,10 @@ class LabelsPanel:
         self._level.on_update(self._level_moved)
         self._whole = gui.add_checkbox("Click picks whole labels", window.choices.whole_labels)
         self._whole.on_update(lambda event: setattr(window.choices, "whole_labels", event.target.value))
-        ways: dict[str, Callable[[], object]] = {
-            "Merge": lambda: window.act(self._merge),
-            "Split": lambda: window.start_job("splitting the label", self._split),
-        }
-        buttons = gui.add_button_group("Selected labels", tuple(ways))
-        buttons.on_click(lambda event: ways[event.target.value]())
+        self._merging = gui.add_button("Merge", disabled=True, hint="Two labels or more that are selected as a whole")
+        self._merging.on_click(lambda _: window.act(self._merge))
+        self._splitting = gui.add_button("Split", disabled=True, hint="One label that is selected as a whole")
+        self._splitting.on_click(lambda _: window.start_job("splitting the label", self._split))
 
     def _divide(self, job: Job) -> None:
         session: Session = self._window.session
@@ -71,6 +69,9 @@ class LabelsPanel:
             show_end(self._level, levels)
             self._level.disabled = levels < 2
             self._level.value = session.label_level + 1
+        chosen = 0 if tree is None or not len(session.selection) else len(session.selected_labels())
+        light(self._merging, chosen > 1)
+        light(self._splitting, chosen == 1)
         text = (
             "Not divided yet." if tree is None else f"{len(tree.at_level(session.label_level))} labels at this level."
         )

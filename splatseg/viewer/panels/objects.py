@@ -9,6 +9,7 @@ from typing import Any
 from splatseg.session import SceneObject
 from splatseg.session.copies import LARGEST, SMALLEST
 from splatseg.viewer.actions import Actions
+from splatseg.viewer.panels.lit import light
 from splatseg.viewer.panels.search import SearchSection
 from splatseg.viewer.status import ONE_LINE, short, swatch
 
@@ -84,8 +85,8 @@ class ObjectsPanel:
         gui = window.client.gui
         self._search = SearchSection(window)
         self._list = gui.add_html("")
-        everything = gui.add_button("Show all")
-        everything.on_click(lambda _: window.act(self._show_all))
+        self._everything = gui.add_button("Show all", disabled=True)
+        self._everything.on_click(lambda _: window.act(self._show_all))
         self._folder = gui.add_folder(None)
         self._rows: dict[int, tuple[SceneObject, ObjectRow]] = {}
         self._listed = ""
@@ -109,6 +110,10 @@ class ObjectsPanel:
             elif known[0] is not entry:
                 known[1].update(entry)
                 self._rows[key] = (entry, known[1])
+        light(
+            self._everything,
+            self._window.session.isolated is not None or not all(entry.visible for entry in objects.values()),
+        )
         self._show_list(list(objects.values()))
         self._search.sync()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from splatseg.core.camera import Camera
 from splatseg.core.errors import SplatsegError
 from splatseg.core.progress import SILENT
 from splatseg.segment.properties import PROPERTIES, Histogram, Property
@@ -30,6 +31,10 @@ class PropertySection:
             self._color.on_update(
                 lambda event: window.act(self._measure, "near color") if event.client is not None else None
             )
+            self._picking = gui.add_button(
+                "Pick from the picture", visible=False, hint="The next click tells the color"
+            )
+            self._picking.on_click(lambda _: window.act(self._pick))
             self._chart = gui.add_html("")
             self._range = gui.add_multi_slider(
                 "Between", 0, BINS, 1, (0, BINS), disabled=True, hint="Selects what lies between the two ends"
@@ -42,12 +47,23 @@ class PropertySection:
     def _measure(self) -> None:
         """Show how the chosen property is distributed."""
         name = self._property()
-        self._color.visible = name == "color"
+        self._color.visible = self._picking.visible = name == "color"
         self._range.disabled = name is None
         session, job = self._window.session, self._window.doing or SILENT
         self._histogram = None if name is None else session.histogram(name, BINS, self._picked(), job)
         self._range.value = (0, BINS)
         self._draw(0, BINS)
+
+    def _pick(self) -> None:
+        self._window.canvas.pick_next(self._take_color)
+        self._window.say("click the color on the picture; Escape leaves it")
+
+    def _take_color(self, camera: Camera, u: float, v: float) -> None:
+        """The color seen there is the one to be near to."""
+        color = self._window.session.color_at(camera, u, v)
+        self._color.value = color
+        self._measure()
+        self._window.say(f"red {color[0]}, green {color[1]}, blue {color[2]} is picked; Between selects", "done")
 
     def _picked(self) -> tuple[int, int, int] | None:
         return tuple(self._color.value) if self._property() == "color" else None  # type: ignore[return-value]

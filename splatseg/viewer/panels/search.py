@@ -7,6 +7,7 @@ from typing import Any
 
 from splatseg.session.search import MOST, Found, search, select_found
 from splatseg.viewer.actions import Actions
+from splatseg.viewer.panels.lit import light
 from splatseg.viewer.status import short
 
 NONE_FOUND = "nothing found"
@@ -22,8 +23,8 @@ class SearchSection:
         self._text.on_update(lambda event: window.post(self._look, "search") if event.client is not None else None)
         self._list = gui.add_dropdown("Found", (NONE_FOUND,), hint="Selected and looked at when chosen")
         self._list.on_update(self._chosen)
-        again = gui.add_button("Select and go there")
-        again.on_click(lambda _: window.act(partial(self._go, self._list.value)))
+        self._again = gui.add_button("Select and go there", disabled=True)
+        self._again.on_click(lambda _: window.act(partial(self._go, self._list.value)))
         self._found: dict[str, Found] = {}
         self._listed: tuple[str, int] = ("", -1)
 
@@ -37,8 +38,10 @@ class SearchSection:
         options = (count if found else NONE_FOUND, *self._found)
         if options != self._list.options:
             self._list.options = options
+        light(self._again, self._list.value in self._found)
 
     def _chosen(self, event: Any) -> None:
+        light(self._again, event.target.value in self._found)
         if event.client is not None:
             self._window.act(partial(self._go, event.target.value))
 

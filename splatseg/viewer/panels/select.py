@@ -10,6 +10,7 @@ from splatseg.core.errors import SplatsegError
 from splatseg.session import Mode, Pick, SceneObject
 from splatseg.viewer.actions import Actions
 from splatseg.viewer.panels.gestures import GesturesSection
+from splatseg.viewer.panels.lit import add_buttons, light
 from splatseg.viewer.panels.properties import PropertySection
 from splatseg.viewer.panels.sliders import show_end
 from splatseg.viewer.panels.tools import ToolsFolder
@@ -30,8 +31,9 @@ class SelectPanel:
             "Level", 1, 2, 1, 1, disabled=True, hint="From the part that was clicked to the group it belongs to"
         )
         self._level.on_update(self._level_moved)
-        named = self._gui.add_button_group("Take the", LEVELS, hint="The smallest level, the next one, the largest")
-        named.on_click(lambda event: window.act(partial(self._take, event.target.value)))
+        hint = "The smallest level, the next one, the largest"
+        takes = {name: partial(window.act, partial(self._take, name)) for name in LEVELS}
+        self._named = add_buttons(self._gui, takes, hint=hint)
         self._threshold = self._gui.add_slider(
             "Threshold", -1.0, 1.0, STEP, 0.5, disabled=True, hint="Select what looks at least this similar"
         )
@@ -51,8 +53,7 @@ class SelectPanel:
             "Clear": session.clear,
             "Invert": session.invert,
         }
-        buttons = self._gui.add_button_group("Steps", tuple(self._row))
-        buttons.on_click(lambda event: window.act(self._row[event.target.value]))
+        self._steps = add_buttons(self._gui, {label: partial(window.act, act) for label, act in self._row.items()})
 
     def _step(self, step: Callable[[], object]) -> None:
         step()
@@ -82,8 +83,9 @@ class SelectPanel:
         with self._gui.add_folder("Combine with an object", expand_by_default=False):
             self._other = self._gui.add_dropdown("Object", ("none",))
             ways: dict[str, Mode] = {"Union": "add", "Intersect": "intersect", "Subtract": "subtract"}
-            buttons = self._gui.add_button_group("Combine", tuple(ways))
-            buttons.on_click(lambda event: self._window.act(partial(self._combine, ways[event.target.value])))
+            act = self._window.act
+            acts = {label: partial(act, partial(self._combine, mode)) for label, mode in ways.items()}
+            self._combining = add_buttons(self._gui, acts)
 
     def _combine(self, mode: Mode) -> None:
         keys = {_option(o): o.id for o in self._window.session.objects}
@@ -157,10 +159,16 @@ class SelectPanel:
                 self._threshold.value = min(max(round(active.threshold / STEP) * STEP, -1.0), 1.0)
             if not self._window.waiting("level"):
                 self._show_level(len(active.levels), nearest_level(active))
-        nothing = not len(session.selection)
-        for button in self._acting:
-            if button.disabled != nothing:
-                button.disabled = nothing
+        something = len(session.selection) > 0
+        for button in (*self._acting, self._steps["Clear"]):
+            light(button, something)
+        light(self._steps["Undo"], session.can_undo)
+        light(self._steps["Redo"], session.can_redo)
+        light(self._steps["Invert"], True)
+        for button in self._named.values():
+            light(button, active is not None)
+        for button in self._combining.values():
+            light(button, bool(session.objects))
         self._gestures.sync()
         self._tools.sync()
         options = tuple(_option(o) for o in session.objects) or ("none",)

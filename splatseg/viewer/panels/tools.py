@@ -10,6 +10,7 @@ from splatseg.core.progress import SILENT
 from splatseg.session import Job
 from splatseg.session.tool_steps import By
 from splatseg.viewer.actions import Actions
+from splatseg.viewer.panels.lit import light
 
 BY_NAMES: dict[str, By] = {"what touches": "space", "what is similar": "feature"}
 
@@ -50,8 +51,7 @@ class ToolsFolder:
         session = self._window.session
         lit = [(button, bool(len(session.selection))) for button in self._acting]
         for button, can_act in (*lit, (self._removing, session.proposing)):
-            if button.disabled == can_act:
-                button.disabled = not can_act
+            light(button, can_act)
 
     def _find(self, job: Job) -> None:
         found = self._window.session.propose_floaters(job=job)

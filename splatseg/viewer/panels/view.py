@@ -69,6 +69,11 @@ class ViewPanel:
         self._drawn.on_update(self._limit_chosen)
         follow = gui.add_checkbox("Sharp where I look", window.choices.follow, hint="A sample follows the camera")
         follow.on_update(lambda event: window.act(partial(self._follow, event.target.value)))
+        if window.session.workspace.gaussians.sh_degree:
+            gloss = gui.add_checkbox(
+                "View-dependent colors", window.choices.view_dependent, hint="Gloss, for where the camera comes to rest"
+            )
+            gloss.on_update(lambda event: window.act(partial(window.set_view_dependent, event.target.value)))
         dark = gui.add_checkbox("Dark", window.choices.dark)
         dark.on_update(lambda event: self._theme(event.target.value))
         self._theme(window.choices.dark)
