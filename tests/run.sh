@@ -5,8 +5,9 @@ python=$1
 shift
 
 # The browser's tests by themselves: beside others the browser draws too slowly, and they would skip. 5: none was chosen.
+# They lie in tests/browser: thousands of others need not be collected first.
 passed() { (($1 == 0 || $1 == 5)); }
-"$python" -m pytest -m browser "$@"
+"$python" -m pytest -m browser --ignore-glob 'tests/test_*' "$@"
 browser=$?
 ((browser == 2)) && exit 2 # Ctrl-C, or files that cannot be read
 

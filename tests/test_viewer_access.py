@@ -57,6 +57,7 @@ def connects(port: int, origin: str | None, **headers: str) -> bool:
                 origin=origin,
                 additional_headers=headers,
                 proxy=None,  # type: ignore[arg-type]
+                close_timeout=0.2,  # a proxy that is busy one way at a time answers no closing handshake
             ):
                 return True
         except websockets.exceptions.InvalidStatus:
