@@ -150,9 +150,8 @@ class HeadlessWindow:
         self._send(_messages.GuiUpdateMessage(group, {"value": label}))
 
     def put(self, label: str, value: Any) -> None:
-        """Type into, choose in or move the widget ``label``."""
-        uuid = self.find(label)
-        assert uuid is not None, f"no widget {label!r}"
+        """Type into, choose in or move the widget ``label``, which may be on its way."""
+        uuid = wait_for(f"the widget {label!r}", lambda: self.find(label))
         with self._lock:
             self.widgets[uuid]["value"] = value
         self._send(_messages.GuiUpdateMessage(uuid, {"value": value}))
