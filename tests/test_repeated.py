@@ -6,18 +6,18 @@ import pytest
 import torch
 
 from splatseg.fit.segment_features import SegmentFeatureConfig, fit_nested_features
-from splatseg.ops.repeated import Schedule, repeat
+from splatseg.ops.repeated import StepNumbers, repeat
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 20])
 def test_every_step_is_made_once_with_its_own_numbers(device: torch.device, count: int) -> None:
     for _ in range(2):
         seen = torch.zeros(max(count, 1), device=device)
-        schedule = Schedule(torch.arange(2.0 * count).reshape(count, 2), device)
+        numbers = StepNumbers(torch.arange(2.0 * count).reshape(count, 2), device)
         place = torch.zeros(1, dtype=torch.int64, device=device)
 
-        def step(schedule: Schedule = schedule, seen: torch.Tensor = seen, place: torch.Tensor = place) -> None:
-            first, second = schedule.next().unbind()
+        def step(numbers: StepNumbers = numbers, seen: torch.Tensor = seen, place: torch.Tensor = place) -> None:
+            first, second = numbers.next().unbind()
             seen.index_add_(0, place, (first + second)[None])
             place.add_(1)
 

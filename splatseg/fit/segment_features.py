@@ -9,7 +9,6 @@ lowest score inside and the highest outside, in place of a surrogate over pixels
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +19,8 @@ from torch import Tensor
 from splatseg.core.errors import SplatsegError
 from splatseg.core.field import unit_features
 from splatseg.core.segments import Segments
-from splatseg.ops.repeated import Schedule, repeat
+from splatseg.ops.adam import AdamConfig, adam_
+from splatseg.ops.repeated import StepNumbers, repeat
 
 
 @dataclass(frozen=True)
@@ -107,25 +107,15 @@ def fit_nested_features(inside: Tensor, weights: Tensor, dim: int, config: Segme
         highest = torch.logsumexp(cosines + high_mask, dim=1)
         return (share * F.softplus(highest - lowest + config.sharpness * config.margin)).sum() / config.sharpness
 
-    move = _adam(codes, config)
-    repeat(lambda: move(torch.autograd.grad(loss(), codes)[0]), config.steps, codes)
+    adam = AdamConfig(lr=config.lr)
+    falls = [0.02 + 0.5 * (1 + math.cos(math.pi * step / config.steps)) for step in range(config.steps)]
+    rates = [adam.rates(step + 1, config.lr * fall) for step, fall in enumerate(falls)]
+    numbers = StepNumbers(torch.tensor(rates, dtype=torch.float64), device)
+    moments = (torch.zeros_like(first, device=device), torch.zeros_like(first, device=device))
+
+    def step() -> None:
+        (grad,) = torch.autograd.grad(loss(), codes)
+        adam_(codes.detach(), moments, grad, numbers.next(), adam)
+
+    repeat(step, config.steps, codes)
     return codes.detach()
-
-
-def _adam(codes: Tensor, config: SegmentFeatureConfig) -> Callable[[Tensor], None]:
-    """Adam (Kingma & Ba 2015, algorithm 1) on ``codes`` with its constants, at the rates of ``config``, by gradient."""
-    beta1, beta2, eps = 0.9, 0.999, 1e-8
-    step = torch.arange(config.steps, dtype=torch.float64)
-    lr = config.lr * (0.02 + 0.5 * (1 + torch.cos(math.pi * step / config.steps)))
-    rate, root = lr / (1 - beta1 ** (step + 1)), (1 - beta2 ** (step + 1)).sqrt()
-    schedule = Schedule(torch.stack([rate, root], dim=1).float(), codes.device)
-    mean, square = torch.zeros_like(codes.detach()), torch.zeros_like(codes.detach())
-
-    @torch.no_grad()
-    def move(grad: Tensor) -> None:
-        rate, root = schedule.next().unbind()
-        mean.lerp_(grad, 1 - beta1)
-        square.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-        codes.sub_(rate * mean / (square.sqrt() / root + eps))
-
-    return move

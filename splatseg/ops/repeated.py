@@ -29,7 +29,7 @@ def repeat(step: Callable[[], object], count: int, like: Tensor) -> None:
         again()
 
 
-class Schedule:
+class StepNumbers:
     """Rows of numbers, one a step, read on the device: :meth:`next` is the row of the step at hand, and goes on.
 
     Args:
