@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -27,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from benchmarks.round_trips import transform
 from splatseg.core.gaussians import Gaussians
 from splatseg.io.ply import load_gaussians, save_gaussians
 from splatseg.io.splats import SUFFIXES, SplatFormat, load_splat, save_splat
@@ -106,14 +105,6 @@ def in_process(*words: object) -> dict[str, float]:
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     result: dict[str, float] = json.loads(done.stdout)
     return result
-
-
-def transform(source: Path, target: Path, *actions: str) -> Path:
-    command = os.environ.get("SPLATSEG_SPLAT_TRANSFORM") or shutil.which("splat-transform")
-    if command is None:
-        raise SystemExit("splat-transform: not found; npm install -g @playcanvas/splat-transform")
-    subprocess.run([command, "-q", "-w", "-g", "cpu", source, *actions, target], check=True, capture_output=True)
-    return target
 
 
 def measure(kind: SplatFormat, original: Path, splat: Gaussians, folder: Path) -> None:
