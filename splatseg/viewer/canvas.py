@@ -12,6 +12,7 @@ from splatseg.core.errors import SplatsegError
 from splatseg.core.progress import SILENT, Reporter
 from splatseg.session import Mode
 from splatseg.viewer.actions import Actions
+from splatseg.viewer.events import in_order
 from splatseg.viewer.markings import Outline, circle, segments
 from splatseg.viewer.solid import SolidGizmo
 
@@ -41,7 +42,7 @@ class Canvas:
         self.solid = SolidGizmo(window)
         scene = window.client.scene
         for modifier in (None, *MODIFIED, CTRL):
-            scene.on_click(modifier=modifier)(self._clicked)
+            scene.on_click(modifier=modifier)(in_order(self._clicked))
         self._listen_to_drags()
 
     @property
@@ -63,7 +64,7 @@ class Canvas:
         scene.remove_rect_select_callback()
         plain = (None, *MODIFIED) if self._window.choices.tool == "rectangle" else ()
         for modifier in (*RECTANGLES, *plain):
-            scene.on_rect_select(modifier=modifier)(self._dragged)
+            scene.on_rect_select(modifier=modifier)(in_order(self._dragged))
 
     def mode_for(self, modifier: str | None, click: bool = False) -> Mode:
         """What a gesture does: as its keys say, else as the panel says."""

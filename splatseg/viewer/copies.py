@@ -13,6 +13,7 @@ from splatseg.session.copies import Placement
 from splatseg.session.shared import shown_copies
 from splatseg.viewer.actions import Actions
 from splatseg.viewer.convert import splat_buffer
+from splatseg.viewer.events import in_order
 from splatseg.viewer.splats import add_splats
 
 GIZMO = "/tool/copy"
@@ -93,7 +94,7 @@ class CopyGizmo:
         self._handle = self._window.client.scene.add_transform_controls(
             GIZMO, scale=max(extent, 1e-6) / template.unit, depth_test=False, **self._pose(entry.placement)
         )
-        self._handle.on_update(self._moved)
+        self._handle.on_update(in_order(self._moved))
 
     def sync(self) -> None:
         """The copy may have gone, or been moved by undo or by another window."""

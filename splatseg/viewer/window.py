@@ -30,6 +30,7 @@ from splatseg.viewer.convert import (
 )
 from splatseg.viewer.copies import CopyGizmo, CopyNodes
 from splatseg.viewer.drags import Drags
+from splatseg.viewer.events import pressed
 from splatseg.viewer.panels.tabs import Panels
 from splatseg.viewer.queue import ActionQueue
 from splatseg.viewer.rest import Later
@@ -85,7 +86,7 @@ class Window:
         self.panels = Panels(self)
         self._unlisten = session.workspace.shared.listen(lambda: self.post(self.refresh, "shared"))
         self._limit_orbit()
-        self.client.camera.on_update(lambda _: self._camera_moved())
+        self.client.camera.on_update(pressed(self._camera_moved))
         self.post(self.refresh)
         if self.choices.draw_at_most is None and len(self.template.ids) > LIMITS[0]:
             threading.Thread(target=self._watch_speed, name="splatseg-speed", daemon=True).start()

@@ -18,6 +18,7 @@ from splatseg.session.exports import (
     export_without,
 )
 from splatseg.viewer.actions import Actions
+from splatseg.viewer.events import pressed
 from splatseg.viewer.panels.lit import light
 
 NONE_SAVED = "none saved"
@@ -46,19 +47,17 @@ class FilesPanel:
         self._exports: dict[str, Any] = {}
         for label, export in exports.items():
             button = self._exports[label] = gui.add_button(label)
-            button.on_click(
-                lambda _, label=label, export=export: window.start_job(label, partial(self._hand_out, export))
-            )
+            button.on_click(pressed(partial(window.start_job, label, partial(self._hand_out, export))))
         self._size = gui.add_vector2(
             "Image size", (0, 0), min=(0, 0), max=(LARGEST_IMAGE,) * 2, step=1, hint="Pixels; 0, 0: as the window is"
         )
         with gui.add_folder("Session"):
             self._session_name = gui.add_text("Name", "session 1")
             save = gui.add_button("Save")
-            save.on_click(lambda _: window.act(self._save))
+            save.on_click(pressed(lambda: window.act(self._save)))
             self._saved = gui.add_dropdown("Saved", (NONE_SAVED,))
             self._reopen = gui.add_button("Reopen", disabled=True)
-            self._reopen.on_click(lambda _: window.act(lambda: session.reopen(self._saved.value)))
+            self._reopen.on_click(pressed(lambda: window.act(partial(session.reopen, self._saved.value))))
 
     def _hand_out(self, export: Export, job: Job) -> None:
         path = export(job)

@@ -7,6 +7,7 @@ from typing import Any
 
 from splatseg.session import Mode
 from splatseg.viewer.actions import TOOLS, Actions, Tool
+from splatseg.viewer.events import in_order, pressed
 from splatseg.viewer.panels.lit import add_buttons, light
 
 MODE_NAMES: dict[str, Mode] = {
@@ -30,17 +31,19 @@ class GesturesSection:
         self._tool = gui.add_dropdown(
             "Tool", TOOLS, initial_value=choices.tool, hint="Keys: C, R, L, B, X, O. Ctrl-drag draws a rectangle always"
         )
-        self._tool.on_update(lambda event: self._choose(event.target.value) if event.client is not None else None)
+        self._tool.on_update(
+            in_order(lambda event: self._choose(event.target.value) if event.client is not None else None)
+        )
         named = next(name for name, mode in MODE_NAMES.items() if mode == choices.mode)
         hint = "Shift adds, Alt or Ctrl subtracts, Alt+Shift intersects"
         mode = gui.add_dropdown("Click does", tuple(MODE_NAMES), initial_value=named, hint=hint)
-        mode.on_update(lambda event: setattr(choices, "mode", MODE_NAMES[event.target.value]))
+        mode.on_update(in_order(lambda event: setattr(choices, "mode", MODE_NAMES[event.target.value])))
         self._through = gui.add_checkbox("Through", choices.through, hint="Take what is behind a surface, too")
-        self._through.on_update(lambda event: setattr(choices, "through", event.target.value))
+        self._through.on_update(in_order(lambda event: setattr(choices, "through", event.target.value)))
         self._radius = gui.add_slider(
             "Radius", 2.0, LARGEST_BRUSH, 1.0, choices.brush_radius, hint="Of the brush, pixels; the ring shows it"
         )
-        self._radius.on_update(self._radius_moved)
+        self._radius.on_update(in_order(self._radius_moved))
         self._across = gui.add_html("")
         self._add_lasso()
         self._add_solid()
@@ -80,11 +83,11 @@ class GesturesSection:
         gui, act = self._window.client.gui, self._window.act
         step = float(f"{self._window.template.unit / 100:.0e}")  # also what the browser rounds to
         self._size = gui.add_vector3("Box size", (1.0, 1.0, 1.0), min=(0.0, 0.0, 0.0), step=step, hint="World units")
-        self._size.on_update(lambda event: self._resize(event, tuple(map(float, event.target.value))))
+        self._size.on_update(in_order(lambda event: self._resize(event, tuple(map(float, event.target.value)))))
         self._diameter = gui.add_number("Diameter", 1.0, min=0.0, step=step, hint="World units")
-        self._diameter.on_update(lambda event: self._resize(event, (float(event.target.value),) * 3))
+        self._diameter.on_update(in_order(lambda event: self._resize(event, (float(event.target.value),) * 3)))
         self._inside = gui.add_button_group("Inside", tuple(INSIDE))
-        self._inside.on_click(lambda event: act(partial(self._take, INSIDE[event.target.value])))
+        self._inside.on_click(in_order(lambda event: act(partial(self._take, INSIDE[event.target.value]))))
 
     def _take(self, mode: Mode) -> None:
         self._window.canvas.solid.take(mode)
@@ -97,13 +100,13 @@ class GesturesSection:
         gui = self._window.client.gui
         for tool, key in KEYS.items():
             command = gui.add_command(f"Tool: {tool}", hotkey=key)
-            command.on_trigger(lambda _, tool=tool: self._choose(tool))
+            command.on_trigger(pressed(partial(self._choose, tool)))
         for label, key, act in (
             ("Close the lasso", "enter", lambda: self._window.canvas.close_lasso()),
             ("Take the last corner back", "backspace", lambda: self._window.canvas.take_corner_back()),
         ):
             command = gui.add_command(label, hotkey=key)
-            command.on_trigger(lambda _, act=act: self._window.act(act))
+            command.on_trigger(pressed(partial(self._window.act, act)))
 
     def sync(self) -> None:
         """Show the tool and its settings."""

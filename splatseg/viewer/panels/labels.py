@@ -8,6 +8,7 @@ from typing import Any
 from splatseg.session import Job, Session
 from splatseg.session.colors import Look
 from splatseg.viewer.actions import Actions
+from splatseg.viewer.events import in_order, pressed
 from splatseg.viewer.panels.lit import light
 from splatseg.viewer.panels.sliders import show_end
 from splatseg.viewer.status import short
@@ -22,17 +23,17 @@ class LabelsPanel:
         divide = gui.add_button(
             "Divide the scene", color="green", hint="Label every Gaussian, at several nested levels"
         )
-        divide.on_click(lambda _: window.start_job("dividing the scene", self._divide))
+        divide.on_click(pressed(lambda: window.start_job("dividing the scene", self._divide)))
         self._text = gui.add_markdown("")
         self._shown_text = ""
         self._level = gui.add_slider("Level", 1, 2, 1, 1, disabled=True, hint="1 is the coarsest, the last the finest")
-        self._level.on_update(self._level_moved)
+        self._level.on_update(in_order(self._level_moved))
         self._whole = gui.add_checkbox("Click picks whole labels", window.choices.whole_labels)
-        self._whole.on_update(lambda event: setattr(window.choices, "whole_labels", event.target.value))
+        self._whole.on_update(in_order(lambda event: setattr(window.choices, "whole_labels", event.target.value)))
         self._merging = gui.add_button("Merge", disabled=True, hint="Two labels or more that are selected as a whole")
-        self._merging.on_click(lambda _: window.act(self._merge))
+        self._merging.on_click(pressed(lambda: window.act(self._merge)))
         self._splitting = gui.add_button("Split", disabled=True, hint="One label that is selected as a whole")
-        self._splitting.on_click(lambda _: window.start_job("splitting the label", self._split))
+        self._splitting.on_click(pressed(lambda: window.start_job("splitting the label", self._split)))
 
     def _divide(self, job: Job) -> None:
         session: Session = self._window.session

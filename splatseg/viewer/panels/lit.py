@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from splatseg.viewer.events import pressed
+
 
 def add_buttons(gui: Any, ways: Mapping[str, Callable[[], object]], **options: Any) -> dict[str, Any]:
     """A button for each of ``ways``, gray at first. Not a group: viser cannot gray one, nor a part of it."""
     buttons = {label: gui.add_button(label, color="gray", disabled=True, **options) for label in ways}
     for label, button in buttons.items():
-        button.on_click(lambda _, act=ways[label]: act())
+        button.on_click(pressed(ways[label]))
     return buttons
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from splatseg.session import SceneObject
 from splatseg.session.copies import LARGEST, SMALLEST
 from splatseg.viewer.actions import Actions
+from splatseg.viewer.events import in_order, pressed
 from splatseg.viewer.panels.lit import light
 from splatseg.viewer.panels.search import SearchSection
 from splatseg.viewer.status import ONE_LINE, short, swatch
@@ -23,14 +24,14 @@ class ObjectRow:
         self.folder = gui.add_folder(self._label(entry), expand_by_default=False)
         with self.folder:
             self._visible = gui.add_checkbox("Visible", entry.visible)
-            self._visible.on_update(partial(self._changed, lambda value: window.session.show(key, value)))
+            self._visible.on_update(in_order(partial(self._changed, lambda value: window.session.show(key, value))))
             self._color = gui.add_rgb("Color", entry.color)
             self._color.on_update(
-                partial(self._changed, lambda value: window.session.recolor(key, value), f"color {key}")
+                in_order(partial(self._changed, lambda value: window.session.recolor(key, value), f"color {key}"))
             )
             self._name = gui.add_text("Name", entry.name)
             rename = gui.add_button("Rename")
-            rename.on_click(lambda _: window.act(lambda: window.session.rename(key, self._name.value)))
+            rename.on_click(pressed(lambda: window.act(partial(window.session.rename, key, self._name.value))))
             actions = {
                 "Select": lambda: window.session.combine(key, "replace"),
                 "Isolate": lambda: window.session.isolate(key),
@@ -39,7 +40,7 @@ class ObjectRow:
             }
             self._scale = None if entry.placement is None else self._add_placing(entry)
             buttons = gui.add_button_group("Object", tuple(actions))
-            buttons.on_click(lambda event: window.act(actions[event.target.value]))
+            buttons.on_click(in_order(lambda event: window.act(actions[event.target.value])))
 
     def _duplicate(self, key: int) -> None:
         window = self._window
@@ -52,10 +53,14 @@ class ObjectRow:
         assert entry.placement is not None
         move = gui.add_button_group("Gizmo", ("Show", "Put away"))
         move.on_click(
-            lambda event: window.act(lambda: window.copy_gizmo.show(key if event.target.value == "Show" else None))
+            in_order(
+                lambda event: window.act(lambda: window.copy_gizmo.show(key if event.target.value == "Show" else None))
+            )
         )
         scale = gui.add_number("Scale", entry.placement.scale, min=SMALLEST, max=LARGEST, step=0.01)
-        scale.on_update(partial(self._changed, lambda value: window.session.place(key, scale=value), f"scale {key}"))
+        scale.on_update(
+            in_order(partial(self._changed, lambda value: window.session.place(key, scale=value), f"scale {key}"))
+        )
         return scale
 
     def _changed(self, change: Any, event_or_key: Any, event: Any = None) -> None:
@@ -68,13 +73,18 @@ class ObjectRow:
         kind = "" if entry.placement is None else " · copy"
         return f"{short(entry.name)} · {len(entry):,}{kind}{'' if entry.visible else ' · hidden'}"
 
-    def update(self, entry: SceneObject) -> None:
+    def update(self, before: SceneObject, entry: SceneObject) -> None:
+        """Show what has changed: a name that is being typed and a slider that is being dragged stay."""
         self.folder.label = self._label(entry)
         self._visible.value = entry.visible
-        self._color.value = entry.color
-        self._name.value = entry.name
-        if self._scale is not None and entry.placement is not None and self._scale.value != entry.placement.scale:
-            self._scale.value = entry.placement.scale
+        if entry.color != before.color and not self._window.waiting(f"color {entry.id}"):
+            self._color.value = entry.color
+        if entry.name != before.name:
+            self._name.value = entry.name
+        size = None if entry.placement is None else entry.placement.scale
+        waits = self._window.waiting(f"scale {entry.id}")
+        if self._scale is not None and self._scale.value != size and not waits:
+            self._scale.value = size
 
 
 class ObjectsPanel:
@@ -86,7 +96,7 @@ class ObjectsPanel:
         self._search = SearchSection(window)
         self._list = gui.add_html("")
         self._everything = gui.add_button("Show all", disabled=True)
-        self._everything.on_click(lambda _: window.act(self._show_all))
+        self._everything.on_click(pressed(lambda: window.act(self._show_all)))
         self._folder = gui.add_folder(None)
         self._rows: dict[int, tuple[SceneObject, ObjectRow]] = {}
         self._listed = ""
@@ -108,7 +118,7 @@ class ObjectsPanel:
                 with self._folder:
                     self._rows[key] = (entry, ObjectRow(self._window, entry))
             elif known[0] is not entry:
-                known[1].update(entry)
+                known[1].update(known[0], entry)
                 self._rows[key] = (entry, known[1])
         light(
             self._everything,

@@ -10,6 +10,7 @@ from splatseg.core.scene import View
 from splatseg.session.colors import overlay
 from splatseg.session.exports import draw
 from splatseg.viewer.actions import Actions
+from splatseg.viewer.events import in_order
 
 WIDTH = 300  # pixels of the panel; the canvas under it stays as wide as it is
 MARGIN = 15
@@ -61,7 +62,7 @@ class PhotoPanel:
                 choices.photo_fade,
                 hint="0 is the photo, 1 what is drawn from its place",
             )
-            fade.on_update(self._fade)
+            fade.on_update(in_order(self._fade))
         panel.float(x=MARGIN, y=MARGIN, width=WIDTH)
 
     def _fade(self, event: Any) -> None:

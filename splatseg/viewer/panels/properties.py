@@ -10,6 +10,7 @@ from splatseg.core.errors import SplatsegError
 from splatseg.core.progress import SILENT
 from splatseg.segment.properties import PROPERTIES, Histogram, Property
 from splatseg.viewer.actions import Actions
+from splatseg.viewer.events import in_order, pressed
 from splatseg.viewer.status import plain
 
 NONE = "choose one"
@@ -26,20 +27,22 @@ class PropertySection:
         gui = window.client.gui
         with gui.add_folder("By property", expand_by_default=False):
             self._name = gui.add_dropdown("Property", (NONE, *PROPERTIES))
-            self._name.on_update(lambda event: window.act(self._measure) if event.client is not None else None)
+            self._name.on_update(
+                in_order(lambda event: window.act(self._measure) if event.client is not None else None)
+            )
             self._color = gui.add_rgb("Near color", (200, 60, 60), visible=False, hint="Difference from it (CIE76)")
             self._color.on_update(
-                lambda event: window.act(self._measure, "near color") if event.client is not None else None
+                in_order(lambda event: window.act(self._measure, "near color") if event.client is not None else None)
             )
             self._picking = gui.add_button(
                 "Pick from the picture", visible=False, hint="The next click tells the color"
             )
-            self._picking.on_click(lambda _: window.act(self._pick))
+            self._picking.on_click(pressed(lambda: window.act(self._pick)))
             self._chart = gui.add_html("")
             self._range = gui.add_multi_slider(
                 "Between", 0, BINS, 1, (0, BINS), disabled=True, hint="Selects what lies between the two ends"
             )
-            self._range.on_update(self._moved)
+            self._range.on_update(in_order(self._moved))
 
     def _property(self) -> Property | None:
         return None if self._name.value == NONE else self._name.value

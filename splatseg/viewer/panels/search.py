@@ -7,6 +7,7 @@ from typing import Any
 
 from splatseg.session.search import MOST, Found, search, select_found
 from splatseg.viewer.actions import Actions
+from splatseg.viewer.events import in_order, pressed
 from splatseg.viewer.panels.lit import light
 from splatseg.viewer.status import short
 
@@ -20,11 +21,13 @@ class SearchSection:
         self._window = window
         gui = window.client.gui
         self._text = gui.add_text("Search", "", hint="Name or class; >1000 or <500 bounds the number of Gaussians")
-        self._text.on_update(lambda event: window.post(self._look, "search") if event.client is not None else None)
+        self._text.on_update(
+            in_order(lambda event: window.post(self._look, "search") if event.client is not None else None)
+        )
         self._list = gui.add_dropdown("Found", (NONE_FOUND,), hint="Selected and looked at when chosen")
-        self._list.on_update(self._chosen)
+        self._list.on_update(in_order(self._chosen))
         self._again = gui.add_button("Select and go there", disabled=True)
-        self._again.on_click(lambda _: window.act(partial(self._go, self._list.value)))
+        self._again.on_click(pressed(lambda: window.act(partial(self._go, self._list.value))))
         self._found: dict[str, Found] = {}
         self._listed: tuple[str, int] = ("", -1)
 

@@ -9,6 +9,7 @@ from typing import Any
 from splatseg.core.errors import SplatsegError
 from splatseg.session import Mode, Pick, SceneObject
 from splatseg.viewer.actions import Actions
+from splatseg.viewer.events import in_order, pressed
 from splatseg.viewer.panels.gestures import GesturesSection
 from splatseg.viewer.panels.lit import add_buttons, light
 from splatseg.viewer.panels.properties import PropertySection
@@ -30,14 +31,14 @@ class SelectPanel:
         self._level = self._gui.add_slider(
             "Level", 1, 2, 1, 1, disabled=True, hint="From the part that was clicked to the group it belongs to"
         )
-        self._level.on_update(self._level_moved)
+        self._level.on_update(in_order(self._level_moved))
         hint = "The smallest level, the next one, the largest"
         takes = {name: partial(window.act, partial(self._take, name)) for name in LEVELS}
         self._named = add_buttons(self._gui, takes, hint=hint)
         self._threshold = self._gui.add_slider(
             "Threshold", -1.0, 1.0, STEP, 0.5, disabled=True, hint="Select what looks at least this similar"
         )
-        self._threshold.on_update(self._threshold_moved)
+        self._threshold.on_update(in_order(self._threshold_moved))
         self._add_history()
         self._add_keeping()
         self._add_sets()
@@ -66,9 +67,9 @@ class SelectPanel:
         keep = self._gui.add_button(
             "Keep as object", color="green", hint="Name the selection and list it under Objects", disabled=True
         )
-        keep.on_click(lambda _: window.act(self._keep))
+        keep.on_click(pressed(lambda: window.act(self._keep)))
         hide = self._gui.add_button("Hide selection", hint="Objects shows it again", disabled=True)
-        hide.on_click(lambda _: window.act(self._hide))
+        hide.on_click(pressed(lambda: window.act(self._hide)))
         self._acting = (keep, hide)  # lit while something is selected
 
     def _hide(self) -> None:
@@ -109,7 +110,7 @@ class SelectPanel:
         )
         for label, hotkey, modifier, act_on in keys:
             command = self._gui.add_command(label, hotkey=hotkey, modifier=modifier)
-            command.on_trigger(lambda _, act_on=act_on: act_on())
+            command.on_trigger(pressed(act_on))
 
     def _escape(self) -> None:
         if not self._window.canvas.forget_lasso():

@@ -6,6 +6,7 @@ from typing import Any
 
 from splatseg.session import Job
 from splatseg.viewer.actions import Actions
+from splatseg.viewer.events import pressed
 from splatseg.viewer.panels.files import FilesPanel
 from splatseg.viewer.panels.labels import LabelsPanel
 from splatseg.viewer.panels.objects import ObjectsPanel
@@ -30,7 +31,7 @@ class Panels:
         # In their places always: what came and went would move everything below it under the pointer.
         self._progress = gui.add_progress_bar(0)
         self._cancel = gui.add_button("Cancel", disabled=True, color="gray", hint="Stop what is running")
-        self._cancel.on_click(lambda _: window.cancel())
+        self._cancel.on_click(pressed(window.cancel))
         tabs = gui.add_tab_group()
         kinds = (
             ("Select", SelectPanel),

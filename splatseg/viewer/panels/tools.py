@@ -10,6 +10,7 @@ from splatseg.core.progress import SILENT
 from splatseg.session import Job
 from splatseg.session.tool_steps import By
 from splatseg.viewer.actions import Actions
+from splatseg.viewer.events import pressed
 from splatseg.viewer.panels.lit import light
 
 BY_NAMES: dict[str, By] = {"what touches": "space", "what is similar": "feature"}
@@ -33,13 +34,13 @@ class ToolsFolder:
             }
             for label, way in ways.items():
                 button = gui.add_button(label, disabled=True)
-                button.on_click(lambda _, way=way: window.act(partial(self._do, way)))
+                button.on_click(pressed(partial(window.act, partial(self._do, way))))
                 self._acting.append(button)
         with gui.add_folder("Clean", expand_by_default=False):
             find = gui.add_button("Find floaters", hint="Show in red what hangs in the air")
-            find.on_click(lambda _: window.start_job("looking for floaters", self._find))
+            find.on_click(pressed(lambda: window.start_job("looking for floaters", self._find)))
             self._removing = gui.add_button("Remove floaters", hint="Objects brings them back", disabled=True)
-            self._removing.on_click(lambda _: window.act(self._remove))
+            self._removing.on_click(pressed(lambda: window.act(self._remove)))
 
     def _do(self, way: Callable[[Any], object]) -> None:
         before = len(self._window.session.selection)

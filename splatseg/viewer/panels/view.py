@@ -8,6 +8,7 @@ from typing import Any
 from splatseg.session.colors import DisplayMode, Look
 from splatseg.session.legend import legend
 from splatseg.viewer.actions import LIMITS, Actions
+from splatseg.viewer.events import in_order
 from splatseg.viewer.status import legend_html
 
 LOOKS: dict[str, DisplayMode] = {
@@ -31,12 +32,12 @@ class ViewPanel:
         gui = window.client.gui
         look = window.choices.look
         self._mode = gui.add_dropdown("Show", tuple(LOOKS), initial_value=_name(look))
-        self._mode.on_update(self._mode_chosen)
+        self._mode.on_update(in_order(self._mode_chosen))
         self._legend = gui.add_html("")
         dim = gui.add_checkbox("Dim the rest", look.dim, hint="Gray what is not selected")
-        dim.on_update(lambda event: window.set_look("dim", event.target.value))
+        dim.on_update(in_order(lambda event: window.set_look("dim", event.target.value)))
         highlight = gui.add_checkbox("Tint the selection", look.highlight)
-        highlight.on_update(lambda event: window.set_look("highlight", event.target.value))
+        highlight.on_update(in_order(lambda event: window.set_look("highlight", event.target.value)))
         self._add_drawing()
         self._views = {view.name: view for view in window.session.workspace.views}
         if not self._views:
@@ -49,12 +50,12 @@ class ViewPanel:
             hint="Look as a photo does, and see it over the corner",
         )
         self._photo.on_update(
-            lambda event: window.post(lambda: window.go_to_view(self._views.get(event.target.value)), "photo")
+            in_order(lambda event: window.post(lambda: window.go_to_view(self._views.get(event.target.value)), "photo"))
         )
         step = gui.add_button_group("Photos", ("Previous", "Next"))
-        step.on_click(lambda event: self._move(1 if event.target.value == "Next" else -1))
+        step.on_click(in_order(lambda event: self._move(1 if event.target.value == "Next" else -1)))
         tint = gui.add_checkbox("Selection on the photo", window.choices.photo_selection)
-        tint.on_update(self._tint)
+        tint.on_update(in_order(self._tint))
 
     def _add_drawing(self) -> None:
         window, gui = self._window, self._window.client.gui
@@ -66,16 +67,16 @@ class ViewPanel:
             (DRAWN_NOW, *self._limits),
             hint="Gaussians in this window; fewer where the browser has no GPU. Selecting is of all always",
         )
-        self._drawn.on_update(self._limit_chosen)
+        self._drawn.on_update(in_order(self._limit_chosen))
         follow = gui.add_checkbox("Sharp where I look", window.choices.follow, hint="A sample follows the camera")
-        follow.on_update(lambda event: window.act(partial(self._follow, event.target.value)))
+        follow.on_update(in_order(lambda event: window.act(partial(self._follow, event.target.value))))
         if window.session.workspace.gaussians.sh_degree:
             gloss = gui.add_checkbox(
                 "View-dependent colors", window.choices.view_dependent, hint="Gloss, for where the camera comes to rest"
             )
-            gloss.on_update(lambda event: window.act(partial(window.set_view_dependent, event.target.value)))
+            gloss.on_update(in_order(lambda event: window.act(partial(window.set_view_dependent, event.target.value))))
         dark = gui.add_checkbox("Dark", window.choices.dark)
-        dark.on_update(lambda event: self._theme(event.target.value))
+        dark.on_update(in_order(lambda event: self._theme(event.target.value)))
         self._theme(window.choices.dark)
 
     def _limit_chosen(self, event: Any) -> None:
