@@ -5,10 +5,10 @@
 #include <ATen/Dispatch.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
 #include "adam_checks.h"
+#include "cuda/stream.h"
 
 namespace splatseg {
 namespace {
@@ -52,7 +52,7 @@ void adam_cuda_(Tensor params, Tensor exp_avg, Tensor exp_avg_sq, Tensor grad, s
     t.eps = eps;
     t.norm_scale = 2 * norm_weight / static_cast<double>(t.n);
     t.clears = clear;
-    cuda::launch_adam(t, cuda::Stream{c10::cuda::getCurrentCUDAStream()});
+    cuda::launch_adam(t, current_stream());
   });
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }

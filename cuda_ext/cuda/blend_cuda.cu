@@ -4,10 +4,10 @@
 #include <ATen/ATen.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
 #include "blend_checks.h"
+#include "cuda/stream.h"
 
 namespace splatseg {
 namespace {
@@ -62,8 +62,6 @@ void with_types(const Inputs& in, const Use& use) {
   if (in.weights.scalar_type() == at::kHalf) return use(float(), cuda::Half());
   return use(float(), float());
 }
-
-cuda::Stream current_stream() { return {c10::cuda::getCurrentCUDAStream()}; }
 
 Tensor blend_cuda(const Tensor& offsets, const Tensor& ids, const Tensor& weights, const Tensor& features, const Rows& rows) {
   check_blend(offsets, ids, weights, features, rows);

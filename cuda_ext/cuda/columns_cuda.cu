@@ -4,12 +4,12 @@
 #include <ATen/ATen.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
 #include <algorithm>
 
 #include "columns_checks.h"
+#include "cuda/stream.h"
 
 namespace splatseg {
 namespace {
@@ -48,7 +48,7 @@ void launch(const ColumnTensors& c, const Settings& s) {
   t.eps = s.eps;
   t.norm_scale = 2 * s.norm_weight / static_cast<double>(t.n);
   std::copy(c.most.begin(), c.most.end(), t.most);
-  cuda::launch_move_columns(t, cuda::Stream{c10::cuda::getCurrentCUDAStream()});
+  cuda::launch_move_columns(t, current_stream());
 }
 
 void pooled_transpose_adam_cuda_(const Tensor& cells, const Tensor& batch_columns, const Tensor& batch_entries,

@@ -5,10 +5,10 @@
 #include <ATen/Dispatch.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
 #include "loss_checks.h"
+#include "cuda/stream.h"
 
 namespace splatseg {
 namespace {
@@ -50,7 +50,7 @@ void solve(const at::Tensor& features, const at::Tensor& patch, const at::Tensor
   const at::Tensor memory = at::empty({t.at.bytes + bytes}, features.options().dtype(at::kByte));
   t.tables = reinterpret_cast<char*>(memory.mutable_data_ptr<uint8_t>());
   cuda::lay_out(t, t.tables + t.at.bytes, cleared);
-  const cuda::Stream stream{c10::cuda::getCurrentCUDAStream()};
+  const cuda::Stream stream = current_stream();
   if (deterministic) {
     cuda::launch_loss<T, cuda::ExactSum<T>>(t, cleared, stream);
   } else {

@@ -5,10 +5,10 @@
 #include <ATen/Dispatch.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
 #include "photometric_checks.h"
+#include "cuda/stream.h"
 
 namespace splatseg {
 namespace {
@@ -38,7 +38,7 @@ std::tuple<Tensor, Tensor> photometric_cuda(const Tensor& image, const Tensor& t
     t.grad = with_grad ? grad.mutable_data_ptr<scalar_t>() : nullptr;
     t.derivatives = derivatives.mutable_data_ptr<scalar_t>();
     t.sums = sums.mutable_data_ptr<double>();
-    cuda::launch_photometric(t, cuda::Stream{c10::cuda::getCurrentCUDAStream()});
+    cuda::launch_photometric(t, current_stream());
   });
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return {loss, grad};

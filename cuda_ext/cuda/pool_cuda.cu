@@ -4,19 +4,18 @@
 #include <ATen/ATen.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
 #include <algorithm>
 
 #include "pooled_checks.h"
+#include "cuda/stream.h"
 
 namespace splatseg {
 namespace {
 
 using at::Tensor;
 
-cuda::Stream current_stream() { return {c10::cuda::getCurrentCUDAStream()}; }
 char* bytes_of(const Tensor& t) { return reinterpret_cast<char*>(t.mutable_data_ptr<uint8_t>()); }
 
 // The part of the task that all batches have in common, with `rows` samples at most; its tables are laid out.
@@ -85,7 +84,7 @@ cuda::PoolBatches<T> batches_of(const PooledTensors& p) {
   return pool;
 }
 
-struct Settings {
+struct PooledSettings {
   double phi_min, phi_max, phi_scale, level_decay;
   int64_t min_pixels;
   double weight;
@@ -93,7 +92,7 @@ struct Settings {
 };
 
 template <class T, class W>
-void solve(const PooledTensors& p, const Settings& s) {
+void solve(const PooledTensors& p, const PooledSettings& s) {
   cuda::PooledTask<T, W> t{};
   t.loss = task_of<T>(p.batches, p.grad.size(0), s.min_pixels, s.level_decay);
   t.loss.d = static_cast<int>(p.features.size(1));
@@ -142,7 +141,7 @@ void pooled_loss_cuda_(Tensor cells, const Tensor& schedule, const Tensor& batch
     TORCH_CHECK_VALUE(reinterpret_cast<uintptr_t>(t->const_data_ptr()) % 16 == 0,
                       "features, grad: expected memory aligned to 16 bytes");
   const c10::cuda::CUDAGuard guard(features.device());
-  const Settings settings{phi_min, phi_max, phi_scale, level_decay, min_pixels, weight, deterministic};
+  const PooledSettings settings{phi_min, phi_max, phi_scale, level_decay, min_pixels, weight, deterministic};
   if (features.scalar_type() == at::kDouble) solve<double, double>(p, settings);
   else if (weights.scalar_type() == at::kHalf) solve<float, cuda::Half>(p, settings);
   else solve<float, float>(p, settings);

@@ -4,10 +4,10 @@
 #include <ATen/ATen.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
 #include "trace_tiles_checks.h"
+#include "cuda/stream.h"
 
 namespace splatseg {
 namespace {
@@ -41,7 +41,7 @@ std::tuple<Tensor, Tensor, Tensor> trace_tiles_cuda(const Tensor& means2d_, cons
   t.list = list.const_data_ptr<int>();
   if (t.rows == 0) return {offsets, at::empty({0}, pixels.options()), at::empty({0}, means2d.options())};
   t.offsets = offsets.mutable_data_ptr<int64_t>();
-  const cuda::Stream stream{c10::cuda::getCurrentCUDAStream()};
+  const cuda::Stream stream = current_stream();
   cuda::launch_count(t, stream);
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   offsets = offsets.cumsum(0);
