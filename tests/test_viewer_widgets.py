@@ -234,7 +234,7 @@ def test_objects_are_renamed_recolored_hidden_isolated_and_deleted(known: KnownR
     window.put("Color", (1, 2, 3))
     wait_for("the color", lambda: content.content.objects[1].color == (1, 2, 3))
     wait_for("the list", lambda: "rgb(1, 2, 3)" in window.markup("object 1"))
-    window.put("Visible", False)
+    window.press("Hide")
     wait_for("it to be hidden", lambda: window.objects()[0].endswith("hidden"))
     window.click(*known.splat.pixel_of(0))
     wait_for("a word on empty space", lambda: "empty space" in window.status)
@@ -358,7 +358,7 @@ def test_buttons_are_lit_when_they_can_act(known: KnownRun, window: HeadlessWind
         lit(selecting, levels, {"Undo"})
         window.press("Keep as object")
         lit(selecting, levels, combining, {"Undo", "Objects as labels (ZIP)"})
-        window.put("Visible", False)
+        window.press("Hide")
         wait_for("nothing selected", lambda: not window.enabled("Clear"))
         lit(levels, combining, {"Undo", "Objects as labels (ZIP)", "Show all", "Scene without it (PLY)"})
         for _ in range(3):

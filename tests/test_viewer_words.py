@@ -182,7 +182,7 @@ def test_gestures_that_change_nothing_say_so_and_ctrl_subtracts(known: KnownRun,
         selects(window, 0)
 
 
-def test_merge_and_split_tell_what_they_did(known: KnownRun, window: HeadlessWindow) -> None:
+def test_merge_and_split_tell_what_they_did(known: KnownRun, viewer: Viewer, window: HeadlessWindow) -> None:
     tree = tree_from_leaves(known.splat.parts.numpy(), [np.arange(6) // 2, np.arange(6)], 0)
     shared = known.workspace.shared
     for _ in range(2):
@@ -204,6 +204,7 @@ def test_merge_and_split_tell_what_they_did(known: KnownRun, window: HeadlessWin
         says(window, f"✓ split into 2 labels of {sizes[0]}, {sizes[1]} Gaussians")
         window.press("Find floaters")  # another job: the old message does not stay under it
         wait_for("the word to go", lambda: "split into" not in window.status)
+        wait_for("the job to end", lambda: all(served.job is None for served in viewer.windows.values()))
         window.press("Clear")
         selects(window, 0)
 

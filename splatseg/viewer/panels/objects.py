@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -16,31 +17,46 @@ from splatseg.viewer.status import ONE_LINE, short, swatch
 
 
 class ObjectRow:
-    """The widgets of one object."""
+    """One object: a row of buttons, and its color, name and copies folded below."""
 
     def __init__(self, window: Actions, entry: SceneObject) -> None:
-        self._window = window
-        gui, key = window.client.gui, entry.id
-        self.folder = gui.add_folder(self._label(entry), expand_by_default=False)
+        self._window, self._key = window, entry.id
+        gui = window.client.gui
+        self.folder = gui.add_folder(self._label(entry))
         with self.folder:
-            self._visible = gui.add_checkbox("Visible", entry.visible)
-            self._visible.on_update(in_order(partial(self._changed, lambda value: window.session.show(key, value))))
-            self._color = gui.add_rgb("Color", entry.color)
-            self._color.on_update(
-                in_order(partial(self._changed, lambda value: window.session.recolor(key, value), f"color {key}"))
-            )
-            self._name = gui.add_text("Name", entry.name)
-            rename = gui.add_button("Rename")
-            rename.on_click(pressed(lambda: window.act(partial(window.session.rename, key, self._name.value))))
-            actions = {
-                "Select": lambda: window.session.combine(key, "replace"),
-                "Isolate": lambda: window.session.isolate(key),
-                "Duplicate": lambda: self._duplicate(key),
-                "Delete": lambda: window.session.delete(key),
-            }
-            self._scale = None if entry.placement is None else self._add_placing(entry)
-            buttons = gui.add_button_group("Object", tuple(actions))
-            buttons.on_click(in_order(lambda event: window.act(actions[event.target.value])))
+            self._buttons = gui.add_button_group("", self._options(entry))
+            self._buttons.on_click(in_order(self._pressed))
+            with gui.add_folder("Color, name, copy", expand_by_default=False):
+                self._add_details(entry)
+
+    def _add_details(self, entry: SceneObject) -> None:
+        window, gui, key = self._window, self._window.client.gui, entry.id
+        self._color = gui.add_rgb("Color", entry.color)
+        self._color.on_update(
+            in_order(partial(self._changed, lambda value: window.session.recolor(key, value), f"color {key}"))
+        )
+        self._name = gui.add_text("Name", entry.name)
+        rename = gui.add_button("Rename")
+        rename.on_click(pressed(lambda: window.act(partial(window.session.rename, key, self._name.value))))
+        copy = gui.add_button("Duplicate", hint="A copy to move, turn and scale")
+        copy.on_click(pressed(lambda: window.act(partial(self._duplicate, key))))
+        self._scale = None if entry.placement is None else self._add_placing(entry)
+
+    @staticmethod
+    def _options(entry: SceneObject) -> tuple[str, ...]:
+        """What the buttons of the row say."""
+        return ("Hide" if entry.visible else "Show", "Isolate", "Select", "Delete")
+
+    def _pressed(self, event: Any) -> None:
+        session = self._window.session
+        acts: dict[str, Callable[[], object]] = {
+            "Hide": partial(session.show, self._key, False),
+            "Show": partial(session.show, self._key),
+            "Isolate": partial(session.isolate, self._key),
+            "Select": partial(session.combine, self._key, "replace"),
+            "Delete": partial(session.delete, self._key),
+        }
+        self._window.act(acts[event.target.value])
 
     def _duplicate(self, key: int) -> None:
         window = self._window
@@ -76,7 +92,8 @@ class ObjectRow:
     def update(self, before: SceneObject, entry: SceneObject) -> None:
         """Show what has changed: a name that is being typed and a slider that is being dragged stay."""
         self.folder.label = self._label(entry)
-        self._visible.value = entry.visible
+        if entry.visible != before.visible:
+            self._buttons.options = self._options(entry)
         if entry.color != before.color and not self._window.waiting(f"color {entry.id}"):
             self._color.value = entry.color
         if entry.name != before.name:
