@@ -7,173 +7,24 @@ It runs where the browser draws at least two pictures per second (two idle cores
 from __future__ import annotations
 
 import io
-import os
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from chromium import PATIENCE, SCREENSHOTS, executable, open_page, start, wait_for
+from chromium import PATIENCE, open_page, wait_for
 from known_run import make_run
-from known_scene import KnownScene, make_known_scene
+from known_scene import KnownScene
 from PIL import Image
 
 from splatseg.io.ply import load_gaussians
-from splatseg.session import Workspace
 
-pytest.importorskip("viser", reason="the viewer's extra is not installed")
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 viewer_room = pytest.importorskip("splatseg.viewer", reason="the viewer's extra is not installed")
 
-BROWSER = os.environ.get("SPLATSEG_BROWSER", "auto")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.slow,
-    pytest.mark.skipif(BROWSER == "0", reason="turned off by SPLATSEG_BROWSER=0"),
-]
-
-SLOWEST = 2.0  # pictures a second, at the first window
-
-
-class Window:
-    """A browser page on the viewer, and the desk that serves it."""
-
-    def __init__(self, browser: Any, viewer: Any, known: KnownScene, size: tuple[int, int]) -> None:
-        before = set(viewer.windows)
-        self.viewer, self.known, self.browser = viewer, known, browser
-        self.page = open_page(browser, viewer.port, size)
-        self._client = wait_for("the window", lambda: set(viewer.windows) - before).pop()
-        self.settle()
-
-    @property
-    def served(self) -> Any:
-        return self.viewer.windows[self._client]
-
-    def pictures_a_second(self) -> float:
-        """How often the page is drawn, over two seconds or one picture, whatever takes longer."""
-        return float(
-            self.page.evaluate(
-                """() => new Promise((done) => {
-                    const start = performance.now();
-                    let count = 0;
-                    const draw = () => {
-                        const passed = performance.now() - start;
-                        count += 1;
-                        passed > 2000 ? done((1000 * count) / passed) : requestAnimationFrame(draw);
-                    };
-                    requestAnimationFrame(draw);
-                })"""
-            )
-        )
-
-    def close(self) -> None:
-        """Close the browser: left open, it would go on drawing and slow the next test down."""
-        self.browser.close()
-
-    def settle(self) -> None:
-        """Wait until the server has done what was asked of it."""
-        time.sleep(0.3)  # the gesture's way through browser and socket
-        assert self.served._queue.wait_idle(PATIENCE)
-
-    def selected(self) -> np.ndarray:
-        return self.served.session.selection.mask.numpy()
-
-    def place_of(self, leaf: int) -> tuple[float, float]:
-        """Where on the page a leaf of the known tree is seen."""
-        x, y = self.known.pixel_of(self.served.camera(), leaf)
-        box = self.page.locator("canvas").first.bounding_box()
-        return box["x"] + x * box["width"], box["y"] + y * box["height"]
-
-    def gesture(self, act: Callable[[], object]) -> None:
-        """Do ``act`` and wait until it has reached the session, however slowly the browser draws."""
-        before = self.served.session.step
-        act()
-        wait_for("the gesture to arrive", lambda: self.served.session.step is not before)
-        self.settle()
-
-    def click(self, leaf: int, key: str | None = None) -> None:
-        """Click on the canvas, with ``key`` held."""
-        place = self.place_of(leaf)
-        if key:
-            self.page.keyboard.down(key)
-        self.gesture(lambda: self.page.mouse.click(*place))
-        if key:
-            self.page.keyboard.up(key)
-
-    def press_key(self, key: str, done: Callable[[], bool]) -> None:
-        """Press a key of the canvas and wait for what it does."""
-        self.page.keyboard.press(key)
-        wait_for(f"what {key} does", done)
-        self.settle()
-
-    def press(self, text: str) -> None:
-        self.page.get_by_text(text, exact=True).first.click()
-
-    def tab(self, name: str) -> None:
-        self.page.get_by_role("tab", name=name).click()
-
-    def shoot(self, name: str, lit: tuple[int, ...] = (), dark: tuple[int, ...] = ()) -> None:
-        """Keep a screenshot, taken when the leaves ``lit`` are in the highlight's color and ``dark`` are not."""
-        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-        expected = {leaf: leaf in lit for leaf in (*lit, *dark)}
-
-        def as_expected() -> bool:
-            content = self.page.screenshot(path=SCREENSHOTS / f"{name}.png", timeout=PATIENCE * 1000)
-            with Image.open(io.BytesIO(content)) as shot:
-                pixels = np.asarray(shot.convert("RGB"), dtype=int)
-            return all(self._is_lit(pixels, leaf) is value for leaf, value in expected.items())
-
-        wait_for(f"{name}.png to show leaves {lit} lit and {dark} not", as_expected)
-
-    def _is_lit(self, pixels: np.ndarray, leaf: int) -> bool:
-        """Whether the page is orange where ``leaf`` is, whatever its own color: far more red than blue."""
-        x, y = map(int, self.place_of(leaf))
-        red, _, blue = pixels[y - 1 : y + 2, x - 1 : x + 2].reshape(-1, 3).mean(0)
-        return bool(red - blue > 70)
-
-
-@pytest.fixture(scope="module")
-def launch() -> Iterator[Callable[[], Any]]:
-    """Starts a browser. Every window has one of its own: two pages that draw in one hold each other up."""
-    path = executable()
-    if path is None:
-        pytest.skip("chromium is not installed (Debian: apt-get install chromium; or set SPLATSEG_CHROMIUM)")
-    with playwright.sync_playwright() as driver:
-        yield lambda: start(driver, path)
-
-
-@pytest.fixture(scope="module")
-def known(tmp_path_factory: pytest.TempPathFactory) -> KnownScene:
-    return make_known_scene(tmp_path_factory.mktemp("browser"))
-
-
-@pytest.fixture
-def viewer(known: KnownScene) -> Iterator[Any]:
-    shutil.rmtree(known.run.folder / "sessions", ignore_errors=True)
-    running = viewer_room.Viewer(Workspace.open(known.run), viewer_room.ViewerConfig(viewer_room.ServerConfig(port=0)))
-    yield running
-    running.close()
-
-
-@pytest.fixture
-def open_window(launch: Callable[[], Any], viewer: Any, known: KnownScene) -> Iterator[Callable[..., Window]]:
-    """Opens windows on the viewer, of a size; closes them at the end of the test."""
-    windows: list[Window] = []
-
-    def opened(width: int = 800, height: int = 480) -> Window:
-        windows.append(Window(launch(), viewer, known, (width, height)))
-        rate = windows[-1].pictures_a_second() if len(windows) == 1 and BROWSER == "auto" else None
-        if rate is not None and rate < SLOWEST:
-            pytest.skip(f"the browser draws {rate:.1f} pictures a second here: SPLATSEG_BROWSER=1 runs it all the same")
-        return windows[-1]
-
-    yield opened
-    for window in windows:
-        window.close()
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 def test_click_level_subtract_undo_export(open_window: Any, known: KnownScene) -> None:

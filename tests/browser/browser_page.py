@@ -1,0 +1,110 @@
+"""A browser page on the viewer, driven by mouse and keyboard."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from chromium import PATIENCE, SCREENSHOTS, open_page, wait_for
+from known_scene import KnownScene
+from PIL import Image
+
+
+class Window:
+    """A page on ``viewer``, and the window that serves it."""
+
+    def __init__(self, browser: Any, viewer: Any, known: KnownScene, size: tuple[int, int]) -> None:
+        before = set(viewer.windows)
+        self.viewer, self.known, self.browser = viewer, known, browser
+        self.page = open_page(browser, viewer.port, size)
+        self._client = wait_for("the window", lambda: set(viewer.windows) - before).pop()
+        self.settle()
+
+    @property
+    def served(self) -> Any:
+        return self.viewer.windows[self._client]
+
+    def pictures_a_second(self) -> float:
+        """How often the page is drawn, over two seconds or one picture, whatever takes longer."""
+        return float(
+            self.page.evaluate(
+                """() => new Promise((done) => {
+                    const start = performance.now();
+                    let count = 0;
+                    const draw = () => {
+                        const passed = performance.now() - start;
+                        count += 1;
+                        passed > 2000 ? done((1000 * count) / passed) : requestAnimationFrame(draw);
+                    };
+                    requestAnimationFrame(draw);
+                })"""
+            )
+        )
+
+    def close(self) -> None:
+        """Close the browser: left open, it would go on drawing and slow the next test down."""
+        self.browser.close()
+
+    def settle(self) -> None:
+        """Wait until the server has done what was asked of it."""
+        time.sleep(0.3)  # the gesture's way through browser and socket
+        assert self.served._queue.wait_idle(PATIENCE)
+
+    def selected(self) -> np.ndarray:
+        return self.served.session.selection.mask.numpy()
+
+    def place_of(self, leaf: int) -> tuple[float, float]:
+        """Where on the page a leaf of the known tree is seen."""
+        x, y = self.known.pixel_of(self.served.camera(), leaf)
+        box = self.page.locator("canvas").first.bounding_box()
+        return box["x"] + x * box["width"], box["y"] + y * box["height"]
+
+    def gesture(self, act: Callable[[], object]) -> None:
+        """Do ``act`` and wait until it has reached the session, however slowly the browser draws."""
+        before = self.served.session.step
+        act()
+        wait_for("the gesture to arrive", lambda: self.served.session.step is not before)
+        self.settle()
+
+    def click(self, leaf: int, key: str | None = None) -> None:
+        """Click on the canvas, with ``key`` held."""
+        place = self.place_of(leaf)
+        if key:
+            self.page.keyboard.down(key)
+        self.gesture(lambda: self.page.mouse.click(*place))
+        if key:
+            self.page.keyboard.up(key)
+
+    def press_key(self, key: str, done: Callable[[], bool]) -> None:
+        """Press a key of the canvas and wait for what it does."""
+        self.page.keyboard.press(key)
+        wait_for(f"what {key} does", done)
+        self.settle()
+
+    def press(self, text: str) -> None:
+        self.page.get_by_text(text, exact=True).first.click()
+
+    def tab(self, name: str) -> None:
+        self.page.get_by_role("tab", name=name).click()
+
+    def shoot(self, name: str, lit: tuple[int, ...] = (), dark: tuple[int, ...] = ()) -> None:
+        """Keep a screenshot, taken when the leaves ``lit`` are in the highlight's color and ``dark`` are not."""
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        expected = {leaf: leaf in lit for leaf in (*lit, *dark)}
+
+        def as_expected() -> bool:
+            content = self.page.screenshot(path=SCREENSHOTS / f"{name}.png", timeout=PATIENCE * 1000)
+            with Image.open(io.BytesIO(content)) as shot:
+                pixels = np.asarray(shot.convert("RGB"), dtype=int)
+            return all(self._is_lit(pixels, leaf) is value for leaf, value in expected.items())
+
+        wait_for(f"{name}.png to show leaves {lit} lit and {dark} not", as_expected)
+
+    def _is_lit(self, pixels: np.ndarray, leaf: int) -> bool:
+        """Whether the page is orange where ``leaf`` is, whatever its own color: far more red than blue."""
+        x, y = map(int, self.place_of(leaf))
+        red, _, blue = pixels[y - 1 : y + 2, x - 1 : x + 2].reshape(-1, 3).mean(0)
+        return bool(red - blue > 70)

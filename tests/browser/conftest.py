@@ -1,0 +1,62 @@
+"""A browser, a viewer of a scene whose parts are known, and windows on it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from browser_page import Window
+from chromium import executable, start
+from known_scene import KnownScene, make_known_scene
+
+from splatseg.session import Workspace
+
+BROWSER = os.environ.get("SPLATSEG_BROWSER", "auto")
+SLOWEST = 2.0  # pictures a second, at the first window
+
+
+@pytest.fixture(scope="session")
+def launch() -> Iterator[Callable[[], Any]]:
+    """Starts a browser. Every window has one of its own: two pages that draw in one hold each other up."""
+    if BROWSER == "0":
+        pytest.skip("turned off by SPLATSEG_BROWSER=0")
+    path = executable()
+    if path is None:
+        pytest.skip("chromium is not installed (Debian: apt-get install chromium; or set SPLATSEG_CHROMIUM)")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as driver:
+        yield lambda: start(driver, path)
+
+
+@pytest.fixture(scope="session")
+def known(tmp_path_factory: pytest.TempPathFactory) -> KnownScene:
+    return make_known_scene(tmp_path_factory.mktemp("browser"))
+
+
+@pytest.fixture
+def viewer(known: KnownScene) -> Iterator[Any]:
+    room = pytest.importorskip("splatseg.viewer", reason="the viewer's extra is not installed")
+    shutil.rmtree(known.run.folder / "sessions", ignore_errors=True)
+    running = room.Viewer(Workspace.open(known.run), room.ViewerConfig(room.ServerConfig(port=0)))
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def open_window(launch: Callable[[], Any], viewer: Any, known: KnownScene) -> Iterator[Callable[..., Window]]:
+    """Opens windows on the viewer, of a size; closes them at the end of the test."""
+    windows: list[Window] = []
+
+    def opened(width: int = 800, height: int = 480) -> Window:
+        windows.append(Window(launch(), viewer, known, (width, height)))
+        rate = windows[-1].pictures_a_second() if len(windows) == 1 and BROWSER == "auto" else None
+        if rate is not None and rate < SLOWEST:
+            pytest.skip(f"the browser draws {rate:.1f} pictures a second here: SPLATSEG_BROWSER=1 runs it all the same")
+        return windows[-1]
+
+    yield opened
+    for window in windows:
+        window.close()

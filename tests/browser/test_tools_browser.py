@@ -1,0 +1,152 @@
+"""The tools of the panels in a real browser: rectangle, box, the refining buttons, properties, Clean, objects, search
+and copies, each by the gestures that a person has. Lasso, brush and ball: ``test_viewer_browser.py``."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from browser_page import Window
+from chromium import wait_for
+from known_scene import KnownScene
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+
+def open_folder(window: Window, label: str) -> None:
+    """Unfold a folder of the panel."""
+    window.press(label)
+    time.sleep(0.5)  # it glides
+
+
+def choose(window: Window, label: str, option: str) -> None:
+    """Choose ``option`` in the dropdown ``label``."""
+    window.page.get_by_label(label, exact=True).first.click()
+    window.page.get_by_role("option", name=option).first.click()
+
+
+def test_rectangle_and_box(open_window: Any, known: KnownScene) -> None:
+    window = open_window()
+    belly = known.leaf("snowman/belly")
+    x, y = window.place_of(belly)
+    mouse, keyboard = window.page.mouse, window.page.keyboard
+
+    def drag() -> None:
+        keyboard.down("Control")
+        mouse.move(x - 12, y - 12)
+        mouse.down()
+        mouse.move(x + 12, y + 12, steps=4)
+        mouse.up()
+        keyboard.up("Control")
+
+    for _ in range(2):
+        window.gesture(drag)
+        inside = window.selected()
+        assert inside.any() and known.inside(belly, 2)[inside].mean() > 0.9
+        window.gesture(lambda: window.press("Undo"))
+        assert not window.selected().any()
+    window.click(belly)
+    object_ = window.selected()
+    window.press_key("x", lambda: window.served.canvas.solid.kind == "box")
+    window.shoot("16-box")
+    window.gesture(lambda: window.press("only it"))
+    boxed = window.selected()
+    assert object_[boxed].mean() > 0.5 and boxed[object_].mean() > 0.9
+    window.gesture(lambda: window.press("take out"))
+    assert not window.selected().any()
+
+
+def test_refining_buttons_properties_and_clean(open_window: Any, known: KnownScene) -> None:
+    window = open_window(1000, 900)
+    window.click(known.leaf("snowman/belly"))
+    open_folder(window, "Grow, shrink, tidy")
+    added, less, none = "Gaussians added", "Gaussians taken out", "but there is none"
+    words = {"Grow": [added], "Shrink": [less], "Fill holes": [added, none], "Keep largest piece": [less, none]}
+    for button in ("Grow", "Shrink", "Grow", "Fill holes", "Keep largest piece"):
+        before = int(window.selected().sum())
+        window.press(button)
+        said = window.page.get_by_text(re.compile("|".join(words[button])))
+        said.first.wait_for()
+        window.settle()
+        change = int(window.selected().sum()) - before
+        assert {added: change > 0, less: change < 0, none: change == 0}[words[button][0]] or none in words[button]
+    piece = window.selected()
+    assert piece.any()
+    window.gesture(lambda: window.page.keyboard.press("Control+i"))
+    assert np.array_equal(window.selected(), ~piece)
+    window.gesture(lambda: window.page.keyboard.press("Escape"))
+    open_folder(window, "By property")
+    choose(window, "Property", "size")
+    line = window.page.locator(".multi-slider-track").filter(visible=True).last
+    line.scroll_into_view_if_needed()
+    track = line.bounding_box()
+    for share in (0.5, 0.3):
+        before = int(window.selected().sum())
+        thumb = window.page.locator(".multi-slider-thumb").filter(visible=True).last.bounding_box()
+        y = thumb["y"] + thumb["height"] / 2
+        window.page.mouse.move(thumb["x"] + thumb["width"] / 2, y)
+        window.page.mouse.down()
+        window.gesture(lambda y=y, share=share: window.page.mouse.move(track["x"] + share * track["width"], y, steps=3))
+        window.page.mouse.up()
+        window.settle()
+        assert 0 < window.selected().sum() != before
+    window.shoot("17-property")
+    window.gesture(lambda: window.page.keyboard.press("Escape"))
+    open_folder(window, "Clean")
+    window.press("Find floaters")
+    window.page.get_by_text("floaters, in red").first.wait_for()
+    window.shoot("18-floaters")
+
+
+def test_objects_are_hidden_searched_and_copied(open_window: Any, known: KnownScene) -> None:
+    window = open_window(1000, 900)
+    window.page.add_style_tag(content=".mantine-Notification-root {display: none}")  # viser's note lies over the canvas
+    belly = known.leaf("snowman/belly")
+    window.click(belly)
+    kept = window.selected()
+    window.page.keyboard.press("k")
+    shared = window.served.session.workspace.shared
+    wait_for("the object", lambda: len(shared.content.objects) == 1)
+    window.gesture(lambda: window.page.keyboard.press("Escape"))
+    window.tab("Objects")
+    for label, visible in (("Hide", False), ("Show", True)):
+        window.press(label)
+        wait_for("its state", lambda v=visible: shared.content.objects[1].visible is v)
+    window.page.get_by_label("Search", exact=True).first.fill("object 1")
+    wait_for("what is found", lambda: "1 found" in str(window.served.panels._tabs[1]._search._list.options[0]))
+    camera = window.served.camera().cam_from_world
+    choose(window, "Found", "object 1")
+    wait_for("the selection", lambda: np.array_equal(window.selected(), kept))
+    wait_for("the camera", lambda: np.abs((window.served.camera().cam_from_world - camera).numpy()).max() > 1e-3)
+    open_folder(window, "Color, name, copy")
+    window.press("Duplicate")
+    wait_for("the copy", lambda: len(shared.content.objects) == 2)
+    window.settle()
+    window.shoot("19-copy")
+    for _ in range(2):
+        placement = shared.content.objects[2].placement
+        window.settle()
+        drag_gizmo(window, window.served.copy_gizmo._handle)
+        wait_for("the copy to move", lambda p=placement: shared.content.objects[2].placement.center != p.center)
+    window.shoot("20-copy-moved")
+
+
+def drag_gizmo(window: Window, gizmo: Any) -> None:
+    """Pull a gizmo by the arrow that is longest on the picture."""
+    camera, unit = window.served.camera(), window.served.template.unit
+    box = window.page.locator("canvas").first.bounding_box()
+    turn = torch.from_numpy(np.asarray(gizmo.position))
+    arrows = np.eye(3)[:, None] * gizmo.scale * np.array([0.6, 0.9])[None, :, None]
+    places = (turn.numpy() + arrows.reshape(-1, 3)) * unit
+    ends = camera.project(torch.from_numpy(places).float())[0].reshape(3, 2, 2)
+    (sx, sy), (ex, ey) = ends[int((ends[:, 1] - ends[:, 0]).norm(dim=1).argmax())].tolist()
+    kx, ky = box["width"] / camera.width, box["height"] / camera.height
+    window.page.mouse.move(box["x"] + sx * kx, box["y"] + sy * ky)
+    time.sleep(1)
+    window.page.mouse.down()
+    window.page.mouse.move(box["x"] + ex * kx, box["y"] + ey * ky, steps=5)
+    window.page.mouse.up()
