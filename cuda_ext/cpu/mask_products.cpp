@@ -50,6 +50,22 @@ class Sums {
   std::vector<int32_t> touched_;
 };
 
+// Calls visit(g) for Gaussians in a list. Their rows lie anywhere, and waiting for them takes longer than reading them: a row
+// is asked for some Gaussians ahead, and where it lies a few more ahead of that.
+template <class Visit>
+void for_rows(const int32_t* begin, const int32_t* end, SparseRows rows, const float* weights, Visit visit) {
+  constexpr int64_t kAhead = 12;
+  const int64_t count = end - begin;
+  for (int64_t i = 0; i < count; i++) {
+    if (i + 2 * kAhead < count) {
+      __builtin_prefetch(rows.offsets + begin[i + 2 * kAhead]);
+      __builtin_prefetch(weights + begin[i + 2 * kAhead]);
+    }
+    if (i + kAhead < count) __builtin_prefetch(rows.begin(begin[i + kAhead]));
+    visit(begin[i]);
+  }
+}
+
 FoundRows joined(std::vector<FoundRows>& blocks, int64_t count) {
   FoundRows all;
   all.offsets.reserve(count + 1);
@@ -163,11 +179,11 @@ struct Sharer {
 
   void operator()(int64_t begin, int64_t end, int64_t block) {
     for (int64_t mask = begin; mask < end; mask++) {
-      for (const int32_t* g = by_mask.begin(mask); g < by_mask.end(mask); g++) {
-        const int32_t* last = others.end(*g);
-        for (const int32_t* other = keep.first(mask, others.begin(*g), last); other < last; other++)
-          shared.add(*other, weights[*g]);
-      }
+      for_rows(by_mask.begin(mask), by_mask.end(mask), others, weights, [&](int32_t g) {
+        const int32_t* last = others.end(g);
+        for (const int32_t* other = keep.first(mask, others.begin(g), last); other < last; other++)
+          shared.add(*other, weights[g]);
+      });
       shared.take([&](int32_t other, float sum) {
         const float overlap = keep.overlap(mask, other, sum);
         if (!(overlap >= keep.least)) return;
@@ -290,8 +306,9 @@ void shared_weights(SparseRows left, SparseRows right, const float* weights, int
   for (int64_t a = 0; a < left.count; a++) {
     float* sums = out + a * width;
     std::fill(sums, sums + width, 0.f);
-    for (const int32_t* g = left.begin(a); g < left.end(a); g++)
-      for (const int32_t* b = right.begin(*g); b < right.end(*g); b++) sums[*b] += weights[*g];
+    for_rows(left.begin(a), left.end(a), right, weights, [&](int32_t g) {
+      for (const int32_t* b = right.begin(g); b < right.end(g); b++) sums[*b] += weights[g];
+    });
   }
 }
 
