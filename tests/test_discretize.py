@@ -300,3 +300,50 @@ def test_thousands_of_pieces_become_as_many_as_can_be_compared(monkeypatch: pyte
     assert set(absorb_small(pieces, np.zeros_like(pieces), around, 2, kept).tolist()) == {0, 1, 2, 4}
     monkeypatch.setattr("splatseg.segment.neighbors.MOST_PIECES", 6)
     assert np.array_equal(absorb_small(pieces, np.zeros_like(pieces), around, 2), pieces)
+
+
+def test_a_sample_is_weighted_by_the_voxels_that_hold_as_many() -> None:
+    """As by listing all voxels at each resolution; more points than are looked at at a time."""
+    draw = np.random.default_rng(4)
+    means = np.concatenate([draw.random((9000, 3)), 0.02 * draw.random((3000, 3))]).astype(np.float32)
+    points = means.astype(np.float64)
+    low, high = np.percentile(points, (1, 99), axis=0)
+    unit = np.clip(((points - low) / float((high - low).max()) + 1) / 3, 0, 1)
+    coarse, fine = 1.0, 4096.0
+    for _ in range(12):
+        middle = (coarse * fine) ** 0.5
+        few = len(np.unique((unit * middle).astype(np.int64), axis=0)) < 0.25 * 800
+        coarse, fine = (middle, fine) if few else (coarse, middle)
+    _, voxel, held = np.unique((unit * fine).astype(np.int64), axis=0, return_inverse=True, return_counts=True)
+    keys = np.log(np.random.default_rng(1).random(len(points))) * held[voxel.ravel()]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("splatseg.segment.neighbors.SCANNED", 500)
+        found = fair_sample(means, np.arange(len(means)), 800, np.random.default_rng(1))
+    assert np.array_equal(found, np.sort(np.argpartition(-keys, 800)[:800]))
+
+
+def test_labels_are_those_that_most_alike_neighbors_offer() -> None:
+    """Each Gaussian asked in full: those among their own, too, which are not asked."""
+    draw = np.random.default_rng(6)
+    centers = np.linalg.qr(draw.standard_normal((6, 6)))[0][:4].astype(np.float32)
+    side = np.arange(500) // 125
+    unit = centers[side] + 0.6 * draw.standard_normal((500, 6)).astype(np.float32)
+    neighbors = np.clip(np.arange(500)[:, None] + [-3, -2, -1, 1, 2, 3], 0, 499).astype(np.int32)
+    wanted = (unit @ centers.T).argmax(1)
+    for _ in range(2):
+        offers = np.concatenate([wanted[:, None], wanted[neighbors]], axis=1)
+        shares = (offers[:, :, None] == offers[:, None, 1:]).mean(2)
+        worth = np.take_along_axis(unit @ centers.T, offers, 1) + 0.5 * shares
+        wanted = np.take_along_axis(offers, worth.argmax(1)[:, None], 1)[:, 0]
+    found = discretize_module.assign(unit, centers, neighbors, 0.5)
+    alone = (found[neighbors] == found[:, None]).all(1)
+    assert np.array_equal(found, wanted) and 50 < alone.sum() < 500
+
+
+def test_sums_of_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A leaf without Gaussians, in parts of seven."""
+    monkeypatch.setattr(discretize_module, "CHUNK", 7)
+    draw = np.random.default_rng(8)
+    unit, leaves = draw.random((50, 3)).astype(np.float32), draw.choice([0, 1, 3], 50)
+    wanted = np.stack([np.bincount(leaves, unit[:, k], 4) for k in range(3)], axis=1)
+    assert np.array_equal(discretize_module._sums(unit, leaves, 4), wanted)

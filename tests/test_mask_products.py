@@ -18,6 +18,7 @@ from splatseg.fit.mask_clustering import MaskClusteringConfig, find_segments
 from splatseg.fit.pixel_pools import PixelPool
 from splatseg.ops import Contributions, sparse_rows
 from splatseg.ops.mask_products import BlockedEvidence, MaskEvidence
+from splatseg.ops.mask_rows import RowEvidence, can_walk_rows
 from splatseg.ops.reference.mask_products import SparseEvidence
 from splatseg.ops.sparse_rows import Rows, bfloat16_terms, product
 
@@ -140,14 +141,16 @@ def moved(pools: list[PixelPool], device: torch.device) -> list[PixelPool]:
 
 
 Gather = Callable[[Iterable[Any], int, float], MaskEvidence]
-KINDS = [SparseEvidence.gather, BlockedEvidence.gather]
+KINDS = {"sparse": SparseEvidence.gather, "rows": RowEvidence.gather, "blocked": BlockedEvidence.gather}
 
 
-@pytest.fixture(params=KINDS, ids=["sparse", "blocked"])
-def gather(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Gather:
+@pytest.fixture(params=KINDS)
+def gather(request: pytest.FixtureRequest, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Gather:
     """Each implementation; the blocked one in blocks of some tens of Gaussians and of masks."""
+    if request.param == "rows" and not can_walk_rows(torch.empty(0, device=device)):
+        pytest.skip("no kernels for this device")
     monkeypatch.setattr(sparse_rows, "BLOCK_ENTRIES", 4000)
-    return request.param
+    return KINDS[request.param]
 
 
 def test_segments_are_those_of_plain_tables(

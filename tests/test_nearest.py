@@ -30,3 +30,14 @@ def test_points_at_one_place_and_a_single_one() -> None:
     ids, distances = nearest(np.zeros((1, 3)), np.array([[3.0, 4.0, 0.0], [0.0, 0.0, 2.0]]))
     assert ids.tolist() == [[0], [0]] and distances.tolist() == [[5.0], [2.0]]
     assert nearest(np.zeros((2, 3)), np.zeros((0, 3)))[0].shape == (0, 1)
+
+
+def test_places_far_from_all_points() -> None:
+    """Behind a plane of points, and one point far from the rest: what no photo shows, and a floater."""
+    draw = np.random.default_rng(3)
+    points = np.concatenate([draw.random((400, 3)) * [1, 1, 0], [[1e6, 0, 0]]]).astype(np.float32)
+    places = (draw.random((50, 3)) + np.array([0, 0, 30])).astype(np.float32)
+    ids, distances = nearest(points, places, 3)
+    apart = np.linalg.norm(points[None].astype(np.float64) - places[:, None].astype(np.float64), axis=2)
+    assert np.allclose(distances, np.sort(apart, axis=1)[:, :3], rtol=1e-6)
+    assert np.allclose(np.take_along_axis(apart, ids.astype(np.int64), 1), distances, rtol=1e-6)

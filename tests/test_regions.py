@@ -6,11 +6,13 @@ import itertools
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from scipy import sparse
 
 from splatseg.core.gaussians import SH_C0, Gaussians
 from splatseg.core.segments import Segments
+from splatseg.fit import regions
 from splatseg.fit.regions import RegionConfig, complete, cut, divide, merge_tree, neighbor_edges
 from splatseg.fit.segment_features import segment_features
 
@@ -91,3 +93,18 @@ def test_what_masks_cover_unconfirmed_is_left_to_the_loss() -> None:
     segments = complete(covered, gaussians)
     assert len(segments) == 1
     assert len(complete(one_segment(kind), gaussians, RegionConfig(most=0))) == 1, "0 turns regions off"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_pairs_that_choose_each_other(seed: int) -> None:
+    """Of costs with many ties: the first of equal ones, as by sorting them all; without pairs there are none."""
+    draw = np.random.default_rng(seed)
+    edges = regions._distinct(np.sort(draw.integers(0, 60, (300, 2)), axis=1), 60)
+    wanted = np.unique(edges[edges[:, 0] < edges[:, 1]], axis=0)
+    assert np.array_equal(edges, wanted)
+    cost = draw.integers(0, 6, len(edges)).astype(float)
+    rank = np.argsort(np.argsort(cost, kind="stable"))
+    best = np.array([rank[(edges == k).any(1)].min(initial=len(cost)) for k in range(60)])
+    found = regions._mutual(cost, edges, 60)
+    assert found.any() and np.array_equal(found, (best[edges] == rank[:, None]).all(1))
+    assert len(regions._distinct(edges[:0], 60)) == 0

@@ -21,6 +21,7 @@ from splatseg.core.value_digest import value_digest
 
 NORM_EPS = 1e-6  # the loss, the renders and the queries all divide by |f| + NORM_EPS
 FORMAT = "splatseg-features-1"
+CHUNK = 1 << 16  # Gaussians looked at at a time
 
 
 def unit_features(features: Tensor) -> Tensor:
@@ -31,6 +32,32 @@ def unit_features(features: Tensor) -> Tensor:
 def _digest(tensors: Mapping[str, Tensor]) -> str:
     """Of all ``tensors``, in whatever order a file holds them."""
     return value_digest(dict(sorted(tensors.items())))
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureGroups:
+    """Gaussians that lie in the same segments and have the same feature: every query scores them alike.
+
+    Attributes:
+        of: (n,) int32 group of each Gaussian.
+        pattern: (g,) int64 pattern of segments (``Segments.patterns``) of each group.
+        unit: (g, d) features of length 1.
+    """
+
+    of: Tensor
+    pattern: Tensor
+    unit: Tensor
+
+    def summed(self, weights: Tensor) -> Tensor:
+        """(g,) float64 sum of ``weights`` (n,) in each group; kept for the weights that were asked for last."""
+        kept = self._summed
+        if not kept or kept[0][0] is not weights:
+            kept[:] = [(weights, torch.bincount(self.of, weights.double(), len(self.unit)))]
+        return kept[0][1]
+
+    @cached_property
+    def _summed(self) -> list[tuple[Tensor, Tensor]]:
+        return []
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +100,33 @@ class FeatureField:
     def unit(self) -> Tensor:
         """(n, d) features of length 1 (0 where a feature is zero), computed once: the clicks' matrix."""
         return unit_features(self.features.detach())
+
+    @cached_property
+    def groups(self) -> FeatureGroups | None:
+        """Where segments hold their Gaussians' features these are few, and a query need not look at the others; None
+        where they are not fewer than half."""
+        if self.segments is None or not len(self.segments):
+            return None
+        features, pattern = self.features.detach(), self.segments.pattern_on(self.features.device)
+        known = torch.from_numpy(self.segments.weights > 0).to(pattern.device).nonzero()[:, 0]
+        example = torch.full((len(self.segments.patterns[1]),), -1, dtype=torch.int64, device=pattern.device)
+        example[pattern[known]] = known  # what no view shows may have left its segment's feature
+        like = torch.cat(
+            [
+                (rows == features[example[own]]).all(1)
+                for rows, own in zip(features.split(CHUNK), pattern.split(CHUNK), strict=True)
+            ]
+        )
+        like &= example[pattern] >= 0
+        held = torch.zeros(len(example), dtype=torch.bool, device=pattern.device)
+        held[pattern[like]] = True
+        alone = (~like).nonzero()[:, 0]
+        first = torch.cat([example[held], alone])
+        if 2 * len(first) > len(features):
+            return None
+        of = (held.cumsum(0) - 1)[pattern].to(torch.int32)
+        of[alone] = torch.arange(len(first) - len(alone), len(first), dtype=torch.int32, device=of.device)
+        return FeatureGroups(of, pattern[first], unit_features(features[first]))
 
     @cached_property
     def confidence(self) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from splatseg.core.errors import SplatsegError
+from splatseg.core.numbering import numbered
 from splatseg.core.palette import color_from_json, hue_color
 from splatseg.core.selection import Selection
 
@@ -262,7 +263,9 @@ def build_nodes(labels: NDArray[np.int32]) -> tuple[LabelNode, ...]:
     found: dict[int, LabelNode] = {}
     order: dict[int, int] = {}
     for level in range(labels.shape[1]):
-        ids, first, counts = np.unique(labels[:, level], return_index=True, return_counts=True)
+        ids, number = numbered(labels[:, level])
+        counts, first = np.bincount(number), np.zeros(len(ids), np.int64)
+        first[number[::-1]] = np.arange(len(number))[::-1]  # of equal numbers the last one is kept
         for label, row, count in zip(ids.tolist(), first.tolist(), counts.tolist(), strict=True):
             if label == 0 or label in found:
                 continue

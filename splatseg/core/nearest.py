@@ -24,7 +24,9 @@ def nearest(
     a million queries take three times as long. ``count`` is at most n.
     """
     order = _along_curve(points)
-    tree = cKDTree(points[order])
+    # Cut in the middle of space, with nodes as large as the cut leaves them: made in half the time, and places far from
+    # all points, like those that no photo shows, are answered in less than half.
+    tree = cKDTree(points[order], balanced_tree=False, compact_nodes=False)
     wanted = points if places is None else places
     asked = order if places is None else _along_curve(places)
     ids, distances = np.empty((len(wanted), count), np.int32), np.empty((len(wanted), count), np.float32)

@@ -59,9 +59,7 @@ class Segments:
     @cached_property
     def patterns(self) -> tuple[Ints, Bools]:
         """(n,) pattern of each Gaussian, and (k, s) segments of each pattern: what lies in the same segments is one."""
-        # Sums of random 64-bit numbers stand for sets: two different sets share one with probability 2^-64 a pair.
-        names = np.random.default_rng(0).integers(-(2**62), 2**62, len(self))
-        keys = self.inside.astype(np.int64) @ names
+        keys = _keys(self.inside)
         _, first, pattern = np.unique(keys, return_index=True, return_inverse=True)
         return pattern.ravel().astype(np.int64), self.inside[first].toarray().astype(bool)
 
@@ -132,7 +130,24 @@ class Segments:
                 f"segments: expected tables of {count} Gaussians, found pattern {pattern.shape}, "
                 f"table {table.shape}, views {views.shape}"
             )
-        return cls(sparse.csr_matrix(table)[pattern], weights, views, could, agreed, covered)
+        found_patterns = sparse.csr_matrix(table)
+        segments = cls(found_patterns[pattern], weights, views, could, agreed, covered)
+        if _is_canonical(found_patterns, pattern):
+            segments.__dict__["patterns"] = (pattern, table)  # as they would be found again, in seconds
+        return segments
+
+
+def _keys(inside: sparse.csr_matrix) -> Ints:
+    """(n,) sums of random 64-bit numbers, which stand for sets of segments: two different sets share one with
+    probability 2^-64 a pair."""
+    names = np.random.default_rng(0).integers(-(2**62), 2**62, inside.shape[1])
+    return inside.astype(np.int64) @ names
+
+
+def _is_canonical(table: sparse.csr_matrix, pattern: Ints) -> bool:
+    """Whether these are the patterns of :attr:`Segments.patterns`: by ascending keys, each of some Gaussian."""
+    keys = _keys(table)
+    return bool((keys[1:] > keys[:-1]).all()) and bool((np.bincount(pattern, minlength=len(keys)) > 0).all())
 
 
 @dataclass(frozen=True, eq=False)

@@ -184,10 +184,14 @@ def _group(agreement: sparse.coo_matrix, owner: Ints, iou: float | Floats, neede
     graph = sparse.csr_matrix((a.data[free], (a.row[free], a.col[free])), shape=a.shape)
     owner = owner.copy()
     found = int(owner.max(initial=-1)) + 1
-    for mask in np.argsort(-np.diff(graph.indptr), kind="stable"):
+    agreeing = np.diff(graph.indptr)
+    order = np.argsort(-agreeing, kind="stable")
+    for mask in order[(owner[order] < 0) & (agreeing[order] + 1 >= needed[order])]:
+        if owner[mask] >= 0:
+            continue
         others = graph.indices[graph.indptr[mask] : graph.indptr[mask + 1]]
         members = np.append(others[owner[others] < 0], mask)
-        if owner[mask] < 0 and len(members) >= needed[mask]:
+        if len(members) >= needed[mask]:
             owner[members] = found
             found += 1
     return owner

@@ -1,7 +1,8 @@
 """Masks of many views compared on the Gaussians they show: the heavy products of ``mask_clustering``.
 
-Two implementations of :class:`MaskEvidence`. :class:`~splatseg.ops.reference.mask_products.SparseEvidence` multiplies
-sparse matrices on one core; :class:`BlockedEvidence` makes dense 0/1 matrices of a block of Gaussians at a time and
+Implementations of :class:`MaskEvidence`. :class:`~splatseg.ops.reference.mask_products.SparseEvidence`, the
+specification, multiplies sparse matrices of scipy on one core; :class:`~splatseg.ops.mask_rows.RowEvidence` walks
+sparse rows on all cores; :class:`BlockedEvidence` makes dense 0/1 matrices of a block of Gaussians at a time and
 multiplies those, some hundred times the operations, which a device with matrix units does in a hundredth of the time.
 """
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
+from splatseg.ops.mask_rows import RowEvidence, can_walk_rows
 from splatseg.ops.reference.mask_products import SparseEvidence
 from splatseg.ops.replay import Pool
 from splatseg.ops.sparse_rows import Rows, aligned, aligned_step, bfloat16_terms, blocks, parts, product, summed
@@ -79,8 +81,11 @@ def gather(pools: Iterable[Pool], count: int, min_weight: float) -> MaskEvidence
     first = next(remaining, None)
     if first is None:
         return None
-    kind = BlockedEvidence if has_matrix_units(first.patch) else SparseEvidence
-    return kind.gather(itertools.chain([first], remaining), count, min_weight)
+    pools = itertools.chain([first], remaining)
+    if has_matrix_units(first.patch):
+        return BlockedEvidence.gather(pools, count, min_weight)
+    kind = RowEvidence if can_walk_rows(first.patch) else SparseEvidence
+    return kind.gather(pools, count, min_weight)
 
 
 def has_matrix_units(tensor: Tensor) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from splatseg.core.numbering import numbered
 from splatseg.core.segments import SAME, Family, Segments
 from splatseg.segment.neighbors import MOST_PIECES, absorb_small
 
@@ -40,16 +41,16 @@ def family_leaves(
         neighbors: (n, k) ids of the nearest Gaussians.
     """
     deepest = family.deepest()[segments.patterns[0]]
-    own = np.unique(np.where(deepest >= 0, deepest, len(family) + pieces), return_inverse=True)
-    names, leaf = own[0], own[1].ravel().astype(np.int64)
+    names, leaf = numbered(np.where(deepest >= 0, deepest, len(family) + pieces))
     is_node = (names < len(family)) & ~np.append(family.inner, True)[np.minimum(names, len(family))]
     absorbed = absorb_small(leaf, np.zeros_like(leaf), neighbors, smallest, is_node)
     joined = _undo(absorbed, leaf, names, segments, family)
-    if len(np.unique(joined)) > MOST_PIECES:  # a hundred thousand crumbs are no labels: those in one place are one
+    if len(numbered(joined)[0]) > MOST_PIECES:  # a hundred thousand crumbs are no labels: those in one place are one
         crumbs = joined != absorbed
         joined = np.where(crumbs, len(names) + absorbed, joined)
         names = np.concatenate([names, names[-1] + 1 + np.arange(len(names))])
-    names, joined = names[np.unique(joined)], np.unique(joined, return_inverse=True)[1].ravel().astype(np.int64)
+    present, joined = numbered(joined)
+    names = names[present]
     return Leaves(joined, _chains(names, family))
 
 

@@ -29,6 +29,7 @@ from scipy.spatial.distance import squareform
 
 from splatseg.core.errors import SplatsegError
 from splatseg.core.label_tree import LabelTree, tree_from_leaves
+from splatseg.core.numbering import numbered
 from splatseg.core.progress import Report
 from splatseg.core.segments import nest
 from splatseg.core.splat import FeatureSplat
@@ -45,7 +46,8 @@ from splatseg.segment.neighbors import (
 )
 
 CPU = torch.device("cpu")
-CHUNK = 1 << 14  # Gaussians compared with all means at a time
+CHUNK = 1 << 14  # Gaussians that look at their neighbors at a time
+COMPARED = 1 << 9  # ... that are compared with all means: a table that stays in the cache
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def discretize(splat: FeatureSplat, config: ClusterConfig | None = None, report:
     report("levels", 0.95)
     if field.segments is None or not len(field.segments):
         leaves = absorb_small(pieces, labels, neighbors, smallest)
-        leaves = np.unique(leaves, return_inverse=True)[1].ravel().astype(np.int64)
+        leaves = numbered(leaves)[1]
         cuts, default = cut_levels(leaf_distances(means, unit, leaves, size, config.gap_penalty), config.levels)
         tree = tree_from_leaves(leaves, cuts, default)
     else:
@@ -212,20 +214,20 @@ def assign(
     """The center (n,) of each Gaussian: the nearest by cosine, then two rounds of the nearest in cosine plus agreement.
 
     A round offers each Gaussian its own label and those of its neighbors, at cosine + ``agreement`` x the share of
-    neighbors that hold it.
+    neighbors that hold it. Most have nothing but neighbors of their own label, and keep it.
     """
     features, means = torch.from_numpy(unit), torch.from_numpy(centers)
-    labels = torch.cat([(part @ means.T).argmax(1) for part in features.split(CHUNK)])
+    labels = torch.cat([(part @ means.T).argmax(1) for part in features.split(COMPARED)])
     around = torch.from_numpy(neighbors)
     if around.shape[1] == 0:
         return labels.numpy()
     for _ in range(2):
-        updated = torch.empty_like(labels)
+        updated = labels.clone()
         for start in range(0, len(unit), CHUNK):
-            rows = slice(start, start + CHUNK)
-            nearby = labels[around[rows].long()]
-            offers = torch.cat([labels[rows, None], nearby], dim=1)
-            shares = (offers[:, :, None] == nearby[:, None, :]).float().mean(2)
+            offers = torch.cat([labels[start : start + CHUNK, None], labels[around[start : start + CHUNK]]], dim=1)
+            mixed = (offers[:, 1:] != offers[:, :1]).any(1).nonzero()[:, 0]
+            offers, rows = offers[mixed], mixed + start
+            shares = (offers[:, :, None] == offers[:, None, 1:]).float().mean(2)
             worth = torch.einsum("nd,nkd->nk", features[rows], means[offers]) + agreement * shares
             updated[rows] = offers.gather(1, worth.argmax(1, keepdim=True))[:, 0]
         labels = updated
@@ -238,13 +240,21 @@ def leaf_distances(
     """(c, c) distances of leaves: 1 - cosine of their mean features + ``penalty`` x min(1, gap / a tenth of the
     scene)."""
     count = int(leaves.max()) + 1
-    sums = np.stack([np.bincount(leaves, weights=unit[:, k], minlength=count) for k in range(unit.shape[1])], axis=1)
+    sums = _sums(unit, leaves, count)
     centers = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
     apart = np.minimum(box_gaps(means, leaves) / max(0.1 * size, 1e-12), 1)
     distances = np.clip(1 - centers @ centers.T, 0, 2) + penalty * apart
     distances = (distances + distances.T) / 2
     np.fill_diagonal(distances, 0)
     return distances
+
+
+def _sums(unit: NDArray[np.float32], leaves: NDArray[np.int64], count: int) -> NDArray[np.float64]:
+    """(count, d) summed features of each leaf; in one pass, where a column after another reads all of them each."""
+    sums = torch.zeros(count, unit.shape[1], dtype=torch.float64)
+    for rows, leaf in zip(torch.from_numpy(unit).split(CHUNK), torch.from_numpy(leaves).split(CHUNK), strict=True):
+        sums.index_add_(0, leaf, rows.double())
+    return sums.numpy()
 
 
 def cut_levels(distances: NDArray[np.float64], levels: int) -> tuple[list[NDArray[np.int64]], int]:

@@ -123,16 +123,23 @@ def propose_levels(
     total = float(weights.sum())
     if not total > 0:
         raise SplatsegError(f"weights: expected a positive sum, found {total}")
-    index = _bins(scores.values, config.bins)
-    share = torch.bincount(index, weights / total, config.bins).double().cumsum(0).cpu().numpy()
+    values, counted, pattern = scores.values, weights, None
+    if scores.grouped is not None:
+        groups, values = scores.grouped
+        counted, pattern = groups.summed(weights), groups.pattern
+    index = _bins(values, config.bins)
+    share = torch.bincount(index, counted / total, config.bins).double().cumsum(0).cpu().numpy()
     angles = np.linspace(0, np.pi, config.bins + 1)[1:]
-    closest = float(scores.values.max().clamp(-1, 1).acos())
+    closest = float(values.max().clamp(-1, 1).acos())
     plausible = (angles >= max(config.nearest, closest + config.spread)) & (angles <= config.farthest)
     certain, prior = np.zeros(config.bins), np.zeros(config.bins)
     if segments is not None and (segments.views > 0).any() and plausible.any():
         # Where segments do not count, nothing is asked of angles beyond the plausible: most of the scene lies there.
         end = config.bins if config.agreed else int(np.flatnonzero(plausible)[-1]) + 1
-        certain[:end], prior[:end] = _standing(index, weights, share[:end], segments, config)
+        near = (index < end).nonzero()[:, 0]
+        pattern = segments.pattern_on(index.device) if pattern is None else pattern
+        inside = _inside(index[near], pattern[near], counted[near], segments, end) / total
+        certain[:end], prior[:end] = _standing(inside, segments.areas(weights), share[:end], segments, config)
         prior = np.where(plausible, prior, 0)
     plausible &= (share >= config.smallest) & (share <= config.largest)
     bins = np.flatnonzero(plausible)
@@ -154,13 +161,19 @@ def propose_levels(
 
 
 def _standing(
-    index: Tensor, weights: Tensor, share: NDArray[np.float64], segments: Segments, config: LevelConfig
+    inside: NDArray[np.float64],
+    areas: NDArray[np.float64],
+    share: NDArray[np.float64],
+    segments: Segments,
+    config: LevelConfig,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Of the first bins, as many as ``share`` has: the confidence of the segment that the selection within the bin's
-    angle is, and how likely, summing over all bins to the mean confidence of those, that segment is meant."""
-    areas = segments.areas(weights)
+    angle is, and how likely, summing over all bins to the mean confidence of those, that segment is meant.
+
+    ``areas`` (s,) and ``inside`` (s, bins): share of the scene that segments have, in all and within the bin's angle.
+    """
     agreed = np.flatnonzero((segments.views > 0) & (areas > 0))
-    inside, areas = _inside(index, weights, len(share), segments)[agreed], areas[agreed, None]
+    inside, areas = inside[agreed], areas[agreed, None]
     overlap = inside / np.maximum(areas + share - inside, 1e-12)
     best = overlap.argmax(axis=1)
     reached = overlap[np.arange(len(best)), best]
@@ -171,15 +184,14 @@ def _standing(
     return certain, mass @ rests / max(int((reached >= config.alike).sum()), 1)
 
 
-def _inside(index: Tensor, weights: Tensor, bins: int, segments: Segments) -> NDArray[np.float64]:
-    """(s, bins) share of the scene that each segment has within the angle of each of the first bins."""
-    near = (index < bins).nonzero()[:, 0]
-    pattern, table = segments.pattern_on(index.device)[near], segments.pattern_table
-    there = torch.zeros(table.shape[0], dtype=torch.bool, device=near.device)
+def _inside(index: Tensor, pattern: Tensor, weights: Tensor, segments: Segments, bins: int) -> NDArray[np.float64]:
+    """(s, bins) weight that each segment has within the angle of each of the first bins, by bin, pattern and
+    weight of what lies there."""
+    table = segments.pattern_table
+    there = torch.zeros(table.shape[0], dtype=torch.bool, device=index.device)
     there[pattern] = True
     number = there.cumsum(0) - 1
-    counts = torch.bincount(number[pattern] * bins + index[near], weights[near], int(there.sum()) * bins)
-    counts = counts.double().view(-1, bins) / float(weights.sum())
+    counts = torch.bincount(number[pattern] * bins + index, weights, int(there.sum()) * bins).double().view(-1, bins)
     return np.asarray(table[there.cpu().numpy()].T @ counts.cpu().numpy()).cumsum(axis=1)
 
 

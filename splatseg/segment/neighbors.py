@@ -10,8 +10,10 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 
 from splatseg.core.nearest import nearest
+from splatseg.core.numbering import numbered
 
 CHUNK = 1 << 16  # Gaussians whose neighbors are compared at a time
+SCANNED = 1 << 18  # ... whose voxels are counted at a time
 MOST_PIECES = 4096  # ten times what scenes of a million Gaussians fall into
 LONG_EDGE = 0.05  # of the scene's size: Gaussians further apart are never neighbors
 VOXELS_PER_SAMPLE = 0.25  # several samples share a voxel, so that a fine part in it has more than one
@@ -40,15 +42,28 @@ def fair_sample(
     wanted, coarse, fine = VOXELS_PER_SAMPLE * count, 1.0, 4096.0
     for _ in range(12):
         middle = (coarse * fine) ** 0.5
-        coarse, fine = (middle, fine) if len(np.unique(_voxels(unit, middle))) < wanted else (coarse, middle)
-    _, voxel, occupancy = np.unique(_voxels(unit, fine), return_inverse=True, return_counts=True)
+        coarse, fine = (coarse, middle) if _fills(unit, middle, wanted) else (middle, fine)
+    voxels, voxel = numbered(_voxels(unit, fine))
+    occupancy = np.bincount(voxel, minlength=len(voxels))
     keys = np.log(rng.random(len(points))) * occupancy[voxel]
     return np.sort(candidates[np.argpartition(-keys, count)[:count]])
 
 
+def _fills(unit: NDArray[np.float64], resolution: float, wanted: float) -> bool:
+    """Whether the points lie in as many voxels as ``wanted``, without looking at more of them than that takes."""
+    found = np.zeros(0, np.int64)
+    for start in range(0, len(unit), SCANNED):
+        there = numbered(_voxels(unit[start : start + SCANNED], resolution))[0]
+        found = np.union1d(found, there)
+        if len(found) >= wanted:
+            return True
+    return False
+
+
 def _voxels(unit: NDArray[np.float64], resolution: float) -> NDArray[np.int64]:
     cells = (unit * resolution).astype(np.int64)
-    return (cells[:, 0] << 42) | (cells[:, 1] << 21) | cells[:, 2]
+    side = int(resolution) + 1
+    return (cells[:, 0] * side + cells[:, 1]) * side + cells[:, 2]
 
 
 def nearest_neighbors(means: NDArray[np.float32], count: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
@@ -133,7 +148,7 @@ def _largest_piece(pieces: NDArray[np.int64], labels: NDArray[np.int64], large: 
 def box_gaps(means: NDArray[np.float32], pieces: NDArray[np.int64]) -> NDArray[np.float64]:
     """(c, c) distances between the boxes (middle 90 % along each axis) of the pieces; 0 where they overlap."""
     count = int(pieces.max()) + 1
-    order = np.argsort(pieces, kind="stable")
+    order = np.argsort(pieces.astype(np.uint16 if count <= 2**16 else np.int64), kind="stable")  # of 16 bits by radix
     bounds = np.searchsorted(pieces[order], np.arange(count + 1))
     rows = [order[first:last] for first, last in itertools.pairwise(bounds)]
     boxes = np.stack([np.percentile(means[row], (5, 95), axis=0) for row in rows])

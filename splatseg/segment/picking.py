@@ -7,7 +7,7 @@ alone. The result is the same: left out is only what the rasterizer would give n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -16,10 +16,12 @@ import splatseg.render as rendering
 from splatseg.core.camera import Camera
 from splatseg.core.gaussians import Gaussians
 from splatseg.ops import Contributions
+from splatseg.ops.mask_products import has_matrix_units
 from splatseg.ops.projection import CLAMP, EPS2D
 
 # alpha >= 1/255 needs exp(-m^2 / 2) >= 1/255 at Mahalanobis distance m, so m <= sqrt(2 ln 255) = 3.329.
 REACH = 3.34
+CHUNK = 1 << 16  # Gaussians looked at at a time
 SLACK = 1.0  # pixels, for rounding
 BLOCK = (256, 128)  # columns and rows traced at once: some 32,000 pixels, whose lists take tens of megabytes
 
@@ -87,11 +89,19 @@ def reachable(gaussians: Gaussians, camera: Camera, pixels: Tensor) -> Tensor:
     # Rows: z (u - u_center), z (v - v_center) and z, as linear functions of the mean.
     rows = torch.stack([fx * pose[0] + (cx - center[0]) * pose[2], fy * pose[1] + (cy - center[1]) * pose[2], pose[2]])
     rows = rows.to(gaussians.means)
-    offsets = torch.addmm(rows[:, 3:], rows[:, :3], gaussians.means.detach().T)
-    x, y, z = gaussians.log_scales.detach().unbind(1)
-    extent = torch.maximum(torch.maximum(x, y), z).exp_().mul_(stretch)
-    depth = offsets[2]
-    seen = depth > 0
-    for row in (0, 1):
-        seen &= offsets[row].abs_() <= torch.add(extent, depth, alpha=half[row] + margin)
-    return seen.nonzero()[:, 0]
+    found = []
+    for means, log_scales in zip(_parts(gaussians.means), _parts(gaussians.log_scales), strict=True):
+        offsets = torch.addmm(rows[:, 3:], rows[:, :3], means.T)
+        x, y, z = log_scales.unbind(1)
+        extent = torch.maximum(torch.maximum(x, y), z).exp_().mul_(stretch)
+        depth = offsets[2]
+        seen = depth > 0
+        for row in (0, 1):
+            seen &= offsets[row].abs_() <= torch.add(extent, depth, alpha=half[row] + margin)
+        found.append(seen)
+    return torch.cat(found).nonzero()[:, 0]
+
+
+def _parts(tensor: Tensor) -> Sequence[Tensor]:
+    """Rows of ``tensor`` whose tables stay in a processor's cache; all of them where no processor looks at them."""
+    return tensor.detach().split(len(tensor) if has_matrix_units(tensor) else CHUNK)

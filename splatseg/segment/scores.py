@@ -29,10 +29,11 @@ from torch import Tensor
 import splatseg.render as rendering
 from splatseg.core.camera import Camera
 from splatseg.core.errors import SplatsegError
-from splatseg.core.field import FeatureField, unit_features
+from splatseg.core.field import FeatureField, FeatureGroups, unit_features
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.selection import Selection
 from splatseg.core.splat import FeatureSplat
+from splatseg.ops.mask_products import has_matrix_units
 from splatseg.segment.clicks import EMPTY_ALPHA, Query
 
 GATE_WIDTH = 0.05  # of the gap between positive and negative clicks
@@ -45,9 +46,15 @@ MIN_GAP = 1e-3  # clicks on the same thing: the gate stays finite
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """``values`` (n,) float32 in [-1, 1]: how much each Gaussian is inside what was clicked. Thresholds reuse it."""
+    """How much each Gaussian is inside what was clicked. Thresholds reuse it.
+
+    Attributes:
+        values: (n,) float32 in [-1, 1].
+        grouped: the same (g,) for the groups of the field, where that has some.
+    """
 
     values: Tensor
+    grouped: tuple[FeatureGroups, Tensor] | None = None
 
     def above(self, threshold: float) -> Selection:
         """The Gaussians that score more than ``threshold``.
@@ -86,8 +93,18 @@ def score_features(unit: Tensor, query: Query) -> Tensor:
 
 
 def scores(field: FeatureField, query: Query) -> Scores:
-    """Score every Gaussian of ``field``: one matrix product over the precomputed unit features."""
-    return Scores(score_features(field.unit, query))
+    """Score every Gaussian of ``field``: one matrix product over the precomputed unit features, of groups of equal ones
+    where reading all of them takes longer."""
+    groups = field.groups if reads_all(field) else None
+    if groups is None:
+        return Scores(score_features(field.unit, query))
+    values = score_features(groups.unit, query)
+    return Scores(values.index_select(0, groups.of), (groups, values))
+
+
+def reads_all(field: FeatureField) -> bool:
+    """Whether a product with all features takes its time: most of a click of a million Gaussians, if not on a GPU."""
+    return not has_matrix_units(field.features)
 
 
 def pixel_scores(splat: FeatureSplat, camera: Camera, query: Query) -> Tensor:

@@ -51,7 +51,7 @@ class Pick:
         found = scores(field, query)
         levels = propose_levels(found, weights, segments=field.segments)
         index = min(level, len(levels) - 1)
-        return cls(query, found, levels, levels[index].threshold, index)
+        return cls(query, Scores(found.values), levels, levels[index].threshold, index)
 
     def selection(self) -> Selection:
         return self.scores.above(self.threshold)
@@ -80,9 +80,8 @@ class Pick:
         """Scored again with ``negative`` (k, d) features unwanted; the threshold stays."""
         query = Query(self.query.positive, torch.cat([self.query.negative, negative]))
         found = scores(field, query)
-        return replace(
-            self, query=query, scores=found, levels=propose_levels(found, weights, segments=field.segments), level=None
-        )
+        levels = propose_levels(found, weights, segments=field.segments)
+        return replace(self, query=query, scores=Scores(found.values), levels=levels, level=None)
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,6 +27,7 @@ from splatseg.io.run_scene import load_run_scene
 from splatseg.segment.levels import surface_weights
 from splatseg.segment.properties import Visibility, visibility
 from splatseg.segment.region_tools import Touching
+from splatseg.segment.scores import reads_all
 from splatseg.segment.splat import SegmentableSplat
 from splatseg.session import store
 from splatseg.session.shared import Change, SharedState, file_stem, hidden_mask
@@ -131,8 +132,11 @@ class Workspace:
         return len(self.gaussians)
 
     def prepare(self) -> None:
-        """Compute now what the first click would have to wait for: unit features and surface weights."""
-        assert self.field.unit is not None and self.weights is not None
+        """Compute now what the first click would have to wait for: unit features, surface weights, segments' areas."""
+        if not reads_all(self.field) or self.field.groups is None:
+            assert self.field.unit is not None
+        if self.field.segments is not None:
+            self.field.segments.areas(self.weights)
 
     # Views -----------------------------------------------------------------------------------------------------------
 
