@@ -32,6 +32,7 @@ from splatseg.core.field import FeatureField
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.nearest import nearest
 from splatseg.core.progress import SILENT, Counter, Reporter
+from splatseg.core.ranks import ALONE, Ranks
 from splatseg.core.scene import View
 from splatseg.core.segments import Segments
 from splatseg.fit.hooks import FitHooks
@@ -145,28 +146,38 @@ class PoolCache:
     by_gaussian: bool = False
     prepare: Callable[[PixelPool], PixelPool] | None = None
     """What is done to a pool before it is kept."""
+    arriving: Iterator[tuple[int, PixelPool | None]] = field(default_factory=lambda: iter(()))
+    """Views and their pools that other ranks make, in the order in which they are asked for."""
+    pixels: int = 0
+    """Of a pool, at most; 0 before the first one."""
     _pools: dict[int, PixelPool | None] = field(default_factory=dict)
-    _pixels: int = 0
 
     def get(self, index: int) -> PixelPool | None:
         """The pool of a view; None where the view has no masked pixel that shows a Gaussian."""
-        if index not in self._pools:
-            pool = self._make(index, self.hierarchy_of(self.views[index]))
-            self._pools[index] = pool if pool is None or self.prepare is None else self.prepare(pool)
+        while index not in self._pools:
+            arrived, pool = next(self.arriving, (index, None))
+            if arrived == index and pool is None:
+                pool = self._make(index, self.hierarchy_of(self.views[index]))
+            self._pools[arrived] = pool if pool is None or self.prepare is None else self.prepare(pool)
         return self._pools[index]
 
-    def once(self) -> Iterator[PixelPool | None]:
-        """The pool of each view, in order, for one use: none is kept. The next hierarchies are read meanwhile."""
-        for index, hierarchy in enumerate(ahead(self.hierarchy_of, self.views)):
+    def once(self, numbers: Sequence[int] | None = None) -> Iterator[PixelPool | None]:
+        """The pool of each view (of ``numbers``, in their order), for one use: none is kept. The next hierarchies are
+        read meanwhile."""
+        chosen = range(len(self.views)) if numbers is None else numbers
+        for index, hierarchy in zip(chosen, ahead(self.hierarchy_of, [self.views[i] for i in chosen]), strict=True):
             yield self._make(index, hierarchy)
+
+    def settle(self, index: int) -> None:
+        """Choose the number of pixels by a view, as its :meth:`get` would."""
+        if not self.pixels:
+            self.pixels = self._affordable(self.views[index], self.hierarchy_of(self.views[index]))
 
     def _make(self, index: int, hierarchy: PatchHierarchy) -> PixelPool | None:
         view = self.views[index]
-        if not self._pixels:
-            self._pixels = self._affordable(view, hierarchy)
-        config = replace(
-            self.config, pool_pixels=self._pixels, batch_pixels=min(self.config.batch_pixels, self._pixels)
-        )
+        if not self.pixels:
+            self.pixels = self._affordable(view, hierarchy)
+        config = replace(self.config, pool_pixels=self.pixels, batch_pixels=min(self.config.batch_pixels, self.pixels))
         return sample_pool(self.gaussians, view, hierarchy, config, self.generator(index))
 
     def _affordable(self, view: View, hierarchy: PatchHierarchy) -> int:
@@ -202,15 +213,17 @@ def fit_features(
     hierarchy_of: HierarchyOf,
     config: FeatureConfig = FeatureConfig(),
     hooks: FitHooks | None = None,
+    ranks: Ranks = ALONE,
 ) -> FeatureField:
     """Learn a feature for every Gaussian (OmniSeg3D, Ying et al. 2024, section 3).
 
     Args:
         gaussians: the frozen splat; its device is where the fit computes.
         views: training views.
-        hierarchy_of: loads the patch hierarchy of a view, called at most twice a view, from several threads at once.
+        hierarchy_of: loads the patch hierarchy of a view, called a few times a view, from several threads at once.
         config: see :class:`FeatureConfig`.
         hooks: checkpoints and reporter; a checkpoint found there is taken up.
+        ranks: of which this is the first; the others :func:`help_with_features`.
 
     Returns:
         The field, on the CPU.
@@ -220,8 +233,9 @@ def fit_features(
             fit, or a loss that is not finite.
     """
     hooks = hooks or FitHooks()
-    trainer = FeatureTrainer(gaussians, views, hierarchy_of, config)
+    trainer = FeatureTrainer(gaussians, views, hierarchy_of, config, ranks)
     saved = hooks.load_checkpoint()
+    trainer.ask(int(saved["step"]) if saved else 0, evidence=saved is None and config.init == "segments")
     before = float(saved["seconds"]) if saved else 0.0
     started = last_saved = time.monotonic()
     with freed_memory_kept():
@@ -243,8 +257,27 @@ def fit_features(
             if time.monotonic() - last_saved > hooks.checkpoint_seconds:
                 hooks.save_checkpoint({**trainer.checkpoint(done), "seconds": seconds})
                 last_saved = time.monotonic()
+    trainer.dismiss()
     trainer.fill()
     return FeatureField(trainer.features.detach().cpu(), gaussians.fingerprint(), trainer.segments)
+
+
+def help_with_features(
+    gaussians: Gaussians, views: Sequence[View], hierarchy_of: HierarchyOf, config: FeatureConfig, ranks: Ranks
+) -> None:
+    """What other ranks do while the first is in :func:`fit_features` with the same arguments: evidence and pools."""
+    with freed_memory_kept():
+        FeatureTrainer(gaussians, views, hierarchy_of, config, ranks).help()
+
+
+@dataclass(frozen=True)
+class PoolRequest:
+    """What rank 0 asks of the others: their share of the evidence, and pools of the views ``wanted`` of at most so many
+    pixels."""
+
+    evidence: bool
+    pixels: int
+    wanted: tuple[int, ...]
 
 
 class FeatureTrainer:
@@ -255,14 +288,20 @@ class FeatureTrainer:
     """
 
     def __init__(
-        self, gaussians: Gaussians, views: Sequence[View], hierarchy_of: HierarchyOf, config: FeatureConfig
+        self,
+        gaussians: Gaussians,
+        views: Sequence[View],
+        hierarchy_of: HierarchyOf,
+        config: FeatureConfig,
+        ranks: Ranks = ALONE,
     ) -> None:
         if not views:
             raise SplatsegError("features: expected at least one training view, found none")
         self.gaussians = gaussians.detach()
         self.views = views
         self.config = config
-        self._features = self._noise()
+        self.ranks = ranks
+        self._features = self._noise() if ranks.first else gaussians.means.new_zeros(0, config.dim)
         self._moving: tuple[Tensor, Tensor] | None = None  # ids (m,) and features (m, d) of those that steps move
         self._optimizer: SparseFeatureAdam | None = None
         self.replays = can_replay(self._features) and not config.full_render
@@ -337,11 +376,55 @@ class FeatureTrainer:
         clustering = self.config.mask_clustering
         pixels = max(min(clustering.pixels, clustering.total_pixels // len(self.views)), 1)
         config = replace(self.config.sampling, pool_pixels=pixels, batch_pixels=1, unmasked=True)
-        for index, hierarchy in enumerate(ahead(self.pools.hierarchy_of, self.views)):
-            pool = sample_pool(self.gaussians, self.views[index], hierarchy, config, self.pools.generator(index))
+
+        def pools(numbers: Sequence[int]) -> Iterator[PixelPool | None]:
+            hierarchies = ahead(self.pools.hierarchy_of, [self.views[index] for index in numbers])
+            for index, hierarchy in zip(numbers, hierarchies, strict=True):
+                yield sample_pool(self.gaussians, self.views[index], hierarchy, config, self.pools.generator(index))
+
+        for pool in self.ranks.collect(len(self.views), pools, self.gaussians.device):
             progress.advance()
             if pool is not None:
                 yield pool
+
+    def ask(self, first: int, evidence: bool) -> None:
+        """Have the other ranks make the pools of the steps from number ``first`` on, and first their share of the
+        ``evidence``. While this rank looks at that, they are at the pools, and it makes none itself."""
+        if self.ranks.alone:
+            return
+        wanted = list(range(len(self.views)))
+        if not self.replays:
+            orders = (self._order(step)[0] for step in range(first, self.config.steps))
+            wanted = list(dict.fromkeys(orders))
+        if wanted:
+            self.pools.settle(wanted[0])
+        request = self.ranks.broadcast(PoolRequest(evidence, self.pools.pixels, tuple(wanted)))
+        self.pools.arriving = zip(wanted, self._collected(request), strict=True)
+
+    def help(self) -> None:
+        """Do what :meth:`ask` asks for."""
+        request = self.ranks.broadcast(PoolRequest(False, 0, ()))
+        if request.evidence:
+            with SILENT.count(len(self.views), "segments") as progress:
+                list(self._evidence(progress))
+        self.pools.pixels = request.pixels
+        list(self._collected(request))
+
+    def _collected(self, request: PoolRequest) -> Iterator[PixelPool | None]:
+        """The pools that are wanted, in their order, in rank 0."""
+        wanted = request.wanted
+        return self.ranks.collect(
+            len(wanted),
+            lambda numbers: self.pools.once([wanted[number] for number in numbers]),
+            self.gaussians.device,
+            held=len(wanted),
+            first_too=not request.evidence,
+        )
+
+    def dismiss(self) -> None:
+        """Take what the other ranks still hold."""
+        for _ in self.pools.arriving:
+            pass
 
     def _hold(self) -> None:
         """From now on steps keep the features that are held."""
@@ -388,7 +471,7 @@ class FeatureTrainer:
         batches = []
         for step in range(self.config.steps):
             generator = self._step_generator(step)
-            order = torch.randperm(len(self.views), generator=generator).tolist()
+            order = self._order(step, generator)
             view = next(place[i] for i in order if i in place)
             batches.append(first_of[view] + int(torch.randint(batches_of[view], (1,), generator=generator)))
         rates = [learning_rate(self.config, step) for step in range(self.config.steps)]
@@ -396,10 +479,15 @@ class FeatureTrainer:
 
     def _pools_once(self, usable: list[int]) -> Iterator[PixelPool]:
         """The pool of each view that has one, which is noted in ``usable``; none is kept: batches take their place."""
-        for index, pool in enumerate(self.pools.once()):
+        for index, pool in self.pools.arriving if self.ranks.size > 1 else enumerate(self.pools.once()):
             if pool is not None:
                 usable.append(index)
                 yield pool
+
+    def _order(self, step: int, generator: torch.Generator | None = None) -> list[int]:
+        """Views in the order in which a step tries them; ``generator`` is the step's, new if None."""
+        generator = self._step_generator(step) if generator is None else generator
+        return torch.randperm(len(self.views), generator=generator).tolist()  # type: ignore[no-any-return]
 
     def _step_generator(self, step: int) -> torch.Generator:
         return torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
@@ -409,7 +497,7 @@ class FeatureTrainer:
         if self.held is None:
             self.start()
         generator = self._step_generator(step)
-        for index in torch.randperm(len(self.views), generator=generator).tolist():
+        for index in self._order(step, generator):
             pool = self.pools.get(index)
             if pool is None:
                 continue

@@ -48,3 +48,10 @@ def stage_needs(size: FitSize, config: FitConfig) -> dict[str, float]:
         "features": size.splat + field + DRAWN * n + max(SEEN * looked_at, pools + trained),
         "labels": size.splat + 2 * field + NEIGHBORS * n,
     }
+
+
+def helping_needs(size: FitSize, config: FitConfig) -> dict[str, float]:
+    """... and that each takes in every rank but the first (:mod:`splatseg.core.ranks`), which writes labels alone."""
+    needs, sampling = stage_needs(size, config), config.features.sampling
+    pools = min(POOLED * sampling.pool_pixels * min(size.views, config.features.steps), sampling.memory_mb * 2**20)
+    return {"geometry": needs["geometry"], "features": size.splat + DRAWN * size.gaussians + pools}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from types import SimpleNamespace
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,6 @@ from splatseg.fit.geometry.config import GeometryConfig
 from splatseg.fit.geometry.dense import FreeSpace
 from splatseg.fit.geometry.mcmc import Mcmc
 from splatseg.ops.adam import AdamConfig, adam_
-from splatseg.render import Means2dProbe
 
 ADAM = AdamConfig(lr=1.0, eps=1e-15)
 """3DGS' constants; each column has a rate of its own."""
@@ -32,6 +31,37 @@ _FIELD_OF_PARAM = {
 }
 
 
+def adam_of(views: int) -> AdamConfig:
+    """:data:`ADAM` of a gradient that is the mean of so many views'."""
+    betas = ADAM.betas[0] ** views, ADAM.betas[1] ** views
+    return ADAM if views == 1 else replace(ADAM, betas=betas, eps=ADAM.eps / math.sqrt(views))
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What the views of a step, whose gradients the parameters hold, tell beside them.
+
+    Attributes:
+        loss: () of the step, detached.
+        drawn: (n,) bool, or of several views float32: how many draw a Gaussian.
+        pull: (n,) length of the gradient of each projected mean, of drawn ones, in halves of the image's sides; summed
+            over views. None where densification does not ask.
+        views: how many.
+    """
+
+    loss: Tensor
+    drawn: Tensor
+    pull: Tensor | None
+    views: int = 1
+
+
+def pull_of(gradient: Tensor, drawn: Tensor, size: tuple[int, int]) -> Tensor:
+    """``Seen.pull`` of one view by the gradient (n, 2) per pixel of the projected means in an image of width and height
+    ``size``."""
+    halves = torch.stack([gradient[:, 0] * (size[0] / 2.0), gradient[:, 1] * (size[1] / 2.0)], dim=-1)
+    return torch.where(drawn, halves.norm(dim=-1), 0.0)
+
+
 class VisibleAdam(torch.optim.Optimizer):
     """Adam over drawn rows as a torch optimizer, so that gsplat's strategies can edit its state.
 
@@ -42,18 +72,26 @@ class VisibleAdam(torch.optim.Optimizer):
         super().__init__([param], {"lr": lr})
 
     @torch.no_grad()
-    def step_visible(self, visible: Tensor) -> None:
-        """One step on the rows where ``visible`` (n,) bool."""
+    def step_visible(self, visible: Tensor, views: int = 1) -> None:
+        """One step on the rows where ``visible`` (n,) bool.
+
+        Of ``views`` at once, ``visible`` counts those that draw each row, and the gradient is their mean: a row moves
+        as by so many steps of one view where their noise is what moves it, with the rate times the root of their number
+        (as gsplat's trainer has it for a batch) and averages that decay as often.
+        """
         group = self.param_groups[0]
         param = group["params"][0]
         state = self.state[param]
         if not state:
             state.update(step=0, exp_avg=torch.zeros_like(param), exp_avg_sq=torch.zeros_like(param))
-        state["step"] += 1
+        state["step"] += views
         rows, columns = param.shape[0], group["lr"].numel()
         flat = [t.view(rows, columns) for t in (param, param.grad.contiguous(), state["exp_avg"], state["exp_avg_sq"])]
-        rates = torch.tensor(ADAM.rates(state["step"]), dtype=torch.float64)
-        adam_(flat[0], (flat[2], flat[3]), flat[1], rates, ADAM, rows=visible, lr=group["lr"])
+        for times in range(1, views + 1):
+            config = adam_of(times)
+            rates = torch.tensor(ADAM.rates(state["step"], ADAM.lr * math.sqrt(times)), dtype=torch.float64)
+            drawn = visible if views == 1 else visible == times
+            adam_(flat[0], (flat[2], flat[3]), flat[1], rates, config, rows=drawn, lr=group["lr"])
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         raise RuntimeError("VisibleAdam needs the drawn rows: call step_visible")
@@ -67,14 +105,13 @@ class GradientDensification(DefaultStrategy):
     """
 
     def _update_state(self, params: Any, state: dict[str, Any], info: dict[str, Any], packed: bool = False) -> None:
-        gradient = (info["means2d"].absgrad if self.absgrad else info["means2d"].grad)[0]
+        seen = info["seen"]
+        if seen is None:
+            return
         if state["grad2d"] is None:
-            state["grad2d"], state["count"] = torch.zeros_like(gradient[:, 0]), torch.zeros_like(gradient[:, 0])
-        drawn = (info["radii"][0] > 0).all(dim=-1)
-        # Per pixel -> per half of the image's side, the unit of the threshold.
-        halves = torch.stack([gradient[:, 0] * (info["width"] / 2.0), gradient[:, 1] * (info["height"] / 2.0)], dim=-1)
-        state["grad2d"].add_(torch.where(drawn, halves.norm(dim=-1), 0.0))
-        state["count"].add_(drawn)
+            state["grad2d"], state["count"] = torch.zeros_like(seen.pull), torch.zeros_like(seen.pull)
+        state["grad2d"].add_(seen.pull)
+        state["count"].add_(seen.drawn)
 
 
 class FitState:
@@ -116,35 +153,32 @@ class FitState:
         p = self.params
         return Gaussians(p["means"], p["quats"], p["scales"], p["opacities"], p["sh"][:, : (sh_degree + 1) ** 2])
 
-    def optimize(self, step: int, visible: Tensor) -> None:
+    def optimize(self, step: int, seen: Seen) -> None:
         """Adam on every parameter; the rate of the means decays exponentially to its final value."""
         config = self.config
         decay = (config.lr_means_final / config.lr_means) ** (step / config.steps)
         self.optimizers["means"].param_groups[0]["lr"] = self._rates("means") * decay
         for optimizer in self.optimizers.values():
-            optimizer.step_visible(visible)
+            optimizer.step_visible(seen.drawn, seen.views)
         for param in self.params.values():
             param.grad = None
 
-    def densify(self, step: int, probe: Means2dProbe, radii: Tensor, size: tuple[int, int]) -> None:
-        """gsplat's clone, split and prune, bounded by ``max_gaussians``, and the opacity reset; or its MCMC moves."""
+    @property
+    def by_gradient(self) -> bool:
+        """Whether densification asks for the gradient of projected means."""
+        return not isinstance(self.strategy, Mcmc)
+
+    def densify(self, step: int, seen: Seen | None) -> None:
+        """gsplat's clone, split and prune, bounded by ``max_gaussians``, and the opacity reset; or its MCMC moves.
+
+        Called for each step in turn; of several that were made at once the first has what was ``seen``.
+        """
         if isinstance(self.strategy, Mcmc):
             rate = float(self.optimizers["means"].param_groups[0]["lr"][0])
             self.strategy.step_post_backward(self.params, self.optimizers, self.statistics, step, {}, rate)
             return
         self._bound_growth(step)
-        found = probe.absgrad.grad if self.config.absgrad else probe.means2d.grad
-        assert found is not None
-        gradients = SimpleNamespace(grad=found[None], absgrad=found[None])
-        info = {
-            "means2d": gradients,
-            "radii": radii[None],
-            "width": size[0],
-            "height": size[1],
-            "n_cameras": 1,
-            "gaussian_ids": None,
-        }
-        self.strategy.step_post_backward(self.params, self.optimizers, self.statistics, step, info)
+        self.strategy.step_post_backward(self.params, self.optimizers, self.statistics, step, {"seen": seen})
         every = self.config.opacity_reset_every
         if every and step > 0 and step % every == 0 and step < self.strategy.refine_stop_iter:
             reset_opa(self.params, self.optimizers, self.statistics, value=2 * self.config.prune_opacity)

@@ -1,0 +1,182 @@
+"""How several ranks end together: one line, by one of them, that names the rank and the cause.
+
+A rank that fails notes why in the store that torchrun holds, closes its connections, by which the others hear of it,
+and leaves quietly; the first rank that is still there says it. A rank that was killed has left no note.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed as dist
+
+from splatseg.core.errors import SplatsegError
+from splatseg.core.machine import is_alive
+from splatseg.core.ranks import ALONE, Ranks, RefusedError, UnreachedError, join, launched, leave
+
+NOTES = 5.0  # seconds in which ranks that live note how they ended
+TOLD = 20.0  # seconds that a rank which noted waits for the line: torchrun ends the others when the first one leaves
+GOES_ON = "the same command, with any number of ranks, goes on where this one stopped"
+
+
+class EndedError(BaseException):
+    """torchrun, or a person by way of it, ended this rank (SIGTERM); no bad input, which a handler might pass over."""
+
+
+@contextmanager
+def process_ranks() -> Iterator[Ranks]:
+    """The ranks of this command for the length of the block; one alone unless torchrun started it.
+
+    What ends the block in one rank ends it in all: the first one alive raises :class:`SplatsegError` with the line for
+    people, the others leave quietly with exit code 2. A bug keeps its traceback, and exit code 1.
+
+    Raises:
+        SplatsegError: what any rank refuses, or a rank that is lost.
+    """
+    if launched()[1] == 1:
+        yield ALONE
+        return
+    ranks, store = join()
+    notes = _Notes(ranks, store)
+    before = signal.signal(signal.SIGTERM, _ended)
+    try:
+        yield ranks
+        ranks.wait()
+    except BaseException as error:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        leave()
+        _end(notes, error)
+        raise
+    else:
+        leave()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _ended(number: int, frame: object) -> None:
+    raise EndedError
+
+
+@dataclass(frozen=True)
+class _Note:
+    """How a rank ended: ``refused`` in words, ``bug`` with its kind, ``broken`` off or ``ended`` from outside by what
+    befell another one, ``left`` of its own will (exit codes, Ctrl-C)."""
+
+    kind: str
+    text: str = ""
+
+    @staticmethod
+    def of(error: BaseException) -> _Note:
+        if isinstance(error, UnreachedError):
+            return _Note("broken", str(error))
+        if isinstance(error, EndedError):
+            return _Note("ended")
+        if isinstance(error, SplatsegError):
+            return _Note("refused", str(error))
+        if isinstance(error, MemoryError):
+            return _Note("refused", "out of memory")
+        if isinstance(error, OSError):
+            return _Note("refused", f"{error.filename or 'output'}: {error.strerror}")
+        return _Note("bug", type(error).__name__) if isinstance(error, Exception) else _Note("left")
+
+
+class _Notes:
+    """The notes of all ranks in the store."""
+
+    def __init__(self, ranks: Ranks, store: dist.Store) -> None:
+        self.ranks = ranks
+        self._store = store
+
+    def write(self, note: _Note) -> None:
+        self._set(f"ended/{self.ranks.rank}", json.dumps([note.kind, note.text]))
+
+    def read(self) -> dict[int, _Note]:
+        """Of the ranks that have ended, once every rank that can has noted it."""
+        deadline = time.monotonic() + NOTES
+        while True:
+            found = self._found()
+            missing = [rank for rank in range(self.ranks.size) if rank not in found]
+            # Enough is known where one says why, or those that say nothing are known to be gone.
+            known = any(note.kind in ("refused", "bug") for note in found.values())
+            if known or all(self.is_gone(rank) for rank in missing) or time.monotonic() > deadline:
+                return found
+            time.sleep(0.02)
+
+    def is_gone(self, rank: int) -> bool:
+        """Whether a process of this machine is there no more; of another machine that is not known."""
+        place = self.ranks.places[rank]
+        return place.host == socket.gethostname() and not is_alive(place.process)
+
+    def is_here(self, rank: int) -> bool:
+        place = self.ranks.places[rank]
+        return place.host == socket.gethostname() and is_alive(place.process)
+
+    def tell(self) -> None:
+        """Let the others leave: the line has been said, or is about to be."""
+        self._set("told", "1")
+
+    def wait_until_told(self) -> None:
+        with suppress(Exception):
+            self._store.wait(["splatseg/told"], timedelta(seconds=TOLD))
+
+    def _found(self) -> dict[int, _Note]:
+        found = {}
+        with suppress(Exception):  # the store goes with the machine that holds it
+            for rank in range(self.ranks.size):
+                if self._store.check([f"splatseg/ended/{rank}"]):
+                    found[rank] = _Note(*json.loads(self._store.get(f"splatseg/ended/{rank}")))
+        return found
+
+    def _set(self, key: str, value: Any) -> None:
+        with suppress(Exception):
+            self._store.set(f"splatseg/{key}", value)
+
+
+def _end(notes: _Notes, error: BaseException) -> None:
+    """Raise what this rank leaves with instead of ``error``; return where that is right as it is."""
+    ranks, own = notes.ranks, _Note.of(error)
+    if isinstance(error, RefusedError):  # all know it
+        if ranks.first:
+            notes.tell()
+            return
+        notes.wait_until_told()
+        raise SystemExit(2)
+    notes.write(own)
+    if own.kind == "bug":
+        if not ranks.first:
+            notes.wait_until_told()
+        return
+    if own.kind in ("refused", "left") and ranks.first:
+        notes.tell()
+        return
+    found = {**notes.read(), ranks.rank: own}
+    if ranks.rank != min(found):
+        if own.kind == "refused":
+            notes.wait_until_told()
+        raise SystemExit(130 if own.kind == "left" else 2)
+    notes.tell()
+    raise SplatsegError(_line(notes, found)) from None
+
+
+def _line(notes: _Notes, found: dict[int, _Note]) -> str:
+    """What ended the ranks, for people."""
+    ranks = notes.ranks
+    for kind, said in (("refused", "{}"), ("bug", "stopped by a bug ({}), its traceback is above")):
+        rank = next((rank for rank, note in sorted(found.items()) if note.kind == kind), None)
+        if rank is not None:
+            text = said.format(found[rank].text)
+            return text if rank == 0 and kind == "refused" else f"{ranks.name(rank)}: {text}"
+    lost = [rank for rank in range(ranks.size) if rank not in found and not notes.is_here(rank)]
+    if lost:
+        names = " and ".join(ranks.name(rank) for rank in lost)
+        return f"{names}: expected it to work on, found it lost (killed, out of memory, or its machine gone); {GOES_ON}"
+    broken = next((note.text for note in found.values() if note.kind == "broken"), "")
+    return f"ranks: ended from outside{f' ({broken})' if broken else ''}; {GOES_ON}"
