@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
@@ -23,7 +22,7 @@ from splatseg.core.machine import is_alive
 from splatseg.core.ranks import ALONE, Ranks, RefusedError, UnreachedError, join, launched, leave
 
 NOTES = 5.0  # seconds in which ranks that live note how they ended
-TOLD = 20.0  # seconds that a rank which noted waits for the line: torchrun ends the others when the first one leaves
+TOLD = 20.0  # seconds that others wait for the line: torchrun ends all ranks when one has left
 GOES_ON = "the same command, with any number of ranks, goes on where this one stopped"
 
 
@@ -99,12 +98,11 @@ class _Notes:
         self._set(f"ended/{self.ranks.rank}", json.dumps([note.kind, note.text]))
 
     def read(self) -> dict[int, _Note]:
-        """Of the ranks that have ended, once every rank that can has noted it."""
+        """Of the ranks that have ended, once every rank that can has noted it, or one says why."""
         deadline = time.monotonic() + NOTES
         while True:
             found = self._found()
             missing = [rank for rank in range(self.ranks.size) if rank not in found]
-            # Enough is known where one says why, or those that say nothing are known to be gone.
             known = any(note.kind in ("refused", "bug") for note in found.values())
             if known or all(self.is_gone(rank) for rank in missing) or time.monotonic() > deadline:
                 return found
@@ -123,9 +121,19 @@ class _Notes:
         """Let the others leave: the line has been said, or is about to be."""
         self._set("told", "1")
 
-    def wait_until_told(self) -> None:
-        with suppress(Exception):
-            self._store.wait(["splatseg/told"], timedelta(seconds=TOLD))
+    def is_left_to_others(self) -> bool:
+        """Wait for the line of a lower rank; False where those are gone, or silent for too long: then it is this one's
+        turn."""
+        deadline = time.monotonic() + TOLD
+        lower = range(self.ranks.rank)
+        while not all(self.is_gone(rank) for rank in lower):
+            with suppress(Exception):
+                if self._store.check(["splatseg/told"]):
+                    return True
+            if time.monotonic() > deadline:
+                return any(self.is_here(rank) for rank in lower)
+            time.sleep(0.02)
+        return False
 
     def _found(self) -> dict[int, _Note]:
         found = {}
@@ -142,26 +150,18 @@ class _Notes:
 
 def _end(notes: _Notes, error: BaseException) -> None:
     """Raise what this rank leaves with instead of ``error``; return where that is right as it is."""
-    ranks, own = notes.ranks, _Note.of(error)
-    if isinstance(error, RefusedError):  # all know it
-        if ranks.first:
-            notes.tell()
+    own = _Note.of(error)
+    known_to_all = isinstance(error, RefusedError)
+    if not known_to_all:
+        notes.write(own)
+    if not notes.ranks.first and notes.is_left_to_others():
+        if own.kind in ("bug", "left"):
             return
-        notes.wait_until_told()
         raise SystemExit(2)
-    notes.write(own)
-    if own.kind == "bug":
-        if not ranks.first:
-            notes.wait_until_told()
-        return
-    if own.kind in ("refused", "left") and ranks.first:
+    if known_to_all or own.kind in ("refused", "bug", "left"):
         notes.tell()
         return
-    found = {**notes.read(), ranks.rank: own}
-    if ranks.rank != min(found):
-        if own.kind == "refused":
-            notes.wait_until_told()
-        raise SystemExit(130 if own.kind == "left" else 2)
+    found = {**notes.read(), notes.ranks.rank: own}
     notes.tell()
     raise SplatsegError(_line(notes, found)) from None
 

@@ -29,23 +29,29 @@ def added_up(state: FitState, seen: Seen | None, views: int, ranks: Ranks) -> Se
     params = list(state.params.values())
     rows = len(params[0])
     widths = [param[0].numel() if param.dim() > 1 else 1 for param in params]
-    # Column blocks, one after the other: gradients, then views that draw, pull, and the loss.
-    buffer = params[0].new_zeros(rows * (sum(widths) + 2) + 1)
-    *gradients, drawn, pull = _blocks(buffer[:-1], rows, [*widths, 1, 1])
+    # Blocks of columns: gradients, their squares, views that draw, pull; then the loss.
+    buffer = params[0].new_zeros(rows * (2 * sum(widths) + 2) + 1)
+    *sums, drawn, pull = _blocks(buffer[:-1], rows, [*widths, *widths, 1, 1])
+    gradients, squares = sums[: len(params)], sums[len(params) :]
     if seen is not None:
-        for block, param in zip(gradients, params, strict=True):
+        for gradient, square, param in zip(gradients, squares, params, strict=True):
             assert param.grad is not None
             # What a term of the loss beside the photo says of Gaussians that the view does not draw is not asked.
-            block.copy_(torch.where(seen.drawn[:, None], param.grad.reshape(rows, -1), 0.0))
+            gradient.copy_(torch.where(seen.drawn[:, None], param.grad.reshape(rows, -1), 0.0))
+            torch.mul(gradient, gradient, out=square)
         drawn[:, 0] = seen.drawn
         if seen.pull is not None:
             pull[:, 0] = seen.pull
         buffer[-1] = seen.loss
     ranks.sum_(buffer)
-    count = drawn[:, 0]
-    for block, param in zip(gradients, params, strict=True):
-        param.grad = (block / count.clamp_min(1)[:, None]).reshape(param.shape)
-    return Seen(buffer[-1] / views, count.clone(), pull[:, 0].clone() if state.by_gradient else None, views)
+    counts = drawn.clamp_min(1)
+    spread = {}
+    for gradient, square, (name, param) in zip(gradients, squares, state.params.items(), strict=True):
+        gradient.div_(counts)
+        spread[name] = square.div_(counts).addcmul_(gradient, gradient, value=-1).clamp_min_(0)
+        param.grad = gradient.reshape(param.shape)
+    by_view = pull[:, 0] if state.by_gradient else None
+    return Seen(buffer[-1] / views, drawn[:, 0], by_view, views, spread)
 
 
 def _blocks(buffer: Tensor, rows: int, widths: Sequence[int]) -> list[Tensor]:

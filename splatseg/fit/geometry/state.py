@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,12 +31,6 @@ _FIELD_OF_PARAM = {
 }
 
 
-def adam_of(views: int) -> AdamConfig:
-    """:data:`ADAM` of a gradient that is the mean of so many views'."""
-    betas = ADAM.betas[0] ** views, ADAM.betas[1] ** views
-    return ADAM if views == 1 else replace(ADAM, betas=betas, eps=ADAM.eps / math.sqrt(views))
-
-
 @dataclass(frozen=True, eq=False)
 class Seen:
     """What the views of a step, whose gradients the parameters hold, tell beside them.
@@ -47,12 +41,15 @@ class Seen:
         pull: (n,) length of the gradient of each projected mean, of drawn ones, in halves of the image's sides; summed
             over views. None where densification does not ask.
         views: how many.
+        spread: of several views, by the parameter's name, how far their gradients differ: the mean of their squares
+            less the square of their mean, over the views that draw a Gaussian; (n, k) for k columns.
     """
 
     loss: Tensor
     drawn: Tensor
     pull: Tensor | None
     views: int = 1
+    spread: Mapping[str, Tensor] | None = None
 
 
 def pull_of(gradient: Tensor, drawn: Tensor, size: tuple[int, int]) -> Tensor:
@@ -72,13 +69,36 @@ class VisibleAdam(torch.optim.Optimizer):
         super().__init__([param], {"lr": lr})
 
     @torch.no_grad()
-    def step_visible(self, visible: Tensor, views: int = 1) -> None:
-        """One step on the rows where ``visible`` (n,) bool.
+    def step_visible(self, visible: Tensor) -> None:
+        """One step on the rows where ``visible`` (n,) bool."""
+        params, moments, grad = self._begin(1)
+        adam_(params, moments, grad, self._rates(1), ADAM, rows=visible, lr=self.param_groups[0]["lr"])
 
-        Of ``views`` at once, ``visible`` counts those that draw each row, and the gradient is their mean: a row moves
-        as by so many steps of one view where their noise is what moves it, with the rate times the root of their number
-        (as gsplat's trainer has it for a batch) and averages that decay as often.
+    @torch.no_grad()
+    def step_of_views(self, drawn: Tensor, views: int, spread: Tensor) -> None:
+        """So many steps at once, by the mean gradient of the views that draw a row.
+
+        A row that k of them draw moves as by k steps of one view, had all their gradients been taken before the first:
+        k times the rate, averages that decay k times, and in the second one the mean of squares. (The usual rule for a
+        batch, the root of k and the square of the mean, is the same where views differ by much more than they have in
+        common; where they agree it is too slow. docs/guides/several-machines.md has figures of both.)
+
+        Args:
+            drawn: (n,) how many of the views draw each row.
+            views: how many there are.
+            spread: (n, columns) of :class:`Seen`.
         """
+        params, moments, grad = self._begin(views)
+        # The op adds (1 - b) mean^2 to b v, and is to add (1 - b) (mean^2 + spread).
+        decay = ADAM.betas[1] ** drawn
+        moments[1].addcmul_(spread, ((1 - decay) / decay)[:, None])
+        for times in range(1, views + 1):
+            config = replace(ADAM, betas=(ADAM.betas[0] ** times, ADAM.betas[1] ** times))
+            rows, rates = drawn == times, self._rates(times)
+            adam_(params, moments, grad, rates, config, rows=rows, lr=self.param_groups[0]["lr"])
+
+    def _begin(self, views: int) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
+        """Count so many steps; values, averages and gradient as (n, columns)."""
         group = self.param_groups[0]
         param = group["params"][0]
         state = self.state[param]
@@ -87,11 +107,12 @@ class VisibleAdam(torch.optim.Optimizer):
         state["step"] += views
         rows, columns = param.shape[0], group["lr"].numel()
         flat = [t.view(rows, columns) for t in (param, param.grad.contiguous(), state["exp_avg"], state["exp_avg_sq"])]
-        for times in range(1, views + 1):
-            config = adam_of(times)
-            rates = torch.tensor(ADAM.rates(state["step"], ADAM.lr * math.sqrt(times)), dtype=torch.float64)
-            drawn = visible if views == 1 else visible == times
-            adam_(flat[0], (flat[2], flat[3]), flat[1], rates, config, rows=drawn, lr=group["lr"])
+        return flat[0], (flat[2], flat[3]), flat[1]
+
+    def _rates(self, times: int) -> Tensor:
+        """Of a step that stands for so many, at the count of steps by now."""
+        count = self.state[self.param_groups[0]["params"][0]]["step"]
+        return torch.tensor(ADAM.rates(count, ADAM.lr * times), dtype=torch.float64)
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         raise RuntimeError("VisibleAdam needs the drawn rows: call step_visible")
@@ -158,8 +179,11 @@ class FitState:
         config = self.config
         decay = (config.lr_means_final / config.lr_means) ** (step / config.steps)
         self.optimizers["means"].param_groups[0]["lr"] = self._rates("means") * decay
-        for optimizer in self.optimizers.values():
-            optimizer.step_visible(seen.drawn, seen.views)
+        for name, optimizer in self.optimizers.items():
+            if seen.spread is None:
+                optimizer.step_visible(seen.drawn)
+            else:
+                optimizer.step_of_views(seen.drawn, seen.views, seen.spread[name])
         for param in self.params.values():
             param.grad = None
 
