@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +19,17 @@ from safetensors.torch import load_file
 from tiny_capture import write_capture
 
 from splatseg.core.ranks import ALONE, Ranks, launched, moved
+from splatseg.core.scene import Points
+from splatseg.fit.geometry import GeometryConfig
+from splatseg.fit.geometry.init import gaussians_from_points
+from splatseg.fit.geometry.shared import added_up
+from splatseg.fit.geometry.state import FitState, Seen, VisibleAdam
 from splatseg.io.run import Run
 
 SETTINGS = ["--preset", "fast", "--config.geometry.steps", 30, "--config.geometry.max-gaussians", 4000]
 SETTINGS += ["--config.geometry.refine-every", 5, "--config.features.dim", 8, "--config.features.steps", 20]
-SETTINGS += ["--config.features.sampling.pool-pixels", 2000, "--config.features.sampling.batch-pixels", 2000, "--quiet"]
+SETTINGS += ["--config.features.sampling.pool-pixels", 2000, "--config.features.sampling.batch-pixels", 2000]
+SETTINGS += ["--config.features.segment-features.steps", 60, "--quiet"]
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +162,84 @@ def test_tensors_of_anything_are_moved() -> None:
     assert found["a"][0].device.type == found["b"][0].device.type == "meta" and found["a"][1] == "text"
 
 
+# A step of several views ---------------------------------------------------------------------------------------------
+
+
+def adam_after(gradients: list[torch.Tensor]) -> VisibleAdam:
+    """One step for each of ``gradients`` (4, 3), from zeros."""
+    param = torch.nn.Parameter(torch.zeros(4, 3))
+    adam = VisibleAdam(param, torch.tensor([0.1, 0.2, 0.3]))
+    for gradient in gradients:
+        param.grad = gradient.clone()
+        adam.step_visible(torch.ones(4, dtype=torch.bool))
+    return adam
+
+
+def state_of(adam: VisibleAdam) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
+    param = adam.param_groups[0]["params"][0]
+    state = adam.state[param]
+    return param.detach(), state["exp_avg"], state["exp_avg_sq"], state["step"]
+
+
+def test_a_step_of_equal_views_is_as_many_steps() -> None:
+    """Of three views: rows that three, two, one or none of them draw."""
+    gradient = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    drawn = torch.tensor([3.0, 2.0, 1.0, 0.0])
+    at_once = adam_after([])
+    at_once.param_groups[0]["params"][0].grad = gradient.clone()
+    at_once.step_of_views(drawn, 3, torch.zeros(4, 3))
+    values, mean, square, count = state_of(at_once)
+    assert count == 3
+    for row, times in enumerate((3, 2, 1)):
+        expected = state_of(adam_after([gradient] * times))
+        torch.testing.assert_close(mean[row], expected[1][row])
+        torch.testing.assert_close(square[row], expected[2][row], rtol=1e-4, atol=0)
+        # The bias of the averages is that of three steps: a row that fewer views draw has moved less often.
+        scale = (1 - 0.9**times) / (1 - 0.9**3) * ((1 - 0.999**3) / (1 - 0.999**times)) ** 0.5
+        torch.testing.assert_close(values[row], expected[0][row] * scale, rtol=1e-4, atol=0)
+    assert not values[3].any() and not mean[3].any() and not square[3].any()
+
+
+def test_what_views_differ_by_goes_into_the_average_of_squares() -> None:
+    first, second = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(1))
+    both = torch.full((4,), 2.0)
+    adam = adam_after([])
+    adam.param_groups[0]["params"][0].grad = (first + second) / 2
+    adam.step_of_views(both, 2, (first.square() + second.square()) / 2 - ((first + second) / 2).square())
+    expected = (1 - 0.999**2) * (first.square() + second.square()) / 2
+    torch.testing.assert_close(state_of(adam)[2], expected, rtol=1e-4, atol=1e-9)
+
+
+class Twice(Ranks):
+    """As if another rank had seen the same."""
+
+    def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.mul_(2)
+
+
+@pytest.mark.parametrize("strategy", ["default", "mcmc"])
+def test_sums_of_two_views_that_are_one(strategy: str) -> None:
+    config = GeometryConfig() if strategy == "default" else GeometryConfig().mcmc()
+    points = Points(torch.rand(50, 3), torch.zeros(50, 3, dtype=torch.uint8))
+    state = FitState(gaussians_from_points(points, config), 1.0, config)
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.rand(50, generator=generator) > 0.3
+    before = {}
+    for name, param in state.params.items():
+        param.grad = torch.randn(param.shape, generator=generator)
+        before[name] = param.grad.clone()
+    pull = torch.where(drawn, torch.rand(50, generator=generator), 0) if state.by_gradient else None
+    seen = added_up(state, Seen(torch.tensor(3.0), drawn, pull), 2, Twice())
+    assert torch.equal(seen.drawn, 2.0 * drawn) and float(seen.loss) == 3 and seen.views == 2
+    assert (seen.pull is None) == (strategy == "mcmc") and (pull is None or torch.equal(seen.pull, 2 * pull))
+    assert seen.spread is not None
+    for name, param in state.params.items():
+        assert torch.equal(param.grad[drawn], before[name][drawn]) and not param.grad[~drawn].any()
+        assert float(seen.spread[name].max()) < 1e-5
+    nothing = added_up(state, None, 1, Twice())
+    assert not nothing.drawn.any() and not any(param.grad.any() for param in state.params.values())
+
+
 # Kills ---------------------------------------------------------------------------------------------------------------
 
 
@@ -233,12 +317,6 @@ def inverted(scene: Path) -> str:
     return "photos"
 
 
-def without_points(scene: Path) -> str:
-    content = (scene / "sparse/0/points3D.bin").read_bytes()
-    (scene / "sparse/0/points3D.bin").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    return ""
-
-
 def without_a_photo(scene: Path) -> str:
     (scene / "images/train_001.jpg").unlink()
     return "train_001.jpg"
@@ -250,8 +328,9 @@ def with_other_masks(scene: Path) -> str:
 
 
 @pytest.mark.parametrize("change", [inverted, without_a_photo, with_other_masks])
-def test_another_scene_in_a_rank(launcher: RankLauncher, capture: Path, tmp_path: Path, change: object) -> None:
-    assert callable(change)
+def test_another_scene_in_a_rank(
+    launcher: RankLauncher, capture: Path, tmp_path: Path, change: Callable[[Path], str]
+) -> None:
     out, other = tmp_path / "run", tmp_path / "other"
     shutil.copytree(capture, other)
     named = change(other)

@@ -84,23 +84,33 @@ class Arguments:
 def make(options: Arguments, ranks: Ranks = ALONE) -> None:
     with ranks.in_turn():
         place = {"scene": recorded_place(RunPaths(options.out), scene_folder(options)), "downscale": options.downscale}
-        if not ranks.first:
-            Run.existing(options.out)
-        run_folder = Run.open(options.out, place, may_differ=("scene",))
-        with run_folder.gone_if_refused():
-            if ranks.first:
-                run_folder.remove_leftovers()
-            views = load_views(options)
-            reporter = terminal(options.quiet or not ranks.first)
-            source = source_of(options, views, reporter)
-            cache = MaskCache(run_folder.masks, source)
-            if ranks.first:
-                take_capture(run_folder, scene_folder(options), views)
+        run_folder = Run.open(options.out, place, may_differ=("scene",)) if ranks.first else Run.existing(options.out)
+    with run_folder.gone_if_refused():
+        check_shared(run_folder.folder, ranks)
+        job, views = prepared(options, run_folder, ranks)
+    summary = run_masks(views, job, ranks)
+    if ranks.first and not options.quiet:
+        print(
+            f"{len(views)} views: {summary.made} made, {summary.kept} already there; {summary.masks} masks in "
+            f"{summary.seconds:.1f} s -> {job.cache.folder}"
+        )
+
+
+def prepared(options: Arguments, run_folder: Run, ranks: Ranks) -> tuple[MaskJob, Sequence[View]]:
+    """What is to be done; rank 0 writes what all ranks use: undistorted photos, weights, notes."""
+    reporter = terminal(options.quiet or not ranks.first)
+    with ranks.in_turn():
+        if ranks.first:
+            run_folder.remove_leftovers()
+        views = load_views(options)
+        source = source_of(options, views, reporter)
+        cache = MaskCache(run_folder.masks, source)
+        if ranks.first:
+            take_capture(run_folder, scene_folder(options), views)
         source_name = options.source if options.source in ("watershed", "sam") else Path(options.source).resolve()
         cache.describe(source_name, ahead=True)
         if options.coco is not None and ranks.first:
             write_note(options.coco, views)
-    check_shared(run_folder.folder, ranks)
     job = MaskJob(
         cache,
         cache.folder / "preview" if options.preview else None,
@@ -109,12 +119,7 @@ def make(options: Arguments, ranks: Ranks = ALONE) -> None:
         RunLog(run_folder, reporter),
         tuple(view.name for view in views),
     )
-    summary = run_masks(views, job, ranks)
-    if ranks.first and not options.quiet:
-        print(
-            f"{len(views)} views: {summary.made} made, {summary.kept} already there; {summary.masks} masks in "
-            f"{summary.seconds:.1f} s -> {cache.folder}"
-        )
+    return job, views
 
 
 def scene_folder(options: Arguments) -> Path:

@@ -27,8 +27,11 @@ def require_memory_of_ranks(
     needs, helping, advice = ranks.broadcast((needs, helping, advice))
     first = int(ranks.places[0].host == ranks.places[ranks.rank].host)
     others = ranks.neighbors() - first
-    together = f" of {first + others} ranks" if first + others > 1 else ""
-    total = {name + together: first * needs[name] + others * helping.get(name, 0.0) for name in needs}
+    total = {}
+    for name, need in needs.items():
+        sharing = first + (others if name in helping else 0)
+        together = f"{name} of {sharing} ranks" if sharing > 1 else name
+        total[together] = first * need + others * helping.get(name, 0.0)
     ranks.agree(lambda: require_memory(total, advice))
 
 

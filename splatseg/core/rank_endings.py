@@ -50,14 +50,12 @@ def process_ranks() -> Iterator[Ranks]:
         yield ranks
         ranks.wait()
     except BaseException as error:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # from now on: another rank that leaves brings one
         leave()
         _end(notes, error)
         raise
-    else:
-        leave()
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    leave()
+    signal.signal(signal.SIGTERM, before)
 
 
 def _ended(number: int, frame: object) -> None:
