@@ -55,7 +55,8 @@ def measured(scene: Path, out: Path) -> dict[str, float]:
         print(done.stderr.strip(), file=sys.stderr)
         return {}
     found = json.loads((out / "metrics.json").read_text())
-    return {"core_mean": found["hierarchical"]["core"]["mean"], "labels_miou": found["labels"]["miou"]}
+    queries = found["hierarchical"]
+    return {"core_mean": queries["core"]["mean"], "labels_miou": queries["labels"]["miou"]}
 
 
 def largest_difference(one: Path, other: Path) -> float:

@@ -9,17 +9,18 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch.distributed as dist
 
 from splatseg.core.errors import SplatsegError
-from splatseg.core.machine import is_alive
-from splatseg.core.ranks import ALONE, Ranks, RefusedError, UnreachedError, join, launched, leave
+from splatseg.core.machine import is_running
+from splatseg.core.ranks import ALONE, Ranks, RefusedError, UnreachedError, join, launched
 
 NOTES = 5.0  # seconds in which ranks that live note how they ended
 TOLD = 20.0  # seconds that others wait for the line: torchrun ends all ranks when one has left
@@ -51,11 +52,18 @@ def process_ranks() -> Iterator[Ranks]:
         ranks.wait()
     except BaseException as error:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # from now on: another rank that leaves brings one
-        leave()
+        _leave_in_time(ranks)
         _end(notes, error)
         raise
-    leave()
+    ranks.leave()
     signal.signal(signal.SIGTERM, before)
+
+
+def _leave_in_time(ranks: Ranks) -> None:
+    """:meth:`Ranks.leave`, which may wait for what a lost rank was to send."""
+    leaving = threading.Thread(target=ranks.leave, daemon=True)
+    leaving.start()
+    leaving.join(NOTES)
 
 
 def _ended(number: int, frame: object) -> None:
@@ -91,6 +99,7 @@ class _Notes:
     def __init__(self, ranks: Ranks, store: dist.Store) -> None:
         self.ranks = ranks
         self._store = store
+        self._lost = False
 
     def write(self, note: _Note) -> None:
         self._set(f"ended/{self.ranks.rank}", json.dumps([note.kind, note.text]))
@@ -109,11 +118,11 @@ class _Notes:
     def is_gone(self, rank: int) -> bool:
         """Whether a process of this machine is there no more; of another machine that is not known."""
         place = self.ranks.places[rank]
-        return place.host == socket.gethostname() and not is_alive(place.process)
+        return place.host == socket.gethostname() and not is_running(place.process)
 
     def is_here(self, rank: int) -> bool:
         place = self.ranks.places[rank]
-        return place.host == socket.gethostname() and is_alive(place.process)
+        return place.host == socket.gethostname() and is_running(place.process)
 
     def tell(self) -> None:
         """Let the others leave: the line has been said, or is about to be."""
@@ -124,26 +133,37 @@ class _Notes:
         turn."""
         deadline = time.monotonic() + TOLD
         lower = range(self.ranks.rank)
-        while not all(self.is_gone(rank) for rank in lower):
-            with suppress(Exception):
-                if self._store.check(["splatseg/told"]):
-                    return True
-            if time.monotonic() > deadline:
+        while True:
+            gone = all(self.is_gone(rank) for rank in lower)  # asked first: who is gone may have told before
+            if self._has("told"):
+                return True
+            if gone:
+                return False
+            if self._lost or time.monotonic() > deadline:
                 return any(self.is_here(rank) for rank in lower)
             time.sleep(0.02)
-        return False
 
     def _found(self) -> dict[int, _Note]:
         found = {}
-        with suppress(Exception):  # the store goes with the machine that holds it
-            for rank in range(self.ranks.size):
-                if self._store.check([f"splatseg/ended/{rank}"]):
-                    found[rank] = _Note(*json.loads(self._store.get(f"splatseg/ended/{rank}")))
+        for rank in range(self.ranks.size):
+            if self._has(f"ended/{rank}"):
+                found[rank] = _Note(*json.loads(self._store.get(f"splatseg/ended/{rank}")))
         return found
 
-    def _set(self, key: str, value: Any) -> None:
-        with suppress(Exception):
-            self._store.set(f"splatseg/{key}", value)
+    def _has(self, key: str) -> bool:
+        return bool(self._asked(lambda: self._store.check([f"splatseg/{key}"])))
+
+    def _set(self, key: str, value: str) -> None:
+        self._asked(lambda: self._store.set(f"splatseg/{key}", value))
+
+    def _asked(self, ask: Callable[[], Any]) -> Any:
+        """None once the store is gone, with the machine that held it: each call would say so at length."""
+        if not self._lost:
+            try:
+                return ask()
+            except RuntimeError:
+                self._lost = True
+        return None
 
 
 def _end(notes: _Notes, error: BaseException) -> None:

@@ -86,6 +86,12 @@ class Ranks:
         """This rank's share: every ``size``-th, from number ``rank`` on."""
         return items[self.rank :: self.size]
 
+    def leave(self) -> None:
+        """Close the connections; others that wait for this rank hear of it."""
+        self._patient = None  # as long as anybody has it, it is open
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
     # Tensors and objects ---------------------------------------------------------------------------------------------
 
     def sum_(self, tensor: Tensor) -> Tensor:
@@ -270,9 +276,3 @@ def join() -> tuple[Ranks, dist.Store]:
         return Ranks(rank, size, patient), store
     except (RuntimeError, ValueError, OSError) as error:
         raise SplatsegError(f"rank {rank} of {size}: expected to reach the other processes, found: {error}") from None
-
-
-def leave() -> None:
-    """Close the connections; others that wait for this rank hear of it."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
