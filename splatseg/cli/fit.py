@@ -5,7 +5,7 @@
     splatseg fit PHOTOS --sfm                  photos alone: poses first
     splatseg fit --splat FILE                  a splat alone: views are planned
     splatseg fit --config runs/x/config.yaml --out runs/y       once more
-    torchrun --nproc-per-node 2 scripts/fit.py SCENE            by processes
+    torchrun --nproc-per-node 2 -m splatseg.cli fit SCENE       by two processes
 
 A fit that was stopped goes on where it was when the same command is given
 again. Every setting can be changed, as by --config.geometry.steps 4000.

@@ -50,8 +50,13 @@ def stage_needs(size: FitSize, config: FitConfig) -> dict[str, float]:
     }
 
 
+def shared_geometry(size: FitSize, config: FitConfig) -> float:
+    """Bytes that the geometry takes in each of several ranks: gradients and their squares are summed in a buffer."""
+    return stage_needs(size, config)["geometry"] + 2 * size.splat
+
+
 def helping_needs(size: FitSize, config: FitConfig) -> dict[str, float]:
-    """... and that each takes in every rank but the first (:mod:`splatseg.core.ranks`), which writes labels alone."""
-    needs, sampling = stage_needs(size, config), config.features.sampling
+    """Bytes that each stage takes in every rank but the first (:mod:`splatseg.core.ranks`), which labels alone."""
+    sampling = config.features.sampling
     pools = min(POOLED * sampling.pool_pixels * min(size.views, config.features.steps), sampling.memory_mb * 2**20)
-    return {"geometry": needs["geometry"], "features": size.splat + DRAWN * size.gaussians + pools}
+    return {"geometry": shared_geometry(size, config), "features": size.splat + DRAWN * size.gaussians + pools}

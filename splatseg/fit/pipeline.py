@@ -34,7 +34,7 @@ from splatseg.fit.given import COMPARED_VIEWS, Agreement, check_agreement, given
 from splatseg.fit.hierarchies import make_hierarchies
 from splatseg.fit.mask_choice import MaskChoice
 from splatseg.fit.meeting import Facts, ask, meet
-from splatseg.fit.needs import FitSize, helping_needs, stage_needs
+from splatseg.fit.needs import FitSize, helping_needs, shared_geometry, stage_needs
 from splatseg.fit.records import StageRecords
 from splatseg.fit.settings import FitConfig, FitInputs, plain
 from splatseg.fit.sheet import Sheet
@@ -147,6 +147,8 @@ class Fit:
         needs = {name: need for name, need in stage_needs(size, self.config).items() if not self.run.was_done(name)}
         if given:
             needs = {name: need - size.splat for name, need in needs.items() if name != "geometry"}
+        if "geometry" in needs and not self.ranks.alone:
+            needs["geometry"] = shared_geometry(size, self.config)
         helping = {name: need for name, need in helping_needs(size, self.config).items() if name in needs}
         require_memory_of_ranks(
             needs,
