@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, chain
 from typing import Any, Literal
@@ -39,9 +39,9 @@ from splatseg.fit.hooks import FitHooks
 from splatseg.fit.malloc import freed_memory_kept
 from splatseg.fit.mask_clustering import MaskClusteringConfig, find_segments
 from splatseg.fit.pixel_pools import PixelPool, SamplingConfig, draw_batch, sample_pool
+from splatseg.fit.pool_cache import HierarchyOf, PoolCache
 from splatseg.fit.regions import RegionConfig, complete
 from splatseg.fit.segment_features import SegmentFeatureConfig, segment_features
-from splatseg.masks.hierarchy import PatchHierarchy
 from splatseg.ops import (
     AdamConfig,
     LossConfig,
@@ -49,11 +49,9 @@ from splatseg.ops import (
     hierarchical_contrastive_loss,
     hierarchical_contrastive_loss_and_grad,
 )
-from splatseg.ops.columns import column_bytes
 from splatseg.ops.replay import BatchSize, PooledSteps, PoolStack, Schedule, can_replay
 from splatseg.render import render
 
-HierarchyOf = Callable[[View], PatchHierarchy]
 NO_MASKS = "masks: expected at least one view with a mask over the splat, found none"
 
 # What measured best on dev_kitchen (docs/evaluation/results.md). Without the norm term the features are free to turn
@@ -127,84 +125,6 @@ def learning_rate(config: FeatureConfig, step: int) -> float:
     """Half-cosine decay from ``lr`` to ``lr_final``."""
     share = 0.5 * (1 + math.cos(math.pi * step / config.steps))
     return config.lr_final + (config.lr - config.lr_final) * share
-
-
-@dataclass
-class PoolCache:
-    """Pixel pools of all views, traced at first use. Their memory stays below ``sampling.memory_mb``.
-
-    Each view may take an equal share of the bound. A first pool of a few pixels tells the bytes a pixel takes in this
-    scene; the number of pixels a view is cut to fit. ``by_gaussian``: what is bounded are the pools with their
-    :class:`~splatseg.ops.columns.PoolColumns`, which replayed steps make of them.
-    """
-
-    gaussians: Gaussians
-    views: Sequence[View]
-    hierarchy_of: HierarchyOf
-    config: SamplingConfig
-    seed: int
-    by_gaussian: bool = False
-    prepare: Callable[[PixelPool], PixelPool] | None = None
-    """What is done to a pool before it is kept."""
-    arriving: Iterator[tuple[int, PixelPool | None]] = field(default_factory=lambda: iter(()))
-    """Views and their pools that other ranks make, in the order in which they are asked for."""
-    pixels: int = 0
-    """Of a pool, at most; 0 before the first one."""
-    _pools: dict[int, PixelPool | None] = field(default_factory=dict)
-
-    def get(self, index: int) -> PixelPool | None:
-        """The pool of a view; None where the view has no masked pixel that shows a Gaussian."""
-        while index not in self._pools:
-            arrived, pool = next(self.arriving, (index, None))
-            if arrived == index and pool is None:
-                pool = self._make(index, self.hierarchy_of(self.views[index]))
-            self._pools[arrived] = pool if pool is None or self.prepare is None else self.prepare(pool)
-        return self._pools[index]
-
-    def once(self, numbers: Sequence[int] | None = None) -> Iterator[PixelPool | None]:
-        """The pool of each view (of ``numbers``, in their order), for one use: none is kept. The next hierarchies are
-        read meanwhile."""
-        chosen = range(len(self.views)) if numbers is None else numbers
-        for index, hierarchy in zip(chosen, ahead(self.hierarchy_of, [self.views[i] for i in chosen]), strict=True):
-            yield self._make(index, hierarchy)
-
-    def settle(self, index: int) -> None:
-        """Choose the number of pixels by a view, as its :meth:`get` would."""
-        if not self.pixels:
-            self.pixels = self._affordable(self.views[index], self.hierarchy_of(self.views[index]))
-
-    def _make(self, index: int, hierarchy: PatchHierarchy) -> PixelPool | None:
-        view = self.views[index]
-        if not self.pixels:
-            self.pixels = self._affordable(view, hierarchy)
-        config = replace(self.config, pool_pixels=self.pixels, batch_pixels=min(self.config.batch_pixels, self.pixels))
-        return sample_pool(self.gaussians, view, hierarchy, config, self.generator(index))
-
-    def _affordable(self, view: View, hierarchy: PatchHierarchy) -> int:
-        probe = replace(self.config, pool_pixels=1024, batch_pixels=1)
-        pool = sample_pool(self.gaussians, view, hierarchy, probe, self.generator(0))
-        if pool is None:
-            return self.config.pool_pixels
-        # The factor allows for views that show more Gaussians per pixel than this one.
-        columns = column_bytes(pool.contributions) if self.by_gaussian else 0
-        per_pixel = 1.5 * (pool.nbytes + columns) / len(pool.patch)
-        share = self.config.memory_mb * 2**20 / len(self.views)
-        pixels, batch = max(1024, min(self.config.pool_pixels, int(share / per_pixel))), self.config.batch_pixels
-        # Replayed batches share pixels where a pool is no multiple of them, and then take more memory than it.
-        return pixels // batch * batch if self.by_gaussian and pixels > batch else pixels
-
-    def generator(self, index: int) -> torch.Generator:
-        """What draws the pixels of a view: the same ones every time."""
-        return torch.Generator(self.gaussians.device).manual_seed(self.seed * 1_000_003 + index)
-
-    def forget(self) -> None:
-        """Drop all pools; they are traced again when asked for."""
-        self._pools.clear()
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the pools made so far."""
-        return sum(pool.nbytes for pool in self._pools.values() if pool is not None)
 
 
 def fit_features(
