@@ -18,6 +18,7 @@ from rank_launcher import ROOT, Outcome, RankLauncher
 from safetensors.torch import load_file
 from tiny_capture import write_capture
 
+from splatseg.core.machine import is_alive, is_running
 from splatseg.core.ranks import ALONE, Ranks, launched, moved
 from splatseg.core.scene import Points
 from splatseg.fit.geometry import GeometryConfig
@@ -164,6 +165,15 @@ def test_shares_cover_everything_once() -> None:
 def test_tensors_of_anything_are_moved() -> None:
     found = moved({"a": (torch.zeros(2), "text"), "b": [torch.ones(1)]}, "meta")
     assert found["a"][0].device.type == found["b"][0].device.type == "meta" and found["a"][1] == "text"
+
+
+def test_a_killed_process_that_is_not_waited_for_is_gone() -> None:
+    with subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE) as process:
+        assert is_running(process.pid) and is_running(os.getpid())
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and nobody has asked how
+        assert is_alive(process.pid) and not is_running(process.pid)
+    assert not is_running(process.pid)
 
 
 # A step of several views ---------------------------------------------------------------------------------------------
