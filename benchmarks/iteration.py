@@ -24,7 +24,7 @@ from benchmarks.rasterize import HEIGHT, WIDTH, make_scene
 from splatseg.core.camera import Camera
 from splatseg.core.gaussians import Gaussians
 from splatseg.fit.geometry.config import GeometryConfig
-from splatseg.fit.geometry.state import FitState
+from splatseg.fit.geometry.state import FitState, Seen
 from splatseg.fit.malloc import freed_memory_kept
 from splatseg.io import write_text
 from splatseg.ops import photometric_loss
@@ -49,7 +49,7 @@ def iterate(state: FitState, camera: Camera, photo: Tensor, step: int) -> list[f
     times.append(time.perf_counter())
     loss.backward()
     times.append(time.perf_counter())
-    state.optimize(step, (rendered.radii > 0).all(dim=1))
+    state.optimize(step, Seen(loss.detach(), (rendered.radii > 0).all(dim=1), None))
     times.append(time.perf_counter())
     return [1e3 * (b - a) for a, b in itertools.pairwise(times)]
 

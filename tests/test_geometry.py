@@ -22,7 +22,7 @@ from splatseg.fit.geometry import GeometryConfig, fit_geometry, gaussians_from_p
 from splatseg.fit.geometry import photos as photos_module
 from splatseg.fit.geometry.fit import view_of_step
 from splatseg.fit.geometry.photos import PhotoCache, halved
-from splatseg.fit.geometry.state import default_strategy
+from splatseg.fit.geometry.state import Seen, default_strategy, pull_of
 from splatseg.fit.hooks import FitHooks
 from splatseg.render import render
 
@@ -272,7 +272,9 @@ def test_densification_statistics_are_those_of_gsplat(absgrad: bool) -> None:
             grad=torch.randn(1, 50, 2, generator=generator), absgrad=torch.rand(1, 50, 2, generator=generator)
         )
         info = {"means2d": gradients, "radii": radii, "width": 641, "height": 479, "n_cameras": 1, "gaussian_ids": None}
-        for strategy, state in zip((ours, theirs), states, strict=True):
-            strategy._update_state(params, state, info)
+        theirs._update_state(params, states[1], info)
+        drawn, gradient = (radii[0] > 0).all(dim=1), gradients.absgrad if absgrad else gradients.grad
+        seen = Seen(torch.zeros(()), drawn, pull_of(gradient[0], drawn, (641, 479)))
+        ours._update_state(params, states[0], {"seen": seen})
     for name in ("grad2d", "count"):
         assert torch.equal(states[0][name], states[1][name]) and float(states[0][name].max()) > 0

@@ -28,7 +28,7 @@ from splatseg.draw.mask_preview import (
     patch_overlay,
     pixel_levels,
 )
-from splatseg.fit.masks_job import MaskJob, Share, run_masks
+from splatseg.fit.masks_job import MaskJob, run_masks
 from splatseg.masks import MaskSet
 from splatseg.masks.cache import MaskCache
 from splatseg.masks.sam.source import SamMasks
@@ -237,14 +237,6 @@ def view_camera(width: int, height: int) -> object:
     from splatseg.core.camera import Camera
 
     return Camera(torch.eye(3), torch.eye(4), width, height)
-
-
-def test_shares_cover_all_views_once() -> None:
-    """The rule by which ranks divide a list, for more ranks than views too."""
-    for count in (0, 1, 5, 7):
-        for world in (1, 2, 3, 8):
-            parts = [list(range(count))[Share(rank, world).rank :: world] for rank in range(world)]
-            assert sorted(view for part in parts for view in part) == list(range(count))
 
 
 # Pictures ------------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@
     splatseg fit PHOTOS --sfm                  photos alone: poses first
     splatseg fit --splat FILE                  a splat alone: views are planned
     splatseg fit --config runs/x/config.yaml --out runs/y       once more
+    torchrun --nproc-per-node 2 -m splatseg.cli fit SCENE       by two processes
 
 A fit that was stopped goes on where it was when the same command is given
 again. Every setting can be changed, as by --config.geometry.steps 4000.
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
@@ -22,11 +23,14 @@ from splatseg.cli.endings import last_given, parse
 from splatseg.cli.options import IntOrNone, PathOrNone, TextOrNone
 from splatseg.core.errors import SplatsegError
 from splatseg.core.progress import terminal
+from splatseg.core.rank_endings import process_ranks
+from splatseg.core.ranks import Ranks
 from splatseg.fit.config_file import Repeated, read_fit_config
-from splatseg.fit.pipeline import Fit
+from splatseg.fit.helper import fit_by
 from splatseg.fit.settings import FitConfig, FitInputs
 from splatseg.io.colmap import find_model
 from splatseg.io.splats import SUFFIXES, beside
+from splatseg.render.backends import take_own_gpu
 
 Preset = Literal["fast", "default", "quality"]
 
@@ -130,6 +134,12 @@ def _without_suffix(splat: Path | None) -> Path:
 
 
 def main() -> None:
+    with process_ranks() as ranks:
+        take_own_gpu()
+        fit(ranks)
+
+
+def fit(ranks: Ranks) -> None:
     default, repeated = defaults()
     arguments = parse(Arguments, default=default, description=__doc__)
     inputs = inputs_of(arguments, repeated)
@@ -138,10 +148,16 @@ def main() -> None:
         config = replace(config, downscale=arguments.downscale)
     if arguments.full_render:
         config = replace(config, features=replace(config.features, full_render=True))
-    figures = Fit(inputs, config, terminal(arguments.quiet)).execute()
+    figures = fit_by(inputs, config, terminal(arguments.quiet or not ranks.first), ranks)
+    if ranks.first:
+        tell(figures, inputs.out)
+
+
+def tell(figures: dict[str, Any], out: Path) -> None:
+    """What was made, and where it is."""
     for name, value in figures.items():
         if not isinstance(value, dict):  # tables that 'splatseg evaluate' added
             print(f"{name:>20}  {value}")
-    print(f"{'contact sheet':>20}  {inputs.out / 'contact_sheet.png'}")
-    print(f"{'labeled splat':>20}  {inputs.out / 'labels.ply'}")
-    print(f"{'viewer':>20}  splatseg view {inputs.out}")
+    print(f"{'contact sheet':>20}  {out / 'contact_sheet.png'}")
+    print(f"{'labeled splat':>20}  {out / 'labels.ply'}")
+    print(f"{'viewer':>20}  splatseg view {out}")

@@ -27,14 +27,17 @@ from splatseg.core.camera import Camera
 from splatseg.core.errors import SplatsegError
 from splatseg.core.photos import find_photos, photo_size, photo_suffixes
 from splatseg.core.progress import SILENT, Reporter, terminal
+from splatseg.core.rank_endings import process_ranks
+from splatseg.core.ranks import ALONE, Ranks
 from splatseg.core.scene import View
 from splatseg.draw.mask_preview import Pixels, hierarchy_preview
-from splatseg.fit.masks_job import MaskJob, first_rank_first, process_share, run_masks
+from splatseg.fit.masks_job import MaskJob, run_masks
 from splatseg.io.colmap import find_model, has_model, load_colmap
 from splatseg.io.run import Run
 from splatseg.io.run_log import RunLog
 from splatseg.io.run_paths import RunPaths
 from splatseg.io.run_scene import recorded_place, take_capture
+from splatseg.io.shared_folder import check_shared
 from splatseg.masks import MaskSource, mask_source
 from splatseg.masks.cache import MaskCache
 from splatseg.masks.files import write_note
@@ -43,6 +46,7 @@ from splatseg.masks.mask_set import MaskSet
 from splatseg.masks.sam.config import Preset
 from splatseg.masks.sam.source import SamConfig, SamMasks
 from splatseg.masks.watershed import WatershedConfig
+from splatseg.render.backends import take_own_gpu
 
 
 @dataclass(frozen=True)
@@ -77,42 +81,45 @@ class Arguments:
     """No progress, no summary."""
 
 
-def make(options: Arguments) -> None:
-    with process_share() as share:
-        device_of_rank(share.rank)
-        with first_rank_first(share):
-            place = {
-                "scene": recorded_place(RunPaths(options.out), scene_folder(options)),
-                "downscale": options.downscale,
-            }
-            run_folder = Run.open(options.out, place, may_differ=("scene",))
-            with run_folder.gone_if_refused():
-                if share.rank == 0:
-                    run_folder.remove_leftovers()
-                views = load_views(options)
-                reporter = terminal(options.quiet or share.rank != 0)
-                source = source_of(options, views, reporter)
-                cache = MaskCache(run_folder.masks, source)
-                if share.rank == 0:
-                    take_capture(run_folder, scene_folder(options), views)
-            source_name = options.source if options.source in ("watershed", "sam") else Path(options.source).resolve()
-            cache.describe(source_name, ahead=True)
-            if options.coco is not None and share.rank == 0:
-                write_note(options.coco, views)
-        job = MaskJob(
-            cache,
-            cache.folder / "preview" if options.preview else None,
-            lambda image, masks: picture_of_hierarchy(image, masks, options.pixel),
-            options.coco,
-            RunLog(run_folder, reporter),
-            tuple(view.name for view in views),
-        )
-        summary = run_masks(views, job, share)
-    if share.rank == 0 and not options.quiet:
+def make(options: Arguments, ranks: Ranks = ALONE) -> None:
+    with ranks.in_turn():
+        place = {"scene": recorded_place(RunPaths(options.out), scene_folder(options)), "downscale": options.downscale}
+        run_folder = Run.open(options.out, place, may_differ=("scene",)) if ranks.first else Run.existing(options.out)
+    with run_folder.gone_if_refused():
+        check_shared(run_folder.folder, ranks)
+        job, views = prepared(options, run_folder, ranks)
+    summary = run_masks(views, job, ranks)
+    if ranks.first and not options.quiet:
         print(
             f"{len(views)} views: {summary.made} made, {summary.kept} already there; {summary.masks} masks in "
-            f"{summary.seconds:.1f} s -> {cache.folder}"
+            f"{summary.seconds:.1f} s -> {job.cache.folder}"
         )
+
+
+def prepared(options: Arguments, run_folder: Run, ranks: Ranks) -> tuple[MaskJob, Sequence[View]]:
+    """What is to be done; rank 0 writes what all ranks use: undistorted photos, weights, notes."""
+    reporter = terminal(options.quiet or not ranks.first)
+    with ranks.in_turn():
+        if ranks.first:
+            run_folder.remove_leftovers()
+        views = load_views(options)
+        source = source_of(options, views, reporter)
+        cache = MaskCache(run_folder.masks, source)
+        if ranks.first:
+            take_capture(run_folder, scene_folder(options), views)
+        source_name = options.source if options.source in ("watershed", "sam") else Path(options.source).resolve()
+        cache.describe(source_name, ahead=True)
+        if options.coco is not None and ranks.first:
+            write_note(options.coco, views)
+    job = MaskJob(
+        cache,
+        cache.folder / "preview" if options.preview else None,
+        lambda image, masks: picture_of_hierarchy(image, masks, options.pixel),
+        options.coco,
+        RunLog(run_folder, reporter),
+        tuple(view.name for view in views),
+    )
+    return job, views
 
 
 def scene_folder(options: Arguments) -> Path:
@@ -151,12 +158,6 @@ def view_of_image(path: Path, name: str) -> View:
     return View(name, Camera(torch.eye(3), torch.eye(4), width, height), path)
 
 
-def device_of_rank(rank: int) -> None:
-    """Spread processes over the GPUs of the machine: "cuda" then means this process's own."""
-    if torch.cuda.is_available():
-        torch.cuda.set_device(rank % torch.cuda.device_count())
-
-
 def source_of(options: Arguments, views: Sequence[View], reporter: Reporter = SILENT) -> MaskSource:
     if options.source == "sam":
         return SamMasks(sam_config(options), reporter)
@@ -183,4 +184,6 @@ def picture_of_hierarchy(image: Pixels, masks: MaskSet, pixel: tuple[int, int] |
 
 
 def main() -> None:
-    make(options_of())
+    with process_ranks() as ranks:
+        take_own_gpu()
+        make(options_of(), ranks)

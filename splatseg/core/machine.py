@@ -48,6 +48,14 @@ def is_alive(process: int) -> bool:
     return True
 
 
+def is_running(process: int) -> bool:
+    """:func:`is_alive`, and not one that has ended and whose parent has not asked for its exit code yet."""
+    with suppress(OSError, IndexError):
+        status = Path(f"/proc/{process}/stat").read_text()
+        return status.rpartition(")")[2].split()[0] not in ("Z", "X")  # the name before may hold anything
+    return is_alive(process)
+
+
 def available_memory() -> int | None:
     """Bytes of memory that can be had without swapping: Linux's ``MemAvailable``, or less where the control group of
     this process (a container, a service) has less; elsewhere half of what is built in; None where the system does not

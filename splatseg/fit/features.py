@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, chain
 from typing import Any, Literal
@@ -32,15 +32,16 @@ from splatseg.core.field import FeatureField
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.nearest import nearest
 from splatseg.core.progress import SILENT, Counter, Reporter
+from splatseg.core.ranks import ALONE, Ranks
 from splatseg.core.scene import View
 from splatseg.core.segments import Segments
 from splatseg.fit.hooks import FitHooks
 from splatseg.fit.malloc import freed_memory_kept
 from splatseg.fit.mask_clustering import MaskClusteringConfig, find_segments
 from splatseg.fit.pixel_pools import PixelPool, SamplingConfig, draw_batch, sample_pool
+from splatseg.fit.pool_cache import HierarchyOf, PoolCache
 from splatseg.fit.regions import RegionConfig, complete
 from splatseg.fit.segment_features import SegmentFeatureConfig, segment_features
-from splatseg.masks.hierarchy import PatchHierarchy
 from splatseg.ops import (
     AdamConfig,
     LossConfig,
@@ -48,11 +49,9 @@ from splatseg.ops import (
     hierarchical_contrastive_loss,
     hierarchical_contrastive_loss_and_grad,
 )
-from splatseg.ops.columns import column_bytes
 from splatseg.ops.replay import BatchSize, PooledSteps, PoolStack, Schedule, can_replay
 from splatseg.render import render
 
-HierarchyOf = Callable[[View], PatchHierarchy]
 NO_MASKS = "masks: expected at least one view with a mask over the splat, found none"
 
 # What measured best on dev_kitchen (docs/evaluation/results.md). Without the norm term the features are free to turn
@@ -128,89 +127,23 @@ def learning_rate(config: FeatureConfig, step: int) -> float:
     return config.lr_final + (config.lr - config.lr_final) * share
 
 
-@dataclass
-class PoolCache:
-    """Pixel pools of all views, traced at first use. Their memory stays below ``sampling.memory_mb``.
-
-    Each view may take an equal share of the bound. A first pool of a few pixels tells the bytes a pixel takes in this
-    scene; the number of pixels a view is cut to fit. ``by_gaussian``: what is bounded are the pools with their
-    :class:`~splatseg.ops.columns.PoolColumns`, which replayed steps make of them.
-    """
-
-    gaussians: Gaussians
-    views: Sequence[View]
-    hierarchy_of: HierarchyOf
-    config: SamplingConfig
-    seed: int
-    by_gaussian: bool = False
-    prepare: Callable[[PixelPool], PixelPool] | None = None
-    """What is done to a pool before it is kept."""
-    _pools: dict[int, PixelPool | None] = field(default_factory=dict)
-    _pixels: int = 0
-
-    def get(self, index: int) -> PixelPool | None:
-        """The pool of a view; None where the view has no masked pixel that shows a Gaussian."""
-        if index not in self._pools:
-            pool = self._make(index, self.hierarchy_of(self.views[index]))
-            self._pools[index] = pool if pool is None or self.prepare is None else self.prepare(pool)
-        return self._pools[index]
-
-    def once(self) -> Iterator[PixelPool | None]:
-        """The pool of each view, in order, for one use: none is kept. The next hierarchies are read meanwhile."""
-        for index, hierarchy in enumerate(ahead(self.hierarchy_of, self.views)):
-            yield self._make(index, hierarchy)
-
-    def _make(self, index: int, hierarchy: PatchHierarchy) -> PixelPool | None:
-        view = self.views[index]
-        if not self._pixels:
-            self._pixels = self._affordable(view, hierarchy)
-        config = replace(
-            self.config, pool_pixels=self._pixels, batch_pixels=min(self.config.batch_pixels, self._pixels)
-        )
-        return sample_pool(self.gaussians, view, hierarchy, config, self.generator(index))
-
-    def _affordable(self, view: View, hierarchy: PatchHierarchy) -> int:
-        probe = replace(self.config, pool_pixels=1024, batch_pixels=1)
-        pool = sample_pool(self.gaussians, view, hierarchy, probe, self.generator(0))
-        if pool is None:
-            return self.config.pool_pixels
-        # The factor allows for views that show more Gaussians per pixel than this one.
-        columns = column_bytes(pool.contributions) if self.by_gaussian else 0
-        per_pixel = 1.5 * (pool.nbytes + columns) / len(pool.patch)
-        share = self.config.memory_mb * 2**20 / len(self.views)
-        pixels, batch = max(1024, min(self.config.pool_pixels, int(share / per_pixel))), self.config.batch_pixels
-        # Replayed batches share pixels where a pool is no multiple of them, and then take more memory than it.
-        return pixels // batch * batch if self.by_gaussian and pixels > batch else pixels
-
-    def generator(self, index: int) -> torch.Generator:
-        """What draws the pixels of a view: the same ones every time."""
-        return torch.Generator(self.gaussians.device).manual_seed(self.seed * 1_000_003 + index)
-
-    def forget(self) -> None:
-        """Drop all pools; they are traced again when asked for."""
-        self._pools.clear()
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the pools made so far."""
-        return sum(pool.nbytes for pool in self._pools.values() if pool is not None)
-
-
 def fit_features(
     gaussians: Gaussians,
     views: Sequence[View],
     hierarchy_of: HierarchyOf,
     config: FeatureConfig = FeatureConfig(),
     hooks: FitHooks | None = None,
+    ranks: Ranks = ALONE,
 ) -> FeatureField:
     """Learn a feature for every Gaussian (OmniSeg3D, Ying et al. 2024, section 3).
 
     Args:
         gaussians: the frozen splat; its device is where the fit computes.
         views: training views.
-        hierarchy_of: loads the patch hierarchy of a view, called at most twice a view, from several threads at once.
+        hierarchy_of: loads the patch hierarchy of a view, called a few times a view, from several threads at once.
         config: see :class:`FeatureConfig`.
         hooks: checkpoints and reporter; a checkpoint found there is taken up.
+        ranks: of which this is the first; the others :func:`help_with_features`.
 
     Returns:
         The field, on the CPU.
@@ -220,8 +153,9 @@ def fit_features(
             fit, or a loss that is not finite.
     """
     hooks = hooks or FitHooks()
-    trainer = FeatureTrainer(gaussians, views, hierarchy_of, config)
+    trainer = FeatureTrainer(gaussians, views, hierarchy_of, config, ranks)
     saved = hooks.load_checkpoint()
+    trainer.ask(int(saved["step"]) if saved else 0, evidence=saved is None and config.init == "segments")
     before = float(saved["seconds"]) if saved else 0.0
     started = last_saved = time.monotonic()
     with freed_memory_kept():
@@ -243,8 +177,27 @@ def fit_features(
             if time.monotonic() - last_saved > hooks.checkpoint_seconds:
                 hooks.save_checkpoint({**trainer.checkpoint(done), "seconds": seconds})
                 last_saved = time.monotonic()
+    trainer.dismiss()
     trainer.fill()
     return FeatureField(trainer.features.detach().cpu(), gaussians.fingerprint(), trainer.segments)
+
+
+def help_with_features(
+    gaussians: Gaussians, views: Sequence[View], hierarchy_of: HierarchyOf, config: FeatureConfig, ranks: Ranks
+) -> None:
+    """What other ranks do while the first is in :func:`fit_features` with the same arguments: evidence and pools."""
+    with freed_memory_kept():
+        FeatureTrainer(gaussians, views, hierarchy_of, config, ranks).help()
+
+
+@dataclass(frozen=True)
+class PoolRequest:
+    """What rank 0 asks of the others: their share of the evidence, and pools of the views ``wanted`` of at most so many
+    pixels."""
+
+    evidence: bool
+    pixels: int
+    wanted: tuple[int, ...]
 
 
 class FeatureTrainer:
@@ -255,14 +208,20 @@ class FeatureTrainer:
     """
 
     def __init__(
-        self, gaussians: Gaussians, views: Sequence[View], hierarchy_of: HierarchyOf, config: FeatureConfig
+        self,
+        gaussians: Gaussians,
+        views: Sequence[View],
+        hierarchy_of: HierarchyOf,
+        config: FeatureConfig,
+        ranks: Ranks = ALONE,
     ) -> None:
         if not views:
             raise SplatsegError("features: expected at least one training view, found none")
         self.gaussians = gaussians.detach()
         self.views = views
         self.config = config
-        self._features = self._noise()
+        self.ranks = ranks
+        self._features = self._noise() if ranks.first else gaussians.means.new_zeros(0, config.dim)
         self._moving: tuple[Tensor, Tensor] | None = None  # ids (m,) and features (m, d) of those that steps move
         self._optimizer: SparseFeatureAdam | None = None
         self.replays = can_replay(self._features) and not config.full_render
@@ -337,11 +296,55 @@ class FeatureTrainer:
         clustering = self.config.mask_clustering
         pixels = max(min(clustering.pixels, clustering.total_pixels // len(self.views)), 1)
         config = replace(self.config.sampling, pool_pixels=pixels, batch_pixels=1, unmasked=True)
-        for index, hierarchy in enumerate(ahead(self.pools.hierarchy_of, self.views)):
-            pool = sample_pool(self.gaussians, self.views[index], hierarchy, config, self.pools.generator(index))
+
+        def pools(numbers: Sequence[int]) -> Iterator[PixelPool | None]:
+            hierarchies = ahead(self.pools.hierarchy_of, [self.views[index] for index in numbers])
+            for index, hierarchy in zip(numbers, hierarchies, strict=True):
+                yield sample_pool(self.gaussians, self.views[index], hierarchy, config, self.pools.generator(index))
+
+        for pool in self.ranks.collect(len(self.views), pools, self.gaussians.device):
             progress.advance()
             if pool is not None:
                 yield pool
+
+    def ask(self, first: int, evidence: bool) -> None:
+        """Have the other ranks make the pools of the steps from number ``first`` on, and first their share of the
+        ``evidence``. While this rank looks at that, they are at the pools, and it makes none itself."""
+        if self.ranks.alone:
+            return
+        wanted = list(range(len(self.views)))
+        if not self.replays:
+            orders = (self._order(step)[0] for step in range(first, self.config.steps))
+            wanted = list(dict.fromkeys(orders))
+        if wanted:
+            self.pools.settle(wanted[0])
+        request = self.ranks.broadcast(PoolRequest(evidence, self.pools.pixels, tuple(wanted)))
+        self.pools.arriving = zip(wanted, self._collected(request), strict=True)
+
+    def help(self) -> None:
+        """Do what :meth:`ask` asks for."""
+        request = self.ranks.broadcast(PoolRequest(False, 0, ()))
+        if request.evidence:
+            with SILENT.count(len(self.views), "segments") as progress:
+                list(self._evidence(progress))
+        self.pools.pixels = request.pixels
+        list(self._collected(request))
+
+    def _collected(self, request: PoolRequest) -> Iterator[PixelPool | None]:
+        """The pools that are wanted, in their order, in rank 0."""
+        wanted = request.wanted
+        return self.ranks.collect(
+            len(wanted),
+            lambda numbers: self.pools.once([wanted[number] for number in numbers]),
+            self.gaussians.device,
+            held=len(wanted),
+            first_too=not request.evidence,
+        )
+
+    def dismiss(self) -> None:
+        """Take what the other ranks still hold."""
+        for _ in self.pools.arriving:
+            pass
 
     def _hold(self) -> None:
         """From now on steps keep the features that are held."""
@@ -388,7 +391,7 @@ class FeatureTrainer:
         batches = []
         for step in range(self.config.steps):
             generator = self._step_generator(step)
-            order = torch.randperm(len(self.views), generator=generator).tolist()
+            order = self._order(step, generator)
             view = next(place[i] for i in order if i in place)
             batches.append(first_of[view] + int(torch.randint(batches_of[view], (1,), generator=generator)))
         rates = [learning_rate(self.config, step) for step in range(self.config.steps)]
@@ -396,10 +399,15 @@ class FeatureTrainer:
 
     def _pools_once(self, usable: list[int]) -> Iterator[PixelPool]:
         """The pool of each view that has one, which is noted in ``usable``; none is kept: batches take their place."""
-        for index, pool in enumerate(self.pools.once()):
+        for index, pool in self.pools.arriving if self.ranks.size > 1 else enumerate(self.pools.once()):
             if pool is not None:
                 usable.append(index)
                 yield pool
+
+    def _order(self, step: int, generator: torch.Generator | None = None) -> list[int]:
+        """Views in the order in which a step tries them; ``generator`` is the step's, new if None."""
+        generator = self._step_generator(step) if generator is None else generator
+        return torch.randperm(len(self.views), generator=generator).tolist()  # type: ignore[no-any-return]
 
     def _step_generator(self, step: int) -> torch.Generator:
         return torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
@@ -409,7 +417,7 @@ class FeatureTrainer:
         if self.held is None:
             self.start()
         generator = self._step_generator(step)
-        for index in torch.randperm(len(self.views), generator=generator).tolist():
+        for index in self._order(step, generator):
             pool = self.pools.get(index)
             if pool is None:
                 continue

@@ -72,11 +72,11 @@ class MaskChoice:
         by_contents = source.name == "files" and folder.is_dir()
         return digest([source.name, folder_digest(folder) if by_contents else source.settings()])
 
-    def cache(self, views: Sequence[View]) -> MaskCache:
+    def cache(self, views: Sequence[View], describe: bool = True) -> MaskCache:
         """Where the run keeps these masks, described there unless they are those of the folder itself."""
         source = self.source(views)
         cache = MaskCache(self._run.masks, source)
-        if source is not self._stored:
+        if describe and source is not self._stored:
             cache.describe(self.spec if self.spec in MADE_MASKS else Path(self.spec).resolve())
         return cache
 

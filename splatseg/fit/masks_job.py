@@ -4,21 +4,18 @@ request."""
 from __future__ import annotations
 
 import json
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 
-import torch.distributed as dist
 from PIL import Image
 
 from splatseg.core.atomic import atomic_write, remove_leftovers, write_text
-from splatseg.core.errors import SplatsegError
 from splatseg.core.progress import SILENT, Reporter
+from splatseg.core.ranks import ALONE, Ranks
 from splatseg.core.scene import View
 from splatseg.draw.mask_preview import Pixels, mask_overlay
 from splatseg.io.names import by_stem, run_path
@@ -28,14 +25,6 @@ from splatseg.masks.sam.everything import ScoredMasks
 from splatseg.masks.workers import find_masks
 
 HierarchyPicture = Callable[[Pixels, MaskSet], Image.Image]
-
-
-@dataclass(frozen=True)
-class Share:
-    """This process's part of the work: every ``world``-th view, from number ``rank`` on."""
-
-    rank: int = 0
-    world: int = 1
 
 
 @dataclass(frozen=True)
@@ -87,60 +76,27 @@ class Summary:
     seconds: float
 
 
-@contextmanager
-def process_share() -> Iterator[Share]:
-    """This process's share: all of it, or what torchrun's environment says (a gloo group for the length of the block).
-
-    Raises:
-        SplatsegError: the other processes cannot be reached.
-    """
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
-        yield Share()
-        return
-    try:
-        # Ranks meet again only when all are done, and an image may take minutes: wait for days, not for gloo's half
-        # hour.
-        dist.init_process_group("gloo", timeout=timedelta(days=7))
-    except (RuntimeError, ValueError) as error:
-        raise SplatsegError(f"rank {rank} of {world}: expected to reach the other processes, found: {error}") from None
-    try:
-        yield Share(rank, world)
-    finally:
-        dist.destroy_process_group()
-
-
-@contextmanager
-def first_rank_first(share: Share) -> Iterator[None]:
-    """The block runs in the first process, then in the others: for making folders and caches that all of them use."""
-    if share.world > 1 and share.rank > 0:
-        dist.barrier()
-    yield
-    if share.world > 1 and share.rank == 0:
-        dist.barrier()
-
-
-def run_masks(views: Sequence[View], job: MaskJob, share: Share = Share()) -> Summary:
+def run_masks(views: Sequence[View], job: MaskJob, ranks: Ranks = ALONE) -> Summary:
     """Find, store and draw the masks of ``views`` that are not there yet.
 
-    The first process says which views are left and every ``world``-th goes to each: no two processes work on one view,
-    and a view that a process leaves behind when it dies is left for the next call. With ``share.world > 1`` a process
-    group must be open (:func:`process_share`).
+    The first rank says which views are left and these are dealt: no two ranks work on one view, and a view that a rank
+    leaves behind when it dies is left for the next call.
 
     Raises:
         SplatsegError: from the source, for the first view that fails; what was stored before stays.
     """
     start = time.perf_counter()
-    if share.rank == 0 and job.coco is not None:
+    if ranks.first and job.coco is not None:
         for folder in {path.parent for view in views if (path := job.coco_path(view)) is not None}:
             remove_leftovers(folder)  # what a killed call was writing; the others wait for the list
-    left = _agreed([view.name for view in views if _is_left(view, job)], share)
-    mine = [view for view in views if view.name in set(left[share.rank :: share.world])]
+    # Rank 0's list: each would find another one once the others have begun.
+    left = set(ranks.deal(ranks.broadcast([view.name for view in views if _is_left(view, job)])))
+    mine = [view for view in views if view.name in left]
     made = masks = 0
     to_find = [view for view in mine if job.cache.load(view) is None]
     new = {view.name for view in to_find}
     with (
-        closing(find_masks(job.cache.source, to_find, shared_by=share.world)) as new_masks,
+        closing(find_masks(job.cache.source, to_find, shared_by=ranks.neighbors())) as new_masks,
         job.reporter.count(len(mine), "masks", unit="view") as progress,
     ):
         for view in mine:
@@ -151,10 +107,10 @@ def run_masks(views: Sequence[View], job: MaskJob, share: Share = Share()) -> Su
             made, masks = made + is_new, masks + len(found) * is_new
             if is_new:
                 seconds = round(time.perf_counter() - begun, 3)
-                record = {"stage": "masks", "view": view.name, "rank": share.rank, "masks": len(found)}
+                record = {"stage": "masks", "view": view.name, "rank": ranks.rank, "masks": len(found)}
                 job.reporter.log({**record, "seconds": seconds})
             progress.advance(masks=str(len(found)))
-    made, masks = _added_up([made, masks], share)
+    made, masks = (sum(counts) for counts in zip(*ranks.gather((made, masks)), strict=True))
     return Summary(made, len(views) - made, masks, time.perf_counter() - start)
 
 
@@ -194,21 +150,3 @@ def _write_coco(path: Path | None, masks: MaskSet) -> None:
         pairs = zip(masks.to_coco(), masks.areas.tolist(), masks.boxes().tolist(), strict=True)
         records = [{"segmentation": mask, "area": area, "bbox": box} for mask, area, box in pairs]
     write_text(path, json.dumps(records))
-
-
-def _agreed(names: list[str], share: Share) -> list[str]:
-    """The first process's list, in every process: each would find another one once the others have begun."""
-    if share.world == 1:
-        return names
-    box = [names]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
-
-
-def _added_up(counts: list[int], share: Share) -> list[int]:
-    """Sums over all processes; waits for them."""
-    if share.world == 1:
-        return counts
-    gathered: list[list[int]] = [[] for _ in range(share.world)]
-    dist.all_gather_object(gathered, counts)
-    return [sum(column) for column in zip(*gathered, strict=True)]

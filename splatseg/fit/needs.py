@@ -48,3 +48,15 @@ def stage_needs(size: FitSize, config: FitConfig) -> dict[str, float]:
         "features": size.splat + field + DRAWN * n + max(SEEN * looked_at, pools + trained),
         "labels": size.splat + 2 * field + NEIGHBORS * n,
     }
+
+
+def shared_geometry(size: FitSize, config: FitConfig) -> float:
+    """Bytes that the geometry takes in each of several ranks: gradients and their squares are summed in a buffer."""
+    return stage_needs(size, config)["geometry"] + 2 * size.splat
+
+
+def helping_needs(size: FitSize, config: FitConfig) -> dict[str, float]:
+    """Bytes that each stage takes in every rank but the first (:mod:`splatseg.core.ranks`), which labels alone."""
+    sampling = config.features.sampling
+    pools = min(POOLED * sampling.pool_pixels * min(size.views, config.features.steps), sampling.memory_mb * 2**20)
+    return {"geometry": shared_geometry(size, config), "features": size.splat + DRAWN * size.gaussians + pools}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,18 @@ from splatseg.core.field import FeatureField
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.label_tree import LabelTree
 from splatseg.core.machine import peak_memory
-from splatseg.core.memory import require_memory
+from splatseg.core.memory import require_memory_of_ranks
 from splatseg.core.progress import SILENT, Reporter
+from splatseg.core.ranks import ALONE, Ranks
 from splatseg.core.scene import Scene, View, spread_views
 from splatseg.core.splat import FeatureSplat
 from splatseg.fit.features import fit_features
 from splatseg.fit.geometry import fit_geometry, psnr
 from splatseg.fit.given import COMPARED_VIEWS, Agreement, check_agreement, given_splat, read_splat
+from splatseg.fit.hierarchies import make_hierarchies
 from splatseg.fit.mask_choice import MaskChoice
-from splatseg.fit.needs import FitSize, stage_needs
+from splatseg.fit.meeting import Facts, ask, meet
+from splatseg.fit.needs import FitSize, helping_needs, shared_geometry, stage_needs
 from splatseg.fit.records import StageRecords
 from splatseg.fit.settings import FitConfig, FitInputs, plain
 from splatseg.fit.sheet import Sheet
@@ -44,7 +47,7 @@ from splatseg.io.run import Run
 from splatseg.io.run_paths import RunPaths
 from splatseg.io.run_scene import load_run_scene, recorded_place, take_capture
 from splatseg.io.test_cameras import load_test_views
-from splatseg.masks.hierarchy import HierarchyFolder, build_hierarchy
+from splatseg.masks.hierarchy import HierarchyFolder
 from splatseg.masks.stored import StoredMasks
 from splatseg.render import choose_device
 from splatseg.segment.discretize import discretize
@@ -53,9 +56,13 @@ log = logging.getLogger(__name__)
 
 
 class Fit:
-    """One run of the main job. :meth:`execute` does all stages; each may be called on its own, in order."""
+    """One run of the main job. :meth:`execute` does all stages; each may be called on its own, in order.
 
-    def __init__(self, inputs: FitInputs, config: FitConfig, reporter: Reporter = SILENT) -> None:
+    With ``ranks`` this is the first of them; the others are :class:`splatseg.fit.helper.Helper`.
+    """
+
+    def __init__(self, inputs: FitInputs, config: FitConfig, reporter: Reporter = SILENT, ranks: Ranks = ALONE) -> None:
+        self.ranks = ranks
         self.inputs = inputs
         self.config = config
         self.reporter = reporter
@@ -87,12 +94,13 @@ class Fit:
             self.records.load()
             if self.inputs.scene is None:
                 self.views()
-            scene = load_run_scene(self.run, self.scene, find_poses=True, config=self._settings())
-            train, held_out = self._split(scene)
+            scene = load_run_scene(self.run, self.scene, find_poses=True, config=self.settings())
+            train, held_out = self.split(scene)
             self._check_inputs(scene, train)
+            meet(self.run.folder, self.ranks, lambda: self.facts(scene, train))
             self._check_memory(train)
             take_capture(self.run, self.scene, scene.views)
-            write_text(self.run.config, yaml.safe_dump(self._settings(), sort_keys=False))
+            write_text(self.run.config, yaml.safe_dump(self.settings(), sort_keys=False))
             gaussians = self.geometry(scene, train, held_out)
             hierarchies = self.hierarchies(train)
             field = self.features(gaussians, train, hierarchies)
@@ -112,6 +120,18 @@ class Fit:
             self._given = self._read_given_splat(self.inputs.splat, scene)
         self.masks.digest(train)
 
+    def facts(self, scene: Scene, train: Sequence[View]) -> Facts:
+        """What all ranks must have alike. Where the capture lies may differ, and of a splat that is given rank 0's
+        counts."""
+        inputs = {
+            "photos": photos_digest(train, masks=True),
+            **cameras_digests(train),
+            "points": tensors_digest([scene.points.xyz, scene.points.rgb]),
+            "masks": self.masks.digest(train),
+        }
+        given = {"splat": self.inputs.splat is not None, "device": self.device.type}
+        return Facts({**plain(self.config), **given}, inputs)
+
     def _check_memory(self, train: Sequence[View]) -> None:
         """Whether this machine has the memory for the stages that have no result yet; on a GPU it is not asked.
 
@@ -127,9 +147,14 @@ class Fit:
         needs = {name: need for name, need in stage_needs(size, self.config).items() if not self.run.was_done(name)}
         if given:
             needs = {name: need - size.splat for name, need in needs.items() if name != "geometry"}
-        require_memory(
+        if "geometry" in needs and not self.ranks.alone:
+            needs["geometry"] = shared_geometry(size, self.config)
+        helping = {name: need for name, need in helping_needs(size, self.config).items() if name in needs}
+        require_memory_of_ranks(
             needs,
+            helping,
             f"fewer Gaussians than {size.gaussians:,} need less, --config.no-check-memory tries anyway",
+            self.ranks,
         )
 
     # Stages ----------------------------------------------------------------------------------------------------------
@@ -172,9 +197,9 @@ class Fit:
             gaussians = load_gaussians(self.run.geometry)
         else:
             hooks = self.records.hooks(stage)
-            gaussians = fit_geometry(
-                dataclasses.replace(scene, views=tuple(train)), self.config.geometry, held_out, self.device, hooks
-            )
+            fitted_to = dataclasses.replace(scene, views=tuple(train))
+            ranks = ask(self.ranks, stage.name)
+            gaussians = fit_geometry(fitted_to, self.config.geometry, held_out, self.device, hooks, ranks)
             self._save_splat(stage, gaussians)
         self._measure(gaussians, held_out)
         return gaussians
@@ -236,23 +261,14 @@ class Fit:
             return folder
         self.run.unmark(stage.name)
         with self.records.timed("masks"):
-            self._build_hierarchies(train, folder)
+            masks = self.masks.cache(train)
+            ranks = ask(self.ranks, stage.name)
+            found = make_hierarchies(train, masks, folder, self.config.hierarchy, self.reporter, ranks)
+        if found == 0:
+            raise SplatsegError(f"masks '{self.masks.spec}': expected masks in at least one view, found none")
+        self.records.note(masks_per_view=round(found / len(train), 1))
         self.records.finish(stage, [folder.path(view.name) for view in train])
         return folder
-
-    def _build_hierarchies(self, train: Sequence[View], folder: HierarchyFolder) -> None:
-        masks_found = 0
-        with (
-            closing(self.masks.cache(train).all_masks(train)) as found,
-            self.reporter.count(len(train), "masks", unit="view") as progress,
-        ):
-            for view, masks in zip(train, found, strict=True):
-                masks_found += len(masks)
-                build_hierarchy(masks, self.config.hierarchy).save(folder.path(view.name))
-                progress.advance(masks=str(len(masks)))
-        if masks_found == 0:
-            raise SplatsegError(f"masks '{self.masks.spec}': expected masks in at least one view, found none")
-        self.records.note(masks_per_view=round(masks_found / len(train), 1))
 
     def features(self, gaussians: Gaussians, train: Sequence[View], hierarchies: HierarchyFolder) -> FeatureField:
         """Fit the feature field."""
@@ -271,6 +287,7 @@ class Fit:
             lambda view: hierarchies[view.name],
             self.config.features,
             self.records.hooks(stage),
+            ask(self.ranks, stage.name, gaussians),
         )
         self.run.unmark(stage.name)
         field.save(self.run.features)
@@ -309,14 +326,14 @@ class Fit:
 
     # Inputs ----------------------------------------------------------------------------------------------------------
 
-    def _split(self, scene: Scene) -> tuple[Sequence[View], Sequence[View]]:
+    def split(self, scene: Scene) -> tuple[Sequence[View], Sequence[View]]:
         if is_planned(self.scene):
             return scene.views, ()  # renders of the splat itself say nothing about how good it is
         if (self.scene / "test_cameras.json").is_file() and self.config.downscale == 1:
             return scene.views, load_test_views(self.scene, scene)
         return scene.split(self.config.hold_out_every)
 
-    def _settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         inputs = {
             "scene": None if self.inputs.scene is None else str(self.inputs.scene.resolve()),
             **self.masks.recorded(),

@@ -74,11 +74,12 @@ class MaskCache:
             self.save(view, found)
         return found
 
-    def all_masks(self, views: Sequence[View]) -> Generator[MaskSet, None, None]:
-        """:meth:`masks` of each view, in order, on as many cores as the source can use."""
+    def all_masks(self, views: Sequence[View], shared_by: int = 1) -> Generator[MaskSet, None, None]:
+        """:meth:`masks` of each view, in order, on as many cores as the source can use on a machine that so many
+        processes share."""
         is_left = [self.load(view) is None for view in views]
         to_find = [view for view, left in zip(views, is_left, strict=True) if left]
-        with closing(find_masks(self.source, to_find)) as found:
+        with closing(find_masks(self.source, to_find, shared_by=shared_by)) as found:
             for view, left in zip(views, is_left, strict=True):
                 if left:
                     masks = next(found)

@@ -9,6 +9,7 @@ from types import ModuleType
 import torch
 
 from splatseg.core.errors import SplatsegError
+from splatseg.core.ranks import launched
 from splatseg.ops.extension import build_info
 
 BACKENDS = {"cpu": "splatseg.render.cpu", "cuda": "splatseg.render.gsplat"}
@@ -52,3 +53,19 @@ def cuda_obstacle() -> str:
     if info is None or not info.has_cuda:
         return "splatseg._C is built without CUDA: SPLATSEG_CUDA=1 pip install --no-build-isolation -e ."
     return ""
+
+
+def take_own_gpu() -> None:
+    """Give each rank of this machine the next GPU: "cuda" then means this process's own. One alone keeps the first."""
+    _, size, local = launched()
+    if size > 1 and torch.cuda.is_available():
+        torch.cuda.set_device(local % torch.cuda.device_count())
+
+
+def check_own_gpu(device: torch.device, neighbors: int) -> None:
+    """Raise :class:`SplatsegError` where ranks that compute on GPUs (``neighbors`` on this machine) would share one."""
+    if device.type == "cuda" and neighbors > torch.cuda.device_count():
+        raise SplatsegError(
+            f"device: expected a GPU for each of {neighbors} ranks on a machine, found {torch.cuda.device_count()}; "
+            "fewer ranks (--nproc-per-node) or --device cpu"
+        )

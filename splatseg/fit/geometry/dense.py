@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from splatseg.core.camera import Camera
+from splatseg.core.ranks import ALONE, Ranks
 from splatseg.core.scene import Points, Scene, View
 from splatseg.fit.geometry.config import DenseConfig
 from splatseg.fit.geometry.sweep import (
@@ -55,8 +56,12 @@ class DensePoints:
     free: FreeSpace
 
 
-def dense_points(scene: Scene, config: DenseConfig, device: torch.device | str = "cpu") -> DensePoints:
+def dense_points(
+    scene: Scene, config: DenseConfig, device: torch.device | str = "cpu", ranks: Ranks = ALONE
+) -> DensePoints:
     """Points on the surfaces that at least ``config.agree`` + 1 photos show at the same place, of ``config.photos``.
+
+    The photos are dealt to ``ranks``, and rank 0 alone has the points.
 
     Memory, by the sizes of the tensors: about 60 bytes per matched pixel of every view (0.4 GB for 50 photos of
     400x300), mostly the points before they are thinned, and about 100 MB while matching.
@@ -64,14 +69,20 @@ def dense_points(scene: Scene, config: DenseConfig, device: torch.device | str =
     photos = [matched_photo(view, config.side, device) for view in evenly(scene.views, config.photos)]
     cameras = [photo.camera for photo in photos]
     sources = source_views(cameras, scene.points, CHECKED)
-    maps: list[DepthMap | None] = []
     xyz = scene.points.xyz.to(device)
-    for photo, near in zip(photos, sources, strict=True):
-        limits = depth_range(photo.camera, xyz)
-        if limits is None or not near:
-            maps.append(None)
-            continue
-        maps.append(sweep(photo, [photos[j] for j in near[: config.sources]], limits, config))
+
+    def maps_of(numbers: Sequence[int]) -> Iterator[DepthMap | None]:
+        for number in numbers:
+            photo, near = photos[number], sources[number]
+            limits = depth_range(photo.camera, xyz)
+            if limits is None or not near:
+                yield None
+            else:
+                yield sweep(photo, [photos[j] for j in near[: config.sources]], limits, config)
+
+    maps = list(ranks.collect(len(photos), maps_of, device))
+    if not ranks.first:
+        return DensePoints(Points(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.uint8)), 1.0, FreeSpace((), ()))
     return fused(photos, maps, sources, config)
 
 

@@ -14,14 +14,16 @@ from torch import Tensor
 from splatseg import ops
 from splatseg.core.errors import SplatsegError
 from splatseg.core.gaussians import Gaussians
+from splatseg.core.ranks import ALONE, Ranks, moved
 from splatseg.core.scene import Points, Scene, View
+from splatseg.fit.geometry import shared
 from splatseg.fit.geometry.config import GeometryConfig
 from splatseg.fit.geometry.dense import FreeSpace, dense_points
 from splatseg.fit.geometry.frame import FitFrame
 from splatseg.fit.geometry.init import gaussians_from_points
 from splatseg.fit.geometry.photos import PhotoCache
 from splatseg.fit.geometry.shell import shell_points
-from splatseg.fit.geometry.state import FitState, trimmed
+from splatseg.fit.geometry.state import FitState, Seen, pull_of, trimmed
 from splatseg.fit.hooks import FitHooks
 from splatseg.fit.malloc import freed_memory_kept
 from splatseg.ops import photometric_loss
@@ -73,6 +75,7 @@ def fit_geometry(
     held_out: Sequence[View] = (),
     device: torch.device | str = "cpu",
     hooks: FitHooks | None = None,
+    ranks: Ranks = ALONE,
 ) -> Gaussians:
     """Fit a splat to the photos of ``scene`` (3DGS, Kerbl et al. 2023, section 5), in a frame of its own (FitFrame).
 
@@ -81,7 +84,8 @@ def fit_geometry(
         config: see :class:`GeometryConfig`.
         held_out: views that only measure; their PSNR goes to the log every ``eval_every``.
         device: where to compute.
-        hooks: checkpoints and reporter; a checkpoint found there is taken up.
+        hooks: checkpoints and reporter; a checkpoint found there is taken up. Those of rank 0 count.
+        ranks: that take a view each of so many steps made at once (:mod:`splatseg.fit.geometry.shared`).
 
     Returns:
         The splat, on the CPU, detached.
@@ -94,43 +98,59 @@ def fit_geometry(
     frame = FitFrame.of(scene)
     offset = scene.offset
     scene, held_out = frame.scene(scene), frame.views(held_out)
-    saved = hooks.load_checkpoint()
+    saved = ranks.broadcast(hooks.load_checkpoint())
     if saved and saved.get("frame") != frame.numbers():
         saved = None
-    points, free = start_points(scene, config, device)
+    points, free = start_points(scene, config, device, ranks)
     state = FitState(gaussians_from_points(points, config).to(device), 1.0, config, free)
     first = state.restore(saved) if saved else 0
+    shared.same_random_numbers(ranks)
     before = float(saved["seconds"]) if saved else 0.0
     started = last_saved = time.monotonic()
     evaluate_every = max(int(config.eval_every * config.steps), 1)
+    done = first
     with (
         freed_memory_kept(),
         PhotoCache(scene.views, device) as photos,
         hooks.reporter.count(config.steps, "geometry", initial=first) as progress,
     ):
-        for step in range(first, config.steps):
-            loss = train_step(state, photos, step)
-            done = step + 1
+        while done < config.steps:
+            step, done = done, min(done + ranks.size, config.steps)
+            loss = train_step(state, photos, step, ranks)
             seconds = before + time.monotonic() - started
-            progress.advance(n=f"{len(state.params['means']):,}")
-            if done % evaluate_every == 0 or done == config.steps:
-                figures = evaluate(state, held_out, done, seconds, loss)
-                hooks.reporter.log(figures)
-                progress.advance(0, psnr=f"{figures['psnr']:.2f}")
-            if time.monotonic() - last_saved > hooks.checkpoint_seconds:
+            progress.advance(done - step, n=f"{len(state.params['means']):,}")
+            if done // evaluate_every > step // evaluate_every or done == config.steps:
+                check_loss(loss, done)
+                if ranks.first:
+                    figures = evaluate(state, held_out, done, seconds, loss)
+                    hooks.reporter.log(figures)
+                    progress.advance(0, psnr=f"{figures['psnr']:.2f}")
+            if ranks.first and time.monotonic() - last_saved > hooks.checkpoint_seconds:
                 hooks.save_checkpoint({**state.checkpoint(done), "seconds": seconds, "frame": frame.numbers()})
                 last_saved = time.monotonic()
     return frame.back(trimmed(state.gaussians(config.sh_degree)), offset)
 
 
-def start_points(scene: Scene, config: GeometryConfig, device: torch.device | str) -> tuple[Points, FreeSpace | None]:
+def start_points(
+    scene: Scene, config: GeometryConfig, device: torch.device | str, ranks: Ranks = ALONE
+) -> tuple[Points, FreeSpace | None]:
     """What the fit starts from, and the space known to be free: the sparse points; of a dense start also surface points
     and the far shell, within ``max_gaussians``."""
+    points, free = _start_points(scene, config, device, ranks)
+    if ranks.alone:
+        return points, free
+    points, free = ranks.broadcast((points, moved(free, "cpu")))
+    return points, moved(free, device)
+
+
+def _start_points(
+    scene: Scene, config: GeometryConfig, device: torch.device | str, ranks: Ranks
+) -> tuple[Points, FreeSpace | None]:
     if not config.starts_dense(len(scene.points.xyz), len(scene.views)):
         return scene.points, None
     shell = min(config.shell, int(SHELL_SHARE * config.max_gaussians))
     room = config.max_gaussians - shell - len(scene.points.xyz)
-    points, free = surface_points(scene, config, room, device)
+    points, free = surface_points(scene, config, room, device, ranks)
     if shell:
         points = joined(points, shell_points(scene, shell, config.shell_reach))
     return points, free
@@ -142,14 +162,14 @@ def joined(first: Points, second: Points) -> Points:
 
 
 def surface_points(
-    scene: Scene, config: GeometryConfig, room: int, device: torch.device | str
+    scene: Scene, config: GeometryConfig, room: int, device: torch.device | str, ranks: Ranks = ALONE
 ) -> tuple[Points, FreeSpace | None]:
     """The sparse points with at most ``room`` surface points, and the space known to be free; where the photos do not
     give any, the sparse points alone and a line that says so."""
     if room <= 0:
         return scene.points, None
     with freed_memory_kept(), torch.no_grad():
-        found = dense_points(scene, replace(config.dense, points=min(config.dense.points, room)), device)
+        found = dense_points(scene, replace(config.dense, points=min(config.dense.points, room)), device, ranks)
     if found.share < config.dense.least_share:
         log.warning(
             "geometry: %.1f %% of the photos' textured pixels are confirmed by others, expected at least %.0f %%; "
@@ -161,14 +181,30 @@ def surface_points(
     return joined(scene.points, found.points), found.free
 
 
-def train_step(state: FitState, photos: PhotoCache, step: int) -> Tensor:
-    """One view: render, compare, step, densify. Returns the loss."""
+def train_step(state: FitState, photos: PhotoCache, step: int, ranks: Ranks = ALONE) -> Tensor:
+    """A view for each rank, from number ``step`` on: render, compare; one step for all of them; densify. Returns the
+    loss."""
+    own = step + ranks.rank
+    seen = look(state, photos, own, ranks.size) if own < state.config.steps else None
+    views = min(ranks.size, state.config.steps - step)
+    if not ranks.alone:
+        seen = shared.added_up(state, seen, views, ranks)
+    assert seen is not None
+    state.optimize(step, seen)
+    shared.keep_equal(state, range(step, step + views), ranks)
+    for each in range(step, step + views):
+        state.densify(each, seen if each == step else None)
+    return seen.loss
+
+
+def look(state: FitState, photos: PhotoCache, step: int, stride: int = 1) -> Seen:
+    """Render the view of a step and leave its gradient in the parameters; the next is the one ``stride`` steps on."""
     config = state.config
-    if step == int(config.coarse_fraction * config.steps):
+    if (coarse := int(config.coarse_fraction * config.steps)) <= step < coarse + stride:
         photos.forget(half=True)
     image, fitted, camera = photos.get(*photo_of_step(step, len(photos.views), config))
-    if step + 1 < config.steps:
-        photos.ahead(*photo_of_step(step + 1, len(photos.views), config))
+    if step + stride < config.steps:
+        photos.ahead(*photo_of_step(step + stride, len(photos.views), config))
     degree = min(int(step / max(config.sh_degree_every * config.steps, 1)), config.sh_degree)
     probe = Means2dProbe.zeros(len(state.params["means"]), photos.device, config.absgrad)
     settings = RenderConfig(sh_degree=degree, packed=config.packed, check_finite=False)
@@ -176,9 +212,13 @@ def train_step(state: FitState, photos: PhotoCache, step: int) -> Tensor:
     target = masked_target(image, fitted, rendered.color)
     loss = photometric_loss(rendered.color, target, config.ssim_weight) + state.regularization()
     loss.backward()
-    state.optimize(step, (rendered.radii > 0).all(dim=1))
-    state.densify(step, probe, rendered.radii, (camera.width, camera.height))
-    return loss.detach()
+    drawn = (rendered.radii > 0).all(dim=1)
+    gradient = probe.absgrad.grad if config.absgrad else probe.means2d.grad
+    pull = None
+    if state.by_gradient:
+        assert gradient is not None
+        pull = pull_of(gradient, drawn, (camera.width, camera.height))
+    return Seen(loss.detach(), drawn, pull)
 
 
 def photo_of_step(step: int, count: int, config: GeometryConfig) -> tuple[int, bool]:
@@ -193,10 +233,14 @@ def view_of_step(step: int, count: int, seed: int) -> int:
     return int(order[position])
 
 
-def evaluate(state: FitState, held_out: Sequence[View], done: int, seconds: float, loss: Tensor) -> dict[str, Any]:
-    """Figures for the log; raises where the fit diverged."""
+def check_loss(loss: Tensor, done: int) -> None:
+    """Raise :class:`SplatsegError` where the fit diverged."""
     if not bool(torch.isfinite(loss)):
         raise SplatsegError(f"geometry: expected a finite loss, found {float(loss)} at step {done}")
+
+
+def evaluate(state: FitState, held_out: Sequence[View], done: int, seconds: float, loss: Tensor) -> dict[str, Any]:
+    """Figures for the log."""
     gaussians = state.gaussians(state.config.sh_degree)
     return {
         "stage": "geometry",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from types import SimpleNamespace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,6 @@ from splatseg.fit.geometry.config import GeometryConfig
 from splatseg.fit.geometry.dense import FreeSpace
 from splatseg.fit.geometry.mcmc import Mcmc
 from splatseg.ops.adam import AdamConfig, adam_
-from splatseg.render import Means2dProbe
 
 ADAM = AdamConfig(lr=1.0, eps=1e-15)
 """3DGS' constants; each column has a rate of its own."""
@@ -32,6 +31,34 @@ _FIELD_OF_PARAM = {
 }
 
 
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What the views of a step, whose gradients the parameters hold, tell beside them.
+
+    Attributes:
+        loss: () of the step, detached.
+        drawn: (n,) bool, or of several views float32: how many draw a Gaussian.
+        pull: (n,) length of the gradient of each projected mean, of drawn ones, in halves of the image's sides; summed
+            over views. None where densification does not ask.
+        views: how many.
+        spread: of several views, by the parameter's name, how far their gradients differ: the mean of their squares
+            less the square of their mean, over the views that draw a Gaussian; (n, k) for k columns.
+    """
+
+    loss: Tensor
+    drawn: Tensor
+    pull: Tensor | None
+    views: int = 1
+    spread: Mapping[str, Tensor] | None = None
+
+
+def pull_of(gradient: Tensor, drawn: Tensor, size: tuple[int, int]) -> Tensor:
+    """``Seen.pull`` of one view by the gradient (n, 2) per pixel of the projected means in an image of width and height
+    ``size``."""
+    halves = torch.stack([gradient[:, 0] * (size[0] / 2.0), gradient[:, 1] * (size[1] / 2.0)], dim=-1)
+    return torch.where(drawn, halves.norm(dim=-1), 0.0)
+
+
 class VisibleAdam(torch.optim.Optimizer):
     """Adam over drawn rows as a torch optimizer, so that gsplat's strategies can edit its state.
 
@@ -44,16 +71,48 @@ class VisibleAdam(torch.optim.Optimizer):
     @torch.no_grad()
     def step_visible(self, visible: Tensor) -> None:
         """One step on the rows where ``visible`` (n,) bool."""
+        params, moments, grad = self._begin(1)
+        adam_(params, moments, grad, self._rates(1), ADAM, rows=visible, lr=self.param_groups[0]["lr"])
+
+    @torch.no_grad()
+    def step_of_views(self, drawn: Tensor, views: int, spread: Tensor) -> None:
+        """So many steps at once, by the mean gradient of the views that draw a row.
+
+        A row that k of them draw moves as by k steps of one view, had all their gradients been taken before the first:
+        k times the rate, averages that decay k times, and in the second one the mean of squares. (The usual rule for a
+        batch, the root of k and the square of the mean, is the same where views differ by much more than they have in
+        common; where they agree it is too slow. docs/guides/several-machines.md has figures of both.)
+
+        Args:
+            drawn: (n,) how many of the views draw each row.
+            views: how many there are.
+            spread: (n, columns) of :class:`Seen`.
+        """
+        params, moments, grad = self._begin(views)
+        # The op adds (1 - b) mean^2 to b v, and is to add (1 - b) (mean^2 + spread).
+        decay = ADAM.betas[1] ** drawn
+        moments[1].addcmul_(spread, ((1 - decay) / decay)[:, None])
+        for times in range(1, views + 1):
+            config = replace(ADAM, betas=(ADAM.betas[0] ** times, ADAM.betas[1] ** times))
+            rows, rates = drawn == times, self._rates(times)
+            adam_(params, moments, grad, rates, config, rows=rows, lr=self.param_groups[0]["lr"])
+
+    def _begin(self, views: int) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
+        """Count so many steps; values, averages and gradient as (n, columns)."""
         group = self.param_groups[0]
         param = group["params"][0]
         state = self.state[param]
         if not state:
             state.update(step=0, exp_avg=torch.zeros_like(param), exp_avg_sq=torch.zeros_like(param))
-        state["step"] += 1
+        state["step"] += views
         rows, columns = param.shape[0], group["lr"].numel()
         flat = [t.view(rows, columns) for t in (param, param.grad.contiguous(), state["exp_avg"], state["exp_avg_sq"])]
-        rates = torch.tensor(ADAM.rates(state["step"]), dtype=torch.float64)
-        adam_(flat[0], (flat[2], flat[3]), flat[1], rates, ADAM, rows=visible, lr=group["lr"])
+        return flat[0], (flat[2], flat[3]), flat[1]
+
+    def _rates(self, times: int) -> Tensor:
+        """Of a step that stands for so many, at the count of steps by now."""
+        count = self.state[self.param_groups[0]["params"][0]]["step"]
+        return torch.tensor(ADAM.rates(count, ADAM.lr * times), dtype=torch.float64)
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         raise RuntimeError("VisibleAdam needs the drawn rows: call step_visible")
@@ -67,14 +126,13 @@ class GradientDensification(DefaultStrategy):
     """
 
     def _update_state(self, params: Any, state: dict[str, Any], info: dict[str, Any], packed: bool = False) -> None:
-        gradient = (info["means2d"].absgrad if self.absgrad else info["means2d"].grad)[0]
+        seen = info["seen"]
+        if seen is None:
+            return
         if state["grad2d"] is None:
-            state["grad2d"], state["count"] = torch.zeros_like(gradient[:, 0]), torch.zeros_like(gradient[:, 0])
-        drawn = (info["radii"][0] > 0).all(dim=-1)
-        # Per pixel -> per half of the image's side, the unit of the threshold.
-        halves = torch.stack([gradient[:, 0] * (info["width"] / 2.0), gradient[:, 1] * (info["height"] / 2.0)], dim=-1)
-        state["grad2d"].add_(torch.where(drawn, halves.norm(dim=-1), 0.0))
-        state["count"].add_(drawn)
+            state["grad2d"], state["count"] = torch.zeros_like(seen.pull), torch.zeros_like(seen.pull)
+        state["grad2d"].add_(seen.pull)
+        state["count"].add_(seen.drawn)
 
 
 class FitState:
@@ -116,35 +174,35 @@ class FitState:
         p = self.params
         return Gaussians(p["means"], p["quats"], p["scales"], p["opacities"], p["sh"][:, : (sh_degree + 1) ** 2])
 
-    def optimize(self, step: int, visible: Tensor) -> None:
+    def optimize(self, step: int, seen: Seen) -> None:
         """Adam on every parameter; the rate of the means decays exponentially to its final value."""
         config = self.config
         decay = (config.lr_means_final / config.lr_means) ** (step / config.steps)
         self.optimizers["means"].param_groups[0]["lr"] = self._rates("means") * decay
-        for optimizer in self.optimizers.values():
-            optimizer.step_visible(visible)
+        for name, optimizer in self.optimizers.items():
+            if seen.spread is None:
+                optimizer.step_visible(seen.drawn)
+            else:
+                optimizer.step_of_views(seen.drawn, seen.views, seen.spread[name])
         for param in self.params.values():
             param.grad = None
 
-    def densify(self, step: int, probe: Means2dProbe, radii: Tensor, size: tuple[int, int]) -> None:
-        """gsplat's clone, split and prune, bounded by ``max_gaussians``, and the opacity reset; or its MCMC moves."""
+    @property
+    def by_gradient(self) -> bool:
+        """Whether densification asks for the gradient of projected means."""
+        return not isinstance(self.strategy, Mcmc)
+
+    def densify(self, step: int, seen: Seen | None) -> None:
+        """gsplat's clone, split and prune, bounded by ``max_gaussians``, and the opacity reset; or its MCMC moves.
+
+        Called for each step in turn; of several that were made at once the first has what was ``seen``.
+        """
         if isinstance(self.strategy, Mcmc):
             rate = float(self.optimizers["means"].param_groups[0]["lr"][0])
             self.strategy.step_post_backward(self.params, self.optimizers, self.statistics, step, {}, rate)
             return
         self._bound_growth(step)
-        found = probe.absgrad.grad if self.config.absgrad else probe.means2d.grad
-        assert found is not None
-        gradients = SimpleNamespace(grad=found[None], absgrad=found[None])
-        info = {
-            "means2d": gradients,
-            "radii": radii[None],
-            "width": size[0],
-            "height": size[1],
-            "n_cameras": 1,
-            "gaussian_ids": None,
-        }
-        self.strategy.step_post_backward(self.params, self.optimizers, self.statistics, step, info)
+        self.strategy.step_post_backward(self.params, self.optimizers, self.statistics, step, {"seen": seen})
         every = self.config.opacity_reset_every
         if every and step > 0 and step % every == 0 and step < self.strategy.refine_stop_iter:
             reset_opa(self.params, self.optimizers, self.statistics, value=2 * self.config.prune_opacity)
