@@ -18,7 +18,7 @@ from splatseg.ops.reference.rasterize import quats_to_rotations
 
 _SAMPLE = 40_000  # Gaussians that directions are estimated from
 _SOLID = 0.1  # opacity below which a Gaussian says nothing about the scene's size
-_MOST, _REACH = 0.6, 3.0  # share of the Gaussians that are the middle of a scene, and its extent in radii of that
+_FLAT = 0.3  # least reach of an axis along which most of a scene is flat, of the longest one's
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +65,6 @@ def plan_frame(gaussians: Gaussians, up: Up = "auto") -> PlanFrame:
     if len(solid) == 0:
         raise SplatsegError(f"splat: expected Gaussians of an opacity above {_SOLID}, found none")
     solid.check_finite()
-    solid = solid.select(_near(solid.means.double()))
     sample = solid.select(slice(None, None, max(1, len(solid) // _SAMPLE)))
     normals, weights = _normals(sample)
     means = sample.means.double()
@@ -106,13 +105,12 @@ def _rotation(normals: Tensor, weights: Tensor, means: Tensor, up: Up) -> Tensor
     return torch.stack([x, torch.linalg.cross(z, x), z])
 
 
-def _near(means: Tensor) -> Tensor:
-    """(n,) bool: ``means`` (n, 3) that are not far away from most of them: the sky and what is behind a scene are."""
-    distances = (means - means.median(dim=0).values).norm(dim=1)
-    return distances <= _REACH * quantiles(distances[:, None], [_MOST])[0]
-
-
 def _bounds(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Bounds of ``values`` (n, k): the 2nd and the 98th percentile."""
-    low, high = quantiles(values, [0.02, 0.98])
-    return low, high
+    """Bounds of ``values`` (n, k) without what is far away: from the 2nd to the 98th percentile, and no farther from
+    the median than three times the 20th or 80th. Along an axis in which most is flat, a ground, what stands on it
+    counts, too: up to a share of the reach of the longest axis."""
+    low, inner, middle, outer, high = quantiles(values, [0.02, 0.2, 0.5, 0.8, 0.98])
+    below, above = middle - inner, outer - middle
+    least = _FLAT * torch.maximum(below, above).max()
+    below, above = (3 * side.clamp_min(least) for side in (below, above))
+    return torch.maximum(low, middle - below), torch.minimum(high, middle + above)
