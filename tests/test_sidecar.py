@@ -92,7 +92,7 @@ def test_saved_and_loaded_and_older_ones_without_keys(tmp_path: Path) -> None:
         ({"a": np.zeros(3)}, "found none"),
         ({"a": np.zeros(3, int), "position": np.zeros((2, 3))}, r"position: expected \(3, 3\) finite numbers"),
         ({"a": np.zeros(3, int), "position": np.full((3, 3), np.nan)}, "position: expected"),
-        ({"a": np.array([None])}, r"expected a sidecar of labels \(\.npz\)"),
+        ({"a": np.array([None])}, r"expected a sidecar of labels \(\.npz, \.npy\)"),
     ],
 )
 def test_broken_sidecars_are_one_line(tmp_path: Path, content: dict[str, np.ndarray], message: str) -> None:
@@ -130,3 +130,31 @@ def test_attach_and_import_by_the_commands(tmp_path: Path, capsys: pytest.Captur
     assert "expected no labels yet, found some" in capsys.readouterr().err
     assert run_script("labels.py", "import", run.folder, run.geometry, "--out", tmp_path / "n.ply") == 2
     assert "expected integer properties" in capsys.readouterr().err and not (tmp_path / "n.ply").exists()
+
+
+@pytest.mark.parametrize("kind", ["npy", "bool npy", "npz", "ply"])
+def test_a_selection_made_elsewhere_becomes_labels(
+    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """LichtFeld's ``scene.selection_mask`` is uint8, a number of a group each; by numpy.save it is a file."""
+    run = make_run(tmp_path).workspace.run
+    splat = load_gaussians(run.geometry)
+    groups = (np.arange(len(splat)) % 3).astype(np.uint8)
+    path = tmp_path / f"mask.{kind.split()[-1]}"
+    if kind == "ply":
+        save_gaussians(path, splat.select(torch.arange(len(splat) - 1, -1, -1)), {"selection": groups[::-1].copy()})
+    elif kind == "npz":
+        np.savez(path, selection=groups)
+    else:
+        np.save(path, groups > 0 if kind == "bool npy" else groups)
+    wanted = np.minimum(groups, 1) if kind == "bool npy" else groups
+    for out in (tmp_path / "first.ply", tmp_path / "second.ply"):
+        assert run_script("labels.py", "import", run.folder, path, "--out", out) == 0
+        labels = load_extra(out)["label"]
+        assert np.array_equal(labels == 0, wanted == 0)
+        assert len(np.unique(labels)) == len(np.unique(wanted)) == len(np.unique(np.stack([labels, wanted]), axis=1)[0])
+    np.save(tmp_path / "short.npy", groups[:-1])
+    assert run_script("labels.py", "import", run.folder, tmp_path / "short.npy", "--out", tmp_path / "n.ply") == 2
+    told = capsys.readouterr().err
+    assert "short.npy: expected keys of its rows" in told and "labels without keys" in told and told.count("\n") == 1
+    assert not (tmp_path / "n.ply").exists()

@@ -126,6 +126,58 @@ def test_every_degree_survives(tmp_path: Path, kind: SplatFormat, coefficients: 
     assert load_splat(path).gaussians.sh.shape == (500, held, 3)
 
 
+def niantic(splat: Gaussians, version: int) -> bytes:
+    """A .spz of degree 0 of ``version`` 1 to 3, by Niantic's description: columns after a header, y up and z back."""
+    splat = half_turn(splat)
+    quats = splat.quats[:, [1, 2, 3, 0]] * torch.where(splat.quats[:, :1] < 0, -1.0, 1.0)  # xyzw with w >= 0
+    if version == 1:
+        places = splat.means.half().numpy().tobytes()
+    else:
+        steps = (splat.means.double() * 4096).round().to(torch.int32).numpy().astype("<i4")
+        places = steps.reshape(-1, 1).view(np.uint8)[:, :3].tobytes()
+    if version < 3:
+        turns = (quats[:, :3] * 127.5 + 127.5).round().to(torch.uint8).numpy().tobytes()
+    else:
+        turns = b"".join(struct.pack("<I", smallest_three(row)) for row in splat.quats[:, [1, 2, 3, 0]].tolist())
+    columns = [
+        255 * splat.opacities,
+        (0.15 * splat.sh[:, 0] + 0.5) * 255,
+        (splat.log_scales + 10) * 16,
+    ]
+    rest = [column.round().clamp(0, 255).to(torch.uint8).numpy().tobytes() for column in columns]
+    header = struct.pack("<4sIIBBBB", b"NGSP", version, len(splat), 0, 12, 0, 0)
+    return gzip.compress(b"".join([header, places, *rest, turns]))
+
+
+def smallest_three(quat: list[float]) -> int:
+    """xyzw in 32 bits: the place of the largest, then sign and 9 bits of each of the others."""
+    largest = max(range(4), key=lambda k: abs(quat[k]))
+    packed, flip = largest, quat[largest] < 0
+    for k in range(4):
+        if k != largest:
+            size = round(511 * abs(quat[k]) * 2**0.5)
+            packed = packed << 10 | ((quat[k] < 0) != flip) << 9 | size
+    return packed
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_every_version_of_spz_is_read(tmp_path: Path, version: int) -> None:
+    """Version 4 is what splat-transform and LichtFeld write today: see what splat-transform writes."""
+    wanted = a_splat(500, 1)
+    (tmp_path / "a.spz").write_bytes(niantic(wanted, version))
+    assert_close(load_splat(tmp_path / "a.spz").gaussians, wanted, "spz")
+
+
+@needs_splat_transform
+@pytest.mark.parametrize("version", [3, 4])
+def test_both_versions_of_spz_that_splat_transform_writes_are_read(tmp_path: Path, version: int) -> None:
+    wanted = a_splat()
+    save_gaussians(tmp_path / "a.ply", wanted)
+    path = splat_transform(tmp_path / "a.ply", tmp_path / "b.spz", "--spz-version", str(version))
+    assert path.read_bytes()[:4] == b"NGSP" if version == 4 else path.read_bytes()[:2] == b"\x1f\x8b"
+    assert_close(load_splat(path).gaussians, wanted, "spz")
+
+
 def test_half_a_turn_turns_colors_with_positions() -> None:
     """What is seen from d before is seen from the turned d after; twice is the identity."""
     splat = a_splat(50, 16)

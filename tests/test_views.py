@@ -7,13 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from plain_splats import CUPBOARD, ROOM, STOOL, ball, joined, room, table
+from plain_splats import CUPBOARD, ROOM, STOOL, ball, box, joined, rectangle, room, table
 from scipy.spatial.transform import Rotation
 from script_runner import run_script
 from torch import Tensor
@@ -24,6 +25,8 @@ from splatseg.core.gaussians import Gaussians
 from splatseg.core.scene import Points
 from splatseg.fit.splat_transform import transformed
 from splatseg.fit.views.config import ViewPlanConfig
+from splatseg.fit.views.frame import plan_frame
+from splatseg.fit.views.grid import MARGIN
 from splatseg.fit.views.plan import ViewPlan, plan_views
 from splatseg.io.colmap import load_colmap
 from splatseg.io.colmap_model import read_model
@@ -93,6 +96,45 @@ def test_a_floater_is_not_stood_in() -> None:
     assert bool(((places(plan) - torch.tensor(middle)).norm(dim=1) > 0.35).all())
 
 
+# Up, and what belongs to a scene --------------------------------------------------------------------------------------
+
+
+def person() -> Gaussians:
+    """Someone who stands, y down, on nothing: flat from front to back, as people are, and facing nowhere special."""
+    legs = [box((x - 0.1, 0.0, -0.1), (x + 0.1, 0.9, 0.1), 0.04, 0.2) for x in (-0.15, 0.15)]
+    return joined(
+        [*legs, box((-0.3, -0.7, -0.12), (0.3, 0.0, 0.12), 0.04, 0.5), ball((0.0, -0.85, 0.0), 0.14, 800, 0.8)]
+    )
+
+
+def test_what_stands_on_no_floor_has_the_up_of_most_tools() -> None:
+    """Its front is the largest of its planes, and across it the thing is smallest: it was taken for lying on it."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = Rotation.from_euler("y", 30, degrees=True).as_matrix()
+    plan = plan_views(transformed(person(), matrix, (0.0, 0.0, 0.0)), replace(SMALL, views=8))
+    assert plan.up == pytest.approx((0, -1, 0), abs=0.05)
+    assert all(float(camera.cam_from_world[1, 1]) >= 0 for camera in plan.cameras)  # y goes down in the picture
+
+
+@pytest.mark.parametrize("turn", [[1.0, 2.0, 0.5], [-2.0, 0.3, 0.9], [0.1, 0.1, 2.5]])
+@pytest.mark.parametrize("scene", [room, table])
+def test_a_floor_says_where_up_is_however_it_lies(scene: Callable[[], Gaussians], turn: list[float]) -> None:
+    matrix = np.eye(4)
+    matrix[:3, :3] = Rotation.from_rotvec(turn).as_matrix()
+    frame = plan_frame(transformed(scene(), matrix, (0.0, 0.0, 0.0)))
+    assert frame.rotation[2].numpy() == pytest.approx(matrix[:3, 2], abs=0.05)
+
+
+def test_what_stands_on_wide_ground_belongs_to_the_scene() -> None:
+    """Nine of ten Gaussians are the ground's: what rises above it was taken for something far away."""
+    ground = rectangle((0.0, 0.0, 0.0), (1.5, 0, 0), (0, 1.5, 0), 0.025, 0.4)
+    thing = ball((0.0, 0.0, 0.8), 0.3, 1500, 0.8)
+    frame = plan_frame(joined([ground, thing]))
+    assert bool((frame.to_local(thing.means).abs() <= frame.half + MARGIN).all())  # what the grid of the plan holds
+    far = ball((0.0, 0.0, 30.0), 4.0, 300, 0.8)  # and what is far away still does not
+    assert plan_frame(joined([table(), far])).size < 2
+
+
 # What they cover -----------------------------------------------------------------------------------------------------
 
 
@@ -102,6 +144,14 @@ def test_what_can_be_seen_is_covered(room_plan: ViewPlan, table_plan: ViewPlan) 
         assert plan.coverage.enough >= enough
     assert table_plan.coverage.once >= 0.95
     assert plan_views(table(), replace(SMALL, views=3)).coverage.enough < 0.5
+
+
+def test_what_nobody_can_see_is_told_and_not_missed() -> None:
+    """A ball in a ball, of as many Gaussians: none of its surface is in a picture, and none is asked for."""
+    outer, inner = ball((0.0, 0.0, 0.0), 1.0, 6000, 0.5), ball((0.0, 0.0, 0.0), 0.5, 6000, 0.9)
+    alone, both = (plan_views(splat, SMALL).coverage for splat in (outer, joined([outer, inner])))
+    assert alone.visible > 0.99 and alone.enough > 0.9
+    assert both.visible == pytest.approx(alone.visible / 2, abs=0.05) and both.enough > 0.75
 
 
 # Laws ----------------------------------------------------------------------------------------------------------------
@@ -201,7 +251,7 @@ def test_views_become_a_capture_once(tmp_path: Path, splat_file: Path, capsys: p
     out = tmp_path / "views"
     assert run_script("views.py", splat_file, "--out", out, *PLAN, "--quiet") == 0
     first = capsys.readouterr().out
-    assert "6 views from outside" in first and "in 3 or more" in first
+    assert "6 views from outside; " in first and "% of the surface cannot be seen from 3 places" in first
     scene, before = load_colmap(out), stamps(out)
     assert len(scene.views) == 6 and all(view.image().shape == (72, 96, 3) for view in scene.views)
     assert run_script("views.py", splat_file, "--out", out, *PLAN, "--quiet") == 0

@@ -7,8 +7,10 @@
 attach finds the rows of a splat again that another tool re-ordered, quantized,
 cropped or converted, by position, size, color and opacity; SIDECAR is the .npz
 that was exported beside it. import takes integers per Gaussian (properties of
-a PLY, or an .npz) as the labels of a run; its rows are found the same way. name
-gives a label of a run another name, or the class of thing that it is.
+a PLY, an .npz, or an .npy such as LichtFeld Studio's selection mask) as the
+labels of a run; rows of a PLY and of a sidecar are found the same way, arrays
+without them are taken in the splat's order. name gives a label of a run another
+name, or the class of thing that it is.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ class Import:
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder, made by 'splatseg fit'."""
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
-    """A splat's PLY with integer properties, or an .npz of integers per Gaussian."""
+    """A splat's PLY with integer properties, or an .npz or .npy of integers per Gaussian."""
     column: tuple[str, ...] = ()
     """The integers to take, coarse to fine; label_0, label_1 ... or else the only one there is if not given."""
     out: PathOrNone = None
@@ -138,7 +140,7 @@ def name_label(arguments: Name) -> None:
 
 def _columns(arguments: Import) -> Sidecar:
     """The file as a sidecar: a splat's PLY has the keys of its rows in itself."""
-    if arguments.file.suffix.lower() == ".npz":
+    if arguments.file.suffix.lower() in (".npz", ".npy"):
         return load_sidecar(arguments.file)
     gaussians = load_splat(arguments.file).gaussians
     columns = {k: v.numpy() for k, v in gaussians.extra.items() if not v.is_floating_point()}

@@ -30,6 +30,7 @@ _BLUR = 16.0  # how far beyond the typical error of positions a row may lie
 _OWN = 0.5  # and how much of its own size: formats share a grid among Gaussians of one size
 _SCALES = {"log_scale": 0.05, "color": 6.0, "opacity": 6.0}  # errors that formats make, in the columns' units
 _KEYS = ("position", *_SCALES)
+SINGLE = "label"  # the name of a column that has none
 
 Columns = dict[str, NDArray[np.integer[Any]]]
 Keys = dict[str, NDArray[Any]]
@@ -79,19 +80,24 @@ def save_sidecar(path: Path, gaussians: Gaussians, columns: Mapping[str, NDArray
 
 
 def load_sidecar(path: Path | str) -> Sidecar:
-    """Read a sidecar, or any ``.npz`` of integers, (n,) each: labels that another tool made.
+    """Read a sidecar, or labels that another tool made: any ``.npz`` of integers, (n,) each, or an ``.npy`` of one.
+    LichtFeld Studio's ``selection_mask`` is such an array: uint8, 0 or the number of a selection group.
 
     Raises:
         SplatsegError: no such file, or it holds something else.
     """
     path = Path(path)
     try:
-        with np.load(regular(path)) as file:
-            content = {name: file[name] for name in file.files}
+        loaded = np.load(regular(path))
+        if isinstance(loaded, np.ndarray):
+            content = {SINGLE: loaded}
+        else:
+            with loaded as file:
+                content = {name: file[name] for name in file.files}
     except FileNotFoundError:
-        raise SplatsegError(f"{path}: expected a sidecar of labels (.npz), found no such file") from None
+        raise SplatsegError(f"{path}: expected a sidecar of labels (.npz, .npy), found no such file") from None
     except DAMAGED as error:
-        raise SplatsegError(f"{path}: expected a sidecar of labels (.npz), found {error}") from None
+        raise SplatsegError(f"{path}: expected a sidecar of labels (.npz, .npy), found {error}") from None
     columns = {k: v for k, v in content.items() if v.ndim == 1 and v.dtype.kind in "iub" and k not in _KEYS}
     sizes = {len(values) for values in columns.values()}
     if len(sizes) != 1:

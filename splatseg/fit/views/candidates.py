@@ -34,7 +34,7 @@ class Candidates:
         quality: (v, k) in 0..1 of how each is seen.
         shell: (v,) bool, those from around the scene.
         kind: ``inside`` or ``outside``.
-        visible: bool, the cells of the grid's ``surface`` that can be seen from any of the places, wherever one looks.
+        positions: all of the places, those on a shell last.
     """
 
     places: Tensor
@@ -43,7 +43,7 @@ class Candidates:
     quality: Tensor
     shell: Tensor
     kind: str
-    visible: Tensor
+    positions: tuple[Positions, Positions]
 
     def __len__(self) -> int:
         return len(self.places)
@@ -60,17 +60,21 @@ def candidate_views(grid: SurfaceGrid, half: Tensor, config: ViewPlanConfig) -> 
     aims[:, 0] = 0
     outer = pictures.of(around, aims - around.places[:, None], _HITS_OUTSIDE)
     shell = torch.arange(len(inner[0]) + len(outer[0])) >= len(inner[0])
-    visible = within.seen(len(grid.surface)) | around.seen(len(grid.surface))
     places, forward = (torch.cat([inner[k], outer[k]]) for k in (0, 1))
     patches, quality = _padded([inner[2], outer[2]], grid.patches[1]), _padded([inner[3], outer[3]], 0.0)
-    return Candidates(places, forward, patches, quality, shell, kind, visible)
+    return Candidates(places, forward, patches, quality, shell, kind, (within, around))
 
 
 def seeing_quality(distances: Tensor, grid: SurfaceGrid, focal: float) -> Tensor:
     """How well a surface cell is seen from ``distances``: 1 up to FULL, beyond that less as
     its picture shrinks, 0 where it is less than 2 pixels wide. ``focal`` in pixels."""
-    useful = distances <= grid.cell * focal / 2
+    useful = distances <= useful_distance(grid, focal)
     return FULL / distances.clamp_min(FULL) * useful
+
+
+def useful_distance(grid: SurfaceGrid, focal: float) -> float:
+    """From where a cell is 2 pixels wide."""
+    return grid.cell * focal / 2
 
 
 def _looks_around(enclosed: bool, turn: float) -> Tensor:

@@ -100,11 +100,12 @@ def write_views(
 
 def summary(told: Mapping[str, Any]) -> str:
     """A line for people of what :func:`write_views` returns."""
-    covered = told["coverage"]
+    visible, once, enough = (100 * told["coverage"][name] for name in ("visible", "once", "enough"))
     dropped = f", {told['dropped']} dropped" if told["dropped"] else ""
     return (
-        f"{told['views']} views from {told['kind']}{dropped}; of the surface that can be seen "
-        f"{100 * covered['once']:.1f} % is in at least one, {100 * covered['enough']:.1f} % in {ENOUGH} or more"
+        f"{told['views']} views from {told['kind']}{dropped}; {100 - visible:.1f} % of the surface cannot be seen from "
+        f"{ENOUGH} places (under, behind or inside of things), of the rest {once:.1f} % is in at least one view, "
+        f"{enough:.1f} % in {ENOUGH} or more"
     )
 
 

@@ -13,13 +13,12 @@ from torch import Tensor
 from splatseg.core.errors import SplatsegError
 from splatseg.core.gaussians import Gaussians
 from splatseg.fit.views.config import Up
+from splatseg.fit.views.up import along_walls, axis_of, quantiles, up_direction
 from splatseg.ops.reference.rasterize import quats_to_rotations
 
 _SAMPLE = 40_000  # Gaussians that directions are estimated from
-_CANDIDATES = 400  # normals that are tried as the up direction
-_CONE = 0.985  # cosine of 10 degrees: what counts as parallel
-_MODES, _APART = 12, 0.9  # directions that are compared, and the cosine below which they are different ones
 _SOLID = 0.1  # opacity below which a Gaussian says nothing about the scene's size
+_FLAT = 0.3  # least reach of an axis along which most of a scene is flat, of the longest one's
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +69,7 @@ def plan_frame(gaussians: Gaussians, up: Up = "auto") -> PlanFrame:
     normals, weights = _normals(sample)
     means = sample.means.double()
     rotation = _rotation(normals, weights, means, up)
-    low, high = _main_part(solid.means.double() @ rotation.T)
+    low, high = _bounds(solid.means.double() @ rotation.T)
     half = (high - low) / 2
     size = float(half.max())
     if not size > 0:
@@ -96,64 +95,22 @@ def _normals(gaussians: Gaussians) -> tuple[Tensor, Tensor]:
 
 
 def _rotation(normals: Tensor, weights: Tensor, means: Tensor, up: Up) -> Tensor:
-    if up == "auto":
-        z = _up_axis(normals, weights, means)
-        height = means @ z
-        # More of a scene is below the middle of its height than above: a floor, and what stands on it.
-        low, high = _main_part(height[:, None])
-        z = z if float(height.median()) <= float((low + high) / 2) else -z
-    else:
-        z = torch.zeros(3, dtype=torch.float64)
-        z["xyz".index(up[1])] = 1.0 if up[0] == "+" else -1.0
-    x = _along_walls(normals, weights, z)
-    low, high = _main_part(torch.stack([means @ x, means @ torch.linalg.cross(z, x)], dim=1))
+    z = up_direction(normals, weights, means) if up == "auto" else axis_of(up)
+    x = along_walls(normals, weights, z)
+    low, high = _bounds(torch.stack([means @ x, means @ torch.linalg.cross(z, x)], dim=1))
     if float(high[0] - low[0]) < float(high[1] - low[1]):
         x = torch.linalg.cross(z, x)
-    low, high = _main_part((means @ x)[:, None])
+    low, high = _bounds((means @ x)[:, None])
     x = x if float((means @ x).median()) <= float((low + high) / 2) else -x
     return torch.stack([x, torch.linalg.cross(z, x), z])
 
 
-def _up_axis(normals: Tensor, weights: Tensor, means: Tensor) -> Tensor:
-    """The direction that many surfaces lie across and along which the scene is not large: what stands on a floor is
-    wider than high. ``means`` are the Gaussians of ``normals``."""
-    candidates = normals[:: max(1, len(normals) // _CANDIDATES)]
-    votes = ((candidates @ normals.T).abs() > _CONE).double() @ weights
-    best, score = candidates[0], -1.0
-    for _ in range(_MODES):
-        pick = int(votes.argmax())
-        low, high = _main_part((means @ candidates[pick])[:, None])
-        found = float(votes[pick] / (high - low).clamp_min(1e-12))
-        best, score = (candidates[pick], found) if found > score else (best, score)
-        votes = votes.masked_fill((candidates @ candidates[pick]).abs() > _APART, -1.0)
-        if float(votes.max()) < 0:
-            break
-    for _ in range(3):
-        near = (normals @ best).abs() > _CONE
-        aligned = normals[near] * (normals[near] @ best).sign()[:, None]
-        best = torch.nn.functional.normalize(weights[near] @ aligned, dim=0)
-    return best
-
-
-def _along_walls(normals: Tensor, weights: Tensor, z: Tensor) -> Tensor:
-    """A direction across ``z`` that upright surfaces face, or that they face turned by right angles."""
-    helper = normals[int(((normals @ z).abs() < 0.7).double().argmax())]
-    a = torch.nn.functional.normalize(helper - (helper @ z) * z, dim=0)
-    b = torch.linalg.cross(z, a)
-    upright = (normals @ z).abs() < 0.3
-    if not bool(upright.any()):
-        return a
-    angles = torch.atan2(normals[upright] @ b, normals[upright] @ a)
-    w = weights[upright]
-    angle = torch.atan2((w * (4 * angles).sin()).sum(), (w * (4 * angles).cos()).sum()) / 4
-    return angle.cos() * a + angle.sin() * b
-
-
-def _main_part(values: Tensor) -> tuple[Tensor, Tensor]:
+def _bounds(values: Tensor) -> tuple[Tensor, Tensor]:
     """Bounds of ``values`` (n, k) without what is far away: from the 2nd to the 98th percentile, and no farther from
-    the median than three times the 20th or 80th."""
-    levels = torch.tensor([0.02, 0.2, 0.5, 0.8, 0.98], dtype=values.dtype)
-    ordered = values.sort(dim=0).values
-    picks = (levels * (len(values) - 1)).round().long()
-    low, inner, middle, outer, high = ordered[picks]
-    return torch.maximum(low, middle - 3 * (middle - inner)), torch.minimum(high, middle + 3 * (outer - middle))
+    the median than three times the 20th or 80th. Along an axis in which most is flat, a ground, what stands on it
+    counts, too: up to a share of the reach of the longest axis."""
+    low, inner, middle, outer, high = quantiles(values, [0.02, 0.2, 0.5, 0.8, 0.98])
+    below, above = middle - inner, outer - middle
+    least = _FLAT * torch.maximum(below, above).max()
+    below, above = (3 * side.clamp_min(least) for side in (below, above))
+    return torch.maximum(low, middle - below), torch.minimum(high, middle + above)

@@ -65,12 +65,18 @@ class SurfaceGrid:
         x, rest = flat // (self.shape[1] * self.shape[2]), flat % (self.shape[1] * self.shape[2])
         return torch.stack([x, rest // self.shape[2], rest % self.shape[2]], dim=1)
 
+    @cached_property
+    def neighbors(self) -> Tensor:
+        """(k, 27) int64 rows of the surface cells about each, itself among them; k where there is none."""
+        rows = torch.full([side + 2 for side in self.shape], len(self.surface))
+        places = self.places(self.surface) + 1
+        rows[places[:, 0], places[:, 1], places[:, 2]] = torch.arange(len(self.surface))
+        steps = torch.cartesian_prod(*[torch.tensor([-1, 0, 1])] * 3)
+        return rows[tuple((places[:, None] + steps).unbind(2))]
+
     def around(self, rows: Tensor) -> Tensor:
         """(k,) bool of surface cells: those of ``rows`` (k,) bool and their neighbors."""
-        volume = np.zeros(self.shape, bool)
-        volume.ravel()[self.surface[rows].numpy()] = True
-        grown = ndimage.binary_dilation(volume, np.ones((3, 3, 3), bool))
-        return torch.from_numpy(grown.ravel())[self.surface]
+        return torch.cat([rows, torch.zeros(1, dtype=torch.bool)])[self.neighbors].any(dim=1)
 
     def cells_of(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Flat cell (n,) int64 of each of ``points`` (n, 3), and whether it is inside the grid; 0 where not."""
@@ -90,17 +96,18 @@ class SurfaceGrid:
         near = inside & (self.clearance[flat] <= within * self.cell)
         return torch.where(near, self.index[flat].long(), -1)
 
-    def trace(self, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-        """The first surface along rays: rows (n,) int32 in ``surface``, -1 of none, and distances (n,), inf of none."""
+    def trace(self, origins: Tensor, directions: Tensor, within: float = 0.0) -> tuple[Tensor, Tensor]:
+        """The first surface along rays, or what is ``within`` cells of one (1: no ray goes through a hole of one cell):
+        rows (n,) int32 in ``surface``, -1 of none, and distances (n,), inf of none."""
         rows, distances = [], []
         for start in range(0, len(origins), _CHUNK):
             part = slice(start, start + _CHUNK)
-            row, distance = self._trace(origins[part], directions[part])
+            row, distance = self._trace(origins[part], directions[part], within * self.cell)
             rows.append(row)
             distances.append(distance)
         return torch.cat(rows), torch.cat(distances)
 
-    def _trace(self, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+    def _trace(self, origins: Tensor, directions: Tensor, thickness: float) -> tuple[Tensor, Tensor]:
         rows = torch.full((len(origins),), -1, dtype=torch.int32)
         distances = torch.full((len(origins),), float("inf"))
         along, last = self._span(origins, directions)
@@ -111,7 +118,7 @@ class SurfaceGrid:
             t = along[active]
             flat, inside = self.cells_of(origins[active] + t[:, None] * directions[active])
             clear = torch.where(inside, self.clearance[flat], self.cell)
-            hit = clear == 0
+            hit = clear <= thickness
             rows[active[hit]] = self.index[flat[hit]]
             distances[active[hit]] = t[hit]
             # The nearest surface cell is a cube about its middle, and the point anywhere in its own: at most 2 cells.

@@ -13,7 +13,7 @@ from splatseg.core.errors import SplatsegError
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.progress import SILENT, Reporter
 from splatseg.core.scene import NEAR_SHARE
-from splatseg.fit.views.candidates import NEAR, Candidates, candidate_views, seeing_quality
+from splatseg.fit.views.candidates import NEAR, Candidates, candidate_views, seeing_quality, useful_distance
 from splatseg.fit.views.config import ViewPlanConfig
 from splatseg.fit.views.frame import PlanFrame, plan_frame
 from splatseg.fit.views.grid import SurfaceGrid, surface_grid
@@ -34,9 +34,10 @@ _TRIES = 4  # drafts for each view that is wanted, at most
 
 @dataclass(frozen=True)
 class Coverage:
-    """Shares of the weight of all surface that can be seen from anywhere: ``once`` in at least one of the views,
-    ``enough`` in :data:`ENOUGH`, each at a useful resolution. ``visible``: of the main part's surface, how much can be
-    seen at all."""
+    """``visible``: share of the weight of all surface that can be seen from :data:`ENOUGH` of the positions a camera
+    may have, at a useful resolution; what lies under, behind or inside of things cannot. Of that, ``once``: in at least
+    one of the views, and ``enough``: in :data:`ENOUGH`. A cell is seen with the one before it: a surface is as thick
+    as two."""
 
     once: float
     enough: float
@@ -110,7 +111,6 @@ class _Choice:
         self.weights = torch.zeros(patches).index_add_(0, self.patch, grid.weights)
         detail = torch.zeros(patches).index_add_(0, self.patch, grid.weights * grid.detail) / self.weights
         self.beyond = _PLAIN + (_DETAILED - _PLAIN) * detail
-        self.visible = candidates.visible.clone()
         self.bounds = torch.full((len(candidates),), float("inf"))  # on the gains, which only fall
 
     def try_next(self) -> bool:
@@ -126,12 +126,13 @@ class _Choice:
             return True
         self.cameras.append(camera)
         quality = seeing_quality(distances, self.grid, camera.fx)
-        self.views[rows[quality > 0].unique()] += 1
+        shown = torch.zeros(len(self.views), dtype=torch.bool)
+        shown[rows[quality > 0]] = True
+        self.views += self.grid.around(shown).int()
         # By patches: in one that is seen, cells behind its surface never will be.
         best = torch.zeros(len(self.seen)).scatter_reduce(0, self.patch[rows], quality, "amax")
         self.seen += best
         self.patch_views += (best > 0).int()
-        self.visible[rows] = True
         return True
 
     def _best(self) -> int | None:
@@ -168,7 +169,10 @@ class _Choice:
         return rows[rows >= 0], distances[rows >= 0]
 
     def coverage(self) -> Coverage:
-        visible = self.grid.weights * self.visible
-        total = float(visible.sum())
-        once, enough = (float(visible[self.views >= n].sum()) / total for n in (1, ENOUGH))
-        return Coverage(once, enough, total)
+        weights, few = self.grid.weights, (self.views < ENOUGH).nonzero()[:, 0]
+        farthest = useful_distance(self.grid, self.cameras[0].fx)
+        places = sum(positions.seeing(self.grid, few, farthest) for positions in self.candidates.positions)
+        missed = few[places >= ENOUGH]  # of all others that are not seen enough, no plan could show more
+        enough, once = (float(weights[rows].sum()) for rows in (self.views >= ENOUGH, missed[self.views[missed] > 0]))
+        visible = enough + float(weights[missed].sum())
+        return Coverage((enough + once) / visible, enough / visible, visible)

@@ -65,6 +65,18 @@ class Positions:
         seen[self.rows.flatten().long()] = True  # -1, of none, is the last one
         return seen[:-1]
 
+    def seeing(self, grid: SurfaceGrid, cells: Tensor, farthest: float) -> Tensor:
+        """(c,) int64 how many of the positions see each of the surface ``cells`` (c,), or one next to it, from no
+        farther than ``farthest``."""
+        targets, count = grid.middles(grid.surface[cells]), torch.zeros(len(cells), dtype=torch.int64)
+        for place in self.places if len(cells) else ():
+            rays = targets - place
+            distances = rays.norm(dim=1)
+            rows, _ = grid.trace(place.expand_as(rays), rays / distances[:, None].clamp_min(1e-9), 1.0)
+            hit = grid.neighbors[cells] == rows[:, None]
+            count += hit.any(dim=1) & (distances <= farthest)
+        return count
+
     def sees_much(self, weights: Tensor) -> Tensor:
         """(p,) bool: those that see at least half as much as the best of them; ``weights`` of all surface cells."""
         seen = torch.zeros(len(self), len(weights) + 1, dtype=torch.bool)
