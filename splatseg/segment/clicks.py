@@ -79,7 +79,7 @@ def make_query(splat: FeatureSplat, clicks: Sequence[Click | PointClick | Box]) 
         found[click.positive].append(click_features(splat, click))
     if not found[True]:
         raise SplatsegError(f"clicks: expected at least one positive click, found none among {len(clicks)}")
-    none = splat.field.unit.new_zeros((0, splat.field.dim))
+    none = splat.field.features.new_zeros((0, splat.field.dim))
     return Query(torch.cat(found[True]), torch.cat([none, *found[False]]))
 
 
@@ -185,7 +185,7 @@ def representatives(unit: Tensor) -> Tensor:
 def _gaussian_feature(field: FeatureField, gaussian: int) -> Tensor:
     if not 0 <= gaussian < len(field):
         raise SplatsegError(f"click: expected a Gaussian in 0..{len(field) - 1}, found {gaussian}")
-    feature = field.unit[gaussian]
+    feature = unit_features(field.features[gaussian].detach())
     if float(feature.norm()) < 0.5:
         raise SplatsegError(f"click: expected a feature to search for, found a zero feature at Gaussian {gaussian}")
     return feature
