@@ -204,7 +204,7 @@ class Ranks:
         return pickle.loads(content.numpy().data)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Sent:
     """An item on its way to rank 0, and the memory that it is sent from."""
 
