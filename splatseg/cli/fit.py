@@ -59,6 +59,9 @@ class Arguments:
     --preset beats its settings of geometry and features."""
     downscale: IntOrNone = None
     """Use the photos at 1/downscale of their size (same as --config.downscale)."""
+    blocks: TextOrNone = None
+    """Fit the geometry in so many blocks of the capture, one after the other, in less memory; auto, the default: in one
+    wherever there is memory for it (same as --config.blocks)."""
     full_render: bool = False
     """Train features through whole rendered images, not pools (same as --config.features.full-render)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -136,6 +139,8 @@ def main() -> None:
     config = arguments.config
     if arguments.downscale is not None:
         config = replace(config, downscale=arguments.downscale)
+    if arguments.blocks is not None:
+        config = replace(config, blocks=arguments.blocks)
     if arguments.full_render:
         config = replace(config, features=replace(config.features, full_render=True))
     figures = Fit(inputs, config, terminal(arguments.quiet)).execute()

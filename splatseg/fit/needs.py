@@ -6,8 +6,9 @@ many masks each lies in) is left out or taken from photos of rooms. docs/guides/
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from splatseg.fit.blocks.fit import block_limit
 from splatseg.fit.geometry.photos import CACHE_BYTES
 from splatseg.fit.settings import FitConfig
 
@@ -33,9 +34,11 @@ class FitSize:
         return 4 * (11 + 3 * self.coefficients) * self.gaussians
 
 
-def stage_needs(size: FitSize, config: FitConfig) -> dict[str, float]:
-    """Bytes that each stage takes at its peak, the splat included, interpreter and libraries not."""
+def stage_needs(size: FitSize, config: FitConfig, blocks: int = 1) -> dict[str, float]:
+    """Bytes that each stage takes at its peak, the splat included, interpreter and libraries not; the geometry is
+    fitted in so many ``blocks``, one at a time, and put together then."""
     n, features = size.gaussians, config.features
+    fitted = replace(size, gaussians=block_limit(n, blocks))
     photos = min(3 * size.pixels * size.views, CACHE_BYTES)
     looked_at = min(features.mask_clustering.pixels * size.views, features.mask_clustering.total_pixels)
     pools = min(
@@ -44,7 +47,10 @@ def stage_needs(size: FitSize, config: FitConfig) -> dict[str, float]:
     field = 4 * features.dim * n
     trained = 0 if features.init == "segments" and features.hold_segments else 4 * field
     return {
-        "geometry": 4 * size.splat + DRAWN * n + photos + IMAGE * size.pixels,
+        "geometry": max(
+            4 * fitted.splat + DRAWN * fitted.gaussians + photos + IMAGE * size.pixels,
+            2 * size.splat if blocks > 1 else 0,
+        ),
         "features": size.splat + field + DRAWN * n + max(SEEN * looked_at, pools + trained),
         "labels": size.splat + 2 * field + NEIGHBORS * n,
     }

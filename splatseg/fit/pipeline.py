@@ -27,8 +27,9 @@ from splatseg.core.memory import require_memory
 from splatseg.core.progress import SILENT, Reporter
 from splatseg.core.scene import Scene, View, spread_views
 from splatseg.core.splat import FeatureSplat
+from splatseg.fit.blocks.job import BlockJob, block_count
 from splatseg.fit.features import fit_features
-from splatseg.fit.geometry import fit_geometry, psnr
+from splatseg.fit.geometry import psnr
 from splatseg.fit.given import COMPARED_VIEWS, Agreement, check_agreement, given_splat, read_splat
 from splatseg.fit.mask_choice import MaskChoice
 from splatseg.fit.needs import FitSize, stage_needs
@@ -63,6 +64,7 @@ class Fit:
         self.scene = inputs.scene or RunPaths(inputs.out).views
         # Before the run folder is made, so that a wrong name leaves nothing behind.
         inputs.check()
+        inputs.check_blocks(config)
         kept = StoredMasks(inputs.masks_in) if inputs.masks is None and inputs.masks_in is not None else None
         place = {"scene": recorded_place(RunPaths(inputs.out), self.scene), "downscale": config.downscale}
         # Of a capture it is compared what lies there; views that are yet to be planned are of no other run's capture.
@@ -118,19 +120,29 @@ class Fit:
         Raises:
             SplatsegError: it has not.
         """
-        if not self.config.check_memory or self.device.type != "cpu":
+        if not self._asks_memory():
             return
-        config, given = self.config.geometry, self._given and self._given[0]
-        coefficients = given.sh.shape[1] if given else (config.sh_degree + 1) ** 2
-        pixels = max(view.camera.width * view.camera.height for view in train)
-        size = FitSize(len(given) if given else config.max_gaussians, coefficients, len(train), pixels)
-        needs = {name: need for name, need in stage_needs(size, self.config).items() if not self.run.was_done(name)}
+        given, size = self._given and self._given[0], self._size(train)
+        needs = stage_needs(size, self.config, 1 if given else self._block_count(train))
+        needs = {name: need for name, need in needs.items() if not self.run.was_done(name)}
         if given:
             needs = {name: need - size.splat for name, need in needs.items() if name != "geometry"}
         require_memory(
             needs,
             f"fewer Gaussians than {size.gaussians:,} need less, --config.no-check-memory tries anyway",
         )
+
+    def _asks_memory(self) -> bool:
+        return self.config.check_memory and self.device.type == "cpu"
+
+    def _size(self, train: Sequence[View]) -> FitSize:
+        config, given = self.config.geometry, self._given and self._given[0]
+        coefficients = given.sh.shape[1] if given else (config.sh_degree + 1) ** 2
+        pixels = max(view.camera.width * view.camera.height for view in train)
+        return FitSize(len(given) if given else config.max_gaussians, coefficients, len(train), pixels)
+
+    def _block_count(self, train: Sequence[View]) -> int:
+        return block_count(self.run, self.config, self._size(train), self._asks_memory())
 
     # Stages ----------------------------------------------------------------------------------------------------------
 
@@ -160,6 +172,7 @@ class Fit:
         """Fit, or take, the splat."""
         if self.inputs.splat is not None:
             return self._given_splat(self.inputs.splat, scene, held_out)
+        blocks = self._block_count(train)
         stage = Stage.of(
             "geometry",
             photos=photos_digest(train, masks=True),
@@ -167,14 +180,14 @@ class Fit:
             points=tensors_digest([scene.points.xyz, scene.points.rgb]),
             offset=list(scene.offset),
             settings=plain(self.config.geometry),
+            **({"blocks": blocks} if blocks > 1 else {}),
         )
         if self.records.is_done(stage):
             gaussians = load_gaussians(self.run.geometry)
         else:
-            hooks = self.records.hooks(stage)
-            gaussians = fit_geometry(
-                dataclasses.replace(scene, views=tuple(train)), self.config.geometry, held_out, self.device, hooks
-            )
+            scene = dataclasses.replace(scene, views=tuple(train))
+            job = BlockJob(self.records, scene, held_out, self.config.geometry, blocks, stage, self.device)
+            gaussians = job.gaussians()
             self._save_splat(stage, gaussians)
         self._measure(gaussians, held_out)
         return gaussians

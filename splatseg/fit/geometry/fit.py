@@ -20,6 +20,7 @@ from splatseg.fit.geometry.dense import FreeSpace, dense_points
 from splatseg.fit.geometry.frame import FitFrame
 from splatseg.fit.geometry.init import gaussians_from_points
 from splatseg.fit.geometry.photos import PhotoCache
+from splatseg.fit.geometry.region import Part
 from splatseg.fit.geometry.shell import shell_points
 from splatseg.fit.geometry.state import FitState, trimmed
 from splatseg.fit.hooks import FitHooks
@@ -73,6 +74,7 @@ def fit_geometry(
     held_out: Sequence[View] = (),
     device: torch.device | str = "cpu",
     hooks: FitHooks | None = None,
+    part: Part | None = None,
 ) -> Gaussians:
     """Fit a splat to the photos of ``scene`` (3DGS, Kerbl et al. 2023, section 5), in a frame of its own (FitFrame).
 
@@ -82,6 +84,7 @@ def fit_geometry(
         held_out: views that only measure; their PSNR goes to the log every ``eval_every``.
         device: where to compute.
         hooks: checkpoints and reporter; a checkpoint found there is taken up.
+        part: where ``scene`` is a part of a larger one, whose other parts are fitted apart.
 
     Returns:
         The splat, on the CPU, detached.
@@ -98,7 +101,10 @@ def fit_geometry(
     if saved and saved.get("frame") != frame.numbers():
         saved = None
     points, free = start_points(scene, config, device)
-    state = FitState(gaussians_from_points(points, config).to(device), 1.0, config, free)
+    part = part and part.in_frame(frame)
+    if part is not None:
+        points = part.start(points)
+    state = FitState(gaussians_from_points(points, config).to(device), 1.0, config, free, part)
     first = state.restore(saved) if saved else 0
     before = float(saved["seconds"]) if saved else 0.0
     started = last_saved = time.monotonic()
