@@ -15,13 +15,14 @@ from splatseg.fit.geometry.sweep import in_picture
 
 LEAST_VIEWS = 2  # of a block: those that show it most, whatever they show
 SHOWN = 0.25  # share of a picture from which on its view helps to fit a block: VastGaussian's threshold of visibility
+LITTLE = 0.05  # ... for a view that stands in the block's expanded region
 CELLS = 24  # of a picture's width, by which it is seen what a view shows
 LOOKED_AT = 200_000  # points by which that is seen, at most
 
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """Block ``number`` of ``count``: ``region`` is what it answers for, ``views`` and ``points`` what it is fitted to."""
+    """Block ``number`` of ``count``: ``region`` is its own, ``views`` and ``points`` are what it is fitted to."""
 
     number: int
     count: int
@@ -33,11 +34,12 @@ class Block:
 def plan_blocks(scene: Scene, count: int) -> list[Block]:
     """``scene`` in ``count`` blocks; a function of the capture alone, and the same for a moved, turned or scaled one.
 
-    A block takes the cameras in its expanded region, and those whose picture shows enough of it (VastGaussian, Lin et
-    al., CVPR 2024, section 4.1, "position-based data selection" and "visibility-based camera selection"). What a
-    picture shows is asked of the sparse points, the nearest in each of its cells: walls hide what is behind them, which
-    the box that the paper projects does not know. Points are those of the expanded region and those in a picture of its
-    views ("coverage-based point selection"). Every camera is in a block, that in which it stands.
+    After VastGaussian (Lin et al., CVPR 2024, section 4.1): a block takes the cameras in its expanded region
+    ("position-based data selection"), those whose picture shows enough of it ("visibility-based camera selection"), and
+    the points of the expanded region and of its views' pictures ("coverage-based point selection"). What a picture
+    shows is asked of the sparse points, the nearest in each of its cells: walls hide what is behind them, which the
+    box that the paper projects does not know. In rooms, unlike above a city, a camera may stand in a block and look
+    away from it: it must show a little of it. Every camera is in the block that its picture shows most.
 
     Raises:
         SplatsegError: the cameras do not allow so many blocks.
@@ -53,7 +55,8 @@ def plan_blocks(scene: Scene, count: int) -> list[Block]:
     shown = pictures(scene.views, xyz, regions)
     blocks = []
     for number, region in enumerate(regions):
-        taken = region.holds(positions, expanded=True) | (shown[:, number] >= SHOWN)
+        taken = region.holds(positions, expanded=True) & (shown[:, number] >= LITTLE)
+        taken |= (shown[:, number] >= SHOWN) | (shown.argmax(1) == number)
         taken[shown[:, number].argsort(descending=True, stable=True)[:LEAST_VIEWS]] = True
         views = tuple(view for view, one in zip(scene.views, taken.tolist(), strict=True) if one)
         kept = region.holds(xyz, expanded=True)
