@@ -20,7 +20,17 @@ from splatseg.core.scene import View
 from splatseg.fit.views.config import ViewPlanConfig
 from splatseg.io.digests import digest
 
-VERSIONS = {"views": 1, "block": 1, "geometry": 3, "psnr": 1, "hierarchy": 1, "features": 3, "labels": 4, "sheet": 1}
+VERSIONS = {
+    "views": 1,
+    "block": 1,
+    "border": 1,
+    "geometry": 3,
+    "psnr": 1,
+    "hierarchy": 1,
+    "features": 3,
+    "labels": 4,
+    "sheet": 1,
+}
 """Of each stage's code: to be raised with every change after which the same inputs give another result."""
 
 RESULTS = frozenset({"geometry", "hierarchy", "features", "labels"})

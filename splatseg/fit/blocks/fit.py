@@ -1,11 +1,10 @@
-"""The fit of one block, and the splat of them all."""
+"""The fit of one block."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 
@@ -64,7 +63,7 @@ def fit_block(
     device: torch.device | str = "cpu",
     hooks: FitHooks | None = None,
 ) -> Gaussians:
-    """The Gaussians in the region of ``block``, from a fit to its views; nothing else is kept, nothing else is known.
+    """Fit one block to its views; nothing else is known.
 
     Args:
         scene: the whole capture's training views and points.
@@ -76,9 +75,9 @@ def fit_block(
         hooks: as for :func:`splatseg.fit.geometry.fit_geometry`.
 
     Returns:
-        On the CPU, in the frame of ``scene`` (after VastGaussian, Lin et al., CVPR 2024, section 4.3, "seamless
-        merging", and CityGaussian, Liu et al., ECCV 2024, section 3.2: what is outside the region as it was before it
-        was expanded is dropped).
+        All that was fitted, on the CPU, in the frame of ``scene``: of it the block has the Gaussians in its region as
+        it was before it was expanded (VastGaussian, Lin et al., CVPR 2024, section 4.3, "seamless merging";
+        CityGaussian, Liu et al., ECCV 2024, section 3.2), the others were there to explain the photos' other pixels.
 
     Raises:
         SplatsegError: as :func:`splatseg.fit.geometry.fit_geometry`.
@@ -86,11 +85,4 @@ def fit_block(
     own = own_limit(config.max_gaussians, block.count)
     part = Part(block.region, shell, own, math.ceil(OUTSIDE * own))
     within = Scene(block.views, block.points, scene.offset)
-    gaussians = fit_geometry(within, block_config(config, scene, block.count), held_out, device, hooks, part)
-    return gaussians.select(block.region.holds(gaussians.means))
-
-
-def merged(parts: Sequence[Gaussians]) -> Gaussians:
-    """One splat of the blocks', in their order. Regions share no point of space, so no Gaussian is there twice."""
-    tensors: dict[str, Any] = {name: torch.cat([part.tensors()[name] for part in parts]) for name in parts[0].tensors()}
-    return replace(parts[0], **tensors)
+    return fit_geometry(within, block_config(config, scene, block.count), held_out, device, hooks, part)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,9 +19,11 @@ from splatseg.core.machine import available_memory
 from splatseg.core.progress import Progress, Reporter
 from splatseg.core.reading import read_json
 from splatseg.core.scene import Points, Scene, View
-from splatseg.fit.blocks.fit import fit_block, merged, scene_shell
+from splatseg.fit.blocks.borders import join_block, merged
+from splatseg.fit.blocks.fit import fit_block, scene_shell
 from splatseg.fit.blocks.plan import Block, plan_blocks
 from splatseg.fit.geometry import GeometryConfig, fit_geometry
+from splatseg.fit.hooks import FitHooks
 from splatseg.fit.needs import FitSize, stage_needs
 from splatseg.fit.records import StageRecords
 from splatseg.fit.settings import FitConfig
@@ -56,13 +58,13 @@ def block_count(run: Run, config: FitConfig, size: FitSize, asks_memory: bool) -
     return 1
 
 
-class OfBlock(Reporter):
-    """Passes on what the fit of a block says, under the name of the block."""
+class Labeled(Reporter):
+    """Passes on what a fit of a block says, under a name of its own."""
 
-    def __init__(self, inner: Reporter, number: int, count: int) -> None:
+    def __init__(self, inner: Reporter, label: str, number: int) -> None:
         self._inner = inner
+        self._label = label
         self._number = number
-        self._label = f"block {number + 1} of {count}"
 
     def update(self, progress: Progress) -> None:
         self._inner.update(replace(progress, label=self._label))
@@ -77,6 +79,9 @@ class OfBlock(Reporter):
 @dataclass(frozen=True)
 class BlockJob:
     """The geometry of ``scene`` in ``count`` blocks, the results and checkpoints of each in the run.
+
+    Blocks are fitted one by one, then joined one by one (:mod:`splatseg.fit.blocks.borders`): no block needs another
+    for the first, nor what another is after the second. So either loop can be dealt to several processes.
 
     Attributes:
         records: of the run.
@@ -97,7 +102,7 @@ class BlockJob:
     device: torch.device
 
     def gaussians(self) -> Gaussians:
-        """Fit the blocks that are not done, and put all together.
+        """Fit and join the blocks that are not done, and put all together.
 
         Raises:
             SplatsegError: the capture does not allow so many blocks, or a block's fit fails.
@@ -109,11 +114,11 @@ class BlockJob:
             return fit_geometry(self.scene, self.config, self.held_out, self.device, self.records.hooks(self.whole))
         blocks = self.blocks
         write_text(self.folder / CHOSEN, json.dumps({"blocks": self.count}) + "\n")
-        for block in blocks:
-            if not self.records.is_done(self.stage(block)):
-                self.fit(block)
+        for work in (self.fit, self.join):
+            for block in blocks:
+                work(block)
         self._note()
-        return merged([load_gaussians(self.file(block)) for block in blocks])
+        return merged([load_gaussians(self.file("border", block)) for block in blocks])
 
     @property
     def folder(self) -> Path:
@@ -129,26 +134,43 @@ class BlockJob:
         """Of the whole scene; every photo is read for it, one after the other."""
         return scene_shell(self.scene, self.config, self.count)
 
-    def stage(self, block: Block) -> Stage:
-        return Stage.of(f"block_{block.number}", geometry=self.whole.key)
-
-    def file(self, block: Block) -> Path:
-        return self.folder / f"block_{block.number}.ply"
+    def file(self, kind: str, block: Block) -> Path:
+        """Of ``block``: all that was fitted, or of ``border`` what of it is in the whole splat."""
+        return self.folder / f"{kind}_{block.number}.ply"
 
     def fit(self, block: Block) -> None:
-        """Fit one block, from its checkpoint if there is one, and leave its file."""
-        stage, run = self.stage(block), self.records.run
-        hooks = self.records.hooks(stage)
-        hooks = replace(hooks, reporter=OfBlock(hooks.reporter, block.number, self.count))
+        """Fit one block where that is not done, from its checkpoint if there is one, and leave its file."""
         measured = [view for view in self.held_out if bool(block.region.holds(view.camera.position[None], True))]
-        found = fit_block(self.scene, block, self.shell, self.config, measured or self.held_out, self.device, hooks)
-        run.unmark(stage.name)
-        save_gaussians(self.file(block), found)
-        self.records.finish(stage, [self.file(block)])
+
+        def fitted(hooks: FitHooks) -> Gaussians:
+            return fit_block(self.scene, block, self.shell, self.config, measured or self.held_out, self.device, hooks)
+
+        self._once("block", f"block {block.number + 1} of {self.count}", block, fitted)
+
+    def join(self, block: Block) -> None:
+        """Train one block's borders where that is not done, and leave what of it is in the whole splat."""
+
+        def joined(hooks: FitHooks) -> Gaussians:
+            found = (load_gaussians(self.file("block", other)) for other in self.blocks[: block.number])
+            fitted = [splat.select(block.region.holds(splat.means, expanded=True)) for splat in found]
+            fitted.append(load_gaussians(self.file("block", block)))
+            return join_block(self.scene, self.blocks, block.number, fitted, self.config, self.device, hooks)
+
+        self._once("border", f"borders of block {block.number + 1}", block, joined)
+
+    def _once(self, kind: str, label: str, block: Block, work: Callable[[FitHooks], Gaussians]) -> None:
+        stage, file = Stage.of(f"{kind}_{block.number}", geometry=self.whole.key), self.file(kind, block)
+        if self.records.is_done(stage):
+            return
+        hooks = self.records.hooks(stage)
+        found = work(replace(hooks, reporter=Labeled(hooks.reporter, label, block.number)))
+        self.records.run.unmark(stage.name)
+        save_gaussians(file, found)
+        self.records.finish(stage, [file])
 
     def _note(self) -> None:
         """One figure of all blocks' seconds, in place of theirs."""
         figures = self.records.figures
-        names = [name for name in figures if name.startswith("block_") and name.endswith("_seconds")]
+        names = [name for name in figures if name.startswith(("block_", "border_")) and name.endswith("_seconds")]
         if names:
             self.records.note(geometry_seconds=round(sum(figures.pop(name) for name in names), 1), blocks=self.count)
