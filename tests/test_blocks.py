@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -348,6 +349,10 @@ def test_blocks_are_files_of_their_own_and_the_geometry_is_all_of_them(capture: 
         again = [label for label in heard.labels if "block" in label]
         assert again == (["borders of block 2"] if _ == 0 else [])
         assert load_gaussians(run.geometry).fingerprint() == whole.fingerprint()
+    shutil.rmtree(run.blocks)
+    heard = Heard()
+    fitted(capture, finished, dataclasses.replace(TINY, blocks="auto"), heard)
+    assert not [label for label in heard.labels if "block" in label or label == "geometry"]
 
 
 def test_a_fit_that_is_killed_between_blocks_goes_on_with_those_not_done(

@@ -28,6 +28,7 @@ from splatseg.fit.needs import FitSize, stage_needs
 from splatseg.fit.records import StageRecords
 from splatseg.fit.settings import FitConfig
 from splatseg.fit.stages import Stage
+from splatseg.io.digests import digest
 from splatseg.io.ply import load_gaussians, save_gaussians
 from splatseg.io.run import Run
 
@@ -36,8 +37,8 @@ AUTO_VIEWS = 20  # photos for each block at least, where it is not a person who 
 
 
 def block_count(run: Run, config: FitConfig, size: FitSize, asks_memory: bool) -> int:
-    """How many blocks the geometry of ``run`` is fitted in: as many as were asked for; of ``auto`` what the run began
-    with, else the fewest that this machine has the memory for (one where not even the most would do).
+    """How many blocks the geometry of ``run`` is fitted in: as many as were asked for; of ``auto`` what the run has, or
+    began with, else the fewest that this machine has the memory for (one where not even the most would do).
 
     Args:
         run: may hold a geometry, whole or begun.
@@ -47,9 +48,12 @@ def block_count(run: Run, config: FitConfig, size: FitSize, asks_memory: bool) -
     """
     if config.blocks != "auto":
         return int(config.blocks)
+    if run.was_done("geometry"):
+        made_from = (run.made_from("geometry") or {}).get("blocks")
+        return next((count for count in range(2, size.views + 1) if digest(count) == made_from), 1)
     with suppress(*DAMAGED):
         return max(int(read_json(run.blocks / CHOSEN)["blocks"]), 1)
-    begun = run.was_done("geometry") or run.checkpoint_path("geometry").is_file()
+    begun = run.checkpoint_path("geometry").is_file()
     free = None if begun or not asks_memory else available_memory()
     if free is not None:
         for count in range(1, max(size.views // AUTO_VIEWS, 1) + 1):
