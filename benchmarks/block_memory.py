@@ -15,6 +15,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
@@ -27,6 +28,7 @@ from splatseg.fit.needs import FitSize, stage_needs
 from splatseg.fit.settings import FitConfig
 from splatseg.io import write_text
 from splatseg.io.colmap import load_colmap
+from splatseg.io.ply import load_gaussians, save_gaussians
 
 STEPS = 4
 APART = 0.01  # of the capture's extent: how far repeated points lie from the first
@@ -51,8 +53,13 @@ def fit(scene: Scene, config: GeometryConfig, count: int) -> int:
         fit_geometry(scene, config)
     else:
         blocks, shell = plan_blocks(scene, count), scene_shell(scene, config, count)
-        fitted = [fit_block(scene, block, shell, config) for block in blocks[:2]]  # the others are as large
-        join_block(scene, blocks[:2], 1, fitted, config)
+        with TemporaryDirectory() as folder:
+            files = [Path(folder) / f"{block.number}.ply" for block in blocks[:2]]  # the others are as large
+            for block, file in zip(blocks, files, strict=False):
+                save_gaussians(file, fit_block(scene, block, shell, config))
+            first = load_gaussians(files[0])
+            first = first.select(blocks[1].region.holds(first.means, expanded=True))
+            join_block(scene, blocks[:2], load_gaussians(files[1]), [first], config)
     return (peak_memory() or 0) - before
 
 

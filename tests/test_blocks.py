@@ -187,10 +187,10 @@ def test_a_part_starts_with_its_surroundings_thinned_and_grows_in_its_region_alo
     part = Part(Region((side,)), shell, own=15, around=4)
     xyz = torch.stack([torch.linspace(0, 4, 41), torch.zeros(41), torch.zeros(41)], 1)
     found = part.start(Points(xyz, torch.zeros(41, 3, dtype=torch.uint8))).xyz[:, 0]
-    near = xyz[xyz[:, 0] < 2.5]
-    assert found[: len(near)].tolist() == near[:, 0].tolist()
-    assert len(found) == len(near) + 4 + 3 and found[-3:].tolist() == [50.0] * 3
-    assert part.grows(xyz).sum() == len(near)
+    assert found[:20].tolist() == xyz[:20, 0].tolist()
+    assert len(found) == 20 + 4 + 4 + 3 and found[-3:].tolist() == [50.0] * 3
+    assert bool(((found[20:24] >= 2) & (found[20:24] < 2.5)).all()) and bool((found[24:28] >= 2.5).all())
+    assert part.grows(xyz).sum() == 25
     assert part.room(xyz) == 15 - 20
     frame = FitFrame(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64), 4.0)
     moved = (xyz.double() - frame.center) / frame.size
@@ -225,7 +225,7 @@ def in_blocks(scene: Scene, config: GeometryConfig, count: int = 2) -> list[Gaus
     """What each block has in the whole splat."""
     blocks, shell = plan_blocks(scene, count), scene_shell(scene, config, count)
     fitted = [fit_block(scene, block, shell, config) for block in blocks]
-    return [join_block(scene, blocks, number, fitted[: number + 1], config) for number in range(count)]
+    return [join_block(scene, blocks, fitted[number], fitted[:number], config) for number in range(count)]
 
 
 def test_a_block_keeps_its_bound_and_grows_outside_its_expanded_region_nowhere(scene: Scene) -> None:
@@ -283,9 +283,9 @@ def test_at_a_border_one_side_learns_what_stands_on_the_other(scene: Scene) -> N
     before = [splat.select(block.region.holds(splat.means)) for block, splat in zip(blocks, fitted, strict=True)]
     saved: list[dict[str, Any]] = []
     hooks = FitHooks(save_checkpoint=lambda state: saved.append(copy.deepcopy(state)), checkpoint_seconds=-1)
-    assert join_block(scene, blocks, 0, fitted[:1], config).fingerprint() == before[0].fingerprint()
-    after = join_block(scene, blocks, 1, fitted, config, hooks=hooks)
-    resumed = join_block(scene, blocks, 1, fitted, config, hooks=FitHooks(load_checkpoint=lambda: saved[4]))
+    assert join_block(scene, blocks, fitted[0], [], config).fingerprint() == before[0].fingerprint()
+    after = join_block(scene, blocks, fitted[1], fitted[:1], config, hooks=hooks)
+    resumed = join_block(scene, blocks, fitted[1], fitted[:1], config, hooks=FitHooks(load_checkpoint=lambda: saved[4]))
     assert len(saved) == 10 and resumed.fingerprint() == after.fingerprint()
     far = ~blocks[0].region.holds(before[1].means, expanded=True)
     assert 0 < int(far.sum()) < len(before[1]) == len(after)

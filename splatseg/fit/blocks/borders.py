@@ -44,21 +44,22 @@ def merged(parts: Sequence[Gaussians]) -> Gaussians:
 def join_block(
     scene: Scene,
     blocks: Sequence[Block],
-    number: int,
-    fitted: Sequence[Gaussians],
+    fitted: Gaussians,
+    lower: Sequence[Gaussians],
     config: GeometryConfig,
     device: torch.device | str = "cpu",
     hooks: FitHooks | None = None,
 ) -> Gaussians:
-    """The Gaussians that block ``number`` has in the whole splat: those in its region, of which the ones near blocks of
-    lower numbers are trained for a tenth of the steps beside what these have there.
+    """The Gaussians that a block has in the whole splat: those in its region, of which the ones near blocks of lower
+    numbers are trained for a tenth of the steps beside what these have there.
 
     Args:
         scene: the whole capture; only its ``offset`` is asked for.
         blocks: all of them.
-        number: of the block.
-        fitted: what :func:`splatseg.fit.blocks.fit.fit_block` gave of blocks 0 .. ``number``; of the others, what lies
-            in this block's expanded region is enough.
+        fitted: what :func:`splatseg.fit.blocks.fit.fit_block` gave of the block; not held longer than needed, where
+            the caller does not.
+        lower: the same of all blocks of lower numbers, of which what lies in this block's expanded region is enough;
+            as many as there are, so the block is ``blocks[len(lower)]``.
         config: the whole splat's settings.
         device: where to compute.
         hooks: checkpoints and reporter, as for a fit.
@@ -66,22 +67,22 @@ def join_block(
     Returns:
         On the CPU, in the frame of ``scene``. A mean may have moved across a border meanwhile: it stays this block's.
     """
-    block, all_own = blocks[number], fitted[number]
-    lower = [(other, fitted[other.number]) for other in blocks[:number]]
-    own = block.region.holds(all_own.means)
-    trained = own & near_any(all_own, [other for other, _ in lower], expanded=True)
+    block, before = blocks[len(lower)], blocks[: len(lower)]
+    own = block.region.holds(fitted.means)
+    trained = own & near_any(fitted, before, expanded=True)
     if not bool(trained.any()):
-        return all_own.select(own)
-    replaced = block.region.holds(all_own.means, expanded=True) & near_any(all_own, [other for other, _ in lower])
-    beside = [all_own.select(~own & ~replaced)]
-    for other, splat in lower:
+        return fitted.select(own)
+    replaced = block.region.holds(fitted.means, expanded=True) & near_any(fitted, before)
+    beside = [fitted.select(~own & ~replaced)]
+    for other, splat in zip(before, lower, strict=True):
         theirs = other.region.holds(splat.means) & block.region.holds(splat.means, expanded=True)
         beside.append(splat.select(theirs))
-    inner = all_own.select(own & ~trained)
+    inner, border = fitted.select(own & ~trained), fitted.select(trained)
+    del fitted
     band = train(
         Scene(block.views, block.points, scene.offset),
         merged([inner, *beside]),
-        all_own.select(trained),
+        border,
         config,
         device,
         hooks or FitHooks(),

@@ -19,7 +19,7 @@ from splatseg.fit.geometry.shell import shell_points
 from splatseg.fit.hooks import FitHooks
 
 AROUND = 0.5  # Gaussians that a block has for what lies beside its region, for each of its own
-OUTSIDE = 0.25  # ... and how many of those may lie outside the expanded region when it begins
+OUTSIDE = 0.25  # ... of which it begins with so many, and as many again beyond its expanded region
 
 
 def own_limit(most: int, count: int) -> int:

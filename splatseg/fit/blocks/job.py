@@ -156,9 +156,9 @@ class BlockJob:
 
         def joined(hooks: FitHooks) -> Gaussians:
             found = (load_gaussians(self.file("block", other)) for other in self.blocks[: block.number])
-            fitted = [splat.select(block.region.holds(splat.means, expanded=True)) for splat in found]
-            fitted.append(load_gaussians(self.file("block", block)))
-            return join_block(self.scene, self.blocks, block.number, fitted, self.config, self.device, hooks)
+            lower = [splat.select(block.region.holds(splat.means, expanded=True)) for splat in found]
+            fitted = self.file("block", block)
+            return join_block(self.scene, self.blocks, load_gaussians(fitted), lower, self.config, self.device, hooks)
 
         self._once("border", f"borders of block {block.number + 1}", block, joined)
 

@@ -66,13 +66,15 @@ class Part:
     """What a fit knows that is of one part of a larger scene, and keeps the Gaussians in ``region`` alone.
 
     Gaussians are added in the expanded region; what lies outside stands there as it began, only trained, so that the
-    photos' other pixels are explained by something.
+    photos' other pixels are explained by something. Of a start with as many points in ``region`` as there may be
+    Gaussians, half as many more are left, whatever the others are.
 
     Attributes:
         region: what is kept of the fit, world units of the scene.
         shell: points of the larger scene's far shell, in the scene's frame; none where it starts without.
         own: Gaussians at most in ``region``.
-        around: points outside the expanded region at most that the fit starts from, beside the shell.
+        around: points at most that the fit starts from outside the expanded region, and so many in it but outside
+            ``region``; the shell comes on top.
     """
 
     region: Region
@@ -87,10 +89,10 @@ class Part:
         return replace(self, region=region, shell=shell)
 
     def start(self, points: Points) -> Points:
-        """What to start from: of ``points`` those in the expanded region and an even share of the others; the shell."""
-        near = self.region.holds(points.xyz, expanded=True)
-        others = evenly_kept((~near).nonzero()[:, 0], self.around)
-        kept = torch.cat([near.nonzero()[:, 0], others])
+        """What to start from: of ``points`` those in the region and even shares of the others; the shell."""
+        own, near = self.region.holds(points.xyz), self.region.holds(points.xyz, expanded=True)
+        others = [evenly_kept(some.nonzero()[:, 0], self.around) for some in (near & ~own, ~near)]
+        kept = torch.cat([own.nonzero()[:, 0], *others])
         return Points(
             torch.cat([points.xyz[kept], self.shell.xyz]),
             torch.cat([points.rgb[kept], self.shell.rgb]),
