@@ -23,6 +23,7 @@ from splatseg.fit.geometry import GeometryConfig
 from splatseg.fit.geometry.fit import masked_target, view_of_step
 from splatseg.fit.geometry.frame import FitFrame
 from splatseg.fit.geometry.photos import PhotoCache
+from splatseg.fit.geometry.region import backdrop
 from splatseg.fit.geometry.state import FitState, trimmed
 from splatseg.fit.geometry.sweep import in_picture
 from splatseg.fit.hooks import FitHooks
@@ -149,7 +150,8 @@ def border_step(state: FitState, fixed: Gaussians, photos: PhotoCache, step: int
     if step + 1 < config.steps:
         photos.ahead(view_of_step(step + 1, count, config.seed), False)
     drawn = merged([fixed, state.gaussians(config.sh_degree)])
-    rendered = render(drawn, camera, config=RenderConfig(packed=config.packed, check_finite=False))
+    settings = RenderConfig(background=backdrop(config.seed, step), packed=config.packed, check_finite=False)
+    rendered = render(drawn, camera, config=settings)
     loss = photometric_loss(rendered.color, masked_target(image, fitted, rendered.color), config.ssim_weight)
     loss.backward()
     state.optimize(step, (rendered.radii > 0).all(dim=1)[len(fixed) :])

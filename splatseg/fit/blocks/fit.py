@@ -10,7 +10,7 @@ import torch
 
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.scene import Points, Scene, View
-from splatseg.fit.blocks.plan import Block
+from splatseg.fit.blocks.plan import Block, open_to
 from splatseg.fit.geometry import GeometryConfig, fit_geometry
 from splatseg.fit.geometry.fit import SHELL_SHARE
 from splatseg.fit.geometry.frame import FitFrame
@@ -44,14 +44,22 @@ def block_config(config: GeometryConfig, scene: Scene, count: int) -> GeometryCo
 def scene_shell(scene: Scene, config: GeometryConfig, count: int) -> Points:
     """The far shell of the whole ``scene``, in its frame; none where the fit starts without.
 
-    One for all blocks: each keeps what of it lies in its own region, and together that is one closed sphere.
+    One for all blocks: each keeps what of it lies in its own region, so that no direction has it twice. Where photos
+    show sparse points before it there is none: it would shine through another block's walls.
     """
     points = min(config.shell, int(SHELL_SHARE * own_limit(config.max_gaussians, count)))
     if not points or not config.starts_dense(len(scene.points.xyz), len(scene.views)):
         return Points(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.uint8))
     frame = FitFrame.of(scene)
     found = shell_points(frame.scene(scene), points, config.shell_reach)
-    return Points((found.xyz.double() * frame.size + frame.center).float(), found.rgb)
+    xyz = (found.xyz.double() * frame.size + frame.center).float()
+    shown, visible = (torch.zeros(len(xyz), dtype=torch.bool) for _ in range(2))
+    for view in scene.views:
+        ids, free = open_to(view, xyz, scene.points.xyz)
+        shown[ids] = True
+        visible[ids] |= free
+    kept = visible | ~shown
+    return Points(xyz[kept], found.rgb[kept])
 
 
 def fit_block(

@@ -21,7 +21,7 @@ from splatseg.core.reading import read_json
 from splatseg.core.scene import Points, Scene, View
 from splatseg.fit.blocks.borders import join_block, merged
 from splatseg.fit.blocks.fit import fit_block, scene_shell
-from splatseg.fit.blocks.plan import Block, plan_blocks
+from splatseg.fit.blocks.plan import Block, assigned, plan_blocks
 from splatseg.fit.geometry import GeometryConfig, fit_geometry
 from splatseg.fit.hooks import FitHooks
 from splatseg.fit.needs import FitSize, stage_needs
@@ -144,10 +144,12 @@ class BlockJob:
 
     def fit(self, block: Block) -> None:
         """Fit one block where that is not done, from its checkpoint if there is one, and leave its file."""
-        measured = [view for view in self.held_out if bool(block.region.holds(view.camera.position[None], True))]
+        regions = [other.region for other in self.blocks]
+        shows = assigned(self.held_out, self.scene.points.xyz, regions)[:, block.number] if self.held_out else ()
+        measured = [view for view, one in zip(self.held_out, shows, strict=True) if one]
 
         def fitted(hooks: FitHooks) -> Gaussians:
-            return fit_block(self.scene, block, self.shell, self.config, measured or self.held_out, self.device, hooks)
+            return fit_block(self.scene, block, self.shell, self.config, measured, self.device, hooks)
 
         self._once("block", f"block {block.number + 1} of {self.count}", block, fitted)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,8 @@ from splatseg.fit.geometry.sweep import in_picture
 LEAST_VIEWS = 2  # of a block: those that show it most, whatever they show
 SHOWN = 0.25  # share of a picture from which on its view helps to fit a block: VastGaussian's threshold of visibility
 LITTLE = 0.05  # ... for a view that stands in the block's expanded region
-CELLS = 24  # of a picture's width, by which it is seen what a view shows
+CELLS = 24  # of a picture's longer side, by which it is seen what a view shows
+THICK = 1.25  # times the depth of the nearest point in its cell: what lies so far back is seen as well
 LOOKED_AT = 200_000  # points by which that is seen, at most
 
 
@@ -36,7 +38,7 @@ def plan_blocks(scene: Scene, count: int) -> list[Block]:
 
     After VastGaussian (Lin et al., CVPR 2024, section 4.1): a block takes the cameras in its expanded region
     ("position-based data selection"), those whose picture shows enough of it ("visibility-based camera selection"), and
-    the points of the expanded region and of its views' pictures ("coverage-based point selection"). What a picture
+    the points of the expanded region and those that its views show ("coverage-based point selection"). What a picture
     shows is asked of the sparse points, the nearest in each of its cells: walls hide what is behind them, which the
     box that the paper projects does not know. In rooms, unlike above a city, a camera may stand in a block and look
     away from it: it must show a little of it. Every camera is in the block that its picture shows most.
@@ -49,24 +51,33 @@ def plan_blocks(scene: Scene, count: int) -> list[Block]:
         raise SplatsegError(
             f"blocks: expected at most {most} for {len(scene.views)} photos, {LEAST_VIEWS} each, found {count}"
         )
-    positions = torch.stack([view.camera.position for view in scene.views]).double()
     xyz = scene.points.xyz
     regions = cut(xyz.double(), count)
-    shown = pictures(scene.views, xyz, regions)
+    taken = assigned(scene.views, xyz, regions)
     blocks = []
     for number, region in enumerate(regions):
-        taken = region.holds(positions, expanded=True) & (shown[:, number] >= LITTLE)
-        taken |= (shown[:, number] >= SHOWN) | (shown.argmax(1) == number)
-        taken[shown[:, number].argsort(descending=True, stable=True)[:LEAST_VIEWS]] = True
-        views = tuple(view for view, one in zip(scene.views, taken.tolist(), strict=True) if one)
+        views = tuple(view for view, one in zip(scene.views, taken[:, number].tolist(), strict=True) if one)
         kept = region.holds(xyz, expanded=True)
         for view in views:
-            kept |= in_picture(view.camera, xyz)[0]
+            kept |= seen(view, xyz)
         blocks.append(Block(number, count, region, views, Points(xyz[kept], scene.points.rgb[kept])))
     return blocks
 
 
-def pictures(views: tuple[View, ...], xyz: Tensor, regions: list[Region]) -> Tensor:
+def assigned(views: Sequence[View], xyz: Tensor, regions: Sequence[Region]) -> Tensor:
+    """(views, regions) bool: which of the views show points (m, 3) of which region enough to be of use for it; every
+    view is of one, and every region has its :data:`LEAST_VIEWS` best."""
+    positions = torch.stack([view.camera.position for view in views]).double()
+    shown = pictures(views, xyz, regions)
+    beside = torch.stack([region.holds(positions, expanded=True) for region in regions], 1)
+    taken = (beside & (shown >= LITTLE)) | (shown >= SHOWN)
+    taken[torch.arange(len(views)), shown.argmax(1)] = True
+    best = shown.argsort(dim=0, descending=True, stable=True)[:LEAST_VIEWS]
+    taken.scatter_(0, best, torch.ones_like(best, dtype=torch.bool))
+    return taken
+
+
+def pictures(views: Sequence[View], xyz: Tensor, regions: Sequence[Region]) -> Tensor:
     """(views, regions) float64: share of each picture that shows points (m, 3) of each region; 0 where none is seen."""
     looked_at = evenly_kept(torch.arange(len(xyz)), LOOKED_AT)
     xyz = xyz[looked_at]
@@ -83,15 +94,36 @@ def pictures(views: tuple[View, ...], xyz: Tensor, regions: list[Region]) -> Ten
 
 def nearest_in_cells(view: View, xyz: Tensor) -> Tensor:
     """(k,) ids of the nearest of the points (m, 3) in each cell of a view's picture that shows any."""
+    ids, depth, cell = in_cells(view, xyz)
+    return ids[depth <= nearest(depth, cell)[cell]]
+
+
+def seen(view: View, xyz: Tensor) -> Tensor:
+    """(m,) bool of the points (m, 3) that a view shows, unless there is a nearer one of them in the same cell."""
+    ids, depth, cell = in_cells(view, xyz)
+    found = torch.zeros(len(xyz), dtype=torch.bool)
+    found[ids] = depth <= THICK * nearest(depth, cell)[cell]
+    return found
+
+
+def open_to(view: View, far: Tensor, xyz: Tensor) -> tuple[Tensor, Tensor]:
+    """(k,) ids of the places (n, 3) in a view's picture, and of each whether none of the points (m, 3) is before it, in
+    the same cell."""
+    _, depth, cell = in_cells(view, xyz)
+    ids, far_depth, far_cell = in_cells(view, far)
+    return ids, far_depth < nearest(depth, cell)[far_cell]
+
+
+def in_cells(view: View, xyz: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(k,) ids of the points (m, 3) in a view's picture, their depths, and the numbers of their cells."""
     camera = view.camera
     inside, depth = in_picture(camera, xyz)
     ids = inside.nonzero()[:, 0]
     image, _ = camera.project(xyz[ids])
-    cell = (image * (CELLS / camera.width)).floor().long()
-    key = cell[:, 1] * (CELLS + 1) + cell[:, 0]
-    order = depth[ids].argsort(stable=True)
-    order = order[key[order].argsort(stable=True)]  # by cell, the nearest first
-    ordered = key[order]
-    first = torch.ones_like(ordered, dtype=torch.bool)
-    first[1:] = ordered[1:] != ordered[:-1]
-    return ids[order[first]]
+    column, row = (image * (CELLS / max(camera.width, camera.height))).floor().long().clamp(0, CELLS - 1).unbind(1)
+    return ids, depth[ids], row * CELLS + column
+
+
+def nearest(depth: Tensor, cell: Tensor) -> Tensor:
+    """(CELLS^2,) least depth in each cell, infinite where there is none."""
+    return depth.new_full((CELLS * CELLS,), torch.inf).scatter_reduce_(0, cell, depth, "amin")

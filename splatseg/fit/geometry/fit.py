@@ -20,7 +20,7 @@ from splatseg.fit.geometry.dense import FreeSpace, dense_points
 from splatseg.fit.geometry.frame import FitFrame
 from splatseg.fit.geometry.init import gaussians_from_points
 from splatseg.fit.geometry.photos import PhotoCache
-from splatseg.fit.geometry.region import Part
+from splatseg.fit.geometry.region import Part, backdrop
 from splatseg.fit.geometry.shell import shell_points
 from splatseg.fit.geometry.state import FitState, trimmed
 from splatseg.fit.hooks import FitHooks
@@ -178,6 +178,8 @@ def train_step(state: FitState, photos: PhotoCache, step: int) -> Tensor:
     degree = min(int(step / max(config.sh_degree_every * config.steps, 1)), config.sh_degree)
     probe = Means2dProbe.zeros(len(state.params["means"]), photos.device, config.absgrad)
     settings = RenderConfig(sh_degree=degree, packed=config.packed, check_finite=False)
+    if state.part is not None:
+        settings = replace(settings, background=backdrop(config.seed, step))
     rendered = render(state.gaussians(config.sh_degree), camera, config=settings, probe=probe)
     target = masked_target(image, fitted, rendered.color)
     loss = photometric_loss(rendered.color, target, config.ssim_weight) + state.regularization()

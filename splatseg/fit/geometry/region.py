@@ -107,6 +107,16 @@ class Part:
         return self.own - int(self.region.holds(means).sum())
 
 
+def backdrop(seed: int, step: int) -> tuple[float, float, float]:
+    """What stands behind everything in one step of a part's fit: a color of the step's own.
+
+    Behind a wall of one block there may be a room of another. Before a backdrop that is always the same, or is fitted
+    itself, a wall may stay transparent and look right all the same; the room would show through it.
+    """
+    r, g, b = torch.rand(3, generator=torch.Generator().manual_seed(seed * 1_000_003 + step)).tolist()
+    return r, g, b
+
+
 def evenly_kept(ids: Tensor, most: int) -> Tensor:
     """At most ``most`` of ``ids`` (m,), evenly spread over their order."""
     if len(ids) <= most:
