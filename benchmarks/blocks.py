@@ -138,7 +138,7 @@ def compared(scene: Path, work: Path, fits: Sequence[Fit]) -> dict[str, Any]:
     found = border_psnr({name: load_gaussians(run.geometry) for name, run in runs.items()}, views, regions)
     for name, run in runs.items():
         metrics = json.loads(run.metrics.read_text(encoding="utf-8"))
-        kept = ("gaussians", "psnr_held_out", "geometry_seconds", "features_seconds", "peak_memory_mb")
+        kept = ("gaussians", "psnr_held_out", "geometry_seconds", "features_seconds")
         found["fits"][name] |= {key: metrics[key] for key in kept if key in metrics}
         found["fits"][name]["core_mean"] = core_means(run, scene)
     return {"scene": scene.name, "photos": len(capture.views), **found}

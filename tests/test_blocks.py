@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from script_runner import run_script
 from tiny_capture import TINY, write_capture
 
@@ -28,8 +29,9 @@ from splatseg.fit.blocks.cuts import cut
 from splatseg.fit.blocks.fit import block_limit, own_limit
 from splatseg.fit.blocks.job import block_count
 from splatseg.fit.geometry import GeometryConfig, fit_geometry, psnr
+from splatseg.fit.geometry import fit as geometry_fit
 from splatseg.fit.geometry.frame import FitFrame
-from splatseg.fit.geometry.region import HalfSpace, Part, Region
+from splatseg.fit.geometry.region import HalfSpace, Part, Region, backdrop
 from splatseg.fit.hooks import FitHooks
 from splatseg.fit.needs import FitSize, stage_needs
 from splatseg.fit.pipeline import Fit
@@ -39,6 +41,7 @@ from splatseg.io.labels import load_labels
 from splatseg.io.ply import load_gaussians
 from splatseg.io.run import Run
 from splatseg.io.test_cameras import load_test_views
+from splatseg.render import render
 
 TURN = torch.linalg.matrix_exp(
     torch.tensor([[0.0, 0.7, -1.1], [-0.7, 0.0, 2.0], [1.1, -2.0, 0.0]], dtype=torch.float64)
@@ -162,6 +165,9 @@ def test_the_cut_goes_where_little_lies_and_walls_hide() -> None:
     side = blocks[0].region.sides[0]
     assert 4.1 < abs(side.at / side.normal[0]) < 5.9
     assert sorted([v.name for v in block.views] for block in blocks) == [["000.jpg", "001.jpg"], ["002.jpg", "003.jpg"]]
+    for block in blocks:  # and what the wall hides is nothing to start from
+        beyond = ~block.region.holds(block.points.xyz, expanded=True)
+        assert int(beyond.sum()) < 0.1 * int((~block.region.holds(xyz, expanded=True)).sum())
 
 
 def test_captures_that_cannot_be_cut() -> None:
@@ -252,16 +258,39 @@ def test_blocks_that_add_nothing_have_together_what_the_whole_starts_from(scene:
 
 
 def test_a_dense_block_has_its_share_of_the_one_shell(scene: Scene) -> None:
-    """What the blocks keep of the shell is the whole of it, once; an unfitted shell point is where it began."""
+    """What the blocks keep of the shell is the whole of it, once; there is none where photos show points before it."""
     config = dataclasses.replace(TINY.geometry, steps=1, start="dense", max_gaussians=20_000)
     shell = scene_shell(scene, config, 2)
-    assert 400 < len(shell.xyz) <= 0.05 * own_limit(20_000, 2)
+    assert 100 < len(shell.xyz) < 0.05 * own_limit(20_000, 2)
+    empty = dataclasses.replace(scene, points=Points(scene.points.xyz[:50], scene.points.rgb[:50]))
+    assert len(scene_shell(empty, config, 2).xyz) > 1.2 * len(shell.xyz)
     whole = merged(in_blocks(scene, config))
     radius = float((shell.xyz - torch.stack([v.camera.position for v in scene.views]).mean(0)).norm(dim=1).min())
     far = (whole.means - torch.stack([v.camera.position for v in scene.views]).mean(0)).norm(dim=1) > 0.95 * radius
     assert int(far.sum()) == len(shell.xyz)
     nothing = dataclasses.replace(config, start="sparse")
     assert len(scene_shell(scene, nothing, 2).xyz) == 0
+
+
+def test_the_fit_of_a_part_leaves_nothing_transparent_that_another_part_would_shine_through(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before black, what is dark may stay transparent and look right; not before a color of each step's own."""
+    views = []
+    for view in scene.views:
+        Image.fromarray((view.image() // 16).numpy()).save(tmp_path / f"{view.name}.png")
+        views.append(dataclasses.replace(view, image_path=tmp_path / f"{view.name}.png"))
+    scene = dataclasses.replace(scene, views=tuple(views))
+    config = dataclasses.replace(TINY.geometry, steps=150, start="sparse")
+    block, shell = plan_blocks(scene, 2)[0], scene_shell(scene, config, 2)
+    through = []
+    for black in (False, True):
+        if black:
+            monkeypatch.setattr(geometry_fit, "backdrop", lambda seed, step: (0.0, 0.0, 0.0))
+        found = fit_block(scene, block, shell, config)
+        through.append(sum(float(1 - render(found, view.camera).alpha.mean()) for view in block.views))
+    assert through[0] < 0.8 * through[1]
+    assert backdrop(0, 7) == backdrop(0, 7) != backdrop(0, 8)
 
 
 def test_a_block_that_is_stopped_goes_on_as_if_it_had_not_been(scene: Scene) -> None:
