@@ -16,6 +16,7 @@ DRAWN = 150  # bytes for each Gaussian while one view is drawn or traced: projec
 IMAGE = 60  # ... for each pixel of the view that is fitted to: render, its gradient, the loss's windows
 SEEN = 100  # ... for each pixel that the evidence looks at: Gaussians that it shows, masks that each lies in
 POOLED = 190  # ... for each pixel of a pool
+JOINED = 5  # times its splat, while a block is joined to others: as read, as drawn, the gradient, what moves
 NEIGHBORS = 200  # ... for each Gaussian while labels look at its neighbors
 
 
@@ -39,6 +40,7 @@ def stage_needs(size: FitSize, config: FitConfig, blocks: int = 1) -> dict[str, 
     fitted in so many ``blocks``, one at a time, and put together then."""
     n, features = size.gaussians, config.features
     fitted = replace(size, gaussians=block_limit(n, blocks))
+    copies = 4 if blocks == 1 else JOINED
     photos = min(3 * size.pixels * size.views, CACHE_BYTES)
     looked_at = min(features.mask_clustering.pixels * size.views, features.mask_clustering.total_pixels)
     pools = min(
@@ -48,7 +50,7 @@ def stage_needs(size: FitSize, config: FitConfig, blocks: int = 1) -> dict[str, 
     trained = 0 if features.init == "segments" and features.hold_segments else 4 * field
     return {
         "geometry": max(
-            4 * fitted.splat + DRAWN * fitted.gaussians + photos + IMAGE * size.pixels,
+            copies * fitted.splat + DRAWN * fitted.gaussians + photos + IMAGE * size.pixels,
             2 * size.splat if blocks > 1 else 0,
         ),
         "features": size.splat + field + DRAWN * n + max(SEEN * looked_at, pools + trained),

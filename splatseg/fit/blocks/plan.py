@@ -18,6 +18,7 @@ LEAST_VIEWS = 2  # of a block: those that show it most, whatever they show
 SHOWN = 0.25  # share of a picture from which on its view helps to fit a block: VastGaussian's threshold of visibility
 LITTLE = 0.05  # ... for a view that stands in the block's expanded region
 CELLS = 24  # of a picture's longer side, by which it is seen what a view shows
+OPEN = 0.25  # share of the pictures that a point lies in, in which it must be seen
 THICK = 1.25  # times the depth of the nearest point in its cell: what lies so far back is seen as well
 LOOKED_AT = 200_000  # points by which that is seen, at most
 
@@ -57,9 +58,7 @@ def plan_blocks(scene: Scene, count: int) -> list[Block]:
     blocks = []
     for number, region in enumerate(regions):
         views = tuple(view for view, one in zip(scene.views, taken[:, number].tolist(), strict=True) if one)
-        kept = region.holds(xyz, expanded=True)
-        for view in views:
-            kept |= seen(view, xyz)
+        kept = region.holds(xyz, expanded=True) | open_share(views, xyz).ge(OPEN)
         blocks.append(Block(number, count, region, views, Points(xyz[kept], scene.points.rgb[kept])))
     return blocks
 
@@ -98,12 +97,15 @@ def nearest_in_cells(view: View, xyz: Tensor) -> Tensor:
     return ids[depth <= nearest(depth, cell)[cell]]
 
 
-def seen(view: View, xyz: Tensor) -> Tensor:
-    """(m,) bool of the points (m, 3) that a view shows, unless there is a nearer one of them in the same cell."""
-    ids, depth, cell = in_cells(view, xyz)
-    found = torch.zeros(len(xyz), dtype=torch.bool)
-    found[ids] = depth <= THICK * nearest(depth, cell)[cell]
-    return found
+def open_share(views: Sequence[View], xyz: Tensor) -> Tensor:
+    """(m,) of the views that have each of the points (m, 3) in their picture, the share in which there is no nearer one
+    in the same cell; 0 where none has. Between the points of a wall a few see what is behind it."""
+    shown, seen = torch.zeros(len(xyz)), torch.zeros(len(xyz))
+    for view in views:
+        ids, depth, cell = in_cells(view, xyz)
+        shown[ids] += 1
+        seen[ids] += depth <= THICK * nearest(depth, cell)[cell]
+    return seen / shown.clamp_min(1)
 
 
 def open_to(view: View, far: Tensor, xyz: Tensor) -> tuple[Tensor, Tensor]:
