@@ -141,6 +141,10 @@ def test_every_camera_is_in_a_block_and_every_block_is_smaller_than_all() -> Non
         blocks = plan_blocks(one, count)
         assert {view.name for block in blocks for view in block.views} == {view.name for view in one.views}
         assert all(len(block.views) < len(one.views) for block in blocks)
+        for block in blocks:  # those that stand in it with it, wherever they look
+            within = block.region.holds(torch.stack([view.camera.position for view in one.views]))
+            standing = {view.name for view, inside in zip(one.views, within.tolist(), strict=True) if inside}
+            assert standing <= {view.name for view in block.views}
 
 
 def test_the_cut_goes_where_little_lies_and_walls_hide() -> None:

@@ -16,9 +16,9 @@ from splatseg.fit.geometry.sweep import in_picture
 
 LEAST_VIEWS = 2  # of a block: those that show it most, whatever they show
 SHOWN = 0.25  # share of a picture from which on its view helps to fit a block: VastGaussian's threshold of visibility
-LITTLE = 0.05  # ... for a view that stands in the block's expanded region
+LITTLE = 0.05  # ... for a view that stands outside the block but in its expanded region
 CELLS = 24  # of a picture's longer side, by which it is seen what a view shows
-OPEN = 0.25  # share of the pictures that a point lies in, in which it must be seen
+OPEN = 0.1  # share of the pictures that a point lies in, in which it must be seen
 THICK = 1.25  # times the depth of the nearest point in its cell: what lies so far back is seen as well
 LOOKED_AT = 200_000  # points by which that is seen, at most
 
@@ -41,8 +41,9 @@ def plan_blocks(scene: Scene, count: int) -> list[Block]:
     ("position-based data selection"), those whose picture shows enough of it ("visibility-based camera selection"), and
     the points of the expanded region and those that its views show ("coverage-based point selection"). What a picture
     shows is asked of the sparse points, the nearest in each of its cells: walls hide what is behind them, which the
-    box that the paper projects does not know. In rooms, unlike above a city, a camera may stand in a block and look
-    away from it: it must show a little of it. Every camera is in the block that its picture shows most.
+    box that the paper projects does not know. In rooms, unlike above a city, a camera may stand beside a block and look
+    away from it: it must show a little of it. Every camera is in the block in which it stands (it may be the only one
+    to show a floor there on which no point lies) and in that which its picture shows most.
 
     Raises:
         SplatsegError: the cameras do not allow so many blocks.
@@ -68,8 +69,8 @@ def assigned(views: Sequence[View], xyz: Tensor, regions: Sequence[Region]) -> T
     view is of one, and every region has its :data:`LEAST_VIEWS` best."""
     positions = torch.stack([view.camera.position for view in views]).double()
     shown = pictures(views, xyz, regions)
-    beside = torch.stack([region.holds(positions, expanded=True) for region in regions], 1)
-    taken = (beside & (shown >= LITTLE)) | (shown >= SHOWN)
+    within, beside = (torch.stack([r.holds(positions, expanded) for r in regions], 1) for expanded in (False, True))
+    taken = within | (beside & (shown >= LITTLE)) | (shown >= SHOWN)
     taken[torch.arange(len(views)), shown.argmax(1)] = True
     best = shown.argsort(dim=0, descending=True, stable=True)[:LEAST_VIEWS]
     taken.scatter_(0, best, torch.ones_like(best, dtype=torch.bool))
