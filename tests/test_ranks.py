@@ -138,6 +138,23 @@ def test_from_noise_and_through_full_renders(
     assert_same_features(tmp_path / "by1", tmp_path / "by2")
 
 
+def test_blocks_are_dealt_and_have_the_bits_of_one_rank(launcher: RankLauncher, capture: Path, tmp_path: Path) -> None:
+    """Three blocks, of which a rank has two; a rank that is killed within its block; another number of ranks."""
+    for count in (1, 2):
+        assert launcher.run("fit", words(capture, tmp_path / f"by{count}", "--blocks", 3), count).codes == [0] * count
+    one, two = ((tmp_path / f"by{count}/geometry.ply").read_bytes() for count in (1, 2))
+    assert one == two
+    assert_same_features(tmp_path / "by1", tmp_path / "by2")
+    out = tmp_path / "killed"
+    arguments = words(capture, out, "--blocks", 3)
+    outcome = launcher.run("fit", arguments, 2, rank1=[("killed_at_step", 20)])
+    assert outcome.codes[1] < 0 and outcome.codes[0] == 2 and "found it lost" in outcome.said[0]
+    assert not (out / "geometry.ply").exists()
+    assert launcher.run("fit", arguments, 1).codes == [0]
+    assert (out / "geometry.ply").read_bytes() == one
+    assert_whole(out)
+
+
 def test_ranks_that_round_differently_stay_together(launcher: RankLauncher, capture: Path, tmp_path: Path) -> None:
     outcome = launcher.run("fit", words(capture, tmp_path / "run"), 2, rank1=[("rounds_differently", 4)])
     assert outcome.codes == [0, 0], outcome.errors

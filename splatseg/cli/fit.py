@@ -63,6 +63,9 @@ class Arguments:
     --preset beats its settings of geometry and features."""
     downscale: IntOrNone = None
     """Use the photos at 1/downscale of their size (same as --config.downscale)."""
+    blocks: TextOrNone = None
+    """Fit the geometry in so many blocks of the capture, one after the other, in less memory; auto, the default: in one
+    wherever there is memory for it (same as --config.blocks)."""
     full_render: bool = False
     """Train features through whole rendered images, not pools (same as --config.features.full-render)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -146,6 +149,8 @@ def fit(ranks: Ranks) -> None:
     config = arguments.config
     if arguments.downscale is not None:
         config = replace(config, downscale=arguments.downscale)
+    if arguments.blocks is not None:
+        config = replace(config, blocks=arguments.blocks)
     if arguments.full_render:
         config = replace(config, features=replace(config.features, full_render=True))
     figures = fit_by(inputs, config, terminal(arguments.quiet or not ranks.first), ranks)

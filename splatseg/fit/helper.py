@@ -1,7 +1,8 @@
 """A fit by several ranks: the first runs the pipeline, the others help with its long stages.
 
 Rank 0 alone decides which stages are left, holds the run's lock, and writes results, checkpoints and stamps, so that
-these do not depend on the number of ranks. The others write masks and hierarchies of their share of the views.
+these do not depend on the number of ranks. The others write masks and hierarchies of their share of the views, and
+files, checkpoints and stamps of their share of the blocks.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ from splatseg.core.memory import require_memory_of_ranks
 from splatseg.core.progress import SILENT, Reporter
 from splatseg.core.ranks import ALONE, Ranks
 from splatseg.core.scene import Scene, View
+from splatseg.fit.blocks.job import BlockJob
 from splatseg.fit.features import help_with_features
 from splatseg.fit.geometry import fit_geometry
 from splatseg.fit.hierarchies import make_hierarchies
 from splatseg.fit.meeting import Facts, ask, meet
 from splatseg.fit.pipeline import Fit
+from splatseg.fit.records import StageRecords
 from splatseg.fit.settings import FitConfig, FitInputs
+from splatseg.fit.stages import Stage
 from splatseg.io.run_scene import load_run_scene
 from splatseg.masks.hierarchy import HierarchyFolder
 from splatseg.render.backends import check_own_gpu
@@ -63,6 +67,7 @@ class Helper:
             require_memory_of_ranks({}, {}, "", self.ranks)
         stages: dict[str, Callable[..., None]] = {
             "geometry": self._geometry,
+            "blocks": self._blocks,
             "hierarchy": self._hierarchies,
             "features": self._features,
         }
@@ -81,6 +86,11 @@ class Helper:
     def _geometry(self) -> None:
         scene = dataclasses.replace(self.scene, views=tuple(self.train))
         fit_geometry(scene, self.config.geometry, device=self.fit.device, ranks=self.ranks)
+
+    def _blocks(self, count: int, whole: Stage) -> None:
+        scene = dataclasses.replace(self.scene, views=tuple(self.train))
+        records = StageRecords(self.fit.run, SILENT)
+        BlockJob(records, scene, (), self.config.geometry, count, whole, self.fit.device, self.ranks).share()
 
     def _hierarchies(self) -> None:
         masks = self.fit.masks.cache(self.train, describe=False)

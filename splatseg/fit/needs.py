@@ -6,8 +6,9 @@ many masks each lies in) is left out or taken from photos of rooms. docs/guides/
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from splatseg.fit.blocks.fit import block_limit
 from splatseg.fit.geometry.photos import CACHE_BYTES
 from splatseg.fit.settings import FitConfig
 
@@ -15,6 +16,7 @@ DRAWN = 150  # bytes for each Gaussian while one view is drawn or traced: projec
 IMAGE = 60  # ... for each pixel of the view that is fitted to: render, its gradient, the loss's windows
 SEEN = 100  # ... for each pixel that the evidence looks at: Gaussians that it shows, masks that each lies in
 POOLED = 190  # ... for each pixel of a pool
+JOINED = 5  # times its splat, while a block is joined to others: as read, as drawn, the gradient, what moves
 NEIGHBORS = 200  # ... for each Gaussian while labels look at its neighbors
 
 
@@ -33,9 +35,12 @@ class FitSize:
         return 4 * (11 + 3 * self.coefficients) * self.gaussians
 
 
-def stage_needs(size: FitSize, config: FitConfig) -> dict[str, float]:
-    """Bytes that each stage takes at its peak, the splat included, interpreter and libraries not."""
+def stage_needs(size: FitSize, config: FitConfig, blocks: int = 1) -> dict[str, float]:
+    """Bytes that each stage takes at its peak, the splat included, interpreter and libraries not; the geometry is
+    fitted in so many ``blocks``, one at a time, and put together then."""
     n, features = size.gaussians, config.features
+    fitted = replace(size, gaussians=block_limit(n, blocks))
+    copies = 4 if blocks == 1 else JOINED
     photos = min(3 * size.pixels * size.views, CACHE_BYTES)
     looked_at = min(features.mask_clustering.pixels * size.views, features.mask_clustering.total_pixels)
     pools = min(
@@ -44,19 +49,26 @@ def stage_needs(size: FitSize, config: FitConfig) -> dict[str, float]:
     field = 4 * features.dim * n
     trained = 0 if features.init == "segments" and features.hold_segments else 4 * field
     return {
-        "geometry": 4 * size.splat + DRAWN * n + photos + IMAGE * size.pixels,
+        "geometry": max(
+            copies * fitted.splat + DRAWN * fitted.gaussians + photos + IMAGE * size.pixels,
+            2 * size.splat if blocks > 1 else 0,
+        ),
         "features": size.splat + field + DRAWN * n + max(SEEN * looked_at, pools + trained),
         "labels": size.splat + 2 * field + NEIGHBORS * n,
     }
 
 
-def shared_geometry(size: FitSize, config: FitConfig) -> float:
-    """Bytes that the geometry takes in each of several ranks: gradients and their squares are summed in a buffer."""
-    return stage_needs(size, config)["geometry"] + 2 * size.splat
+def geometry_of_ranks(size: FitSize, config: FitConfig, blocks: int = 1) -> float:
+    """Bytes that the geometry takes in each of several ranks: of one block all take steps together, and sum gradients
+    and their squares in a buffer; of more each fits its own."""
+    return stage_needs(size, config, blocks)["geometry"] + (2 * size.splat if blocks == 1 else 0)
 
 
-def helping_needs(size: FitSize, config: FitConfig) -> dict[str, float]:
+def helping_needs(size: FitSize, config: FitConfig, blocks: int = 1) -> dict[str, float]:
     """Bytes that each stage takes in every rank but the first (:mod:`splatseg.core.ranks`), which labels alone."""
     sampling = config.features.sampling
     pools = min(POOLED * sampling.pool_pixels * min(size.views, config.features.steps), sampling.memory_mb * 2**20)
-    return {"geometry": shared_geometry(size, config), "features": size.splat + DRAWN * size.gaussians + pools}
+    return {
+        "geometry": geometry_of_ranks(size, config, blocks),
+        "features": size.splat + DRAWN * size.gaussians + pools,
+    }

@@ -28,13 +28,14 @@ from splatseg.core.progress import SILENT, Reporter
 from splatseg.core.ranks import ALONE, Ranks
 from splatseg.core.scene import Scene, View, spread_views
 from splatseg.core.splat import FeatureSplat
+from splatseg.fit.blocks.job import BlockJob, block_count
 from splatseg.fit.features import fit_features
-from splatseg.fit.geometry import fit_geometry, psnr
+from splatseg.fit.geometry import psnr
 from splatseg.fit.given import COMPARED_VIEWS, Agreement, check_agreement, given_splat, read_splat
 from splatseg.fit.hierarchies import make_hierarchies
 from splatseg.fit.mask_choice import MaskChoice
 from splatseg.fit.meeting import Facts, ask, meet
-from splatseg.fit.needs import FitSize, helping_needs, shared_geometry, stage_needs
+from splatseg.fit.needs import FitSize, geometry_of_ranks, helping_needs, stage_needs
 from splatseg.fit.records import StageRecords
 from splatseg.fit.settings import FitConfig, FitInputs, plain
 from splatseg.fit.sheet import Sheet
@@ -70,6 +71,7 @@ class Fit:
         self.scene = inputs.scene or RunPaths(inputs.out).views
         # Before the run folder is made, so that a wrong name leaves nothing behind.
         inputs.check()
+        inputs.check_blocks(config)
         kept = StoredMasks(inputs.masks_in) if inputs.masks is None and inputs.masks_in is not None else None
         place = {"scene": recorded_place(RunPaths(inputs.out), self.scene), "downscale": config.downscale}
         # Of a capture it is compared what lies there; views that are yet to be planned are of no other run's capture.
@@ -138,24 +140,35 @@ class Fit:
         Raises:
             SplatsegError: it has not.
         """
-        if not self.config.check_memory or self.device.type != "cpu":
+        if not self._asks_memory():
             return
-        config, given = self.config.geometry, self._given and self._given[0]
-        coefficients = given.sh.shape[1] if given else (config.sh_degree + 1) ** 2
-        pixels = max(view.camera.width * view.camera.height for view in train)
-        size = FitSize(len(given) if given else config.max_gaussians, coefficients, len(train), pixels)
-        needs = {name: need for name, need in stage_needs(size, self.config).items() if not self.run.was_done(name)}
+        given, size = self._given and self._given[0], self._size(train)
+        blocks = 1 if given else self._block_count(train)
+        needs = stage_needs(size, self.config, blocks)
+        needs = {name: need for name, need in needs.items() if not self.run.was_done(name)}
         if given:
             needs = {name: need - size.splat for name, need in needs.items() if name != "geometry"}
         if "geometry" in needs and not self.ranks.alone:
-            needs["geometry"] = shared_geometry(size, self.config)
-        helping = {name: need for name, need in helping_needs(size, self.config).items() if name in needs}
+            needs["geometry"] = geometry_of_ranks(size, self.config, blocks)
+        helping = {name: need for name, need in helping_needs(size, self.config, blocks).items() if name in needs}
         require_memory_of_ranks(
             needs,
             helping,
             f"fewer Gaussians than {size.gaussians:,} need less, --config.no-check-memory tries anyway",
             self.ranks,
         )
+
+    def _asks_memory(self) -> bool:
+        return self.config.check_memory and self.device.type == "cpu"
+
+    def _size(self, train: Sequence[View]) -> FitSize:
+        config, given = self.config.geometry, self._given and self._given[0]
+        coefficients = given.sh.shape[1] if given else (config.sh_degree + 1) ** 2
+        pixels = max(view.camera.width * view.camera.height for view in train)
+        return FitSize(len(given) if given else config.max_gaussians, coefficients, len(train), pixels)
+
+    def _block_count(self, train: Sequence[View]) -> int:
+        return block_count(self.run, self.config, self._size(train), self._asks_memory(), self.ranks)
 
     # Stages ----------------------------------------------------------------------------------------------------------
 
@@ -185,6 +198,7 @@ class Fit:
         """Fit, or take, the splat."""
         if self.inputs.splat is not None:
             return self._given_splat(self.inputs.splat, scene, held_out)
+        blocks = self._block_count(train)
         stage = Stage.of(
             "geometry",
             photos=photos_digest(train, masks=True),
@@ -192,14 +206,14 @@ class Fit:
             points=tensors_digest([scene.points.xyz, scene.points.rgb]),
             offset=list(scene.offset),
             settings=plain(self.config.geometry),
+            **({"blocks": blocks} if blocks > 1 else {}),
         )
         if self.records.is_done(stage):
             gaussians = load_gaussians(self.run.geometry)
         else:
-            hooks = self.records.hooks(stage)
-            fitted_to = dataclasses.replace(scene, views=tuple(train))
-            ranks = ask(self.ranks, stage.name)
-            gaussians = fit_geometry(fitted_to, self.config.geometry, held_out, self.device, hooks, ranks)
+            scene = dataclasses.replace(scene, views=tuple(train))
+            job = BlockJob(self.records, scene, held_out, self.config.geometry, blocks, stage, self.device, self.ranks)
+            gaussians = job.gaussians()
             self._save_splat(stage, gaussians)
         self._measure(gaussians, held_out)
         return gaussians

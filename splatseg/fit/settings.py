@@ -37,8 +37,15 @@ class FitConfig:
     ``test_cameras.json`` is measured on those and trains on all."""
     downscale: int = 1
     """Photos are used at 1/downscale of their size (``images_2``, ``images_4``, ``images_8`` where they exist)."""
+    blocks: str = "auto"
+    """How many blocks the geometry is fitted in, one after the other, each within its share of the memory, and put
+    together (:mod:`splatseg.fit.blocks`): a number, or auto, one wherever this machine has the memory for it."""
     check_memory: bool = True
     """A fit that this machine has no memory for is refused before it begins; False tries anyway (swap)."""
+
+    def __post_init__(self) -> None:
+        if self.blocks != "auto" and not (self.blocks.isdecimal() and self.blocks.isascii() and int(self.blocks) > 0):
+            raise SplatsegError(f"blocks: expected auto or a whole number of at least 1, found '{self.blocks}'")
 
     @classmethod
     def preset(cls, name: str) -> FitConfig:
@@ -75,6 +82,11 @@ class FitInputs:
             raise SplatsegError(f"{self.scene}: expected a folder with a COLMAP capture, found none")
         if self.masks not in (None, *MADE_MASKS) and not Path(self.masks).is_dir():
             raise SplatsegError(f"masks: expected 'watershed', 'sam' or a folder of masks, found '{self.masks}'")
+
+    def check_blocks(self, config: FitConfig) -> None:
+        """Raise :class:`SplatsegError` for blocks of a geometry that is not fitted."""
+        if self.splat is not None and config.blocks not in ("auto", "1"):
+            raise SplatsegError(f"blocks: expected a geometry to fit, found a splat that is given ({self.splat})")
 
     def _check_bare(self) -> None:
         if self.splat is None:

@@ -20,7 +20,17 @@ from splatseg.core.scene import View
 from splatseg.fit.views.config import ViewPlanConfig
 from splatseg.io.digests import digest
 
-VERSIONS = {"views": 2, "geometry": 3, "psnr": 1, "hierarchy": 1, "features": 3, "labels": 4, "sheet": 1}
+VERSIONS = {
+    "views": 2,
+    "block": 1,
+    "border": 1,
+    "geometry": 3,
+    "psnr": 1,
+    "hierarchy": 1,
+    "features": 3,
+    "labels": 4,
+    "sheet": 1,
+}
 """Of each stage's code: to be raised with every change after which the same inputs give another result."""
 
 RESULTS = frozenset({"geometry", "hierarchy", "features", "labels"})
@@ -38,9 +48,10 @@ class Stage:
 
     @classmethod
     def of(cls, name: str, **inputs: Any) -> Stage:
-        """Stage ``name`` made from ``inputs``, each a digest or anything JSON can hold, and from its code."""
+        """Stage ``name`` made from ``inputs``, each a digest or anything JSON can hold, and from its code; of several
+        of a kind each has its number behind an underscore."""
         digests = {key: value if isinstance(value, str) else digest(value) for key, value in inputs.items()}
-        return cls(name, {**digests, "code": str(VERSIONS[name])})
+        return cls(name, {**digests, "code": str(VERSIONS[name.partition("_")[0]])})
 
     @property
     def key(self) -> str:

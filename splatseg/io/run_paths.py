@@ -32,6 +32,11 @@ class RunPaths:
         return self.folder / "geometry.ply"
 
     @property
+    def blocks(self) -> Path:
+        """Of a geometry that was fitted in blocks: the splat of each."""
+        return self.folder / "blocks"
+
+    @property
     def features(self) -> Path:
         return self.folder / "features.safetensors"
 

@@ -22,6 +22,7 @@ from splatseg.fit.geometry.dense import FreeSpace, dense_points
 from splatseg.fit.geometry.frame import FitFrame
 from splatseg.fit.geometry.init import gaussians_from_points
 from splatseg.fit.geometry.photos import PhotoCache
+from splatseg.fit.geometry.region import Part, backdrop
 from splatseg.fit.geometry.shell import shell_points
 from splatseg.fit.geometry.state import FitState, Seen, pull_of, trimmed
 from splatseg.fit.hooks import FitHooks
@@ -76,6 +77,7 @@ def fit_geometry(
     device: torch.device | str = "cpu",
     hooks: FitHooks | None = None,
     ranks: Ranks = ALONE,
+    part: Part | None = None,
 ) -> Gaussians:
     """Fit a splat to the photos of ``scene`` (3DGS, Kerbl et al. 2023, section 5), in a frame of its own (FitFrame).
 
@@ -86,6 +88,7 @@ def fit_geometry(
         device: where to compute.
         hooks: checkpoints and reporter; a checkpoint found there is taken up. Those of rank 0 count.
         ranks: that take a view each of so many steps made at once (:mod:`splatseg.fit.geometry.shared`).
+        part: where ``scene`` is a part of a larger one, whose other parts are fitted apart.
 
     Returns:
         The splat, on the CPU, detached.
@@ -102,7 +105,10 @@ def fit_geometry(
     if saved and saved.get("frame") != frame.numbers():
         saved = None
     points, free = start_points(scene, config, device, ranks)
-    state = FitState(gaussians_from_points(points, config).to(device), 1.0, config, free)
+    part = part and part.in_frame(frame)
+    if part is not None:
+        points = part.start(points)
+    state = FitState(gaussians_from_points(points, config).to(device), 1.0, config, free, part)
     first = state.restore(saved) if saved else 0
     shared.same_random_numbers(ranks)
     before = float(saved["seconds"]) if saved else 0.0
@@ -208,6 +214,8 @@ def look(state: FitState, photos: PhotoCache, step: int, stride: int = 1) -> See
     degree = min(int(step / max(config.sh_degree_every * config.steps, 1)), config.sh_degree)
     probe = Means2dProbe.zeros(len(state.params["means"]), photos.device, config.absgrad)
     settings = RenderConfig(sh_degree=degree, packed=config.packed, check_finite=False)
+    if state.part is not None:
+        settings = replace(settings, background=backdrop(config.seed, step))
     rendered = render(state.gaussians(config.sh_degree), camera, config=settings, probe=probe)
     target = masked_target(image, fitted, rendered.color)
     loss = photometric_loss(rendered.color, target, config.ssim_weight) + state.regularization()

@@ -42,6 +42,11 @@ class FitFrame:
         moved = torch.cat([torch.cat([pose[:3, :3], shift[:, None]], dim=1), pose[3:]])
         return replace(camera, cam_from_world=moved.float(), near=camera.near / self.size)
 
+    def into(self, gaussians: Gaussians) -> Gaussians:
+        """``gaussians`` of the scene's frame in this one."""
+        means = ((gaussians.means.double() - self.center) / self.size).float()
+        return replace(gaussians, means=means, log_scales=gaussians.log_scales - math.log(self.size))
+
     def back(self, gaussians: Gaussians, offset: tuple[float, float, float]) -> Gaussians:
         """``gaussians`` of this frame in the scene's, on the CPU, where ``offset`` is that of the scene."""
         g = gaussians.detach().to("cpu")

@@ -16,6 +16,7 @@ from splatseg.core.gaussians import Gaussians
 from splatseg.fit.geometry.config import GeometryConfig
 from splatseg.fit.geometry.dense import FreeSpace
 from splatseg.fit.geometry.mcmc import Mcmc
+from splatseg.fit.geometry.region import Part
 from splatseg.ops.adam import AdamConfig, adam_
 
 ADAM = AdamConfig(lr=1.0, eps=1e-15)
@@ -139,10 +140,16 @@ class FitState:
     """Parameters, their optimizers and the densification statistics of one fit."""
 
     def __init__(
-        self, gaussians: Gaussians, extent: float, config: GeometryConfig, free: FreeSpace | None = None
+        self,
+        gaussians: Gaussians,
+        extent: float,
+        config: GeometryConfig,
+        free: FreeSpace | None = None,
+        part: Part | None = None,
     ) -> None:
         self.config = config
         self.free = free
+        self.part = part
         self.extent = extent
         tensors = gaussians.tensors()
         self.params = ParameterDict({name: Parameter(tensors[f].clone()) for name, f in _FIELD_OF_PARAM.items()})
@@ -232,6 +239,10 @@ class FitState:
         if sums is None or step % self.config.refine_every:
             return
         room = self.config.max_gaussians - len(sums)
+        if self.part is not None:
+            means = self.params["means"].detach()
+            sums[~self.part.grows(means)] = 0
+            room = min(room, self.part.room(means))
         if room <= 0:
             self.strategy.grow_grad2d = float("inf")
         elif room < len(sums):
