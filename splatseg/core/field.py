@@ -34,6 +34,23 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     return value_digest(dict(sorted(tensors.items())))
 
 
+def _alike(features: Tensor, pattern: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Number (m,) of each of ``rows`` (m,) among those of different features or patterns, and one row of each number.
+
+    Sums of random 64-bit numbers stand for what a row holds: two different ones share one with probability 2^-64.
+    """
+    names = torch.randint(-(2**62), 2**62, (features.shape[1] + 1,), generator=torch.Generator().manual_seed(0))
+    names = names.to(features.device)
+    keys = [
+        (features[part].view(torch.int32).long() * names[1:]).sum(1) + pattern[part] * names[0]
+        for part in rows.split(CHUNK)
+    ]
+    distinct, number = torch.cat(keys).unique(return_inverse=True)
+    example = torch.empty_like(distinct)
+    example[number] = rows
+    return number, example
+
+
 @dataclass(frozen=True, eq=False)
 class FeatureGroups:
     """Gaussians that lie in the same segments and have the same feature: every query scores them alike.
@@ -121,11 +138,12 @@ class FeatureField:
         held = torch.zeros(len(example), dtype=torch.bool, device=pattern.device)
         held[pattern[like]] = True
         alone = (~like).nonzero()[:, 0]
-        first = torch.cat([example[held], alone])
+        number, example_alone = _alike(features, pattern, alone)
+        first = torch.cat([example[held], example_alone])
         if 2 * len(first) > len(features):
             return None
         of = (held.cumsum(0) - 1)[pattern].to(torch.int32)
-        of[alone] = torch.arange(len(first) - len(alone), len(first), dtype=torch.int32, device=of.device)
+        of[alone] = (number + (len(first) - len(example_alone))).to(torch.int32)
         return FeatureGroups(of, pattern[first], unit_features(features[first]))
 
     @cached_property
