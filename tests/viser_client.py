@@ -141,13 +141,13 @@ class HeadlessWindow:
         self._send(_messages.TransformControlsDragEndMessage(name, owner))
 
     def press(self, label: str) -> None:
-        """Press the button ``label``, or that button of a group."""
-        uuid = self.find(label)
-        if uuid is not None:
-            self._send(_messages.GuiUpdateMessage(uuid, {"value": True}))
-            return
-        group = next(u for u, w in self._all() if label in (w["props"].get("options") or ()))
-        self._send(_messages.GuiUpdateMessage(group, {"value": label}))
+        """Press the button ``label``, or that button of a group; it may be on its way."""
+
+        def grouped() -> str | None:
+            return next((u for u, w in self._all() if label in (w["props"].get("options") or ())), None)
+
+        uuid = wait_for(f"the button {label!r}", lambda: self.find(label) or grouped())
+        self._send(_messages.GuiUpdateMessage(uuid, {"value": True if uuid == self.find(label) else label}))
 
     def put(self, label: str, value: Any) -> None:
         """Type into, choose in or move the widget ``label``, which may be on its way."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from chromium import PATIENCE, SCREENSHOTS, open_page, wait_for
 from known_scene import KnownScene
 from PIL import Image
@@ -84,8 +85,26 @@ class Window:
         wait_for(f"what {key} does", done)
         self.settle()
 
+    def drag_gizmo(self, gizmo: Any) -> None:
+        """Pull a gizmo by the arrow that is longest on the picture, of those that are all on it."""
+        camera, unit = self.served.camera(), self.served.template.unit
+        box = self.page.locator("canvas").first.bounding_box()
+        arrows = np.eye(3)[:, None] * gizmo.scale * np.array([0.6, 0.9])[None, :, None]
+        places = torch.from_numpy((gizmo.position + arrows.reshape(-1, 3)) * unit).float()
+        ends, depths = camera.project(places)
+        size = torch.tensor([camera.width, camera.height])
+        shown = ((ends > 8) & (ends < size - 8)).all(dim=1) & (depths > 0)
+        ends, lengths = ends.reshape(3, 2, 2), (ends[0::2] - ends[1::2]).norm(dim=1)
+        (sx, sy), (ex, ey) = ends[int((lengths * shown.reshape(3, 2).all(dim=1)).argmax())].tolist()
+        kx, ky = box["width"] / camera.width, box["height"] / camera.height
+        self.page.mouse.move(box["x"] + sx * kx, box["y"] + sy * ky)
+        time.sleep(1)
+        self.page.mouse.down()
+        self.page.mouse.move(box["x"] + ex * kx, box["y"] + ey * ky, steps=5)
+        self.page.mouse.up()
+
     def press(self, text: str) -> None:
-        self.page.get_by_text(text, exact=True).first.click()
+        self.page.get_by_text(text, exact=True).filter(visible=True).first.click()
 
     def tab(self, name: str) -> None:
         self.page.get_by_role("tab", name=name).click()

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from browser_page import Window
 from chromium import wait_for
 from known_scene import KnownScene
@@ -27,6 +26,7 @@ def choose(window: Window, label: str, option: str) -> None:
     """Choose ``option`` in the dropdown ``label``."""
     window.page.get_by_label(label, exact=True).first.click()
     window.page.get_by_role("option", name=option).first.click()
+    window.settle()
 
 
 def test_rectangle_and_box(open_window: Any, known: KnownScene) -> None:
@@ -98,11 +98,10 @@ def test_refining_buttons_properties_and_clean(open_window: Any, known: KnownSce
     window.gesture(lambda: window.page.keyboard.press("Escape"))
     open_folder(window, "Clean")
     window.press("Find floaters")
-    window.page.get_by_text("floaters, in red").first.wait_for()
-    window.shoot("18-floaters")
+    window.page.get_by_text("Clean needs something that hangs in the air").first.wait_for()  # nothing does, here
 
 
-def test_objects_are_hidden_searched_and_copied(open_window: Any, known: KnownScene) -> None:
+def test_objects_are_copied_hidden_and_searched(open_window: Any, known: KnownScene) -> None:
     window = open_window(1000, 900)
     window.page.add_style_tag(content=".mantine-Notification-root {display: none}")  # viser's note lies over the canvas
     belly = known.leaf("snowman/belly")
@@ -113,40 +112,23 @@ def test_objects_are_hidden_searched_and_copied(open_window: Any, known: KnownSc
     wait_for("the object", lambda: len(shared.content.objects) == 1)
     window.gesture(lambda: window.page.keyboard.press("Escape"))
     window.tab("Objects")
-    for label, visible in (("Hide", False), ("Show", True)):
-        window.press(label)
-        wait_for("its state", lambda v=visible: shared.content.objects[1].visible is v)
-    window.page.get_by_label("Search", exact=True).first.fill("object 1")
-    wait_for("what is found", lambda: "1 found" in str(window.served.panels._tabs[1]._search._list.options[0]))
-    camera = window.served.camera().cam_from_world
-    choose(window, "Found", "object 1")
-    wait_for("the selection", lambda: np.array_equal(window.selected(), kept))
-    wait_for("the camera", lambda: np.abs((window.served.camera().cam_from_world - camera).numpy()).max() > 1e-3)
     open_folder(window, "Color, name, copy")
     window.press("Duplicate")
     wait_for("the copy", lambda: len(shared.content.objects) == 2)
     window.settle()
-    window.shoot("19-copy")
-    for _ in range(2):
+    window.shoot("18-copy")
+    for _ in range(2):  # before the camera goes there: so near, no arrow is all on the picture
         placement = shared.content.objects[2].placement
         window.settle()
-        drag_gizmo(window, window.served.copy_gizmo._handle)
+        window.drag_gizmo(window.served.copy_gizmo._handle)
         wait_for("the copy to move", lambda p=placement: shared.content.objects[2].placement.center != p.center)
-    window.shoot("20-copy-moved")
-
-
-def drag_gizmo(window: Window, gizmo: Any) -> None:
-    """Pull a gizmo by the arrow that is longest on the picture."""
-    camera, unit = window.served.camera(), window.served.template.unit
-    box = window.page.locator("canvas").first.bounding_box()
-    turn = torch.from_numpy(np.asarray(gizmo.position))
-    arrows = np.eye(3)[:, None] * gizmo.scale * np.array([0.6, 0.9])[None, :, None]
-    places = (turn.numpy() + arrows.reshape(-1, 3)) * unit
-    ends = camera.project(torch.from_numpy(places).float())[0].reshape(3, 2, 2)
-    (sx, sy), (ex, ey) = ends[int((ends[:, 1] - ends[:, 0]).norm(dim=1).argmax())].tolist()
-    kx, ky = box["width"] / camera.width, box["height"] / camera.height
-    window.page.mouse.move(box["x"] + sx * kx, box["y"] + sy * ky)
-    time.sleep(1)
-    window.page.mouse.down()
-    window.page.mouse.move(box["x"] + ex * kx, box["y"] + ey * ky, steps=5)
-    window.page.mouse.up()
+    window.shoot("19-copy-moved")
+    for label, visible in (("Hide", False), ("Show", True)):
+        window.press(label)
+        wait_for("its state", lambda v=visible: shared.content.objects[1].visible is v)
+    window.page.locator(".mantine-TextInput-input").filter(visible=True).first.fill("object 1")
+    wait_for("what is found", lambda: "2 found" in str(window.served.panels._tabs[1]._search._list.options[0]))
+    camera = window.served.camera().cam_from_world
+    choose(window, "Found", "object 1")
+    wait_for("the selection", lambda: np.array_equal(window.selected(), kept))
+    wait_for("the camera", lambda: np.abs((window.served.camera().cam_from_world - camera).numpy()).max() > 1e-3)

@@ -252,18 +252,7 @@ def test_a_ball_is_dragged_by_its_gizmo(open_window: Any, known: KnownScene) -> 
     window.shoot("14-ball")
     for _ in range(2):
         before = gizmo.position.copy()
-        camera, unit = window.served.camera(), window.served.template.unit
-        box = window.page.locator("canvas").first.bounding_box()
-        # along the arrow that is longest on the picture
-        arrows = np.eye(3)[:, None] * gizmo.scale * np.array([0.6, 0.9])[None, :, None]
-        ends = camera.project(torch.from_numpy((before + arrows.reshape(-1, 3)) * unit).float())[0].reshape(3, 2, 2)
-        (sx, sy), (ex, ey) = ends[int((ends[:, 1] - ends[:, 0]).norm(dim=1).argmax())].tolist()
-        kx, ky = box["width"] / camera.width, box["height"] / camera.height
-        window.page.mouse.move(box["x"] + sx * kx, box["y"] + sy * ky)
-        time.sleep(1)
-        window.page.mouse.down()
-        window.page.mouse.move(box["x"] + ex * kx, box["y"] + ey * ky, steps=5)
-        window.page.mouse.up()
+        window.drag_gizmo(gizmo)
         wait_for("the gizmo to move", lambda before=before: np.abs(gizmo.position - before).max() > 0)
         window.settle()
     window.gesture(lambda: window.press("only it"))
