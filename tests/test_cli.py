@@ -172,10 +172,10 @@ def test_bash_completes_commands_options_and_choices() -> None:
     script = splatseg_command("completion", "bash")
     assert script.returncode == 0 and script.stderr == ""
     assert splatseg_command("--tyro-print-completion", "bash").stdout == script.stdout
+    assert completed(script.stdout, "splatseg", "ma") == ["masks"]
     for _ in range(2):
-        assert completed(script.stdout, "splatseg", "ma") == ["masks"]
         assert completed(script.stdout, "splatseg", "fit", "--pre") == ["--preset"]
-        assert completed(script.stdout, "splatseg", "fit", "--preset", "f") == ["fast"]
+    assert completed(script.stdout, "splatseg", "fit", "--preset", "f") == ["fast"]
     for shell, word in (("zsh", "#compdef splatseg"), ("fish", "complete")):
         assert word in splatseg_command("completion", shell).stdout
     wrong = splatseg_command("completion", "cmd")

@@ -277,14 +277,21 @@ run(main)
 """
 
 
+@pytest.fixture(scope="module")
+def whole(splat_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Views that nothing interrupted."""
+    out = tmp_path_factory.mktemp("planned") / "whole"
+    assert run_script("views.py", splat_file, "--out", out, *PLAN, "--quiet") == 0
+    return out
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("moves", [0, 1, 2])
 def test_a_kill_between_two_moves_is_gone_on_from(
-    tmp_path: Path, splat_file: Path, moves: int, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, splat_file: Path, whole: Path, moves: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Of images, model and views.json some are in their places: the folder is not of somebody else for that."""
-    out, whole = tmp_path / "views", tmp_path / "whole"
-    assert run_script("views.py", splat_file, "--out", whole, *PLAN, "--quiet") == 0
+    out = tmp_path / "views"
     for other in ("5", "6"):  # into a new folder, then over views of another plan
         command = [
             sys.executable,

@@ -61,7 +61,7 @@ def test_rectangle_and_box(open_window: Any, known: KnownScene) -> None:
 
 
 def test_refining_buttons_properties_and_clean(open_window: Any, known: KnownScene) -> None:
-    window = open_window(1000, 900)
+    window = open_window(800, 600)
     window.click(known.leaf("snowman/belly"))
     open_folder(window, "Grow, shrink, tidy")
     added, less, none = "Gaussians added", "Gaussians taken out", "but there is none"
@@ -102,7 +102,7 @@ def test_refining_buttons_properties_and_clean(open_window: Any, known: KnownSce
 
 
 def test_objects_are_copied_hidden_and_searched(open_window: Any, known: KnownScene) -> None:
-    window = open_window(1000, 900)
+    window = open_window(1000, 900)  # all of an arrow is on the picture
     window.page.add_style_tag(content=".mantine-Notification-root {display: none}")  # viser's note lies over the canvas
     belly = known.leaf("snowman/belly")
     window.click(belly)
