@@ -69,3 +69,34 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         print(f"{item.nodeid}\n{report.longrepr}", file=sys.stderr, flush=True)
         os._exit(3)
     return report
+
+
+# A viewer's run and windows: the tests that ask for them need the viewer's extra, which these import.
+
+
+@pytest.fixture
+def known(tmp_path: Path) -> Any:
+    """A run whose parts are known (``known_run.KnownRun``)."""
+    from known_run import make_run
+
+    return make_run(tmp_path)
+
+
+@pytest.fixture
+def viewer(known: Any) -> Iterator[Any]:
+    """A viewer (``splatseg.viewer.Viewer``) of the known run."""
+    from splatseg.viewer import ServerConfig, Viewer, ViewerConfig
+
+    running = Viewer(known.workspace, ViewerConfig(ServerConfig(port=0)))
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def window(known: Any, viewer: Any) -> Iterator[Any]:
+    """A window (``viser_client.HeadlessWindow``) on it."""
+    from viser_client import HeadlessWindow
+
+    opened = HeadlessWindow(viewer.port, known.splat.camera)
+    yield opened
+    opened.close()

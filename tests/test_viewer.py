@@ -23,7 +23,7 @@ import torch
 
 pytest.importorskip("viser", reason="the viewer's extra is not installed")
 
-from known_run import KnownRun, make_run
+from known_run import KnownRun
 from script_runner import run_script
 
 from splatseg.core.camera import Camera
@@ -35,11 +35,6 @@ from splatseg.viewer.queue import ActionQueue
 from splatseg.viewer.splats import SplatNodes, SplatTemplate
 
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture
-def known(tmp_path: Path) -> KnownRun:
-    return make_run(tmp_path)
 
 
 def turned_camera() -> Camera:

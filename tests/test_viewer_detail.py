@@ -33,11 +33,6 @@ LIMITS = (50, 100, 200)
 
 
 @pytest.fixture
-def known(tmp_path: Path) -> KnownRun:
-    return make_run(tmp_path)
-
-
-@pytest.fixture
 def viewer(known: KnownRun, monkeypatch: pytest.MonkeyPatch) -> Iterator[Viewer]:
     monkeypatch.setattr(window_module, "LIMITS", LIMITS)
     monkeypatch.setattr(view_module, "LIMITS", LIMITS)

@@ -13,34 +13,15 @@ import pytest
 
 pytest.importorskip("viser", reason="the viewer's extra is not installed")
 
-from known_run import KnownRun, make_run
+from known_run import KnownRun
 from viser_client import HeadlessWindow, wait_for
 
 import splatseg.viewer
-from splatseg.viewer import ServerConfig, Viewer, ViewerConfig
+from splatseg.viewer import Viewer
 from splatseg.viewer.copies import GIZMO
 
 PATIENCE = 20.0
 LISTENERS = {"on_update", "on_click", "on_trigger", "on_rect_select"}
-
-
-@pytest.fixture
-def known(tmp_path: Path) -> KnownRun:
-    return make_run(tmp_path)
-
-
-@pytest.fixture
-def viewer(known: KnownRun) -> Iterator[Viewer]:
-    running = Viewer(known.workspace, ViewerConfig(ServerConfig(port=0)))
-    yield running
-    running.close()
-
-
-@pytest.fixture
-def window(known: KnownRun, viewer: Viewer) -> Iterator[HeadlessWindow]:
-    opened = HeadlessWindow(viewer.port, known.splat.camera)
-    yield opened
-    opened.close()
 
 
 @contextmanager

@@ -5,20 +5,19 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytest.importorskip("viser", reason="the viewer's extra is not installed")
 
-from known_run import KnownRun, make_run
+from known_run import KnownRun
 from viser_client import PATIENCE, HeadlessWindow, wait_for
 
 from splatseg.io import ply
 from splatseg.segment import mask_images
 from splatseg.session import Job, exports, session
-from splatseg.viewer import ServerConfig, Viewer, ViewerConfig, app
+from splatseg.viewer import Viewer, app
 from splatseg.viewer import window as window_module
 
 # What each button waits in while it works, and what it would write.
@@ -47,18 +46,6 @@ class Brake:
             return original(*args, **kwargs)
 
         monkeypatch.setattr(owner, name, held)
-
-
-@pytest.fixture
-def known(tmp_path: Path) -> KnownRun:
-    return make_run(tmp_path)
-
-
-@pytest.fixture
-def viewer(known: KnownRun) -> Iterator[Viewer]:
-    running = Viewer(known.workspace, ViewerConfig(ServerConfig(port=0)))
-    yield running
-    running.close()
 
 
 @pytest.fixture

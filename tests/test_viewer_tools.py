@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,25 +28,6 @@ from splatseg.viewer.panels.properties import ACCENT, BINS
 from splatseg.viewer.solid import NAME
 
 CORNERS = ((18.0, 1.0), (30.0, 1.0), (30.0, 31.0), (18.0, 31.0))  # around the object in the middle, parts 2 and 3
-
-
-@pytest.fixture
-def known(tmp_path: Path) -> KnownRun:
-    return make_run(tmp_path)
-
-
-@pytest.fixture
-def viewer(known: KnownRun) -> Iterator[Viewer]:
-    running = Viewer(known.workspace, ViewerConfig(ServerConfig(port=0)))
-    yield running
-    running.close()
-
-
-@pytest.fixture
-def window(known: KnownRun, viewer: Viewer) -> Iterator[HeadlessWindow]:
-    opened = HeadlessWindow(viewer.port, known.splat.camera)
-    yield opened
-    opened.close()
 
 
 def selects(window: HeadlessWindow, count: int) -> None:

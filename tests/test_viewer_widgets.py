@@ -28,22 +28,10 @@ DRAWN = 200  # of 432: what is drawn is a sample, what is selected is not
 
 
 @pytest.fixture
-def known(tmp_path: Path) -> KnownRun:
-    return make_run(tmp_path)
-
-
-@pytest.fixture
 def viewer(known: KnownRun) -> Iterator[Viewer]:
     running = Viewer(known.workspace, ViewerConfig(ServerConfig(port=0), DRAWN))
     yield running
     running.close()
-
-
-@pytest.fixture
-def window(known: KnownRun, viewer: Viewer) -> Iterator[HeadlessWindow]:
-    opened = HeadlessWindow(viewer.port, known.splat.camera)
-    yield opened
-    opened.close()
 
 
 def size(known: KnownRun, *parts: int) -> int:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 pytest.importorskip("viser", reason="the viewer's extra is not installed")
 
-from known_run import KnownRun, make_run
+from known_run import KnownRun
 from PIL import Image
 from viser_client import HeadlessWindow, wait_for
 
@@ -19,28 +17,9 @@ from splatseg.core.label_tree import tree_from_leaves
 from splatseg.session import Change, Session
 from splatseg.session.colors import DISPLAY_MODES, Look, Painter, depth_range
 from splatseg.session.legend import MOST_NAMES, legend
-from splatseg.viewer import ServerConfig, Viewer, ViewerConfig
+from splatseg.viewer import Viewer
 from splatseg.viewer.app import BACK
 from splatseg.viewer.status import NAME_LETTERS, legend_html, plain, short
-
-
-@pytest.fixture
-def known(tmp_path: Path) -> KnownRun:
-    return make_run(tmp_path)
-
-
-@pytest.fixture
-def viewer(known: KnownRun) -> Iterator[Viewer]:
-    running = Viewer(known.workspace, ViewerConfig(ServerConfig(port=0)))
-    yield running
-    running.close()
-
-
-@pytest.fixture
-def window(known: KnownRun, viewer: Viewer) -> Iterator[HeadlessWindow]:
-    opened = HeadlessWindow(viewer.port, known.splat.camera)
-    yield opened
-    opened.close()
 
 
 def click(window: HeadlessWindow, known: KnownRun, part: int, modifier: str | None = None) -> None:
