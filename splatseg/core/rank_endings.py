@@ -111,18 +111,14 @@ class _Notes:
             found = self._found()
             missing = [rank for rank in range(self.ranks.size) if rank not in found]
             known = any(note.kind in ("refused", "bug") for note in found.values())
-            if known or all(self.is_gone(rank) for rank in missing) or time.monotonic() > deadline:
+            if known or all(self.runs(rank) is False for rank in missing) or time.monotonic() > deadline:
                 return found
             time.sleep(0.02)
 
-    def is_gone(self, rank: int) -> bool:
-        """Whether a process of this machine is there no more; of another machine that is not known."""
+    def runs(self, rank: int) -> bool | None:
+        """Whether a process of this machine is still there; None of another machine, where that is not known."""
         place = self.ranks.places[rank]
-        return place.host == socket.gethostname() and not is_running(place.process)
-
-    def is_here(self, rank: int) -> bool:
-        place = self.ranks.places[rank]
-        return place.host == socket.gethostname() and is_running(place.process)
+        return is_running(place.process) if place.host == socket.gethostname() else None
 
     def tell(self) -> None:
         """Let the others leave: the line has been said, or is about to be."""
@@ -134,13 +130,13 @@ class _Notes:
         deadline = time.monotonic() + TOLD
         lower = range(self.ranks.rank)
         while True:
-            gone = all(self.is_gone(rank) for rank in lower)  # asked first: who is gone may have told before
+            gone = all(self.runs(rank) is False for rank in lower)  # asked first: who is gone may have told before
             if self._has("told"):
                 return True
             if gone:
                 return False
             if self._lost or time.monotonic() > deadline:
-                return any(self.is_here(rank) for rank in lower)
+                return any(self.runs(rank) for rank in lower)
             time.sleep(0.02)
 
     def _found(self) -> dict[int, _Note]:
@@ -192,7 +188,7 @@ def _line(notes: _Notes, found: dict[int, _Note]) -> str:
         if rank is not None:
             text = said.format(found[rank].text)
             return text if rank == 0 and kind == "refused" else f"{ranks.name(rank)}: {text}"
-    lost = [rank for rank in range(ranks.size) if rank not in found and not notes.is_here(rank)]
+    lost = [rank for rank in range(ranks.size) if rank not in found and not notes.runs(rank)]
     if lost:
         names = " and ".join(ranks.name(rank) for rank in lost)
         return f"{names}: expected it to work on, found it lost (killed, out of memory, or its machine gone); {GOES_ON}"

@@ -78,6 +78,7 @@ class Fit:
         self.run = Run.open(inputs.out, place, may_differ=() if inputs.scene is None else ("scene",))
         self.records = StageRecords(self.run, reporter)
         self.masks = MaskChoice(inputs, config, self.run, kept)
+        self._blocks: int | None = None
         self._read: Gaussians | None = None
         self._given: tuple[Gaussians, Agreement | None] | None = None
 
@@ -168,7 +169,10 @@ class Fit:
         return FitSize(len(given) if given else config.max_gaussians, coefficients, len(train), pixels)
 
     def _block_count(self, train: Sequence[View]) -> int:
-        return block_count(self.run, self.config, self._size(train), self._asks_memory(), self.ranks)
+        """Decided once: free memory is another one later."""
+        if self._blocks is None:
+            self._blocks = block_count(self.run, self.config, self._size(train), self._asks_memory(), self.ranks)
+        return self._blocks
 
     # Stages ----------------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-from splatseg.ops.mask_rows import RowEvidence, can_walk_rows
+from splatseg.ops.mask_rows import EvidenceRows, RowEvidence, can_walk_rows, mask_bits
 from splatseg.ops.reference.mask_products import SparseEvidence
 from splatseg.ops.replay import Pool
 from splatseg.ops.sparse_rows import Rows, aligned, aligned_step, bfloat16_terms, blocks, parts, product, summed
@@ -94,33 +94,14 @@ def has_matrix_units(tensor: Tensor) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class BlockedEvidence:
+class BlockedEvidence(EvidenceRows):
     """:class:`MaskEvidence` as tensors of the pools' device.
 
     Beside the entries (4 bytes for each mask that a Gaussian lies in, 8 for each view that sees it; four times that
     while they are sorted) and results of m x views and views x s, tables of ``BLOCK_ENTRIES`` are held. Sums
     of blending weights are taken in float64, where they are exact (weights are multiples of 2^-33 below 1) and hence do
     not depend on the order of atomic additions.
-
-    Attributes:
-        masks: (n, m) 0/1.
-        seen: (n, views) float32 summed blending weights, where above ``min_weight``.
-        mask_view: (m,) int64.
-        mean: (n,) float32.
     """
-
-    masks: Rows
-    seen: Rows
-    mask_view: Tensor
-    mean: Tensor
-
-    @property
-    def view(self) -> Ints:
-        return self.mask_view.cpu().numpy()
-
-    @property
-    def weights(self) -> Floats:
-        return self.mean.cpu().numpy()
 
     @staticmethod
     def gather(pools: Iterable[Pool], count: int, min_weight: float) -> BlockedEvidence:
@@ -145,10 +126,6 @@ class BlockedEvidence:
         return BlockedEvidence(
             Rows.of(torch.cat(gaussians), torch.cat(masks), (count, first)), table, torch.cat(views), mean
         )
-
-    def rows(self, index: Ints) -> BlockedEvidence:
-        chosen = torch.from_numpy(index).to(self.mean.device)
-        return BlockedEvidence(self.masks.select(chosen), self.seen.select(chosen), self.mask_view, self.mean[chosen])
 
     def agreement(self, least: float) -> sparse.coo_matrix:
         view, count = self.mask_view, self.masks.width
@@ -260,9 +237,7 @@ def observe(pool: Pool, count: int) -> tuple[Tensor, Tensor, int, Tensor]:
         Gaussian; the number of masks; and the weight (count,) float32 of each Gaussian.
     """
     c, patches = pool.contributions, len(pool.membership)
-    shifts = torch.arange(64, device=c.ids.device)
-    bits = ((pool.membership[:, :, None] >> shifts) & 1).flatten(1)
-    bits = bits[:, bits.any(0)]
+    bits = mask_bits(pool.membership)
     width = bits.shape[1]
     of_patch, mask = bits.nonzero().unbind(1)
     per_patch = torch.bincount(of_patch, minlength=patches)

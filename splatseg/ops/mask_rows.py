@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -33,10 +33,8 @@ def can_walk_rows(tensor: Tensor) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class RowEvidence:
-    """:class:`~splatseg.ops.mask_products.MaskEvidence` as sparse rows of the CPU.
-
-    4 bytes for each mask that a Gaussian lies in and 8 for each view that sees it, twice while it is put together.
+class EvidenceRows:
+    """What :class:`~splatseg.ops.mask_products.MaskEvidence` holds, as sparse rows of a device.
 
     Attributes:
         masks: (n, m) 0/1.
@@ -52,11 +50,30 @@ class RowEvidence:
 
     @property
     def view(self) -> Ints:
-        return self.mask_view.numpy()
+        return self.mask_view.cpu().numpy()
 
     @property
     def weights(self) -> Floats:
-        return self.mean.numpy()
+        return self.mean.cpu().numpy()
+
+    def rows(self, index: Ints) -> Self:
+        chosen = torch.from_numpy(index).to(self.mean.device)
+        return type(self)(self.masks.select(chosen), self.seen.select(chosen), self.mask_view, self.mean[chosen])
+
+
+def mask_bits(membership: Tensor) -> Tensor:
+    """(p, m) 0/1 whether each of a view's p patches lies in each of its masks, by the bits of ``membership``
+    (p, words) int64; masks without a patch are left out."""
+    bits = ((membership[:, :, None] >> torch.arange(64, device=membership.device)) & 1).flatten(1)
+    return bits[:, bits.any(0)]
+
+
+@dataclass(frozen=True, eq=False)
+class RowEvidence(EvidenceRows):
+    """:class:`~splatseg.ops.mask_products.MaskEvidence` as sparse rows of the CPU.
+
+    4 bytes for each mask that a Gaussian lies in and 8 for each view that sees it, twice while it is put together.
+    """
 
     @cached_property
     def _by_mask(self) -> tuple[Tensor, Tensor]:
@@ -90,10 +107,6 @@ class RowEvidence:
             first += part.masks.width
         mean = (total / in_views.clamp_min(1)).float()
         return RowEvidence(masks.rows(first), seen.rows(len(view), weights), torch.cat(view), mean)
-
-    def rows(self, index: Ints) -> RowEvidence:
-        chosen = torch.from_numpy(index)
-        return RowEvidence(self.masks.select(chosen), self.seen.select(chosen), self.mask_view, self.mean[chosen])
 
     def agreement(self, least: float) -> sparse.coo_matrix:
         row, col, value = torch.ops.splatseg.mask_agreement(
@@ -177,8 +190,7 @@ class _Part:
 
 def _observed(pool: Pool, count: int) -> _Part:
     c = pool.contributions
-    bits = ((pool.membership[:, :, None] >> torch.arange(64)) & 1).flatten(1)
-    bits = bits[:, bits.any(0)]
+    bits = mask_bits(pool.membership)
     of_patch, mask = bits.nonzero().unbind(1)
     masks_of = Rows.of(of_patch, mask, (len(bits), bits.shape[1]))
     gaussians, weight, offsets, masks = torch.ops.splatseg.observe_masks(

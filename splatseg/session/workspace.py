@@ -133,10 +133,11 @@ class Workspace:
 
     def prepare(self) -> None:
         """Compute now what the first click would have to wait for: unit features, surface weights, segments' areas."""
+        weights = self.weights
         if not reads_all(self.field) or self.field.groups is None:
             assert self.field.unit is not None
         if self.field.segments is not None:
-            self.field.segments.areas(self.weights)
+            self.field.segments.areas(weights)
 
     # Views -----------------------------------------------------------------------------------------------------------
 

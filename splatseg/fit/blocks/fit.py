@@ -52,7 +52,7 @@ def scene_shell(scene: Scene, config: GeometryConfig, count: int) -> Points:
         return Points(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.uint8))
     frame = FitFrame.of(scene)
     found = shell_points(frame.scene(scene), points, config.shell_reach)
-    xyz = (found.xyz.double() * frame.size + frame.center).float()
+    xyz = frame.out(found.xyz)
     shown, visible = (torch.zeros(len(xyz), dtype=torch.bool) for _ in range(2))
     for view in scene.views:
         ids, free = open_to(view, xyz, scene.points.xyz)

@@ -154,17 +154,21 @@ class BlockJob:
         """Of the whole scene; every photo is read for it, one after the other."""
         return scene_shell(self.scene, self.config, self.count)
 
+    @cached_property
+    def shown(self) -> list[list[bool]]:
+        """Of each held-out view, the blocks that it measures."""
+        regions = [block.region for block in self.blocks]
+        return assigned(self.held_out, self.scene.points.xyz, regions).tolist() if self.held_out else []
+
     def file(self, kind: str, block: Block) -> Path:
         """Of ``block``: all that was fitted, or of ``border`` what of it is in the whole splat."""
         return self.folder / f"{kind}_{block.number}.ply"
 
     def fit(self, block: Block) -> None:
         """Fit one block where that is not done, from its checkpoint if there is one, and leave its file."""
-        regions = [other.region for other in self.blocks]
-        shows = assigned(self.held_out, self.scene.points.xyz, regions)[:, block.number] if self.held_out else ()
-        measured = [view for view, one in zip(self.held_out, shows, strict=True) if one]
 
         def fitted(hooks: FitHooks) -> Gaussians:
+            measured = [view for view, shows in zip(self.held_out, self.shown, strict=True) if shows[block.number]]
             return fit_block(self.scene, block, self.shell, self.config, measured, self.device, hooks)
 
         self._once("block", f"block {block.number + 1} of {self.count}", block, fitted)

@@ -221,9 +221,9 @@ def look(state: FitState, photos: PhotoCache, step: int, stride: int = 1) -> See
     loss = photometric_loss(rendered.color, target, config.ssim_weight) + state.regularization()
     loss.backward()
     drawn = (rendered.radii > 0).all(dim=1)
-    gradient = probe.absgrad.grad if config.absgrad else probe.means2d.grad
     pull = None
-    if state.by_gradient:
+    if state.by_gradient and state.still_densifies(step - stride + 1):  # of steps made at once, the first is asked
+        gradient = probe.absgrad.grad if config.absgrad else probe.means2d.grad
         assert gradient is not None
         pull = pull_of(gradient, drawn, (camera.width, camera.height))
     return Seen(loss.detach(), drawn, pull)

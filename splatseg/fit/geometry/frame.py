@@ -29,8 +29,18 @@ class FitFrame:
 
     def scene(self, scene: Scene) -> Scene:
         """``scene`` in this frame."""
-        xyz = ((scene.points.xyz.double() - self.center) / self.size).float()
-        return Scene(tuple(self.views(scene.views)), Points(xyz, scene.points.rgb))
+        return Scene(tuple(self.views(scene.views)), self.points(scene.points))
+
+    def points(self, points: Points) -> Points:
+        """``points`` of the scene's frame in this one."""
+        return Points(self._into(points.xyz), points.rgb)
+
+    def _into(self, xyz: Tensor) -> Tensor:
+        return ((xyz.double() - self.center) / self.size).float()
+
+    def out(self, xyz: Tensor) -> Tensor:
+        """Positions (m, 3) of this frame in the scene's."""
+        return (xyz.double() * self.size + self.center).float()
 
     def views(self, views: Sequence[View]) -> list[View]:
         """``views`` in this frame."""
@@ -44,14 +54,13 @@ class FitFrame:
 
     def into(self, gaussians: Gaussians) -> Gaussians:
         """``gaussians`` of the scene's frame in this one."""
-        means = ((gaussians.means.double() - self.center) / self.size).float()
-        return replace(gaussians, means=means, log_scales=gaussians.log_scales - math.log(self.size))
+        means, log_scales = self._into(gaussians.means), gaussians.log_scales - math.log(self.size)
+        return replace(gaussians, means=means, log_scales=log_scales)
 
     def back(self, gaussians: Gaussians, offset: tuple[float, float, float]) -> Gaussians:
         """``gaussians`` of this frame in the scene's, on the CPU, where ``offset`` is that of the scene."""
         g = gaussians.detach().to("cpu")
-        means = (g.means.double() * self.size + self.center).float()
-        return replace(g, means=means, log_scales=g.log_scales + math.log(self.size), offset=offset)
+        return replace(g, means=self.out(g.means), log_scales=g.log_scales + math.log(self.size), offset=offset)
 
     def numbers(self) -> list[float]:
         """What a checkpoint remembers: one of another frame is of no use."""

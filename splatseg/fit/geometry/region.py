@@ -84,9 +84,8 @@ class Part:
 
     def in_frame(self, frame: FitFrame) -> Part:
         """The same part where coordinates are those of ``frame``."""
-        shell = Points(((self.shell.xyz.double() - frame.center) / frame.size).float(), self.shell.rgb)
         region = Region(tuple(side.in_frame(frame) for side in self.region.sides))
-        return replace(self, region=region, shell=shell)
+        return replace(self, region=region, shell=frame.points(self.shell))
 
     def start(self, points: Points) -> Points:
         """What to start from: of ``points`` those in the region and even shares of the others; the shell."""

@@ -199,6 +199,10 @@ class FitState:
         """Whether densification asks for the gradient of projected means."""
         return not isinstance(self.strategy, Mcmc)
 
+    def still_densifies(self, step: int) -> bool:
+        """Whether it asks for anything at ``step`` or later."""
+        return step < int(self.strategy.refine_stop_iter)
+
     def densify(self, step: int, seen: Seen | None) -> None:
         """gsplat's clone, split and prune, bounded by ``max_gaussians``, and the opacity reset; or its MCMC moves.
 
