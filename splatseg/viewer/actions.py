@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from splatseg.core.camera import Camera
 from splatseg.core.scene import View
@@ -37,6 +37,13 @@ class Choices:
     photo_fade: float = 0.0  # 0 the photo, 1 what is drawn from its place
 
 
+class SolidPose(NamedTuple):
+    """Center, world units, and orientation, (w, x, y, z)."""
+
+    center: tuple[float, float, float]
+    wxyz: tuple[float, float, float, float]
+
+
 class Solid(Protocol):
     """A box or a ball with a gizmo: which of them is there, if any, and its edges (the first is the ball's diameter),
     world units."""
@@ -47,8 +54,12 @@ class Solid(Protocol):
     def resize(self, size: tuple[float, ...]) -> None:
         """Make it as large as that."""
 
-    def take(self, mode: Mode) -> None:
-        """Combine the selection with what lies inside."""
+    @property
+    def pose(self) -> SolidPose | None:
+        """Where the gizmo stands now, if there is one."""
+
+    def take(self, mode: Mode, pose: SolidPose | None) -> None:
+        """Combine the selection with what lies inside when it stands there."""
 
 
 class Drawing(Protocol):
@@ -68,8 +79,8 @@ class Drawing(Protocol):
     def show_brush(self, here: bool = True) -> None:
         """A ring of the brush's size; none with another tool, and not ``here``."""
 
-    def close_lasso(self) -> None:
-        """Select what is inside."""
+    def close_lasso(self, through: bool) -> None:
+        """Select what is inside; ``through`` takes what is behind a surface, too."""
 
     def take_corner_back(self) -> None:
         """Forget the lasso's last corner."""
@@ -129,6 +140,9 @@ class Actions(Protocol):
 
     def waiting(self, key: str) -> bool:
         """Whether a newer action of that key is still to be done."""
+
+    def between_messages(self, act: Callable[[], object]) -> None:
+        """Do ``act`` in viser's event loop, between two messages of the browser, and wait for it; it must be short."""
 
     def start_job(self, title: str, work: Callable[[Job], object]) -> None:
         """Run ``work`` beside the queue, with a progress bar and a cancel button."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,15 @@ CTRL = "cmd/ctrl"  # with a drag it draws a rectangle, with a click it subtracts
 RECTANGLES = (CTRL, "cmd/ctrl+shift", "cmd/ctrl+alt")
 BRUSH = "/tool/brush"
 MOVED = 1e-4  # of the camera's distance: less is rounding
+
+
+class Click(NamedTuple):
+    """What the window was set to when a click was made: it is done later, in its turn."""
+
+    mode: Mode
+    whole_labels: bool
+    through: bool
+    brush_radius: float
 
 
 class Canvas:
@@ -76,8 +85,8 @@ class Canvas:
     # Gestures --------------------------------------------------------------------------------------------------------
 
     def _clicked(self, event: Any) -> None:
-        window, mode, (x, y) = self._window, self.mode_for(event.modifier, click=True), event.screen_pos
-        tools: dict[str, Callable[[Camera, float, float, Mode], None]] = {"lasso": self._corner, "brush": self._paint}
+        window, click, (x, y) = self._window, self._click(event.modifier), event.screen_pos
+        tools: dict[str, Callable[[Camera, float, float, Click], None]] = {"lasso": self._corner, "brush": self._paint}
 
         def action() -> None:
             camera = window.camera_of_ray(event.ray_origin)
@@ -85,35 +94,38 @@ class Canvas:
                 take, self._taking = self._taking, None
                 take(camera, x * camera.width, y * camera.height)
                 return
-            tools.get(window.choices.tool, self._pick)(camera, x * camera.width, y * camera.height, mode)
+            tools.get(window.choices.tool, self._pick)(camera, x * camera.width, y * camera.height, click)
 
         window.act(action)
 
-    def _pick(self, camera: Camera, u: float, v: float, mode: Mode) -> None:
+    def _click(self, modifier: str | None) -> Click:
+        now = self._window.choices
+        return Click(self.mode_for(modifier, click=True), now.whole_labels, now.through, now.brush_radius)
+
+    def _pick(self, camera: Camera, u: float, v: float, click: Click) -> None:
         window = self._window
-        if window.choices.whole_labels:
-            window.session.pick_label(camera, u, v, mode)
+        if click.whole_labels:
+            window.session.pick_label(camera, u, v, click.mode)
             return
-        window.session.click(camera, u, v, mode, self._job())
+        window.session.click(camera, u, v, click.mode, self._job())
         if window.session.notice:
             window.say(window.session.notice)
 
-    def _paint(self, camera: Camera, u: float, v: float, mode: Mode) -> None:
+    def _paint(self, camera: Camera, u: float, v: float, click: Click) -> None:
         """A dab of the brush; it adds unless something else is asked for."""
-        choices = self._window.choices
         self._dab = (camera, u, v)
         self.show_brush()
-        mode = "add" if mode == "replace" else mode
-        self._window.session.brush(camera, [(u, v)], choices.brush_radius, choices.through, mode, self._job())
+        mode: Mode = "add" if click.mode == "replace" else click.mode
+        self._window.session.brush(camera, [(u, v)], click.brush_radius, click.through, mode, self._job())
 
     def _dragged(self, event: Any) -> None:
-        window, mode = self._window, self.mode_for(event.modifier)
+        window, mode, through = self._window, self.mode_for(event.modifier), self._window.choices.through
 
         def action() -> None:
             camera = window.camera()
             (x0, y0), (x1, y1) = event.screen_min, event.screen_max
             corners = ((x0 * camera.width, y0 * camera.height), (x1 * camera.width, y1 * camera.height))
-            window.session.rectangle(camera, corners, mode, self._job(), window.choices.through)
+            window.session.rectangle(camera, corners, mode, self._job(), through)
 
         window.act(action)
 
@@ -136,18 +148,18 @@ class Canvas:
 
     # The lasso -------------------------------------------------------------------------------------------------------
 
-    def _corner(self, camera: Camera, u: float, v: float, mode: Mode) -> None:
+    def _corner(self, camera: Camera, u: float, v: float, click: Click) -> None:
         """Another corner; the first one says through which camera, and what the lasso will do."""
         if self._camera is not None and _moved(self._camera, camera):
             self.forget_lasso()
             self._window.say("the camera was moved: the lasso begins anew")
         if not self._corners:
-            self._camera, self._lasso_mode = camera, mode
+            self._camera, self._lasso_mode = camera, click.mode
         self._corners.append((u, v))
         self._show_lasso()
 
-    def close_lasso(self) -> None:
-        """Select what is inside; the lasso is gone then.
+    def close_lasso(self, through: bool) -> None:
+        """Select what is inside; the lasso is gone then. ``through`` takes what is behind a surface, too.
 
         Raises:
             SplatsegError: it has fewer than three corners.
@@ -157,7 +169,7 @@ class Canvas:
             raise SplatsegError(f"lasso: expected three corners or more, found {found}; click them on the picture")
         camera, corners, mode = self._camera, list(self._corners), self._lasso_mode
         self.forget_lasso()
-        self._window.session.lasso(camera, corners, self._window.choices.through, mode, self._job())
+        self._window.session.lasso(camera, corners, through, mode, self._job())
 
     def take_corner_back(self) -> None:
         """Forget the corner that was clicked last."""

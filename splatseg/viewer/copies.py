@@ -98,17 +98,20 @@ class CopyGizmo:
 
     def sync(self) -> None:
         """The copy may have gone, or been moved by undo or by another window."""
-        if self._key is None or self._window.waiting("place"):
+        if self._key is None:
             return
         entry = self._window.session.workspace.shared.content.objects.get(self._key)
         if entry is None or entry.placement is None:
             self.show(None)
             return
-        pose = self._pose(entry.placement)
-        if not np.allclose(self._handle.position, pose["position"], atol=1e-6):
-            self._handle.position = pose["position"]
-        if not np.allclose(self._handle.wxyz, pose["wxyz"], atol=1e-6):
-            self._handle.wxyz = pose["wxyz"]
+        pose, handle, window = self._pose(entry.placement), self._handle, self._window
+
+        def write() -> None:
+            for name, value in pose.items():
+                if not window.waiting("place") and not np.allclose(getattr(handle, name), value, atol=1e-6):
+                    setattr(handle, name, value)
+
+        window.between_messages(write)
 
     def _pose(self, placement: Placement) -> dict[str, tuple[float, ...]]:
         unit = self._window.template.unit

@@ -1,22 +1,39 @@
-"""Events of the browser, taken one after the other."""
+"""Events of the browser, taken one after the other, and what the server writes into the widgets they come from.
+
+Both happen in the thread of viser's event loop, which takes one message of the browser after the other: a value that a
+person has put into a widget is read by its listener before anything else can be written there.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Protocol
+
+LOOP_SECONDS = 10.0  # a loop that does not answer as long is being stopped
 
 log = logging.getLogger(__name__)
+
+
+class Loop(Protocol):
+    """A window, as far as its widgets' values go."""
+
+    def between_messages(self, act: Callable[[], object]) -> None:
+        """Do ``act`` in the event loop, between two messages of the browser."""
+
+    def waiting(self, key: str) -> bool:
+        """Whether an action of that key is still to be done."""
 
 
 def in_order(callback: Callable[[Any], object]) -> Callable[[Any], Coroutine[Any, Any, None]]:
     """``callback`` as viser must be given it: every listener of this room is wrapped in it.
 
     viser awaits a coroutine function between two messages of the browser, so that events come in the order in which
-    they were made, and what ``event.target`` holds is what the person put there. A plain function goes to a pool of
-    threads: by the time it runs, the window may have put the old value back, and a drag is lost.
+    they were made. A plain function goes to a pool of threads: by the time it runs, the next event may be through.
 
-    ``callback`` reads what it needs from the event and queues the rest; it must not wait.
+    ``callback`` reads what it needs from the event and from other widgets, and queues the rest; it must not wait.
     """
 
     async def taken(event: Any) -> None:
@@ -32,3 +49,55 @@ def in_order(callback: Callable[[Any], object]) -> Callable[[Any], Coroutine[Any
 def pressed(action: Callable[[], object]) -> Callable[[Any], Coroutine[Any, Any, None]]:
     """:func:`in_order` for what does not ask what happened."""
     return in_order(lambda _: action())
+
+
+def put(window: Loop, handle: Any, value: Any, unless: str | None = None) -> None:
+    """Show ``value`` in the input ``handle``; the only way in which this room writes what a person may write, too.
+
+    A person's own newer value stays: written between viser's taking it and its listener's reading it, the server's
+    would be read instead, and what the hand did would be lost.
+
+    Args:
+        window: whose widget it is.
+        handle: viser's handle of an input.
+        value: what it shall show.
+        unless: the key under which its listener queues: nothing is written while such an action waits.
+    """
+    if handle.value == value:
+        return
+
+    def write() -> None:
+        if unless is None or not window.waiting(unless):
+            handle.value = value
+
+    window.between_messages(write)
+
+
+def run_in_loop(loop: asyncio.AbstractEventLoop, act: Callable[[], object]) -> None:
+    """Do ``act`` in the thread of ``loop`` and wait for it; nothing where the loop has been stopped."""
+    try:
+        if asyncio.get_running_loop() is loop:
+            act()
+            return
+    except RuntimeError:
+        pass  # this thread runs no loop
+    done: concurrent.futures.Future[None] = concurrent.futures.Future()
+
+    def body() -> None:
+        if not done.set_running_or_notify_cancel():
+            return
+        try:
+            act()
+        except BaseException as error:
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+
+    try:
+        loop.call_soon_threadsafe(body)
+    except RuntimeError:
+        return  # closed
+    try:
+        done.result(LOOP_SECONDS)
+    except concurrent.futures.TimeoutError:
+        done.cancel()

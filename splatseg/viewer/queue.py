@@ -4,29 +4,50 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
+from typing import NamedTuple
 
 log = logging.getLogger(__name__)
+
+
+class Waiting(NamedTuple):
+    """An action that has not begun."""
+
+    key: str | None
+    gesture: bool
+    action: Callable[[], None]
 
 
 class ActionQueue:
     """A queue of actions with one worker thread.
 
     An action posted under a key replaces one of the same key that has not begun; without a key nothing is replaced.
+    What a person did stays in its order: a gesture replaces none that another gesture came after.
     """
 
     def __init__(self, name: str) -> None:
-        self._waiting: OrderedDict[object, Callable[[], None]] = OrderedDict()
+        self._waiting: list[Waiting] = []
         self._news = threading.Condition()
         self._closed = False
         self._busy = False
         threading.Thread(target=self._work, name=name, daemon=True).start()
 
-    def post(self, action: Callable[[], None], key: str | None = None) -> None:
+    def post(self, action: Callable[[], None], key: str | None = None, gesture: bool = False) -> None:
         with self._news:
-            self._waiting[object() if key is None else key] = action
+            if key is not None:
+                self._drop(key, gesture)
+            self._waiting.append(Waiting(key, gesture, action))
             self._news.notify_all()
+
+    def _drop(self, key: str, gesture: bool) -> None:
+        """Take out the action that a newer one of ``key`` replaces, if any."""
+        for place in range(len(self._waiting) - 1, -1, -1):
+            known = self._waiting[place]
+            if known.key == key:
+                del self._waiting[place]
+                return
+            if gesture and known.gesture:
+                return
 
     def close(self) -> None:
         """Forget what waits and end the thread after what it is doing."""
@@ -37,7 +58,7 @@ class ActionQueue:
 
     def waiting(self, key: str) -> bool:
         with self._news:
-            return key in self._waiting
+            return any(entry.key == key for entry in self._waiting)
 
     def wait_idle(self, timeout: float) -> bool:
         """Wait until nothing is waiting or being done; False if that takes longer than ``timeout`` seconds."""
@@ -52,7 +73,7 @@ class ActionQueue:
                 self._news.wait_for(lambda: self._waiting or self._closed)
                 if self._closed:
                     return
-                _, action = self._waiting.popitem(last=False)
+                action = self._waiting.pop(0).action
                 self._busy = True
             try:
                 action()

@@ -8,7 +8,7 @@ import torch
 
 from splatseg.core.errors import SplatsegError
 from splatseg.session import Mode
-from splatseg.viewer.actions import Actions
+from splatseg.viewer.actions import Actions, SolidPose
 from splatseg.viewer.markings import ACCENT
 
 NAME = "/tool/solid"
@@ -65,21 +65,29 @@ class SolidGizmo:
         elif self.kind == "ball":
             self._shape.radius = self._sent()[0] / 2
 
-    def take(self, mode: Mode) -> None:
-        """Combine the selection with what lies inside.
+    @property
+    def pose(self) -> SolidPose | None:
+        """Where the gizmo stands now, if there is one."""
+        gizmo, unit = self._gizmo, self._window.template.unit
+        if gizmo is None:
+            return None
+        x, y, z = (float(value) * unit for value in gizmo.position)
+        w, i, j, k = (float(value) for value in gizmo.wxyz)
+        return SolidPose((x, y, z), (w, i, j, k))
+
+    def take(self, mode: Mode, pose: SolidPose | None) -> None:
+        """Combine the selection with what lies inside when it stands there.
 
         Raises:
             SplatsegError: no solid is there, or nothing in it.
         """
-        if self.kind is None:
+        if self.kind is None or pose is None:
             raise SplatsegError("solid: expected the tool box or ball, found another; choose it first")
-        unit, session = self._window.template.unit, self._window.session
-        x, y, z = (float(value) * unit for value in self._gizmo.position)
+        session = self._window.session
         if self.kind == "ball":
-            session.select_sphere((x, y, z), self.size[0] / 2, mode)
+            session.select_sphere(pose.center, self.size[0] / 2, mode)
             return
-        w, i, j, k = (float(value) for value in self._gizmo.wxyz)
-        session.select_box((x, y, z), self.size, (w, i, j, k), mode)
+        session.select_box(pose.center, self.size, pose.wxyz, mode)
 
     def _sent(self) -> tuple[float, float, float]:
         unit = self._window.template.unit

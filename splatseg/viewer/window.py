@@ -30,7 +30,7 @@ from splatseg.viewer.convert import (
 )
 from splatseg.viewer.copies import CopyGizmo, CopyNodes
 from splatseg.viewer.drags import Drags
-from splatseg.viewer.events import pressed
+from splatseg.viewer.events import pressed, run_in_loop
 from splatseg.viewer.panels.tabs import Panels
 from splatseg.viewer.queue import ActionQueue
 from splatseg.viewer.rest import Later
@@ -101,8 +101,9 @@ class Window:
 
     # Doing things ----------------------------------------------------------------------------------------------------
 
-    def post(self, action: Callable[[], object], key: str | None = None) -> None:
-        """Queue ``action``; what it complains about is shown to the person."""
+    def post(self, action: Callable[[], object], key: str | None = None, gesture: bool = False) -> None:
+        """Queue ``action``; what it complains about is shown to the person. One posted under the same key that has
+        not begun is replaced, but no ``gesture`` after which another was made."""
 
         def watched() -> None:
             job = self.doing = Job()
@@ -115,7 +116,7 @@ class Window:
                 self.doing = None
                 timer.cancel()
 
-        self._queue.post(watched, key)
+        self._queue.post(watched, key, gesture)
 
     def act(self, action: Callable[[], object], key: str | None = None) -> None:
         """Queue ``action`` and a refresh of all that shows the session."""
@@ -129,7 +130,7 @@ class Window:
                 self.refresh()
                 self.last_click_ms = (time.perf_counter() - started) * 1e3
 
-        self.post(both, key)
+        self.post(both, key, gesture=True)
 
     def _attempt(self, action: Callable[[], object]) -> None:
         try:
@@ -181,6 +182,10 @@ class Window:
     def waiting(self, key: str) -> bool:
         """Whether a newer action of that key is still to be done."""
         return self._queue.waiting(key)
+
+    def between_messages(self, act: Callable[[], object]) -> None:
+        """Do ``act`` in viser's event loop, between two messages of the browser, and wait for it."""
+        run_in_loop(self.client._viser_server.get_event_loop(), act)
 
     def say(self, message: str, kind: Kind = "note") -> None:
         self.panels.message(message, kind)

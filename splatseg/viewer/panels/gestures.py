@@ -7,7 +7,7 @@ from typing import Any
 
 from splatseg.session import Mode
 from splatseg.viewer.actions import TOOLS, Actions, Tool
-from splatseg.viewer.events import in_order, pressed
+from splatseg.viewer.events import in_order, pressed, put
 from splatseg.viewer.panels.lit import add_buttons, light
 
 MODE_NAMES: dict[str, Mode] = {
@@ -51,7 +51,7 @@ class GesturesSection:
         self.sync()
 
     def _choose(self, tool: Tool) -> None:
-        self._window.act(partial(self._window.set_tool, tool))
+        self._window.act(partial(self._window.set_tool, tool), "tool")
 
     def _radius_moved(self, event: Any) -> None:
         self._window.choices.brush_radius = float(event.target.value)
@@ -72,25 +72,29 @@ class GesturesSection:
             self._across.content = content
 
     def _add_lasso(self) -> None:
-        ways = {
-            "Close (Enter)": lambda: self._window.canvas.close_lasso(),
-            "Back (Backspace)": lambda: self._window.canvas.take_corner_back(),
-        }
-        act = self._window.act
-        self._lasso = add_buttons(self._window.client.gui, {label: partial(act, way) for label, way in ways.items()})
+        ways = {"Close (Enter)": self._close_lasso, "Back (Backspace)": self._take_corner_back}
+        self._lasso = add_buttons(self._window.client.gui, ways)
+
+    def _close_lasso(self) -> None:
+        self._window.act(partial(self._window.canvas.close_lasso, self._window.choices.through))
+
+    def _take_corner_back(self) -> None:
+        self._window.act(self._window.canvas.take_corner_back)
 
     def _add_solid(self) -> None:
-        gui, act = self._window.client.gui, self._window.act
+        gui = self._window.client.gui
         step = float(f"{self._window.template.unit / 100:.0e}")  # also what the browser rounds to
         self._size = gui.add_vector3("Box size", (1.0, 1.0, 1.0), min=(0.0, 0.0, 0.0), step=step, hint="World units")
         self._size.on_update(in_order(lambda event: self._resize(event, tuple(map(float, event.target.value)))))
         self._diameter = gui.add_number("Diameter", 1.0, min=0.0, step=step, hint="World units")
         self._diameter.on_update(in_order(lambda event: self._resize(event, (float(event.target.value),) * 3)))
         self._inside = gui.add_button_group("Inside", tuple(INSIDE))
-        self._inside.on_click(in_order(lambda event: act(partial(self._take, INSIDE[event.target.value]))))
+        self._inside.on_click(in_order(lambda event: self._take(INSIDE[event.target.value])))
 
     def _take(self, mode: Mode) -> None:
-        self._window.canvas.solid.take(mode)
+        """What lies inside of the box or ball as it stands when the button is pressed."""
+        solid = self._window.canvas.solid
+        self._window.act(partial(solid.take, mode, solid.pose))
 
     def _resize(self, event: Any, size: tuple[float, ...]) -> None:
         if event.client is not None:
@@ -102,17 +106,16 @@ class GesturesSection:
             command = gui.add_command(f"Tool: {tool}", hotkey=key)
             command.on_trigger(pressed(partial(self._choose, tool)))
         for label, key, act in (
-            ("Close the lasso", "enter", lambda: self._window.canvas.close_lasso()),
-            ("Take the last corner back", "backspace", lambda: self._window.canvas.take_corner_back()),
+            ("Close the lasso", "enter", self._close_lasso),
+            ("Take the last corner back", "backspace", self._take_corner_back),
         ):
             command = gui.add_command(label, hotkey=key)
-            command.on_trigger(pressed(partial(self._window.act, act)))
+            command.on_trigger(pressed(act))
 
     def sync(self) -> None:
         """Show the tool and its settings."""
         tool, canvas = self._window.choices.tool, self._window.canvas
-        if self._tool.value != tool:
-            self._tool.value = tool
+        put(self._window, self._tool, tool, "tool")
         shown = (
             (self._through, tool in ("rectangle", "lasso", "brush")),
             (self._radius, tool == "brush"),
@@ -129,8 +132,7 @@ class GesturesSection:
             self._say_radius()
         for least, button in zip((3, 1), self._lasso.values(), strict=True):
             light(button, canvas.corners >= least)
-        if canvas.solid.kind is not None and not self._window.waiting("solid size"):
-            if tool == "box" and self._size.value != canvas.solid.size:
-                self._size.value = canvas.solid.size
-            if tool == "ball" and self._diameter.value != canvas.solid.size[0]:
-                self._diameter.value = canvas.solid.size[0]
+        if canvas.solid.kind == "box":
+            put(self._window, self._size, canvas.solid.size, "solid size")
+        elif canvas.solid.kind == "ball":
+            put(self._window, self._diameter, canvas.solid.size[0], "solid size")

@@ -8,7 +8,7 @@ from typing import Any
 from splatseg.session import Job, Session
 from splatseg.session.colors import Look
 from splatseg.viewer.actions import Actions
-from splatseg.viewer.events import in_order, pressed
+from splatseg.viewer.events import in_order, pressed, put
 from splatseg.viewer.panels.lit import light
 from splatseg.viewer.panels.sliders import show_end
 from splatseg.viewer.status import short
@@ -39,7 +39,8 @@ class LabelsPanel:
         session: Session = self._window.session
         tree = session.discretize(job=job)
         self._window.choices.look = Look("labels", self._window.choices.look.dim, self._window.choices.look.highlight)
-        self._whole.value = self._window.choices.whole_labels = True
+        self._window.choices.whole_labels = True
+        put(self._window, self._whole, True)
         self._window.say(f"{len(tree.nodes)} labels at {tree.levels} levels; click picks whole labels now", "done")
 
     def _merge(self) -> None:
@@ -67,9 +68,9 @@ class LabelsPanel:
         tree = session.tree
         levels = 0 if tree is None else tree.levels
         if not self._window.waiting("label level"):
-            show_end(self._level, levels)
+            show_end(self._window, self._level, levels)
             self._level.disabled = levels < 2
-            self._level.value = session.label_level + 1
+            put(self._window, self._level, session.label_level + 1, "label level")
         chosen = 0 if tree is None or not len(session.selection) else len(session.selected_labels())
         light(self._merging, chosen > 1)
         light(self._splitting, chosen == 1)

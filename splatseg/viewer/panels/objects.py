@@ -10,7 +10,7 @@ from typing import Any
 from splatseg.session import SceneObject
 from splatseg.session.copies import LARGEST, SMALLEST
 from splatseg.viewer.actions import Actions
-from splatseg.viewer.events import in_order, pressed
+from splatseg.viewer.events import in_order, pressed, put
 from splatseg.viewer.panels.lit import light
 from splatseg.viewer.panels.search import SearchSection
 from splatseg.viewer.status import ONE_LINE, short, swatch
@@ -94,14 +94,12 @@ class ObjectRow:
         self.folder.label = self._label(entry)
         if entry.visible != before.visible:
             self._buttons.options = self._options(entry)
-        if entry.color != before.color and not self._window.waiting(f"color {entry.id}"):
-            self._color.value = entry.color
+        if entry.color != before.color:
+            put(self._window, self._color, entry.color, f"color {entry.id}")
         if entry.name != before.name:
-            self._name.value = entry.name
-        size = None if entry.placement is None else entry.placement.scale
-        waits = self._window.waiting(f"scale {entry.id}")
-        if self._scale is not None and self._scale.value != size and not waits:
-            self._scale.value = size
+            put(self._window, self._name, entry.name)
+        if self._scale is not None and entry.placement is not None:
+            put(self._window, self._scale, entry.placement.scale, f"scale {entry.id}")
 
 
 class ObjectsPanel:

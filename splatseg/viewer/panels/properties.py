@@ -9,8 +9,9 @@ from splatseg.core.camera import Camera
 from splatseg.core.errors import SplatsegError
 from splatseg.core.progress import SILENT
 from splatseg.segment.properties import PROPERTIES, Histogram, Property
+from splatseg.session import Mode
 from splatseg.viewer.actions import Actions
-from splatseg.viewer.events import in_order, pressed
+from splatseg.viewer.events import in_order, pressed, put
 from splatseg.viewer.status import plain
 
 NONE = "choose one"
@@ -54,7 +55,7 @@ class PropertySection:
         self._range.disabled = name is None
         session, job = self._window.session, self._window.doing or SILENT
         self._histogram = None if name is None else session.histogram(name, BINS, self._picked(), job)
-        self._range.value = (0, BINS)
+        put(self._window, self._range, (0, BINS))
         self._draw(0, BINS)
 
     def _pick(self) -> None:
@@ -64,7 +65,7 @@ class PropertySection:
     def _take_color(self, camera: Camera, u: float, v: float) -> None:
         """The color seen there is the one to be near to."""
         color = self._window.session.color_at(camera, u, v)
-        self._color.value = color
+        put(self._window, self._color, color)
         self._measure()
         self._window.say(f"red {color[0]}, green {color[1]}, blue {color[2]} is picked; Between selects", "done")
 
@@ -75,9 +76,9 @@ class PropertySection:
         if event.client is not None:
             low, high = (int(end) for end in event.target.value)
             drag = self._window.drags.number("property")
-            self._window.act(partial(self._select, low, high, drag), "property")
+            self._window.act(partial(self._select, low, high, self._window.choices.mode, drag), "property")
 
-    def _select(self, low: int, high: int, drag: int) -> None:
+    def _select(self, low: int, high: int, mode: Mode, drag: int) -> None:
         name, histogram, window = self._property(), self._histogram, self._window
         if name is None or histogram is None:
             return
@@ -85,7 +86,7 @@ class PropertySection:
         ends = (float(histogram.edges[low]), float(histogram.edges[high]))
         try:
             window.session.select_by(
-                name, *ends, mode=window.choices.mode, color=self._picked(), job=window.doing or SILENT, drag=drag
+                name, *ends, mode=mode, color=self._picked(), job=window.doing or SILENT, drag=drag
             )
         except SplatsegError as error:  # while the hand is on the slider a line is enough
             window.say(plain(str(error)), "failed")

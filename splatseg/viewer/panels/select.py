@@ -9,7 +9,7 @@ from typing import Any
 from splatseg.core.errors import SplatsegError
 from splatseg.session import Mode, Pick, SceneObject
 from splatseg.viewer.actions import Actions
-from splatseg.viewer.events import in_order, pressed
+from splatseg.viewer.events import in_order, pressed, put
 from splatseg.viewer.panels.gestures import GesturesSection
 from splatseg.viewer.panels.lit import add_buttons, light
 from splatseg.viewer.panels.properties import PropertySection
@@ -67,7 +67,7 @@ class SelectPanel:
         keep = self._gui.add_button(
             "Keep as object", color="green", hint="Name the selection and list it under Objects", disabled=True
         )
-        keep.on_click(pressed(lambda: window.act(self._keep)))
+        keep.on_click(pressed(self._keep))
         hide = self._gui.add_button("Hide selection", hint="Objects shows it again", disabled=True)
         hide.on_click(pressed(lambda: window.act(self._hide)))
         self._acting = (keep, hide)  # lit while something is selected
@@ -77,20 +77,29 @@ class SelectPanel:
         self._window.say(f"{len(entry):,} Gaussians are out of sight; Objects → {entry.name} shows them again", "done")
 
     def _keep(self) -> None:
-        entry = self._window.session.keep(self._name.value)
-        self._window.say(f"kept '{entry.name}', {len(entry):,} Gaussians", "done")
+        name, window = self._name.value, self._window
+
+        def keep() -> None:
+            entry = window.session.keep(name)
+            window.say(f"kept '{entry.name}', {len(entry):,} Gaussians", "done")
+
+        window.act(keep)
 
     def _add_sets(self) -> None:
         with self._gui.add_folder("Combine with an object", expand_by_default=False):
             self._other = self._gui.add_dropdown("Object", ("none",))
             ways: dict[str, Mode] = {"Union": "add", "Intersect": "intersect", "Subtract": "subtract"}
-            act = self._window.act
-            acts = {label: partial(act, partial(self._combine, mode)) for label, mode in ways.items()}
+            acts = {label: partial(self._combine, mode) for label, mode in ways.items()}
             self._combining = add_buttons(self._gui, acts)
 
     def _combine(self, mode: Mode) -> None:
-        keys = {_option(o): o.id for o in self._window.session.objects}
-        self._window.session.combine(keys.get(self._other.value, self._other.value), mode)
+        other, session = self._other.value, self._window.session
+
+        def combine() -> None:
+            keys = {_option(o): o.id for o in session.objects}
+            session.combine(keys.get(other, other), mode)
+
+        self._window.act(combine)
 
     # Keys ------------------------------------------------------------------------------------------------------------
 
@@ -104,7 +113,7 @@ class SelectPanel:
             ("Invert the selection", "I", "cmd/ctrl", lambda: act(self._row["Invert"])),
             ("Larger level", "pageup", None, lambda: act(partial(self._step_level, 1))),
             ("Smaller level", "pagedown", None, lambda: act(partial(self._step_level, -1))),
-            ("Keep as object", "K", None, lambda: act(self._keep)),
+            ("Keep as object", "K", None, self._keep),
             ("Hide the selection", "H", None, lambda: act(self._hide)),
             ("Look at the selection", "F", None, lambda: act(self._window.focus)),
         )
@@ -145,9 +154,9 @@ class SelectPanel:
 
     def _show_level(self, count: int, index: int) -> None:
         """A slider from 1 to the number of proposed levels. It is never put anew: a hand may be on it."""
-        show_end(self._level, count)
+        show_end(self._window, self._level, count)
         self._level.disabled = count < 2
-        self._level.value = index + 1
+        put(self._window, self._level, index + 1, "level")
 
     def sync(self) -> None:
         session = self._window.session
@@ -156,8 +165,8 @@ class SelectPanel:
         if active is None:
             self._show_level(1, 0)
         else:
-            if not self._window.waiting("threshold"):  # the hand on the slider is ahead of the session
-                self._threshold.value = min(max(round(active.threshold / STEP) * STEP, -1.0), 1.0)
+            shown = min(max(round(active.threshold / STEP) * STEP, -1.0), 1.0)
+            put(self._window, self._threshold, shown, "threshold")  # the hand on the slider is ahead of the session
             if not self._window.waiting("level"):
                 self._show_level(len(active.levels), nearest_level(active))
         something = len(session.selection) > 0
@@ -178,7 +187,7 @@ class SelectPanel:
         taken = {o.name for o in session.objects}
         if self._name.value in taken:
             free = (f"object {i}" for i in range(1, len(taken) + 2))
-            self._name.value = next(name for name in free if name not in taken)
+            put(self._window, self._name, next(name for name in free if name not in taken))
 
 
 def nearest_level(active: Pick) -> int:

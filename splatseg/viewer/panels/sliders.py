@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from splatseg.viewer.events import Loop, put
 
-def show_end(slider: Any, last: int) -> None:
+
+def show_end(window: Loop, slider: Any, last: int) -> None:
     """Give ``slider`` the end ``last``, at least one above its least; its own value is moved inside first."""
     last = max(last, slider.min + 1)
     if slider.value > last:
-        slider.value = last
+        put(window, slider, last)
     if slider.max != last:
         slider.max = last

@@ -25,22 +25,25 @@ class ToolsFolder:
         self._acting: list[Any] = []  # lit while something is selected
         with gui.add_folder("Grow, shrink, tidy", expand_by_default=False):
             self._by = gui.add_dropdown("By", tuple(BY_NAMES), hint="What is added, and what is left")
-            ways: dict[str, Callable[[Any], object]] = {
-                "Grow": lambda job: session.grow(BY_NAMES[self._by.value], job=job),
-                "Shrink": lambda job: session.shrink(BY_NAMES[self._by.value], job=job),
-                "Fill holes": lambda job: session.fill_holes(job=job),
-                "Keep clicked piece": lambda job: session.keep_connected("click", job),
-                "Keep largest piece": lambda job: session.keep_connected("largest", job),
+            ways: dict[str, Callable[[By, Any], object]] = {
+                "Grow": lambda by, job: session.grow(by, job=job),
+                "Shrink": lambda by, job: session.shrink(by, job=job),
+                "Fill holes": lambda by, job: session.fill_holes(job=job),
+                "Keep clicked piece": lambda by, job: session.keep_connected("click", job),
+                "Keep largest piece": lambda by, job: session.keep_connected("largest", job),
             }
             for label, way in ways.items():
                 button = gui.add_button(label, disabled=True)
-                button.on_click(pressed(partial(window.act, partial(self._do, way))))
+                button.on_click(pressed(partial(self._press, way)))
                 self._acting.append(button)
         with gui.add_folder("Clean", expand_by_default=False):
             find = gui.add_button("Find floaters", hint="Show in red what hangs in the air")
             find.on_click(pressed(lambda: window.start_job("looking for floaters", self._find)))
             self._removing = gui.add_button("Remove floaters", hint="Objects brings them back", disabled=True)
             self._removing.on_click(pressed(lambda: window.act(self._remove)))
+
+    def _press(self, way: Callable[[By, Any], object]) -> None:
+        self._window.act(partial(self._do, partial(way, BY_NAMES[self._by.value])))
 
     def _do(self, way: Callable[[Any], object]) -> None:
         before = len(self._window.session.selection)

@@ -8,7 +8,7 @@ from typing import Any
 from splatseg.session.colors import DisplayMode, Look
 from splatseg.session.legend import legend
 from splatseg.viewer.actions import LIMITS, Actions
-from splatseg.viewer.events import in_order
+from splatseg.viewer.events import in_order, put
 from splatseg.viewer.status import legend_html
 
 LOOKS: dict[str, DisplayMode] = {
@@ -50,7 +50,9 @@ class ViewPanel:
             hint="Look as a photo does, and see it over the corner",
         )
         self._photo.on_update(
-            in_order(lambda event: window.post(lambda: window.go_to_view(self._views.get(event.target.value)), "photo"))
+            in_order(
+                lambda event: window.post(partial(window.go_to_view, self._views.get(event.target.value)), "photo")
+            )
         )
         step = gui.add_button_group("Photos", ("Previous", "Next"))
         step.on_click(in_order(lambda event: self._move(1 if event.target.value == "Next" else -1)))
@@ -101,18 +103,14 @@ class ViewPanel:
     def _move(self, by: int) -> None:
         names = tuple(self._views)
         current = names.index(self._photo.value) if self._photo.value in self._views else (-1 if by > 0 else 0)
-        self._photo.value = names[(current + by) % len(names)]
+        put(self._window, self._photo, names[(current + by) % len(names)])
 
     def _tint(self, event: Any) -> None:
         self._window.choices.photo_selection = event.target.value
         self._window.post(self._window.show_photo, "tint")
 
     def sync(self) -> None:
-        if self._window.waiting("look mode"):
-            return
-        wanted = _name(self._window.look)  # what is drawn, which may not be what was asked for
-        if self._mode.value != wanted:
-            self._mode.value = wanted
+        put(self._window, self._mode, _name(self._window.look), "look mode")  # drawn, which may not be as asked for
         self.show_legend()
 
     def show_legend(self) -> None:
