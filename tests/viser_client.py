@@ -54,6 +54,14 @@ def cookie_for(port: int, token: str) -> str:
         connection.close()
 
 
+def drag_message(
+    phase: Any, name: str, owner: str, start: tuple[float, float], end: tuple[float, float], modifier: Any
+) -> _messages.Message:
+    """That the node ``name`` is dragged, from and to a place of the picture in shares of it."""
+    nowhere = (0.0, 0.0, 0.0)
+    return _messages.SceneNodeDragMessage(phase, name, None, nowhere, start, nowhere, end, "left", modifier, owner)
+
+
 class HeadlessWindow:
     """A window on the viewer at ``port`` that looks through ``camera``; with the ``token`` of its address, if any."""
 
@@ -71,6 +79,7 @@ class HeadlessWindow:
         self.storage = {} if storage is None else storage
         self.widgets: dict[str, dict[str, Any]] = {}
         self.gizmos: dict[str, str] = {}  # names and owners of those that are shown
+        self.surfaces: dict[str, str] = {}  # names and owners of the meshes
         self.nodes: dict[str, tuple[float, ...]] = {}  # splats and where they stand, in the browser's units
         self.picture_seconds = picture_seconds  # that a picture asked for takes; None: none is sent
         self.dark = False
@@ -126,6 +135,17 @@ class HeadlessWindow:
         """Draw a rectangle between two image positions."""
         places = tuple((u / self.camera.width, v / self.camera.height) for u, v in corners)
         self._send(_messages.ScenePointerMessage("rect-select", None, None, places, modifier))
+
+    def stroke(self, name: str, points: list[tuple[float, float]], modifier: Any = None, end: bool = True) -> None:
+        """Lead the pointer over the camera's picture, from where the mesh of that name is pressed."""
+        scale, owner = (self.camera.width, self.camera.height), self.surfaces[name]
+        places = [(u / scale[0], v / scale[1]) for u, v in points]
+        phases = ["start", *["update"] * (len(places) - 1)]
+        if end:
+            phases.append("end")
+            places.append(places[-1])
+        for phase, place in zip(phases, places, strict=True):
+            self._send(drag_message(phase, name, owner, places[0], place, modifier))
 
     def key(self, command: str) -> None:
         """Press the key of the command of that name."""
@@ -255,8 +275,11 @@ class HeadlessWindow:
             self.gizmos[message["name"]] = message["owner"]
         elif kind == "RemoveSceneNodeMessage":
             self.gizmos.pop(message["name"], None)
+            self.surfaces.pop(message["name"], None)
             self.nodes.pop(message["name"], None)
             self.outlines.discard(message["name"])
+        elif kind == "MeshMessage":
+            self.surfaces[message["name"]] = message["owner"]
         elif kind == "GaussianSplatsMessage":
             self.nodes.setdefault(message["name"], (0.0, 0.0, 0.0))
         elif kind == "SetPositionMessage" and message["name"] in self.nodes:

@@ -18,6 +18,7 @@ from splatseg.core.camera import Camera
 from splatseg.core.errors import SplatsegError
 from splatseg.core.gaussians import SH_C0, Gaussians
 from splatseg.core.scene import View
+from splatseg.core.selection import Selection
 from splatseg.draw.sheets import PcaBasis
 from splatseg.ops.reference.rasterize import shade
 from splatseg.segment.scores import project_selection
@@ -31,6 +32,7 @@ DISPLAY_MODES: tuple[DisplayMode, ...] = ("photo", "features", "labels", "depth"
 # Their colors are values: tinted or grayed by the selection they would be others.
 DATA_MODES: tuple[DisplayMode, ...] = ("features", "depth", "scores", "confidence")
 HIGHLIGHT = np.array([255, 120, 0], np.float32)
+PREVIEW = np.array([0, 170, 255], np.float32)  # of what would be selected
 UNLABELED = 150
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 # Turbo (Mikhailov, 2019) at nine even steps, linear in between.
@@ -85,18 +87,21 @@ class Painter:
         gaussians = session.workspace.gaussians
         self._opacity = (gaussians.opacities[ids].cpu().numpy() * 255 + 0.5).astype(np.uint32) << np.uint32(24)
         self._kept: dict[
-            tuple[object, ...], tuple[tuple[object, bool], NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32]]
+            tuple[object, ...],
+            tuple[tuple[object, tuple[float, ...]], NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32]],
         ] = {}
 
-    def paint(self, look: Look, camera: Camera | None = None) -> NDArray[np.uint32]:
+    def paint(self, look: Look, camera: Camera | None = None, previewed: Selection | None = None) -> NDArray[np.uint32]:
         """(m,) packed colors; hidden Gaussians have opacity 0. With a ``camera``, photo colors are those seen from it:
         of all spherical harmonics, not of the constant one alone. They are kept for the same camera object.
+        ``previewed`` is shown in place of what is selected, in a color of its own.
 
         Raises:
             SplatsegError: scores without a click, or depth without a camera.
         """
-        plain, bright, dimmed = self._shades(look, camera)
-        selection = self.session.selection
+        tint = np.array(RED, np.float32) if self.session.proposing else HIGHLIGHT
+        plain, bright, dimmed = self._shades(look, camera, tint if previewed is None else PREVIEW)
+        selection = self.session.selection if previewed is None else previewed
         packed = plain
         if look.mode not in DATA_MODES and (look.dim or look.highlight):
             selected = selection.mask[self.ids].cpu().numpy()
@@ -110,10 +115,9 @@ class Painter:
         return packed
 
     def _shades(
-        self, look: Look, camera: Camera | None
+        self, look: Look, camera: Camera | None, tint: NDArray[np.float32]
     ) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32]]:
-        tint = np.array(RED, np.float32) if self.session.proposing else HIGHLIGHT
-        key = (self._key(look.mode, camera), self.session.proposing)
+        key = (self._key(look.mode, camera), tuple(tint.tolist()))
         kept = self._kept.get((look.mode,))
         if kept is not None and kept[0][0] is not None and kept[0] == key:
             return kept[1:]

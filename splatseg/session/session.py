@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from splatseg.core.camera import Camera
 from splatseg.core.errors import SplatsegError
@@ -21,7 +20,7 @@ from splatseg.session.label_steps import LabelSteps
 from splatseg.session.locked import locked
 from splatseg.session.object_steps import ObjectSteps
 from splatseg.session.shared import clean_name
-from splatseg.session.state import Mode, Pick, Step, combine_sets, subtract_query
+from splatseg.session.state import Mode, Pick, Step, combine_sets, gather, subtract_query
 from splatseg.session.tool_steps import ToolSteps
 from splatseg.session.workspace import Workspace
 
@@ -60,21 +59,47 @@ class Session(ObjectSteps, LabelSteps, ToolSteps, CleanSteps):
         return self._point(Click(self.workspace.camera(view), (u, v), mode != "subtract"), mode, job)
 
     @locked
+    def preview(self, view: Where, u: float, v: float, mode: Mode = "replace", job: Reporter = SILENT) -> Selection:
+        """What :meth:`click` there would leave selected; nothing is changed. Raises as it does."""
+        click = Click(self.workspace.camera(view), (u, v), mode != "subtract")
+        label, fixed, picks, _ = self._pointed(click, mode, job)
+        return gather(label, fixed, picks, self.hidden()).selection
+
+    @locked
     def click_gaussian(self, gaussian: int, mode: Mode = "replace") -> Selection:
         """:meth:`click` on a Gaussian by its id, for 3D pickers."""
         return self._point(PointClick(gaussian, mode != "subtract"), mode)
 
     def _point(self, click: Click | PointClick, mode: Mode, job: Reporter = SILENT) -> Selection:
+        before = self.selection
+        label, fixed, picks, pick = self._pointed(click, mode, job)
+        found = self._select(label, fixed, picks)
+        unchanged = torch.equal(found.mask, before.mask)
+        if pick is None:
+            if unchanged:
+                self.notice = NOT_SELECTED
+            return found
+        self._clicked = click
+        if mode == "add" and unchanged:
+            self.notice = SELECTED_ALREADY
+        elif not pick.confirmed(self.workspace.field):
+            self.notice = UNKNOWN
+        return found
+
+    def _pointed(
+        self, click: Click | PointClick, mode: Mode, job: Reporter
+    ) -> tuple[str, Selection, tuple[Pick, ...], Pick | None]:
+        """Label, fixed part and picks of the step that ``click`` makes, and what was picked; None if it takes away."""
         space, step = self.workspace, self.step
         job.report("looking what is there", 0.0)
         if mode == "subtract":
             if not len(self.selection):
                 raise SplatsegError("subtract: expected something selected to subtract from, found nothing")
-            before = self.selection
-            found = self._subtract(click_features(self._shown(), click), job)
-            if torch.equal(found.mask, before.mask):
-                self.notice = NOT_SELECTED
-            return found
+            unwanted = click_features(self._shown(), click)
+            job.report("scoring again", 0.3)
+            fixed, picks = subtract_query(step, space.field, space.weights, unwanted, self.first_level)
+            job.report("selecting", 0.8)
+            return "subtract", fixed, picks, None
         query = make_query(self._shown(), [click])
         active = step.active
         level = active.level if mode == "add" and active and active.level is not None else self.first_level
@@ -82,25 +107,10 @@ class Session(ObjectSteps, LabelSteps, ToolSteps, CleanSteps):
         pick = Pick.of(space.field, space.weights, query, level)
         job.report("selecting", 0.8)
         if mode == "replace":
-            found = self._select("click", Selection.none(len(space)), (pick,))
-        elif mode == "add":
-            before = self.selection
-            found = self._select("add", step.fixed, (*step.picks, pick))
-            if torch.equal(found.mask, before.mask):
-                self.notice = SELECTED_ALREADY
-        else:
-            found = self._select(mode, combine_sets(self.selection, pick.selection(), mode))
-        self._clicked = click
-        if not pick.confirmed(space.field) and not self.notice:
-            self.notice = UNKNOWN
-        return found
-
-    def _subtract(self, negative: Tensor, job: Reporter) -> Selection:
-        job.report("scoring again", 0.3)
-        space = self.workspace
-        fixed, picks = subtract_query(self.step, space.field, space.weights, negative, self.first_level)
-        job.report("selecting", 0.8)
-        return self._select("subtract", fixed, picks)
+            return "click", Selection.none(len(space)), (pick,), pick
+        if mode == "add":
+            return "add", step.fixed, (*step.picks, pick), pick
+        return mode, combine_sets(self.selection, pick.selection(), mode), (), pick
 
     @locked
     def rectangle(
@@ -136,10 +146,20 @@ class Session(ObjectSteps, LabelSteps, ToolSteps, CleanSteps):
         Raises:
             SplatsegError: the scene is not divided yet, outside the image, or empty space.
         """
+        name, found = self._label_at(view, u, v)
+        return self._select(f"label {name}", combine_sets(self.selection, found, mode))
+
+    @locked
+    def preview_label(self, view: Where, u: float, v: float, mode: Mode = "replace") -> Selection:
+        """What :meth:`pick_label` there would leave selected; nothing is changed. Raises as it does."""
+        found = combine_sets(self.selection, self._label_at(view, u, v)[1], mode)
+        return gather("label", found, (), self.hidden()).selection
+
+    def _label_at(self, view: Where, u: float, v: float) -> tuple[str, Selection]:
         content = self.workspace.shared.content
         tree = label_edit.divided(content)
         label = label_edit.label_at(self._gaussians(), tree.labels[:, content.level], self.workspace.camera(view), u, v)
-        return self._select(f"label {tree.node(label).name}", combine_sets(self.selection, tree.selection(label), mode))
+        return tree.node(label).name, tree.selection(label)
 
     # Refining --------------------------------------------------------------------------------------------------------
 

@@ -8,14 +8,15 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from splatseg.core.camera import Camera
 from splatseg.core.scene import View
+from splatseg.core.selection import Selection
 from splatseg.session import Job, Mode, Session
 from splatseg.session.colors import Look
 from splatseg.viewer.drags import Drags
 from splatseg.viewer.splats import SplatTemplate
 
 LIMITS = (20_000, 50_000, 100_000, 300_000, 1_000_000, 3_000_000)  # Gaussians drawn, to choose from
-Tool = Literal["click", "rectangle", "lasso", "brush", "box", "ball"]
-TOOLS: tuple[Tool, ...] = ("click", "rectangle", "lasso", "brush", "box", "ball")
+Tool = Literal["click", "preview", "rectangle", "lasso", "brush", "box", "ball"]
+TOOLS: tuple[Tool, ...] = ("click", "preview", "rectangle", "lasso", "brush", "box", "ball")
 
 
 @dataclass
@@ -137,6 +138,9 @@ class Actions(Protocol):
 
     def act(self, action: Callable[[], object], key: str | None = None) -> None:
         """Queue ``action`` and a refresh of all that shows the session."""
+
+    def preview(self, shown: Selection | None) -> None:
+        """Show ``shown`` as what would be selected; None shows what is selected again."""
 
     def waiting(self, key: str) -> bool:
         """Whether a newer action of that key is still to be done."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,13 +14,15 @@ from splatseg.core.progress import SILENT, Reporter
 from splatseg.session import Mode
 from splatseg.viewer.actions import Actions
 from splatseg.viewer.events import in_order
-from splatseg.viewer.markings import Outline, circle, segments
+from splatseg.viewer.markings import Outline, circle, opened, segments
 from splatseg.viewer.solid import SolidGizmo
+from splatseg.viewer.strokes import Backdrop, Stroke
 
 MODIFIED: dict[str | None, Mode] = {"shift": "add", "alt": "subtract", "alt+shift": "intersect"}
 CTRL = "cmd/ctrl"  # with a drag it draws a rectangle, with a click it subtracts
 RECTANGLES = (CTRL, "cmd/ctrl+shift", "cmd/ctrl+alt")
 BRUSH = "/tool/brush"
+STROKES = ("preview", "lasso", "brush")  # tools with which a plain drag draws, instead of turning the camera
 MOVED = 1e-4  # of the camera's distance: less is rounding
 
 
@@ -35,8 +38,8 @@ class Click(NamedTuple):
 class Canvas:
     """Listens to the canvas of ``window``.
 
-    viser tells of clicks, of rectangles and of gizmos, not of the pointer's way: a lasso is drawn corner by corner,
-    and a brush paints where it is clicked.
+    A lasso is drawn corner by corner or by hand, a brush paints where it is clicked and where it is led
+    (:mod:`splatseg.viewer.strokes`). viser tells nothing of a pointer whose button is up.
     """
 
     def __init__(self, window: Actions) -> None:
@@ -52,6 +55,7 @@ class Canvas:
         scene = window.client.scene
         for modifier in (None, *MODIFIED, CTRL):
             scene.on_click(modifier=modifier)(in_order(self._clicked))
+        self._backdrop = Backdrop(window, self._stroked, (None, *MODIFIED))
         self._listen_to_drags()
 
     @property
@@ -68,12 +72,14 @@ class Canvas:
         self.solid.show(tool if tool in ("box", "ball") else None)
 
     def _listen_to_drags(self) -> None:
-        """Ctrl-drags always draw a rectangle; with that tool plain drags do, instead of turning the camera."""
+        """Ctrl-drags always draw a rectangle; with that tool plain drags do, instead of turning the camera, and with
+        others they draw a stroke."""
         scene = self._window.client.scene
         scene.remove_rect_select_callback()
         plain = (None, *MODIFIED) if self._window.choices.tool == "rectangle" else ()
         for modifier in (*RECTANGLES, *plain):
             scene.on_rect_select(modifier=modifier)(in_order(self._dragged))
+        self._backdrop.show(self._window.choices.tool in STROKES)
 
     def mode_for(self, modifier: str | None, click: bool = False) -> Mode:
         """What a gesture does: as its keys say, else as the panel says."""
@@ -115,8 +121,8 @@ class Canvas:
         """A dab of the brush; it adds unless something else is asked for."""
         self._dab = (camera, u, v)
         self.show_brush()
-        mode: Mode = "add" if click.mode == "replace" else click.mode
-        self._window.session.brush(camera, [(u, v)], click.brush_radius, click.through, mode, self._job())
+        place = [(u, v)]
+        self._window.session.brush(camera, place, click.brush_radius, click.through, _painting(click.mode), self._job())
 
     def _dragged(self, event: Any) -> None:
         window, mode, through = self._window, self.mode_for(event.modifier), self._window.choices.through
@@ -128,6 +134,61 @@ class Canvas:
             window.session.rectangle(camera, corners, mode, self._job(), through)
 
         window.act(action)
+
+    # Strokes ---------------------------------------------------------------------------------------------------------
+
+    def _stroked(self, stroke: Stroke) -> None:
+        """The pointer was led further over the picture, or let go."""
+        window, tool, click = self._window, self._window.choices.tool, self._click(stroke.modifier)
+        points = list(stroke.points)
+        if tool == "preview":
+            act = partial(self._take_previewed if stroke.ended else self._preview, stroke.camera, points[-1], click)
+        elif tool == "brush":
+            act = partial(self._led if stroke.ended else self._show_stroke, stroke.camera, points, click)
+        else:
+            act = partial(self._drawn if stroke.ended else self._show_drawn, stroke.camera, points, click)
+        if stroke.ended:
+            window.act(act)
+        else:
+            window.post(act, "stroke")
+
+    def _preview(self, camera: Camera, place: tuple[float, float], click: Click) -> None:
+        window = self._window
+        look = window.session.preview_label if click.whole_labels else window.session.preview
+        try:
+            found = look(camera, *place, click.mode)
+        except SplatsegError:  # empty space is slid over as well
+            window.preview(None)
+            window.say("a click here would take nothing")
+            return
+        window.preview(found)
+        window.say(f"a click here would leave {len(found):,} Gaussians selected; let go to take them")
+
+    def _take_previewed(self, camera: Camera, place: tuple[float, float], click: Click) -> None:
+        self._window.preview(None)
+        self._pick(camera, *place, click)
+
+    def _show_stroke(self, camera: Camera, points: list[tuple[float, float]], click: Click) -> None:
+        self._dab = (camera, *points[-1])
+        lines = [circle(points[-1], click.brush_radius), opened(points)]
+        self._brush.show(camera, np.concatenate(lines))
+
+    def _led(self, camera: Camera, points: list[tuple[float, float]], click: Click) -> None:
+        """The brush was led along ``points``."""
+        self._dab = (camera, *points[-1])
+        self.show_brush()
+        self._window.session.brush(
+            camera, points, click.brush_radius, click.through, _painting(click.mode), self._job()
+        )
+
+    def _show_drawn(self, camera: Camera, points: list[tuple[float, float]], click: Click) -> None:
+        self._corners, self._camera = [], None
+        self._outline.show(camera, opened(points))
+
+    def _drawn(self, camera: Camera, points: list[tuple[float, float]], click: Click) -> None:
+        """A lasso was drawn by hand: it closes where the button is let go."""
+        self.forget_lasso()
+        self._window.session.lasso(camera, points, click.through, click.mode, self._job())
 
     def _job(self) -> Reporter:
         return self._window.doing or SILENT
@@ -180,14 +241,21 @@ class Canvas:
         self._show_lasso()
 
     def forget_lasso(self) -> bool:
-        """Forget all corners, and that the next click is for something else; whether there were any."""
-        had = bool(self._corners) or self._taking is not None
+        """Forget all corners, what is being drawn or previewed, and that the next click is for something else; whether
+        there was any of it."""
+        had = self._backdrop.give_up() or bool(self._corners) or self._taking is not None
+        self._window.preview(None)
         self._corners, self._camera, self._taking = [], None, None
         self._show_lasso()
         return had
 
     def _show_lasso(self) -> None:
         self._outline.show(self._camera, segments(self._corners))
+
+
+def _painting(mode: Mode) -> Mode:
+    """A brush adds where nothing else is asked for."""
+    return "add" if mode == "replace" else mode
 
 
 def _moved(before: Camera, now: Camera) -> bool:

@@ -59,6 +59,11 @@ def circle(center: tuple[float, float], radius: float) -> NDArray[np.float32]:
     return closed(around.astype(np.float32))
 
 
+def opened(places: Sequence[tuple[float, float]]) -> NDArray[np.float32]:
+    """(m, 2, 2) lines from each of ``places`` (m, 2) to the next."""
+    return closed(np.asarray(places, np.float32).reshape(-1, 2))[:-1]
+
+
 def closed(places: NDArray[np.float32]) -> NDArray[np.float32]:
     """(m, 2, 2) lines from each of ``places`` (m, 2) to the next, and from the last to the first."""
     return np.stack([places, np.roll(places, -1, axis=0)], axis=1)

@@ -15,6 +15,7 @@ import numpy as np
 from splatseg.core.camera import Camera
 from splatseg.core.errors import SplatsegError
 from splatseg.core.scene import View
+from splatseg.core.selection import Selection
 from splatseg.session import Cancelled, Job, Session
 from splatseg.session.colors import Look, Painter, showable
 from splatseg.viewer.actions import LIMITS, Choices, Tool
@@ -75,6 +76,7 @@ class Window:
         self._nodes = SplatNodes(self.template, client.scene)
         self._sampled_camera: tuple[float, ...] = ()
         self._rested_at: tuple[float, ...] = ()
+        self._previewed: Selection | None = None
         self._copies = CopyNodes(self)
         self.copy_gizmo = CopyGizmo(self)
         self._painted_camera: tuple[float, ...] = ()
@@ -213,10 +215,16 @@ class Window:
         look = self.look
         cameras = {"depth": self.camera, "photo": lambda: self._resting}
         camera = cameras.get(look.mode, lambda: None)()
-        self._nodes.show(self._painter.paint(look, camera))
+        self._nodes.show(self._painter.paint(look, camera, self._previewed))
         self._copies.show()
         self.copy_gizmo.sync()
         self.client.flush()
+
+    def preview(self, shown: Selection | None) -> None:
+        """Show ``shown`` as what would be selected; None shows what is selected again."""
+        if shown is not self._previewed:
+            self._previewed = shown
+            self.paint()
 
     # How much is drawn -----------------------------------------------------------------------------------------------
 

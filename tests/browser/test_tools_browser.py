@@ -132,3 +132,43 @@ def test_objects_are_copied_hidden_and_searched(open_window: Any, known: KnownSc
     choose(window, "Found", "object 1")
     wait_for("the selection", lambda: np.array_equal(window.selected(), kept))
     wait_for("the camera", lambda: np.abs((window.served.camera().cam_from_world - camera).numpy()).max() > 1e-3)
+
+
+def test_strokes_draw_and_preview_while_the_camera_stands(open_window: Any, known: KnownScene) -> None:
+    window = open_window()
+    belly = known.leaf("snowman/belly")
+    x, y = window.place_of(belly)
+    mouse, served = window.page.mouse, window.served
+    stood = served.camera().cam_from_world.clone()
+
+    def lead(places: tuple[tuple[float, float], ...]) -> None:
+        mouse.move(*places[0])
+        mouse.down()
+        for place in places[1:]:
+            mouse.move(*place, steps=2)
+            time.sleep(0.1)
+
+    window.press_key("v", lambda: served.choices.tool == "preview")
+    for _ in range(2):
+        lead(((x - 14, y - 30), (x - 6, y - 8), (x, y)))
+        wait_for("the preview", lambda: served._previewed is not None and served._queue.wait_idle(1.0))
+        shown = wait_for("it to settle", lambda: served._previewed).mask.numpy()
+        assert not window.selected().any()
+        window.page.get_by_text("let go to take them").first.wait_for()
+        window.gesture(mouse.up)
+        assert np.array_equal(window.selected(), shown) and known.inside(belly, 2)[shown].mean() > 0.9
+        window.gesture(lambda: window.press("Undo"))
+    for key, tool, way in (
+        ("b", "brush", ((x - 8, y), (x, y - 2), (x + 8, y))),
+        ("l", "lasso", ((x - 12, y - 12), (x + 12, y - 12), (x + 12, y + 12), (x - 12, y + 12))),
+    ):
+        window.press_key(key, lambda tool=tool: served.choices.tool == tool)
+        lead(way)
+        time.sleep(1)
+        window.shoot(f"20-{tool}-led")
+        window.gesture(mouse.up)
+        inside = window.selected()
+        assert inside.any() and known.inside(belly, 2)[inside].mean() > 0.5 and tool in served.session.step.label
+        window.gesture(lambda: window.press("Undo"))
+        assert not window.selected().any()
+    assert np.abs((served.camera().cam_from_world - stood).numpy()).max() < 1e-5

@@ -17,7 +17,15 @@ MODE_NAMES: dict[str, Mode] = {
     "intersect": "intersect",
 }
 INSIDE: dict[str, Mode] = {"only it": "replace", "add": "add", "take out": "subtract", "keep common": "intersect"}
-KEYS: dict[Tool, Any] = {"click": "C", "rectangle": "R", "lasso": "L", "brush": "B", "box": "X", "ball": "O"}
+KEYS: dict[Tool, Any] = {
+    "click": "C",
+    "preview": "V",
+    "rectangle": "R",
+    "lasso": "L",
+    "brush": "B",
+    "box": "X",
+    "ball": "O",
+}
 LARGEST_BRUSH = 200.0  # pixels
 SMALL = "font-size:0.8em;padding:0 0.9em"
 
@@ -29,7 +37,11 @@ class GesturesSection:
         self._window = window
         gui, choices = window.client.gui, window.choices
         self._tool = gui.add_dropdown(
-            "Tool", TOOLS, initial_value=choices.tool, hint="Keys: C, R, L, B, X, O. Ctrl-drag draws a rectangle always"
+            "Tool",
+            TOOLS,
+            initial_value=choices.tool,
+            hint="Keys: C, V, R, L, B, X, O. Ctrl-drag draws a rectangle always. "
+            "Preview: press and slide; what a click there would take lights up, letting go takes it",
         )
         self._tool.on_update(
             in_order(lambda event: self._choose(event.target.value) if event.client is not None else None)

@@ -1,0 +1,102 @@
+"""Drags of the pointer over the canvas, told point by point."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from splatseg.core.camera import Camera
+from splatseg.viewer.actions import Actions
+from splatseg.viewer.events import in_order
+
+NAME = "/tool/backdrop"
+EDGE = 1e5  # half of the backdrop's, in the browser's units: beyond what it draws, within what its pointer finds
+APART = 2.0  # pixels: points of a stroke that are nearer to the last one are left out
+MOST_POINTS = 5_000  # of a stroke: half an hour of a hand at viser's 20 a second
+
+_CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], np.float32)
+_SIDES = ((0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3))
+_FACES = np.array([face for a, b, c, d in _SIDES for face in ((a, b, c), (a, c, d))], np.uint32)
+
+
+@dataclass
+class Stroke:
+    """A drag that goes on.
+
+    Attributes:
+        camera: through which it is drawn; viser holds it meanwhile.
+        modifier: keys that are held, as viser names them.
+        points: image positions (u, v) so far.
+        ended: whether the button was let go.
+        given_up: whether nothing more is to come of it.
+    """
+
+    camera: Camera
+    modifier: str | None
+    points: list[tuple[float, float]] = field(default_factory=list)
+    ended: bool = False
+    given_up: bool = False
+
+    def lead_to(self, u: float, v: float) -> None:
+        """The pointer is at image position (u, v) now."""
+        if len(self.points) >= MOST_POINTS:
+            return
+        if not self.points or np.hypot(u - self.points[-1][0], v - self.points[-1][1]) >= APART:
+            self.points.append((u, v))
+
+
+class Backdrop:
+    """Tells of plain drags while it is there, which the camera does not follow then.
+
+    viser tells of a drag's way only where it begins on a node that listens. This one is an invisible box around
+    everything; clicks, the wheel, other buttons and gizmos in front of it are as without it.
+    """
+
+    def __init__(self, window: Actions, told: Callable[[Stroke], None], modifiers: tuple[str | None, ...]) -> None:
+        """``told`` is called in the event loop at the beginning of a stroke, at each point and at the end."""
+        self._window, self._told, self._modifiers = window, told, modifiers
+        self._handle: Any = None
+        self._stroke: Stroke | None = None
+
+    def show(self, there: bool) -> None:
+        """Listen to drags from now on, or leave them to the camera."""
+        if there == (self._handle is not None):
+            return
+        if not there:
+            self._handle.remove()
+            self._handle = None
+            return
+        self._handle = self._window.client.scene.add_mesh_simple(
+            NAME,
+            _CORNERS * np.float32(EDGE),
+            _FACES,
+            opacity=0.0,
+            side="double",
+            cast_shadow=False,
+            receive_shadow=False,
+        )
+        for modifier in self._modifiers:
+            self._handle.on_drag("left", modifier=modifier)(in_order(self._dragged))
+
+    def give_up(self) -> bool:
+        """Let nothing come of the stroke that is being drawn; whether there is one."""
+        stroke = self._stroke
+        if stroke is None or stroke.given_up:
+            return False
+        stroke.given_up = True
+        return True
+
+    def _dragged(self, event: Any) -> None:
+        if event.phase == "start" or self._stroke is None:
+            self._stroke = Stroke(self._window.camera(), event.modifier)
+            u, v = event.start_screen_pos
+            self._stroke.lead_to(u * self._stroke.camera.width, v * self._stroke.camera.height)
+        stroke, (u, v) = self._stroke, event.end_screen_pos
+        stroke.lead_to(u * stroke.camera.width, v * stroke.camera.height)
+        if event.phase == "end":
+            stroke.ended, self._stroke = True, None
+        if not stroke.given_up:
+            self._told(stroke)
