@@ -149,6 +149,32 @@ def test_a_lost_connection_finds_its_selection_again(open_window: Any, viewer: A
     assert np.array_equal(window.selected(), known.inside(belly, 2))
 
 
+def unnamed_buttons(page: Any) -> list[Any]:
+    """What the browser would read to a person who does not see them: nothing."""
+    tree = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")
+    buttons = [node for node in tree["nodes"] if node.get("role", {}).get("value") == "button"]
+    assert len(buttons) > 5
+    return [node for node in buttons if not node.get("name", {}).get("value") and not node.get("ignored")]
+
+
+def test_a_lost_server_is_told_in_words_and_buttons_have_names(open_window: Any, viewer: Any) -> None:
+    window = open_window()
+    lost = window.page.get_by_text("The server does not answer")
+    for tab in ("Select", "Objects", "Labels", "View", "Files"):
+        window.tab(tab)
+        assert unnamed_buttons(window.page) == []
+    for _ in range(2):
+        lost.wait_for(state="hidden")
+        before = set(viewer.windows)
+        viewer.server._websock_server.disconnect_all_clients()
+        window._client = wait_for("the browser to come back", lambda before=before: set(viewer.windows) - before).pop()
+        window.settle()
+    lost.wait_for(state="hidden")
+    viewer.server.stop()
+    lost.wait_for(state="visible")
+    window.shoot("21-lost")
+
+
 def test_photo_beside_the_render_and_division_into_labels(open_window: Any, known: KnownScene) -> None:
     window = open_window(1000, 480)
     window.tab("View")

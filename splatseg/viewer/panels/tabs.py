@@ -7,6 +7,7 @@ from typing import Any
 from splatseg.session import Job
 from splatseg.viewer.actions import Actions
 from splatseg.viewer.events import pressed
+from splatseg.viewer.page import page_html
 from splatseg.viewer.panels.files import FilesPanel
 from splatseg.viewer.panels.labels import LabelsPanel
 from splatseg.viewer.panels.objects import ObjectsPanel
@@ -27,6 +28,7 @@ class Panels:
         self._facts: tuple[str, ...] = ()
         gui.main_panel.dock_right()
         gui.main_panel.set_width(360)
+        gui.add_html(page_html())
         self._status = gui.add_html("")
         # In their places always: what came and went would move everything below it under the pointer.
         self._progress = gui.add_progress_bar(0)
