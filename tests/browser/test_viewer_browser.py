@@ -137,18 +137,6 @@ def test_two_windows_share_objects_but_not_selections(open_window: Any, known: K
     second.shoot("7-second-window")
 
 
-def test_a_lost_connection_finds_its_selection_again(open_window: Any, viewer: Any, known: KnownScene) -> None:
-    window = open_window(680, 400)
-    belly = known.leaf("snowman/belly")
-    window.click(belly)
-    session, before = window.served.session, set(viewer.windows)
-    viewer.server._websock_server.disconnect_all_clients()
-    window._client = wait_for("the browser to come back", lambda: set(viewer.windows) - before).pop()
-    window.settle()
-    assert window.served.session is session
-    assert np.array_equal(window.selected(), known.inside(belly, 2))
-
-
 def unnamed_buttons(page: Any) -> list[Any]:
     """What the browser would read to a person who does not see them: nothing."""
     tree = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")
@@ -157,18 +145,24 @@ def unnamed_buttons(page: Any) -> list[Any]:
     return [node for node in buttons if not node.get("name", {}).get("value") and not node.get("ignored")]
 
 
-def test_a_lost_server_is_told_in_words_and_buttons_have_names(open_window: Any, viewer: Any) -> None:
-    window = open_window()
+def test_a_lost_connection_finds_its_selection_again_and_a_lost_server_is_told(
+    open_window: Any, viewer: Any, known: KnownScene
+) -> None:
+    window = open_window(680, 400)
+    belly = known.leaf("snowman/belly")
+    window.click(belly)
     lost = window.page.get_by_text("The server does not answer")
-    for tab in ("Select", "Objects", "Labels", "View", "Files"):
+    for tab in ("Objects", "Labels", "View", "Files", "Select"):
         window.tab(tab)
         assert unnamed_buttons(window.page) == []
     for _ in range(2):
         lost.wait_for(state="hidden")
-        before = set(viewer.windows)
+        session, before = window.served.session, set(viewer.windows)
         viewer.server._websock_server.disconnect_all_clients()
         window._client = wait_for("the browser to come back", lambda before=before: set(viewer.windows) - before).pop()
         window.settle()
+        assert window.served.session is session
+        assert np.array_equal(window.selected(), known.inside(belly, 2))
     lost.wait_for(state="hidden")
     viewer.server.stop()
     lost.wait_for(state="visible")
