@@ -118,11 +118,8 @@ class Canvas:
             window.say(window.session.notice)
 
     def _paint(self, camera: Camera, u: float, v: float, click: Click) -> None:
-        """A dab of the brush; it adds unless something else is asked for."""
-        self._dab = (camera, u, v)
-        self.show_brush()
-        place = [(u, v)]
-        self._window.session.brush(camera, place, click.brush_radius, click.through, _painting(click.mode), self._job())
+        """A dab of the brush."""
+        self._led(camera, [(u, v)], click)
 
     def _dragged(self, event: Any) -> None:
         window, mode, through = self._window, self.mode_for(event.modifier), self._window.choices.through
@@ -174,12 +171,11 @@ class Canvas:
         self._brush.show(camera, np.concatenate(lines))
 
     def _led(self, camera: Camera, points: list[tuple[float, float]], click: Click) -> None:
-        """The brush was led along ``points``."""
+        """The brush was led along ``points``; it adds unless something else is asked for."""
         self._dab = (camera, *points[-1])
         self.show_brush()
-        self._window.session.brush(
-            camera, points, click.brush_radius, click.through, _painting(click.mode), self._job()
-        )
+        mode: Mode = "add" if click.mode == "replace" else click.mode
+        self._window.session.brush(camera, points, click.brush_radius, click.through, mode, self._job())
 
     def _show_drawn(self, camera: Camera, points: list[tuple[float, float]], click: Click) -> None:
         self._corners, self._camera = [], None
@@ -251,11 +247,6 @@ class Canvas:
 
     def _show_lasso(self) -> None:
         self._outline.show(self._camera, segments(self._corners))
-
-
-def _painting(mode: Mode) -> Mode:
-    """A brush adds where nothing else is asked for."""
-    return "add" if mode == "replace" else mode
 
 
 def _moved(before: Camera, now: Camera) -> bool:
