@@ -112,11 +112,20 @@ class Guide:
         wait_for("the tool", lambda: self.served.choices.tool != before)
         self.settle()
 
-    def place_corner(self, place: tuple[int, int]) -> None:
-        """Another corner of the lasso."""
-        before = self.served.canvas.corners
-        self.page.mouse.click(*self.spot(place))
-        wait_for("the corner", lambda: self.served.canvas.corners == before + 1)
+    def lead(self, places: tuple[tuple[int, int], ...]) -> None:
+        """Press the button and slide along ``places``; it stays pressed."""
+        self.page.mouse.move(*self.spot(places[0]))
+        self.page.mouse.down()
+        for place in places[1:]:
+            self.page.mouse.move(*self.spot(place), steps=6)
+            time.sleep(0.2)
+        self.settle()
+
+    def give_up(self) -> None:
+        """Let nothing come of what is being drawn."""
+        self.page.keyboard.press("Escape")
+        self.settle()
+        self.page.mouse.up()
         self.settle()
 
     def choose(self, now: Collection[str], wanted: str) -> None:
@@ -151,6 +160,12 @@ class Guide:
 def select(guide: Guide) -> None:
     """Pictures of clicks, the slider, and the score."""
     guide.shoot("open")
+    guide.tool("v")
+    guide.lead((WALL, CHEST, BELLY))
+    wait_for("the preview", lambda: guide.served._previewed is not None)
+    guide.shoot("preview")
+    guide.give_up()
+    guide.tool("c")
     guide.click(BELLY)
     guide.shoot("part")
     guide.take_object()
@@ -190,9 +205,9 @@ def tools(guide: Guide) -> None:
     """Pictures of the lasso, the ball, the property slider, a copy, and a key."""
     guide.tab("Select")
     guide.tool("l")
-    for corner in ((60, 158), (80, 150), (108, 152), (122, 170), (112, 205), (66, 200)):
-        guide.place_corner(corner)
+    guide.lead(((60, 158), (80, 150), (108, 152), (122, 170), (118, 190), (112, 205), (88, 210), (66, 200)))
     guide.shoot("lasso")
+    guide.give_up()
     guide.tool("c")
     guide.click(MUSHROOM)
     guide.take_object()
