@@ -141,12 +141,14 @@ def undistortion(cell: Cell, meter: Meter) -> None:
     meter.per("undistortion", cell.views, "photo")
 
 
-def write_model(folder: Path, cameras: list[Camera], names: list[str]) -> None:
-    """COLMAP's text files of a SIMPLE_RADIAL camera and the poses; points all over the walls."""
+def write_model(folder: Path, cameras: list[Camera], names: list[str], distortion: float | None = 0.05) -> None:
+    """COLMAP's text files of a SIMPLE_RADIAL camera (SIMPLE_PINHOLE without ``distortion``) and the poses; points all
+    over the walls."""
     folder.mkdir(parents=True, exist_ok=True)
     first = cameras[0]
+    model, last = ("SIMPLE_PINHOLE", "") if distortion is None else ("SIMPLE_RADIAL", f" {distortion}")
     (folder / "cameras.txt").write_text(
-        f"1 SIMPLE_RADIAL {first.width} {first.height} {float(first.fx)} {first.width / 2} {first.height / 2} 0.05\n"
+        f"1 {model} {first.width} {first.height} {float(first.fx)} {first.width / 2} {first.height / 2}{last}\n"
     )
     lines = []
     for number, (camera, name) in enumerate(zip(cameras, names, strict=True), 1):
