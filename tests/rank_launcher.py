@@ -83,6 +83,7 @@ class RankLauncher:
 
 
 def _serve() -> None:
+    import hdbscan  # noqa: F401
     import torch
     import torch.distributed
 
