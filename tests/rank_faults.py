@@ -54,6 +54,13 @@ def killed_at_hierarchy(count: int) -> None:
     hierarchies.build_hierarchy = _after(hierarchies.build_hierarchy, count, _die)
 
 
+def killed_at_move(count: int) -> None:
+    """SIGKILL where the rank moves the ``count``-th of several new paths into its place."""
+    from splatseg.core import atomic
+
+    atomic._put_aside = _after(atomic._put_aside, count, _die)
+
+
 def killed_at_labels() -> None:
     from splatseg.fit import pipeline
 

@@ -1,4 +1,4 @@
-"""``python tests/sam_vit_b.py OUT [PHOTO]``: vit_b on one 1920x1080 image, by us and by the library: masks, peak memory.
+"""``python tests/sam_vit_b.py OUT [PHOTO]``: vit_b on one 1920x1080 image, ours and the library: masks, peak memory.
 
 The image encoder takes most of a minute on one core. Each side's runs once here, in a process of its own, where memory
 is what this made; what it gave serves both the figures and the comparison. OUT is pickled: by side the bytes above what

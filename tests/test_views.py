@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from plain_splats import CUPBOARD, ROOM, STOOL, ball, box, joined, rectangle, room, table
+from rank_launcher import RankLauncher
 from scipy.spatial.transform import Rotation
 from script_runner import run_script
 from torch import Tensor
@@ -35,7 +33,6 @@ from splatseg.io.ply import save_gaussians
 from splatseg.io.run import Run
 from splatseg.io.run_scene import load_run_scene
 
-ROOT = Path(__file__).parent.parent
 SMALL = ViewPlanConfig(views=24, width=160, height=120)
 
 
@@ -261,20 +258,10 @@ def test_views_become_a_capture_once(tmp_path: Path, splat_file: Path, capsys: p
     assert len(list((out / "images").iterdir())) == 4 and (out / "masks").is_dir()
 
 
-KILLED = """
-import os, sys
-from splatseg.core import atomic
-from splatseg.cli.endings import run
-from splatseg.cli.views import main
-left = int(sys.argv.pop(1))
-put_aside = atomic._put_aside
-def killed(*places):
-    global left
-    left -= 1
-    os._exit(9) if left < 0 else put_aside(*places)
-atomic._put_aside = killed
-run(main)
-"""
+@pytest.fixture(scope="module")
+def launcher() -> Iterator[RankLauncher]:
+    with RankLauncher() as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
@@ -285,29 +272,20 @@ def whole(splat_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("moves", [0, 1, 2])
 def test_a_kill_between_two_moves_is_gone_on_from(
-    tmp_path: Path, splat_file: Path, whole: Path, moves: int, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    launcher: RankLauncher,
+    splat_file: Path,
+    whole: Path,
+    moves: int,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Of images, model and views.json some are in their places: the folder is not of somebody else for that."""
     out = tmp_path / "views"
     for other in ("5", "6"):  # into a new folder, then over views of another plan
-        command = [
-            sys.executable,
-            "-c",
-            KILLED,
-            moves,
-            splat_file,
-            "--out",
-            out,
-            "--views",
-            other,
-            *PLAN[2:],
-            "--quiet",
-        ]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        assert subprocess.run([*map(str, command)], env=environment, timeout=300).returncode == 9
+        arguments = [splat_file, "--out", out, "--views", other, *PLAN[2:], "--quiet"]
+        assert launcher.run("views", arguments, 1, rank0=[("killed_at_move", moves + 1)]).codes == [-9]
         assert run_script("views.py", splat_file, "--out", out, "--views", other, *PLAN[2:], "--quiet") == 0
         assert f"{other} views from" in capsys.readouterr().out
     assert {p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file()} == {
