@@ -67,3 +67,11 @@ def test_what_takes_seconds_to_import_is_in_no_process_that_does_not_need_it() -
     """COLMAP, torch's compiler (a torch optimizer imports it, too), and scikit-learn by way of hdbscan."""
     done = python(FIT_BEGINS)
     assert done.stdout == "set()\n", done.stdout + done.stderr[-500:]
+
+
+@pytest.mark.parametrize("word", ["--help", "--version"])
+def test_what_the_command_says_of_itself_waits_for_no_torch(word: str) -> None:
+    code = "import sys; from splatseg.cli.command import main; sys.argv = ['splatseg', sys.argv[1]]"
+    code += "\ntry: main()\nexcept SystemExit as ending: print(ending.code, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, word], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines()[-1] == "0 False", done.stdout + done.stderr

@@ -22,6 +22,7 @@ from splatseg.core.errors import SplatsegError
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.scene import Points
 from splatseg.fit.splat_transform import transformed
+from splatseg.fit.views import positions
 from splatseg.fit.views.config import ViewPlanConfig
 from splatseg.fit.views.frame import plan_frame
 from splatseg.fit.views.grid import MARGIN
@@ -228,8 +229,14 @@ def test_a_written_model_is_read_back(tmp_path: Path, table_plan: ViewPlan) -> N
 # The commands, twice -------------------------------------------------------------------------------------------------
 
 PLAN = ["--views", "6", "--width", "96", "--height", "72"]
+FEW_RAYS = 512  # from a place; how good these plans are is none of what is tested here
 FIT = ["--preset", "fast", "--config.features.steps=20", "--quiet"]
 FIT += ["--config.views.views=6", "--config.views.width=96", "--config.views.height=72"]
+
+
+@pytest.fixture
+def few_rays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(positions, "RAYS", FEW_RAYS)
 
 
 @pytest.fixture(scope="module")
@@ -244,6 +251,7 @@ def stamps(folder: Path) -> dict[str, int]:
     return {path.relative_to(folder).as_posix(): path.stat().st_mtime_ns for path in files}
 
 
+@pytest.mark.usefixtures("few_rays")
 def test_views_become_a_capture_once(tmp_path: Path, splat_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "views"
     assert run_script("views.py", splat_file, "--out", out, *PLAN, "--quiet") == 0
@@ -265,13 +273,16 @@ def launcher() -> Iterator[RankLauncher]:
 
 
 @pytest.fixture(scope="module")
-def whole(splat_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(launcher: RankLauncher, splat_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Views that nothing interrupted."""
     out = tmp_path_factory.mktemp("planned") / "whole"
-    assert run_script("views.py", splat_file, "--out", out, *PLAN, "--quiet") == 0
+    arguments = [splat_file, "--out", out, *PLAN, "--quiet"]
+    assert launcher.run("views", arguments, 1, rank0=[("few_rays", FEW_RAYS)]).codes == [0]
     return out
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("few_rays")
 @pytest.mark.parametrize("moves", [0, 1, 2])
 def test_a_kill_between_two_moves_is_gone_on_from(
     tmp_path: Path,
@@ -283,9 +294,10 @@ def test_a_kill_between_two_moves_is_gone_on_from(
 ) -> None:
     """Of images, model and views.json some are in their places: the folder is not of somebody else for that."""
     out = tmp_path / "views"
+    faults = [("few_rays", FEW_RAYS), ("killed_at_move", moves + 1)]
     for other in ("5", "6"):  # into a new folder, then over views of another plan
         arguments = [splat_file, "--out", out, "--views", other, *PLAN[2:], "--quiet"]
-        assert launcher.run("views", arguments, 1, rank0=[("killed_at_move", moves + 1)]).codes == [-9]
+        assert launcher.run("views", arguments, 1, rank0=faults).codes == [-9]
         assert run_script("views.py", splat_file, "--out", out, "--views", other, *PLAN[2:], "--quiet") == 0
         assert f"{other} views from" in capsys.readouterr().out
     assert {p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file()} == {
@@ -303,6 +315,7 @@ def test_a_folder_of_others_is_not_written_to(
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
+@pytest.mark.usefixtures("few_rays")
 def test_a_splat_alone_is_fitted_once_and_moves(tmp_path: Path, splat_file: Path) -> None:
     out, moved = tmp_path / "run", tmp_path / "elsewhere" / "run"
     assert run_script("fit.py", "--splat", splat_file, "--out", out, *FIT) == 0
