@@ -54,6 +54,20 @@ def killed_at_hierarchy(count: int) -> None:
     hierarchies.build_hierarchy = _after(hierarchies.build_hierarchy, count, _die)
 
 
+def few_rays(count: int) -> None:
+    """Plans of views by fewer rays from a place: worse ones, in a third of the time."""
+    from splatseg.fit.views import positions
+
+    positions.RAYS = count
+
+
+def killed_at_move(count: int) -> None:
+    """SIGKILL where the rank moves the ``count``-th of several new paths into its place."""
+    from splatseg.core import atomic
+
+    atomic._put_aside = _after(atomic._put_aside, count, _die)
+
+
 def killed_at_labels() -> None:
     from splatseg.fit import pipeline
 

@@ -57,7 +57,7 @@ class RankLauncher:
         """``splatseg COMMAND ARGUMENTS`` by so many ranks.
 
         Args:
-            command: ``fit`` or ``masks``.
+            command: ``fit``, ``masks`` or ``views``.
             arguments: of all ranks, or a list for each of them.
             ranks: how many.
             faults: ``rank1=[("killed_at_step", 5)]`` and so on, functions of ``rank_faults``.
@@ -83,11 +83,13 @@ class RankLauncher:
 
 
 def _serve() -> None:
+    import hdbscan  # noqa: F401
     import torch
     import torch.distributed
 
     import splatseg.cli.fit
-    import splatseg.cli.masks  # noqa: F401
+    import splatseg.cli.masks
+    import splatseg.cli.views  # noqa: F401
 
     torch.set_num_threads(1)
     for line in sys.stdin:
@@ -129,12 +131,14 @@ def _rank(command: str, words: list[str], faults: list[Fault], place: Path) -> N
 
         import splatseg.cli.fit
         import splatseg.cli.masks
+        import splatseg.cli.views
         from splatseg.cli.endings import run
 
+        mains = {"fit": splatseg.cli.fit.main, "masks": splatseg.cli.masks.main, "views": splatseg.cli.views.main}
         sys.argv = [f"{command}.py", *words]
         for name, *arguments in faults:
             getattr(rank_faults, name)(*arguments)
-        run({"fit": splatseg.cli.fit.main, "masks": splatseg.cli.masks.main}[command])
+        run(mains[command])
     except SystemExit as ending:
         code = ending.code if isinstance(ending.code, int) else 1
     except BaseException:

@@ -4,6 +4,13 @@ set -uo pipefail
 python=$1
 shift
 
+# Bytecode that is not to lie beside the sources lies elsewhere: without any, every process compiles what it imports anew,
+# and there are some two hundred.
+if [[ -n "${PYTHONDONTWRITEBYTECODE:-}" ]]; then
+  unset PYTHONDONTWRITEBYTECODE
+  export PYTHONPYCACHEPREFIX="${PYTHONPYCACHEPREFIX:-$(cd "$(dirname "$0")/.." && pwd)/build/bytecode}"
+fi
+
 # The browser's tests by themselves: beside others the browser draws too slowly, and they would skip. 5: none was chosen.
 # They lie in tests/browser: thousands of others need not be collected first.
 passed() { (($1 == 0 || $1 == 5)); }

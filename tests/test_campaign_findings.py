@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -19,6 +17,7 @@ import torch
 from campaign_bases import TINY
 from known_run import make_run
 from PIL import Image
+from script_runner import run_script
 from test_colmap import make_scene
 
 from splatseg.core import reading
@@ -44,7 +43,6 @@ from splatseg.masks.hierarchy import PatchHierarchy
 from splatseg.session import Session, store
 from splatseg.synthetic import SceneConfig, write_scene
 
-SCRIPTS = Path(__file__).parent.parent / "scripts"
 ENDED = 2**22 + 1  # the number of no process: above the largest that Linux gives
 
 
@@ -233,9 +231,9 @@ def test_the_folder_of_an_undistortion_is_one_that_the_clean_up_knows(
 def test_a_killed_masks_job_leaves_nothing_for_good(tmp_path: Path) -> None:
     """scripts/masks.py did not look for what a killed call was writing, in the run and in the folder of COCO files."""
     make_scene(tmp_path / "scene", views=2)
-    command = [sys.executable, str(SCRIPTS / "masks.py"), str(tmp_path / "scene"), "--source", "watershed", "--quiet"]
-    command += ["--out", str(tmp_path / "run"), "--coco", str(tmp_path / "coco")]
-    subprocess.run(command, check=True)
+    arguments = [tmp_path / "scene", "--source", "watershed", "--quiet"]
+    arguments += ["--out", tmp_path / "run", "--coco", tmp_path / "coco"]
+    assert run_script("masks.py", *arguments) == 0
     (folder,) = (path for path in (tmp_path / "run/masks").iterdir() if path.is_dir())
     for place in (tmp_path / "run/scene.json", folder / "sub/v0.png.npz", tmp_path / "coco/sub/v0.json"):
         assert place.parent.is_dir()
@@ -244,7 +242,7 @@ def test_a_killed_masks_job_leaves_nothing_for_good(tmp_path: Path) -> None:
     living = temporary_name(folder / "sub/v1.png.npz")
     living.touch()
     for _ in range(2):
-        subprocess.run(command, check=True)
+        assert run_script("masks.py", *arguments) == 0
         assert [path for path in tmp_path.rglob("*.tmp*")] == [living]
 
 

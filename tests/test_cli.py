@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,11 +20,50 @@ from splatseg.cli.command import main as command_main
 ROOT = Path(__file__).parent.parent
 
 
-def run_snippet(body: str) -> subprocess.CompletedProcess[str]:
-    imports = "from splatseg.cli.endings import run\nfrom splatseg.core.errors import SplatsegError"
-    code = f"import errno, os, sys\n{imports}\n{body}"
+SNIPPETS = """
+import errno, json, os, sys, tempfile
+from splatseg.cli.endings import run
+from splatseg.core.errors import SplatsegError
+for line in sys.stdin:
+    told = tempfile.TemporaryFile("w+")
+    if not (child := os.fork()):
+        os.dup2(told.fileno(), 2)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        break
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    told.seek(0)
+    print(json.dumps([code, told.read()]), flush=True)
+else:
+    sys.exit()
+exec(json.loads(line))
+"""
+"""Each line of stdin is a program whose imports are done: it ends as a process of its own."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Exit code and what was said on stderr."""
+
+    returncode: int
+    told: str
+
+
+Snippets = Callable[[str], Ending]
+
+
+@pytest.fixture(scope="module")
+def run_snippet() -> Iterator[Snippets]:
     env = {**os.environ, "PYTHONPATH": f"{ROOT / 'scripts'}{os.pathsep}{ROOT}"}
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=False)
+    command = [sys.executable, "-c", SNIPPETS]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as server:
+
+        def run(body: str) -> Ending:
+            assert server.stdin is not None and server.stdout is not None
+            server.stdin.write(json.dumps(body) + "\n")
+            server.stdin.flush()
+            return Ending(*json.loads(server.stdout.readline()))
+
+        yield run
 
 
 @pytest.mark.parametrize(
@@ -45,16 +87,16 @@ def run_snippet(body: str) -> subprocess.CompletedProcess[str]:
         ("def f(): raise SystemExit(2)\nrun(f)", 2, ""),  # tyro leaves like this on bad arguments
     ],
 )
-def test_endings(body: str, code: int, stderr: str) -> None:
+def test_endings(run_snippet: Snippets, body: str, code: int, stderr: str) -> None:
     result = run_snippet(body)
-    assert (result.returncode, result.stderr) == (code, stderr)
+    assert result == Ending(code, stderr)
 
 
-def test_bugs_keep_their_traceback() -> None:
+def test_bugs_keep_their_traceback(run_snippet: Snippets) -> None:
     for body in ("def f(): raise FileNotFoundError(errno.ENOENT, 'gone', 'x')", "def f(): return 1 / 0"):
         result = run_snippet(f"{body}\nrun(f)")
         assert result.returncode == 1
-        assert "Traceback" in result.stderr
+        assert "Traceback" in result.told
 
 
 @pytest.mark.parametrize(
@@ -168,18 +210,29 @@ def completed(script: str, *words: str) -> list[str]:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
 
 
-def test_bash_completes_commands_options_and_choices() -> None:
+def test_bash_completes_commands_options_and_choices(capsys: pytest.CaptureFixture[str]) -> None:
+    """The first in a process of its own: that it ends so, and says nothing else."""
+
+    def told(*words: str) -> Ending:
+        """With what was said on stdout where all went well."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sys.argv", ["splatseg", *words])
+            with pytest.raises(SystemExit) as ending:
+                command_main()
+        captured = capsys.readouterr()
+        return Ending(int(ending.value.code or 0), captured.out if not ending.value.code else captured.err)
+
     script = splatseg_command("completion", "bash")
     assert script.returncode == 0 and script.stderr == ""
-    assert splatseg_command("--tyro-print-completion", "bash").stdout == script.stdout
+    assert told("--tyro-print-completion", "bash") == Ending(0, script.stdout)
     assert completed(script.stdout, "splatseg", "ma") == ["masks"]
     for _ in range(2):
         assert completed(script.stdout, "splatseg", "fit", "--pre") == ["--preset"]
     assert completed(script.stdout, "splatseg", "fit", "--preset", "f") == ["fast"]
     for shell, word in (("zsh", "#compdef splatseg"), ("fish", "complete")):
-        assert word in splatseg_command("completion", shell).stdout
-    wrong = splatseg_command("completion", "cmd")
-    assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and "'cmd'" in wrong.stderr
+        assert word in told("completion", shell).told
+    wrong = told("completion", "cmd")
+    assert wrong.returncode == 2 and wrong.told.count("\n") == 1 and "'cmd'" in wrong.told
 
 
 @pytest.mark.parametrize("script", sorted(p.name for p in (ROOT / "scripts").glob("[a-z]*.py")))

@@ -134,8 +134,7 @@ def test_short_options_reach_the_config(capture: Path, finished: Path, tmp_path:
     splat = tmp_path / "splat.ply"
     shutil.copy(finished / "geometry.ply", splat)
     arguments = ["--masks", capture / "masks_2d", "--splat", splat, "--full-render", "--downscale", "1"]
-    done = fit(capture, "--out", tmp_path / "run", *arguments)
-    assert done.returncode == 0, done.stderr
+    assert run_script("fit.py", capture, "--out", tmp_path / "run", *arguments, *TINY_ARGUMENTS) == 0
     settings = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert settings["features"]["full_render"] is True and settings["downscale"] == 1
     assert (tmp_path / "run" / "labels.ply").is_file()
@@ -155,12 +154,11 @@ def test_killed_fit_goes_on(capture: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(command, cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not (out / "log.jsonl").is_file() and time.monotonic() < deadline:
-        time.sleep(0.1)
+        time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert (out / "log.jsonl").is_file() and not (out / "geometry.ply").exists()
-    done = fit(*arguments)
-    assert done.returncode == 0, done.stderr
+    assert run_script("fit.py", *arguments, *TINY_ARGUMENTS) == 0
     assert (out / "labels.ply").is_file()
     assert not list(out.rglob("*.tmp*"))
 
@@ -228,10 +226,11 @@ def test_broken_splat_is_refused(capture: Path, finished: Path, tmp_path: Path, 
 
 
 def test_full_disk_keeps_what_was_written(capture: Path, tmp_path: Path) -> None:
-    done = fit(capture, "--out", tmp_path / "run", "--masks", capture / "masks_2d", limit=20_000)
+    arguments = [capture, "--out", tmp_path / "run", "--masks", capture / "masks_2d"]
+    done = fit(*arguments, limit=20_000)
     assert_refused(done.returncode, done.stderr, "file too large")
     assert not list((tmp_path / "run").glob("*.ply")), "nothing half-written is taken for whole"
-    assert fit(capture, "--out", tmp_path / "run", "--masks", capture / "masks_2d").returncode == 0
+    assert run_script("fit.py", *arguments, *TINY_ARGUMENTS) == 0
 
 
 def test_two_fits_in_one_folder(capture: Path, finished: Path) -> None:

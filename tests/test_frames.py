@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +90,38 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[str
     return capture, *fitted(capture, folder / "run")
 
 
+Fitted = Callable[[str], tuple[Path, Path, dict[str, float], list[str]]]
+
+
+@pytest.fixture(scope="module")
+def in_frame(base: tuple[Path, Path, dict[str, float]], tmp_path_factory: pytest.TempPathFactory) -> Fitted:
+    """``in_frame(name)``: the base's capture in one of :data:`FRAMES`, its run, the figures and the log of that; each
+    made once."""
+
+    @cache
+    def made(name: str) -> tuple[Path, Path, dict[str, float], list[str]]:
+        folder, log = tmp_path_factory.mktemp("frame"), logging.getLogger("splatseg")
+        capture, heard = similar(base[0], folder / "scene", FRAMES[name]), Heard()
+        log.addHandler(heard)
+        try:
+            return capture, *fitted(capture, folder / "run"), heard.messages
+        finally:
+            log.removeHandler(heard)
+
+    return made
+
+
+class Heard(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
 def in_base_frame(run: Path, how: Similarity) -> np.ndarray:
     """(n, 3) float64 means of the run's splat, taken to the capture's frame by its comment and back to the base's."""
     scale, turn, move = how
@@ -103,9 +138,9 @@ def selected(run: Path, pixel: tuple[int, int]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", FRAMES)
-def test_a_frame_changes_nothing(base: tuple[Path, Path, dict[str, float]], tmp_path: Path, name: str) -> None:
+def test_a_frame_changes_nothing(base: tuple[Path, Path, dict[str, float]], in_frame: Fitted, name: str) -> None:
     capture, base_run, before = base
-    run, figures = fitted(similar(capture, tmp_path / "scene", FRAMES[name]), tmp_path / "run")
+    _, run, figures, _ = in_frame(name)
     assert abs(figures["psnr_held_out"] - before["psnr_held_out"]) < 0.3
     assert abs(figures["gaussians"] / before["gaussians"] - 1) < 0.05
     means = in_base_frame(run, FRAMES[name])
@@ -127,13 +162,10 @@ def test_a_frame_changes_nothing(base: tuple[Path, Path, dict[str, float]], tmp_
     assert int((mask & other).sum()) > 0.9 * int((mask | other).sum()) > 0
 
 
-def test_a_far_capture_says_where_it_is(
-    base: tuple[Path, Path, dict[str, float]], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_far_capture_says_where_it_is(base: tuple[Path, Path, dict[str, float]], in_frame: Fitted) -> None:
     how = FRAMES["moved by 1e6"]
-    capture = similar(base[0], tmp_path / "scene", how)
-    run, _ = fitted(capture, tmp_path / "run")
-    lines = [record.message for record in caplog.records if "local frame" in record.message]
+    capture, run, _, messages = in_frame("moved by 1e6")
+    lines = [message for message in messages if "local frame" in message]
     assert len(lines) == 1 and str(capture) in lines[0]
     gaussians = load_gaussians(run / "geometry.ply")
     assert np.abs(np.array(gaussians.offset) - how[2]).max() < 100

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import json
+import os
 import resource
 import subprocess
 import sys
@@ -45,12 +47,32 @@ def given_back_after_a_failure() -> None:
     assert faults_of_one_use() > PAGES // 2
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="tells glibc, which is not here")
-@pytest.mark.parametrize("what", ["kept_within", "given_back_after_a_failure"])
-def test_blocks_are_kept_only_while_asked_for(what: str) -> None:
-    """In a process of its own: a hole of that size in the heap, left by another test, would take the block."""
-    code = f"import sys; sys.path[:0] = ['.', 'tests']; import test_malloc; test_malloc.{what}()"
+def each_forked(names: list[str]) -> None:
+    """Exit code of each function of this file, on stdout as JSON, and 1 with a traceback on stderr where it fails."""
+    codes = {}
+    for name in names:
+        if not (child := os.fork()):
+            globals()[name]()
+            sys.exit()
+        codes[name] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(json.dumps(codes))
+
+
+@pytest.fixture(scope="module")
+def ended() -> tuple[dict[str, int], str]:
+    """In processes of their own: a hole of that size in the heap, left by another test, would take the block."""
+    code = f"import sys; sys.path[:0] = ['.', 'tests']; import test_malloc; test_malloc.each_forked({PARTS})"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    if done.returncode == 77:
+    return json.loads(done.stdout), done.stderr
+
+
+PARTS = ["kept_within", "given_back_after_a_failure"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="tells glibc, which is not here")
+@pytest.mark.parametrize("what", PARTS)
+def test_blocks_are_kept_only_while_asked_for(ended: tuple[dict[str, int], str], what: str) -> None:
+    codes, told = ended
+    if codes[what] == 77:
         pytest.skip("the C library is not glibc")
-    assert done.returncode == 0, done.stderr
+    assert codes[what] == 0, told

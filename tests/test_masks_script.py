@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rank_launcher import RankLauncher
 from script_runner import run_script
 from test_colmap import make_scene
 from test_sam_everything import LOOSE, build_sam, photo
@@ -149,17 +150,19 @@ def torchrun(photos: Path, out: Path) -> subprocess.CompletedProcess[str]:
 def test_two_processes_share_the_work(photos: Path, tmp_path: Path) -> None:
     """A rank dies of an unreadable photo; the next run does what is left, and only that; no view is done twice."""
     out, good = tmp_path / "run", (photos / "d.png").read_bytes()
-    (photos / "d.png").write_bytes(good[: len(good) // 2])  # header and size are fine, the pixels are not
-    broken = torchrun(photos, out)
-    assert broken.returncode != 0
-    assert "error: " in broken.stderr and "d.png: unreadable image" in broken.stderr
-    first = times(out / "masks")
-    assert "d.png.npz" not in first
+    arguments = [photos, "--source", "watershed", "--out", out, "--preview"]
+    with RankLauncher() as launcher:
+        (photos / "d.png").write_bytes(good[: len(good) // 2])  # header and size are fine, the pixels are not
+        broken = launcher.run("masks", arguments, 2)
+        assert any(broken.codes)
+        assert any("error: " in told and "d.png: unreadable image" in told for told in broken.errors)
+        first = times(out / "masks")
+        assert "d.png.npz" not in first
 
-    (photos / "d.png").write_bytes(good)
-    mended = torchrun(photos, out)
-    assert mended.returncode == 0, mended.stderr
-    assert f"5 views: {5 - len(first)} made, {len(first)} already there" in mended.stdout
+        (photos / "d.png").write_bytes(good)
+        mended = launcher.run("masks", arguments, 2)
+    assert mended.codes == [0, 0], mended.errors
+    assert f"5 views: {5 - len(first)} made, {len(first)} already there" in mended.output[0]
     second = times(out / "masks")
     assert len(second) == 5
     assert first.items() <= second.items()

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from plain_splats import CUPBOARD, ROOM, STOOL, ball, box, joined, rectangle, room, table
+from rank_launcher import RankLauncher
 from scipy.spatial.transform import Rotation
 from script_runner import run_script
 from torch import Tensor
@@ -24,6 +22,7 @@ from splatseg.core.errors import SplatsegError
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.scene import Points
 from splatseg.fit.splat_transform import transformed
+from splatseg.fit.views import positions
 from splatseg.fit.views.config import ViewPlanConfig
 from splatseg.fit.views.frame import plan_frame
 from splatseg.fit.views.grid import MARGIN
@@ -35,7 +34,6 @@ from splatseg.io.ply import save_gaussians
 from splatseg.io.run import Run
 from splatseg.io.run_scene import load_run_scene
 
-ROOT = Path(__file__).parent.parent
 SMALL = ViewPlanConfig(views=24, width=160, height=120)
 
 
@@ -231,8 +229,14 @@ def test_a_written_model_is_read_back(tmp_path: Path, table_plan: ViewPlan) -> N
 # The commands, twice -------------------------------------------------------------------------------------------------
 
 PLAN = ["--views", "6", "--width", "96", "--height", "72"]
+FEW_RAYS = 512  # from a place; how good these plans are is none of what is tested here
 FIT = ["--preset", "fast", "--config.features.steps=20", "--quiet"]
 FIT += ["--config.views.views=6", "--config.views.width=96", "--config.views.height=72"]
+
+
+@pytest.fixture
+def few_rays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(positions, "RAYS", FEW_RAYS)
 
 
 @pytest.fixture(scope="module")
@@ -247,6 +251,7 @@ def stamps(folder: Path) -> dict[str, int]:
     return {path.relative_to(folder).as_posix(): path.stat().st_mtime_ns for path in files}
 
 
+@pytest.mark.usefixtures("few_rays")
 def test_views_become_a_capture_once(tmp_path: Path, splat_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "views"
     assert run_script("views.py", splat_file, "--out", out, *PLAN, "--quiet") == 0
@@ -261,53 +266,38 @@ def test_views_become_a_capture_once(tmp_path: Path, splat_file: Path, capsys: p
     assert len(list((out / "images").iterdir())) == 4 and (out / "masks").is_dir()
 
 
-KILLED = """
-import os, sys
-from splatseg.core import atomic
-from splatseg.cli.endings import run
-from splatseg.cli.views import main
-left = int(sys.argv.pop(1))
-put_aside = atomic._put_aside
-def killed(*places):
-    global left
-    left -= 1
-    os._exit(9) if left < 0 else put_aside(*places)
-atomic._put_aside = killed
-run(main)
-"""
+@pytest.fixture(scope="module")
+def launcher() -> Iterator[RankLauncher]:
+    with RankLauncher() as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
-def whole(splat_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(launcher: RankLauncher, splat_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Views that nothing interrupted."""
     out = tmp_path_factory.mktemp("planned") / "whole"
-    assert run_script("views.py", splat_file, "--out", out, *PLAN, "--quiet") == 0
+    arguments = [splat_file, "--out", out, *PLAN, "--quiet"]
+    assert launcher.run("views", arguments, 1, rank0=[("few_rays", FEW_RAYS)]).codes == [0]
     return out
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_rays")
 @pytest.mark.parametrize("moves", [0, 1, 2])
 def test_a_kill_between_two_moves_is_gone_on_from(
-    tmp_path: Path, splat_file: Path, whole: Path, moves: int, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    launcher: RankLauncher,
+    splat_file: Path,
+    whole: Path,
+    moves: int,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Of images, model and views.json some are in their places: the folder is not of somebody else for that."""
     out = tmp_path / "views"
+    faults = [("few_rays", FEW_RAYS), ("killed_at_move", moves + 1)]
     for other in ("5", "6"):  # into a new folder, then over views of another plan
-        command = [
-            sys.executable,
-            "-c",
-            KILLED,
-            moves,
-            splat_file,
-            "--out",
-            out,
-            "--views",
-            other,
-            *PLAN[2:],
-            "--quiet",
-        ]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        assert subprocess.run([*map(str, command)], env=environment, timeout=300).returncode == 9
+        arguments = [splat_file, "--out", out, "--views", other, *PLAN[2:], "--quiet"]
+        assert launcher.run("views", arguments, 1, rank0=faults).codes == [-9]
         assert run_script("views.py", splat_file, "--out", out, "--views", other, *PLAN[2:], "--quiet") == 0
         assert f"{other} views from" in capsys.readouterr().out
     assert {p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file()} == {
@@ -325,6 +315,7 @@ def test_a_folder_of_others_is_not_written_to(
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
+@pytest.mark.usefixtures("few_rays")
 def test_a_splat_alone_is_fitted_once_and_moves(tmp_path: Path, splat_file: Path) -> None:
     out, moved = tmp_path / "run", tmp_path / "elsewhere" / "run"
     assert run_script("fit.py", "--splat", splat_file, "--out", out, *FIT) == 0

@@ -6,7 +6,6 @@ import sys
 from importlib import import_module
 
 import splatseg
-from splatseg.cli.endings import fail, run
 
 COMMANDS = {
     "fit": "fit a segmentable splat to a capture (the main job)",
@@ -44,6 +43,8 @@ def main() -> None:
     if words[0] == "--version":
         print(f"splatseg {splatseg.__version__}")
         sys.exit(0)
+    from splatseg.cli.endings import fail, run  # imports torch, which what is told above does not wait for
+
     if words[0] == "--tyro-print-completion":  # how tyro's own command lines spell it
         words[0] = "completion"
     if words[0] not in COMMANDS:

@@ -61,10 +61,13 @@ def has_kernel(op: str, tensor: Tensor) -> bool:
     return _has_kernel(op, tensor.device.type)
 
 
-@torch.compiler.assume_constant_result
 def _has_kernel(op: str, device_type: str) -> bool:
     """Asked once, outside the graph, when the caller is being compiled: torch.compile cannot trace the look-up."""
     return _registered(op, device_type)
+
+
+# What torch.compiler.assume_constant_result sets: to call it imports torch._dynamo, half of this package's import.
+_has_kernel._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @functools.cache

@@ -18,11 +18,8 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import hdbscan
 import numpy as np
 import torch
-from hdbscan._hdbscan_linkage import label
-from hdbscan.hdbscan_ import _tree_to_labels
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
@@ -181,6 +178,10 @@ def leaf_clusters(
     given the exact tree of ``ops.spanning_tree``: equal rows then stay together, while a search tree meets them in any
     order, cuts large heaps of them into several clusters and calls the remainder noise.
     """
+    import hdbscan  # it and scikit-learn take most of a second, and many who import this module cluster nothing
+    from hdbscan._hdbscan_linkage import label
+    from hdbscan.hdbscan_ import _tree_to_labels
+
     _, first, copy_of = np.unique(unit, axis=0, return_index=True, return_inverse=True)
     # Equal rows stay equal bit by bit, which a product with all of them does not promise.
     points = principal(unit.astype(np.float64), config.channels)[first[copy_of.ravel()]]

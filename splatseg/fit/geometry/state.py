@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -60,14 +61,20 @@ def pull_of(gradient: Tensor, drawn: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.where(drawn, halves.norm(dim=-1), 0.0)
 
 
-class VisibleAdam(torch.optim.Optimizer):
-    """Adam over drawn rows as a torch optimizer, so that gsplat's strategies can edit its state.
+class VisibleAdam:
+    """Adam over drawn rows that keeps its state where a torch optimizer does, so that gsplat's strategies can edit it.
 
-    ``lr`` holds one rate per column of the flattened parameter; a scheduler may change ``param_groups[0]["lr"]``.
+    It is none: the first ``torch.optim.Optimizer`` of a process imports torch's compiler, a second and a half.
+
+    Attributes:
+        param_groups: one, of the one parameter; its ``lr`` holds one rate per column of the flattened parameter, and
+            may be changed between steps.
+        state: by parameter: steps and averages, nothing before the first step.
     """
 
     def __init__(self, param: Parameter, lr: Tensor) -> None:
-        super().__init__([param], {"lr": lr})
+        self.param_groups: list[dict[str, Any]] = [{"params": [param], "lr": lr}]
+        self.state: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
 
     @torch.no_grad()
     def step_visible(self, visible: Tensor) -> None:
@@ -114,9 +121,6 @@ class VisibleAdam(torch.optim.Optimizer):
         """Of a step that stands for so many, at the count of steps by now."""
         count = self.state[self.param_groups[0]["params"][0]]["step"]
         return torch.tensor(ADAM.rates(count, ADAM.lr * times), dtype=torch.float64)
-
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        raise RuntimeError("VisibleAdam needs the drawn rows: call step_visible")
 
 
 class GradientDensification(DefaultStrategy):

@@ -27,6 +27,7 @@ _ENCLOSED = 0.75  # share of the rays of a position that hit something, from whi
 _PLACE = 0.55  # ... from which it is in a place (a floor and walls), not beside an object
 _ROOM = 0.5  # share of the free positions in the main part that are inside a room, if it is one
 _HIDDEN = 0.05  # share of the surface that is seen from inside alone, from which the inside is what was captured
+_AT_ONCE = 1 << 16  # rays to surface cells: many small steps of a ray cost more than their numbers
 _SEEN_FROM = 0.5  # of what the best position sees: the least that a position is to see
 
 
@@ -69,12 +70,15 @@ class Positions:
         """(c,) int64 how many of the positions see each of the surface ``cells`` (c,), or one next to it, from no
         farther than ``farthest``."""
         targets, count = grid.middles(grid.surface[cells]), torch.zeros(len(cells), dtype=torch.int64)
-        for place in self.places if len(cells) else ():
-            rays = targets - place
-            distances = rays.norm(dim=1)
-            rows, _ = grid.trace(place.expand_as(rays), rays / distances[:, None].clamp_min(1e-9), 1.0)
-            hit = grid.neighbors[cells] == rows[:, None]
-            count += hit.any(dim=1) & (distances <= farthest)
+        if not len(self) or not len(cells):
+            return count
+        for places in self.places.split(max(1, _AT_ONCE // len(cells))):
+            rays = targets - places[:, None]
+            distances = rays.norm(dim=2)
+            directions = (rays / distances[..., None].clamp_min(1e-9)).view(-1, 3)
+            rows, _ = grid.trace(places[:, None].expand_as(rays).reshape(-1, 3), directions, 1.0)
+            hit = (grid.neighbors[cells] == rows.view(*distances.shape, 1)).any(dim=2)
+            count += (hit & (distances <= farthest)).sum(dim=0)
         return count
 
     def sees_much(self, weights: Tensor) -> Tensor:
