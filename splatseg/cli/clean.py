@@ -76,6 +76,9 @@ def _target(arguments: Arguments) -> Path:
     source = Run.existing(arguments.splat).geometry if is_run else arguments.splat
     if out.exists() and source.exists() and out.samefile(source):
         raise SplatsegError(f"--out: expected another file than the splat itself, found {out}")
+    if is_run:
+        with naming("--out"):
+            Run.existing(arguments.splat).check_output(out)
     return out
 
 

@@ -98,6 +98,7 @@ def main() -> None:
     out = arguments.out or run.exports / "selection.ply"
     with naming("--out"):
         format_by_name(out)
+        run.check_output(out, out.with_suffix(""))
     run.remove_leftovers()  # what a killed call was writing; photos may be shrunk again
     splat = load_fitted(run)
     gaussians = splat.gaussians

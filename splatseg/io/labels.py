@@ -61,10 +61,9 @@ def save_labels(
     columns = label_columns(tree)
     if confidence is not None:
         columns["confidence"] = (100 * confidence).round().int().cpu().numpy()
-    written = [path, beside(path, ".json")]
-    sidecar = sidecar or kind not in ("ply", "glb")
+    written = [path, *labels_beside(path, sidecar)]
+    sidecar = len(written) > 2
     if sidecar:
-        written.append(beside(path, ".npz"))
         if report is not None:
             report(written[-1].name, 0.0)
         save_sidecar(written[-1], gaussians, columns)
@@ -75,6 +74,12 @@ def save_labels(
         save_splat(path, gaussians, kind, {} if sidecar else columns)
     save_tree(path, gaussians, tree)
     return written
+
+
+def labels_beside(path: Path, sidecar: bool = False) -> list[Path]:
+    """What :func:`save_labels` writes beside ``path``: the tree's JSON, and the NPZ where the file holds no labels."""
+    sidecar = sidecar or format_by_name(path) not in ("ply", "glb")
+    return [beside(path, ".json"), *([beside(path, ".npz")] if sidecar else [])]
 
 
 def save_tree(path: Path, gaussians: Gaussians, tree: LabelTree) -> None:

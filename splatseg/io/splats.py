@@ -18,7 +18,8 @@ import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -135,7 +136,8 @@ def load_splat(path: str | Path) -> SplatFile:
     path = Path(path)
     kind = splat_format(path)
     if kind == "ply":
-        return SplatFile(load_gaussians(path), kind)
+        with _telling(path, kind):
+            return SplatFile(load_gaussians(path), kind)
     try:
         content = _zipped(path) if path.name.lower() == "meta.json" else read_bytes(path)
     except SplatsegError:
@@ -144,7 +146,9 @@ def load_splat(path: str | Path) -> SplatFile:
         raise SplatsegError(f"{path}: expected a splat ({kind}), found: {error}") from None
     with naming(path):
         check_content(content, kind)
-    gaussians = load_gaussians(path, _convert(path, content, kind, "ply", kind))
+    converted = _convert(path, content, kind, "ply", kind)
+    with _telling(path, kind):
+        gaussians = load_gaussians(path, converted)
     if kind == "spz":
         gaussians = half_turn(gaussians)
     if kind == "ksplat":
@@ -196,6 +200,16 @@ def save_splat(
     content = ply_bytes(path, replace(gaussians, extra={}))
     with atomic_write(path) as temporary:
         temporary.write_bytes(_convert(path, content, "ply", kind, kind))
+
+
+@contextmanager
+def _telling(path: Path, kind: SplatFormat) -> Iterator[None]:
+    """Errors of the block about ``path`` with the format that it was taken for: a name may promise another."""
+    try:
+        yield
+    except SplatsegError as error:
+        told = str(error).removeprefix(f"{path}: ")
+        raise SplatsegError(f"{path}: {told}" if "PLY" in told else f"{path}: {kind}: {told}") from None
 
 
 def _convert(path: Path, content: bytes, source: SplatFormat, target: SplatFormat, named: SplatFormat) -> bytes:
