@@ -108,7 +108,8 @@ class Fit:
             hierarchies = self.hierarchies(train)
             field = self.features(gaussians, train, hierarchies)
             tree = self.labels(gaussians, field)
-            self.sheet(Sheet.of((gaussians, field, tree), held_out or train, train, hierarchies))
+            caption = "planned view" if is_planned(self.scene) else "photo"
+            self.sheet(Sheet.of((gaussians, field, tree), held_out or train, train, hierarchies, caption))
             if (peak := peak_memory()) is not None:
                 self.records.note(peak_memory_mb=round(peak / 2**20))
         return self.figures
