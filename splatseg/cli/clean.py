@@ -19,6 +19,7 @@ from typing import Annotated
 import tyro
 
 from splatseg.cli.endings import parse
+from splatseg.cli.finished_run import print_notes
 from splatseg.cli.options import PathOrNone
 from splatseg.core.atomic import remove_leftovers
 from splatseg.core.camera import Camera
@@ -60,6 +61,7 @@ def main() -> None:
     save_without(out, gaussians, found)
     print(f"asked    {len(cameras)} cameras" if cameras else "asked    no cameras, only the splat")
     print(f"removed  {len(found)} of {len(gaussians)} Gaussians")
+    print_notes(format_by_name(out), gaussians)
     print(f"written  {out}")
 
 

@@ -23,7 +23,7 @@ from typing import Annotated, Literal
 import tyro
 
 from splatseg.cli.endings import is_given, parse
-from splatseg.cli.finished_run import load_fitted
+from splatseg.cli.finished_run import load_fitted, print_notes
 from splatseg.cli.options import IntOrNone, PathOrNone, TextOrNone
 from splatseg.core.atomic import remove_leftovers
 from splatseg.core.errors import SplatsegError, naming
@@ -34,7 +34,7 @@ from splatseg.core.splat import FeatureSplat
 from splatseg.io.labels import labels_beside, load_labels, save_labels, save_selection, save_without
 from splatseg.io.run import Run
 from splatseg.io.run_scene import load_run_scene
-from splatseg.io.splats import QUANTIZED, SUFFIXES, SplatFormat
+from splatseg.io.splats import SUFFIXES, SplatFormat
 from splatseg.io.split import save_by_label
 from splatseg.segment.discretize import ClusterConfig, discretize
 from splatseg.segment.panoptic import save_panoptic
@@ -103,8 +103,8 @@ def main() -> None:
         for level in range(tree.levels):
             shown = " (label)" if level == tree.default_level else ""
             print(f"label_{level}  {len(tree.at_level(level))} labels{shown}")
-    if arguments.format in QUANTIZED:
-        print(f"note     {arguments.format} holds {QUANTIZED[arguments.format]}")
+    if arguments.panoptic is None:
+        print_notes(arguments.format, gaussians)
     for path in written:
         print(f"written  {path}")
 

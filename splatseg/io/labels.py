@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,10 +19,9 @@ from splatseg.core.reading import read_json, regular
 from splatseg.core.selection import Selection
 from splatseg.io.ply import load_extra, save_gaussians
 from splatseg.io.sidecar import save_sidecar
-from splatseg.io.splats import beside, format_by_name, save_splat
+from splatseg.io.splats import LABEL, beside, format_by_name, save_splat
 
 FORMAT = "splatseg-labels-1"
-_LABEL = re.compile(r"label(_\d+)?|confidence")
 
 
 def label_columns(tree: LabelTree) -> dict[str, NDArray[np.int32]]:
@@ -93,7 +91,7 @@ def save_tree(path: Path, gaussians: Gaussians, tree: LabelTree) -> None:
 
 def without_labels(gaussians: Gaussians) -> Gaussians:
     """``gaussians`` without the label columns of a file they came from: those are another tree's."""
-    kept = {name: values for name, values in gaussians.extra.items() if not _LABEL.fullmatch(name)}
+    kept = {name: values for name, values in gaussians.extra.items() if not LABEL.fullmatch(name)}
     return replace(gaussians, extra=kept)
 
 

@@ -15,6 +15,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -60,6 +61,9 @@ QUANTIZED: dict[SplatFormat, str] = {
 }
 """What of a splat a format does not hold as it is, for the line that an export says."""
 
+LABEL = re.compile(r"label(_\d+)?|confidence")
+"""Names of the properties that are labels of ours."""
+
 _WORKER = Path(__file__).with_name("splat_worker.py")
 _THEIRS: dict[SplatFormat, str] = {"compressed-ply": "compressed.ply"}  # GaussForge's names where they are not ours
 _HEADER = 64 * 1024  # bytes in which a PLY's header ends
@@ -94,6 +98,16 @@ def format_by_name(path: str | Path) -> SplatFormat:
 def beside(path: Path, suffix: str) -> Path:
     """``path`` with ``suffix`` in the place of its format's, of which ``.compressed.ply`` is more than one."""
     return path.with_name(path.name[: -len(SUFFIXES[format_by_name(path)])] + suffix)
+
+
+def not_held(kind: SplatFormat, gaussians: Gaussians) -> list[str]:
+    """What of ``gaussians`` a file of the format does not hold, a line each for people; labels go elsewhere and are
+    not spoken of."""
+    lines = [f"{kind} holds {QUANTIZED[kind]}"] if kind in QUANTIZED else []
+    others = sorted(name for name in gaussians.extra if not LABEL.fullmatch(name))
+    if others and kind != "ply":
+        lines.append(f"{kind} holds no properties of other tools: {', '.join(others)} left out")
+    return lines
 
 
 def splat_format(path: str | Path) -> SplatFormat:
