@@ -11,7 +11,7 @@ from script_runner import run_script
 from tiny_splat import make_splat, write_run
 
 from splatseg.io.labels import load_labels, save_labels
-from splatseg.io.ply import load_extra, load_gaussians
+from splatseg.io.ply import load_extra, load_gaussians, save_gaussians
 from splatseg.io.run import Run
 
 SMALL = ("--clusters.min-cluster", 20, "--clusters.min-gaussians", 20)
@@ -78,3 +78,25 @@ def test_a_file_per_label_and_one_label_and_the_rest(folder: Path, capsys: pytes
     ):
         assert run_script("export.py", folder, *wrong) == 2
         assert message in capsys.readouterr().err
+
+
+def test_what_a_format_does_not_hold_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Properties of other tools were left out of a GLB or SPZ, and segment and clean rounded, without a word."""
+    run, splat = Run.existing(folder), make_splat(noise=0.05)
+    save_gaussians(run.geometry, splat.gaussians, {"group": np.arange(len(splat.gaussians), dtype=np.int32)})
+    pixel = splat.pixel_of(0)
+    for command in (
+        ("export.py", folder, "--quiet", *SMALL, "--format", "splat"),
+        ("export.py", folder, "--label", "1", "--format", "splat"),
+        ("segment.py", folder, "--view", "view_0.png", "--pixel", *pixel, "--quiet", "--out", folder / "a.splat"),
+        ("clean.py", folder, "--no-photos", "--quiet", "--out", folder / "b.splat"),
+    ):
+        assert run_script(*command) == 0
+        told = capsys.readouterr().out
+        assert "note     splat holds colors, opacities and rotations to 8 bits" in told
+        assert "note     splat holds no properties of other tools: group left out" in told
+    assert run_script("export.py", folder, "--quiet", "--format", "glb") == 0
+    assert "note     glb holds no properties of other tools: group left out" in capsys.readouterr().out
+    assert run_script("export.py", folder, "--quiet") == 0
+    assert "note" not in capsys.readouterr().out
+    assert load_extra(run.labels)["group"][5] == 5

@@ -38,6 +38,8 @@ def test_pixels_areas_and_boxes_are_those_of_the_labels(tmp_path: Path) -> None:
         path = save_panoptic(tmp_path / "out", space.gaussians, tree, 0, space.views)
     content = json.loads(path.read_text())
     assert [c["name"] for c in content["categories"]] == ["sofa", "unclassified"]
+    assert all({"id", "name", "supercategory", "isthing", "color"} == set(c) for c in content["categories"])
+    assert len({tuple(c["color"]) for c in content["categories"]}) == 2
     assert [(e["name"], e.get("class")) for e in content["labels"]] == [("left (3)", "sofa"), ("right", None)]
     for view, image, entry in zip(space.views, content["images"], content["annotations"], strict=True):
         assert (image["file_name"], image["id"]) == (view.name, entry["image_id"])

@@ -318,7 +318,7 @@ def test_a_forged_ksplat_names_its_field(tmp_path: Path, at: int, layout: str, v
 
 
 def test_a_reader_that_does_not_end_or_gives_nothing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a.splat").write_bytes(bytes(64))
+    (tmp_path / "a.splat").write_bytes(b"\0\0\x80?" * 16)
     monkeypatch.setattr(splats, "_WORKER", tmp_path / "worker.py")
     monkeypatch.setattr(splats, "_PATIENCE", 0.3)
     for program, said in (
@@ -373,7 +373,7 @@ def test_a_reader_that_dies_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     worker = tmp_path / "worker.py"
     worker.write_text("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
     monkeypatch.setattr(splats, "_WORKER", worker)
-    (tmp_path / "a.splat").write_bytes(bytes(64))
+    (tmp_path / "a.splat").write_bytes(b"\0\0\x80?" * 16)
     with pytest.raises(SplatsegError, match=r"a\.splat: .*the reader ended with SIGSEGV"):
         load_splat(tmp_path / "a.splat")
 

@@ -19,6 +19,7 @@ from typing import Annotated
 import tyro
 
 from splatseg.cli.endings import parse
+from splatseg.cli.finished_run import print_notes
 from splatseg.cli.options import PathOrNone
 from splatseg.core.atomic import remove_leftovers
 from splatseg.core.camera import Camera
@@ -60,6 +61,7 @@ def main() -> None:
     save_without(out, gaussians, found)
     print(f"asked    {len(cameras)} cameras" if cameras else "asked    no cameras, only the splat")
     print(f"removed  {len(found)} of {len(gaussians)} Gaussians")
+    print_notes(format_by_name(out), gaussians)
     print(f"written  {out}")
 
 
@@ -76,6 +78,9 @@ def _target(arguments: Arguments) -> Path:
     source = Run.existing(arguments.splat).geometry if is_run else arguments.splat
     if out.exists() and source.exists() and out.samefile(source):
         raise SplatsegError(f"--out: expected another file than the splat itself, found {out}")
+    if is_run:
+        with naming("--out"):
+            Run.existing(arguments.splat).check_output(out)
     return out
 
 

@@ -23,18 +23,18 @@ from typing import Annotated, Literal
 import tyro
 
 from splatseg.cli.endings import is_given, parse
-from splatseg.cli.finished_run import load_fitted
+from splatseg.cli.finished_run import load_fitted, print_notes
 from splatseg.cli.options import IntOrNone, PathOrNone, TextOrNone
 from splatseg.core.atomic import remove_leftovers
-from splatseg.core.errors import SplatsegError
+from splatseg.core.errors import SplatsegError, naming
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.label_tree import LabelTree
 from splatseg.core.progress import Percent, terminal
 from splatseg.core.splat import FeatureSplat
-from splatseg.io.labels import load_labels, save_labels, save_selection, save_without
+from splatseg.io.labels import labels_beside, load_labels, save_labels, save_selection, save_without
 from splatseg.io.run import Run
 from splatseg.io.run_scene import load_run_scene
-from splatseg.io.splats import QUANTIZED, SUFFIXES, SplatFormat
+from splatseg.io.splats import SUFFIXES, SplatFormat
 from splatseg.io.split import save_by_label
 from splatseg.segment.discretize import ClusterConfig, discretize
 from splatseg.segment.panoptic import save_panoptic
@@ -103,14 +103,26 @@ def main() -> None:
         for level in range(tree.levels):
             shown = " (label)" if level == tree.default_level else ""
             print(f"label_{level}  {len(tree.at_level(level))} labels{shown}")
-    if arguments.format in QUANTIZED:
-        print(f"note     {arguments.format} holds {QUANTIZED[arguments.format]}")
+    if arguments.panoptic is None:
+        print_notes(arguments.format, gaussians)
     for path in written:
         print(f"written  {path}")
 
 
 def _target(arguments: Arguments, run: Run) -> Path:
-    """Where to write; options that contradict each other are refused before anything is read."""
+    """Where to write; options that contradict each other, and places of what is read, are refused before anything is
+    read."""
+    out, part = _chosen_target(arguments, run)
+    with naming("--panoptic" if arguments.panoptic is not None else "--out"):
+        if part:
+            run.check_output(out)
+        elif out.resolve() != run.labels.resolve():  # those labels are the run's own, made anew
+            run.check_output(out, *labels_beside(out, arguments.sidecar))
+    return out
+
+
+def _chosen_target(arguments: Arguments, run: Run) -> tuple[Path, bool]:
+    """Where to write, and whether it is less than the labels of the whole scene."""
     chosen = [name for name in ("label", "without") if getattr(arguments, name) is not None]
     chosen += ["split_by"] * (arguments.split_by == "label")
     if len(chosen) > 1:
@@ -120,12 +132,12 @@ def _target(arguments: Arguments, run: Run) -> Path:
     if arguments.panoptic is not None:
         if chosen or arguments.out is not None:
             raise SplatsegError("--panoptic: expected to stand alone, found another output beside it")
-        return arguments.panoptic
+        return arguments.panoptic, True
     if arguments.split_by == "label":
         out = arguments.out or run.exports / "by_label"
         if out.is_file():
             raise SplatsegError(f"--out: expected a folder with --split-by, found the file {out}")
-        return out
+        return out, True
     suffix = SUFFIXES[arguments.format]
     plain = run.labels if arguments.format == "ply" else run.exports / f"labels{suffix}"
     if chosen:
@@ -133,7 +145,7 @@ def _target(arguments: Arguments, run: Run) -> Path:
     out = arguments.out or plain
     if not out.name.lower().endswith(suffix):
         raise SplatsegError(f"--out: expected a name that ends in {suffix}, found {out}")
-    return out
+    return out, bool(chosen)
 
 
 def _level(arguments: Arguments, tree: LabelTree) -> int:

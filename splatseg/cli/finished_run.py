@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from splatseg.core.errors import SplatsegError
+from splatseg.core.gaussians import Gaussians
 from splatseg.io.run import Run
+from splatseg.io.splats import SplatFormat, not_held
 from splatseg.segment.splat import SegmentableSplat
+
+
+def print_notes(kind: SplatFormat, gaussians: Gaussians) -> None:
+    """What is lost in a file of the format."""
+    for line in not_held(kind, gaussians):
+        print(f"note     {line}")
 
 
 def load_fitted(run: Run) -> SegmentableSplat:

@@ -24,9 +24,9 @@ import tyro
 
 from splatseg.cli.endings import parse
 from splatseg.cli.options import PathOrNone, TextOrNone
-from splatseg.core.errors import SplatsegError
+from splatseg.core.errors import SplatsegError, naming
 from splatseg.core.label_tree import tree_from_columns
-from splatseg.io.labels import load_labels, save_labels, save_tree, without_labels
+from splatseg.io.labels import labels_beside, load_labels, save_labels, save_tree, without_labels
 from splatseg.io.ply import load_gaussians, save_gaussians
 from splatseg.io.run import Run
 from splatseg.io.sidecar import Attached, Sidecar, attach, load_sidecar, row_keys
@@ -105,7 +105,10 @@ def attach_labels(arguments: Attach) -> None:
 def import_labels(arguments: Import) -> None:
     run = Run.existing(arguments.run)
     out = arguments.out or run.labels
-    _check_new(out, arguments.file, run.geometry)
+    _check_new(out, arguments.file)
+    if out.resolve() != run.labels.resolve():
+        with naming("--out"):
+            run.check_output(out, *labels_beside(out))
     if out.exists():
         raise SplatsegError(f"{out}: expected no labels yet, found some; give --out, or move them away first")
     gaussians = load_gaussians(run.geometry)

@@ -18,7 +18,7 @@ from typing import Annotated
 import tyro
 
 from splatseg.cli.endings import parse
-from splatseg.cli.finished_run import load_fitted
+from splatseg.cli.finished_run import load_fitted, print_notes
 from splatseg.cli.options import FloatOrNone, PathOrNone
 from splatseg.core.atomic import remove_leftovers
 from splatseg.core.errors import SplatsegError, naming
@@ -98,6 +98,7 @@ def main() -> None:
     out = arguments.out or run.exports / "selection.ply"
     with naming("--out"):
         format_by_name(out)
+        run.check_output(out, out.with_suffix(""))
     run.remove_leftovers()  # what a killed call was writing; photos may be shrunk again
     splat = load_fitted(run)
     gaussians = splat.gaussians
@@ -111,5 +112,6 @@ def main() -> None:
     print(f"selected   {len(session.selection)} of {len(gaussians)} Gaussians")
     if not first.confirmed(splat.field):
         print("known      no masks of several views hold what was clicked: it follows color and shape alone")
+    print_notes(format_by_name(out), gaussians)
     print(f"selection  {out}")
     print(f"masks      {out.with_suffix('')} ({len(scene.views)} views)")

@@ -42,7 +42,7 @@ class Arguments:
 
 def main() -> None:
     arguments = parse(Arguments, description=__doc__)
-    check_place(arguments.out)
+    check_place(arguments.out, arguments.splat)
     gaussians = read_splat(arguments.splat)
     stage = views_stage(gaussians, arguments.plan)
     told = planned(arguments.out, stage.key)

@@ -56,6 +56,7 @@ def run_sheet(
     palette: np.ndarray,
     views: Sequence[View],
     below: Sequence[Image.Image] = (),
+    caption: str = "photo",
 ) -> None:
     """Write a PNG with one row per view: photo, render, feature PCA, labels.
 
@@ -67,6 +68,7 @@ def run_sheet(
         palette: (count, 3) uint8 color of each label.
         views: the views to show.
         below: further pictures, each drawn as wide as the sheet under the rows.
+        caption: what the views' own pictures are.
     """
     basis = PcaBasis.fit(features)
     cells = []
@@ -78,12 +80,12 @@ def run_sheet(
             pca = basis.colors(unit).cpu().numpy()
             pca[(drawn.alpha < 0.5).cpu().numpy()] = 40
             pictures = {
-                "photo": view.image().numpy(),
+                caption: view.image().numpy(),
                 "render": (drawn.color.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy(),
                 "features (PCA)": pca,
                 "labels": palette[label_image(gaussians, view, labels, len(palette))],
             }
-            cells += [Cell(pixels, f"{view.name}: {caption}") for caption, pixels in pictures.items()]
+            cells += [Cell(pixels, f"{view.name}: {shown}") for shown, pixels in pictures.items()]
     sheet = stacked([contact_sheet(cells, columns=4), *below])
     with atomic_write(path) as temporary:
         sheet.save(temporary, format="PNG")

@@ -40,7 +40,7 @@ from splatseg.fit.records import StageRecords
 from splatseg.fit.settings import FitConfig, FitInputs, plain
 from splatseg.fit.sheet import Sheet
 from splatseg.fit.stages import Stage, cameras_digests, photos_digest, tensors_digest, views_stage
-from splatseg.fit.views.folder import VIEWS, is_planned, summary, write_views
+from splatseg.fit.views.folder import VIEWS, check_place, is_planned, summary, write_views
 from splatseg.io.digests import digest
 from splatseg.io.labels import load_labels, save_labels
 from splatseg.io.ply import load_gaussians, save_gaussians
@@ -108,7 +108,8 @@ class Fit:
             hierarchies = self.hierarchies(train)
             field = self.features(gaussians, train, hierarchies)
             tree = self.labels(gaussians, field)
-            self.sheet(Sheet.of((gaussians, field, tree), held_out or train, train, hierarchies))
+            caption = "planned view" if is_planned(self.scene) else "photo"
+            self.sheet(Sheet.of((gaussians, field, tree), held_out or train, train, hierarchies, caption))
             if (peak := peak_memory()) is not None:
                 self.records.note(peak_memory_mb=round(peak / 2**20))
         return self.figures
@@ -184,6 +185,7 @@ class Fit:
             return
         self.run.unmark(stage.name)
         folder = self.run.views
+        check_place(folder, self.inputs.splat)
         with self.records.timed("views"):
             told = write_views(folder, gaussians.to(self.device), self.config.views, stage.key, self.reporter)
         log.warning("%s: %s", folder, summary(told))

@@ -34,6 +34,7 @@ class Sheet:
     shown: Sequence[View]
     below: Sequence[View]
     hierarchies: HierarchyFolder
+    caption: str
 
     @classmethod
     def of(
@@ -42,9 +43,11 @@ class Sheet:
         views: Sequence[View],
         train: Sequence[View],
         hierarchies: HierarchyFolder,
+        caption: str = "photo",
     ) -> Sheet:
-        """Of up to four of ``views`` and two of ``train``, which alone have hierarchies."""
-        return cls(*results, spread_views(views, VIEWS), spread_views(train, HIERARCHIES), hierarchies)
+        """Of up to four of ``views`` and two of ``train``, which alone have hierarchies; ``caption`` says what the
+        views' own pictures are."""
+        return cls(*results, spread_views(views, VIEWS), spread_views(train, HIERARCHIES), hierarchies, caption)
 
     def stage(self) -> Stage:
         tree = self.tree
@@ -59,6 +62,7 @@ class Sheet:
             ],
             hierarchy=digest(files=[self.hierarchies.path(view.name) for view in self.below]),
             photos=photos_digest([*self.shown, *self.below]),
+            caption=self.caption,
             **cameras_digests(self.shown),
         )
 
@@ -72,6 +76,7 @@ class Sheet:
             self.tree.palette(),
             self.shown,
             [self._preview(view) for view in self.below],
+            self.caption,
         )
 
     def _preview(self, view: View) -> Image.Image:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,10 +19,9 @@ from splatseg.core.reading import read_json, regular
 from splatseg.core.selection import Selection
 from splatseg.io.ply import load_extra, save_gaussians
 from splatseg.io.sidecar import save_sidecar
-from splatseg.io.splats import beside, format_by_name, save_splat
+from splatseg.io.splats import LABEL, beside, format_by_name, save_splat
 
 FORMAT = "splatseg-labels-1"
-_LABEL = re.compile(r"label(_\d+)?|confidence")
 
 
 def label_columns(tree: LabelTree) -> dict[str, NDArray[np.int32]]:
@@ -61,10 +59,9 @@ def save_labels(
     columns = label_columns(tree)
     if confidence is not None:
         columns["confidence"] = (100 * confidence).round().int().cpu().numpy()
-    written = [path, beside(path, ".json")]
-    sidecar = sidecar or kind not in ("ply", "glb")
+    written = [path, *labels_beside(path, sidecar)]
+    sidecar = len(written) > 2
     if sidecar:
-        written.append(beside(path, ".npz"))
         if report is not None:
             report(written[-1].name, 0.0)
         save_sidecar(written[-1], gaussians, columns)
@@ -75,6 +72,12 @@ def save_labels(
         save_splat(path, gaussians, kind, {} if sidecar else columns)
     save_tree(path, gaussians, tree)
     return written
+
+
+def labels_beside(path: Path, sidecar: bool = False) -> list[Path]:
+    """What :func:`save_labels` writes beside ``path``: the tree's JSON, and the NPZ where the file holds no labels."""
+    sidecar = sidecar or format_by_name(path) not in ("ply", "glb")
+    return [beside(path, ".json"), *([beside(path, ".npz")] if sidecar else [])]
 
 
 def save_tree(path: Path, gaussians: Gaussians, tree: LabelTree) -> None:
@@ -88,7 +91,7 @@ def save_tree(path: Path, gaussians: Gaussians, tree: LabelTree) -> None:
 
 def without_labels(gaussians: Gaussians) -> Gaussians:
     """``gaussians`` without the label columns of a file they came from: those are another tree's."""
-    kept = {name: values for name, values in gaussians.extra.items() if not _LABEL.fullmatch(name)}
+    kept = {name: values for name, values in gaussians.extra.items() if not LABEL.fullmatch(name)}
     return replace(gaussians, extra=kept)
 
 

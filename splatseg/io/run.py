@@ -155,7 +155,7 @@ class Run(RunPaths):
 
     def _stamp(self, stage: str) -> Path:
         assert _STAGE.fullmatch(stage), stage
-        return self.folder / "stages" / f"{stage}.json"
+        return self.stages / f"{stage}.json"
 
     def is_done(self, stage: str, digest: str) -> bool:
         """Whether ``stage`` was finished with this ``digest`` and its outputs are still there, of the same size."""
@@ -292,6 +292,6 @@ class Run(RunPaths):
         Raises:
             SplatsegError: another process holds it; the message names its id.
         """
-        with Lock(self.folder / "lock", "a free run folder", self.folder):
+        with Lock(self.lock_file, "a free run folder", self.folder):
             remove_leftovers_below(self.folder)
             yield

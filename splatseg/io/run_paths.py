@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from splatseg.core.errors import SplatsegError
 from splatseg.core.photos import RUN_IDENTITY
 
 
@@ -57,6 +58,11 @@ class RunPaths:
         return self.folder / "labels.json"
 
     @property
+    def labels_npz(self) -> Path:
+        """The labels where ``labels.ply`` was written without them (``--sidecar``)."""
+        return self.folder / "labels.npz"
+
+    @property
     def metrics(self) -> Path:
         return self.folder / "metrics.json"
 
@@ -88,6 +94,42 @@ class RunPaths:
         return self.folder / "contact_sheet.png"
 
     @property
+    def stages(self) -> Path:
+        """A stamp per finished stage."""
+        return self.folder / "stages"
+
+    @property
+    def sessions(self) -> Path:
+        """Sessions of the viewer, by name."""
+        return self.folder / "sessions"
+
+    @property
+    def lock_file(self) -> Path:
+        return self.folder / "lock"
+
+    @property
     def exports(self) -> Path:
         """Selections and objects written by scripts and the viewer."""
         return self.folder / "exports"
+
+    @property
+    def kept(self) -> tuple[Path, ...]:
+        """What is read again: all of the above but the exports."""
+        return (
+            *(self.identity, self.capture, self.config, self.geometry, self.blocks, self.features, self.masks),
+            *(self.hierarchy, self.labels, self.labels_json, self.labels_npz, self.metrics, self.log_file),
+            *(self.checkpoints, self.cache, self.sfm, self.views, self.contact_sheet, self.stages, self.sessions),
+            self.lock_file,
+        )
+
+    def check_output(self, *outputs: Path) -> None:
+        """Raise :class:`SplatsegError` where a file or folder to be written is what the run keeps, lies in it, or is
+        the run folder itself."""
+        for path in outputs:
+            place, folder = path.resolve(), self.folder.resolve()
+            kept = [kept.resolve() for kept in self.kept]
+            if place == folder or any(place == one or one in place.parents for one in kept):
+                found = "the run itself" if place == folder else "what the run keeps there"
+                raise SplatsegError(
+                    f"{path}: expected a place of its own, such as one in {self.exports}, found {found}"
+                )

@@ -175,7 +175,10 @@ def _candidates(ours: Keys, shift: NDArray[np.float64], theirs: Keys) -> tuple[N
     own = np.exp(theirs["log_scale"].max(axis=1).astype(np.float64))[candidate]
     cost = (distance / (_BLUR * blur + 0.05 * own)) ** 2
     for name, scale in _SCALES.items():
-        error = (ours[name].astype(np.float64)[:, None] - theirs[name].astype(np.float64)[candidate]) / scale
+        here = ours[name].astype(np.float64)
+        # A format has a least and a largest value (SPZ: sizes of e^-10 to e^6), which those beyond it take.
+        there = theirs[name].astype(np.float64).clip(here.min(initial=np.inf), here.max(initial=-np.inf))
+        error = (here[:, None] - there[candidate]) / scale
         cost += (error**2).reshape(*candidate.shape, -1).mean(axis=2)
     far = (distance > _BLUR * blur + _OWN * own) | (cost > _UNLIKE)
     return candidate, np.where(far, np.inf, cost)

@@ -1,7 +1,8 @@
 """What splats of other formats say of themselves, held against their bytes before GaussForge's C++ reads them.
 
 Its readers trust counts and pictures: a damaged file ends them by a signal, which names no field. Layouts: SPZ of
-Niantic (github.com/nianticlabs/spz), ksplat of mkkellogg's GaussianSplats3D, SOG of PlayCanvas.
+Niantic (github.com/nianticlabs/spz), ksplat of mkkellogg's GaussianSplats3D, SOG of PlayCanvas, .splat of
+antimatter15's viewer.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from struct import Struct
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from splatseg.core.errors import DAMAGED, SplatsegError
@@ -22,6 +24,8 @@ MOST_ROWS = 100_000_000  # more is a forged count: no machine draws as many
 _HARMONICS = (0, 3, 8, 15)  # above degree 0, per channel
 _SPZ = Struct("<4sIIBBBB")  # magic, version, rows, degree, fractional bits, flags, reserved
 _SPZ_BYTES = {1: 6 + 10, 2: 9 + 10, 3: 9 + 11}  # version -> of a row without harmonics
+_SPLAT_BYTES = 32  # of a row: place and sizes, 3 floats each, color and opacity, and rotation, 4 bytes each
+_SPLAT_SIZES = 1e-12, 1e8  # units; letters read as numbers are larger
 _KSPLAT_HEADER, _SECTION_HEADER = 4096, 1024
 _KSPLAT = Struct("<BBxxIIIIH")  # version, room for sections, sections, room for rows, rows, compression
 _SECTION = Struct("<IIIIfHxxIxxxxIIH")  # rows, most, bucket: rows, count, size, bytes; range, full, partial, degree
@@ -33,7 +37,7 @@ _BROKEN: tuple[type[Exception], ...] = (*DAMAGED, Image.DecompressionBombError)
 
 def check_content(content: bytes, kind: str) -> None:
     """Raise :class:`SplatsegError`, without the file's name, for a field of a splat that its bytes contradict."""
-    check: Callable[[bytes], None] | None = {"spz": _spz, "ksplat": _ksplat, "sog": _sog}.get(kind)
+    check: Callable[[bytes], None] | None = {"spz": _spz, "ksplat": _ksplat, "sog": _sog, "splat": _splat}.get(kind)
     if check is None:
         return
     try:
@@ -69,6 +73,20 @@ def _spz(content: bytes) -> None:
     if found != needed or not inflating.eof:
         there = f"{found}{'' if inflating.eof else ' and no end'}"
         raise SplatsegError(f"number of rows: expected {needed} bytes for {rows} of degree {degree}, found {there}")
+
+
+def _splat(content: bytes) -> None:
+    """A .splat has neither header nor count: what else is named so shows by sizes that no splat has."""
+    if not content or len(content) % _SPLAT_BYTES:
+        raise SplatsegError(f"rows: expected {_SPLAT_BYTES} bytes each, found {len(content)} bytes")
+    sizes = np.frombuffer(content, "<f4").reshape(-1, _SPLAT_BYTES // 4)[:, 3:6]
+    least, most = _SPLAT_SIZES
+    with np.errstate(invalid="ignore"):
+        likely = ((sizes >= 0) & (sizes < most)).all(axis=1) & (sizes > least).any(axis=1)
+    if 2 * likely.sum() < len(sizes):
+        raise SplatsegError(
+            f"sizes: expected them between {least:g} and {most:g} in most rows, found {likely.sum()} of {len(sizes)}"
+        )
 
 
 def _ksplat(content: bytes) -> None:

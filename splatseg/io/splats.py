@@ -15,10 +15,12 @@ import importlib.util
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -59,6 +61,9 @@ QUANTIZED: dict[SplatFormat, str] = {
 }
 """What of a splat a format does not hold as it is, for the line that an export says."""
 
+LABEL = re.compile(r"label(_\d+)?|confidence")
+"""Names of the properties that are labels of ours."""
+
 _WORKER = Path(__file__).with_name("splat_worker.py")
 _THEIRS: dict[SplatFormat, str] = {"compressed-ply": "compressed.ply"}  # GaussForge's names where they are not ours
 _HEADER = 64 * 1024  # bytes in which a PLY's header ends
@@ -93,6 +98,16 @@ def format_by_name(path: str | Path) -> SplatFormat:
 def beside(path: Path, suffix: str) -> Path:
     """``path`` with ``suffix`` in the place of its format's, of which ``.compressed.ply`` is more than one."""
     return path.with_name(path.name[: -len(SUFFIXES[format_by_name(path)])] + suffix)
+
+
+def not_held(kind: SplatFormat, gaussians: Gaussians) -> list[str]:
+    """What of ``gaussians`` a file of the format does not hold, a line each for people; labels go elsewhere and are
+    not spoken of."""
+    lines = [f"{kind} holds {QUANTIZED[kind]}"] if kind in QUANTIZED else []
+    others = sorted(name for name in gaussians.extra if not LABEL.fullmatch(name))
+    if others and kind != "ply":
+        lines.append(f"{kind} holds no properties of other tools: {', '.join(others)} left out")
+    return lines
 
 
 def splat_format(path: str | Path) -> SplatFormat:
@@ -135,7 +150,8 @@ def load_splat(path: str | Path) -> SplatFile:
     path = Path(path)
     kind = splat_format(path)
     if kind == "ply":
-        return SplatFile(load_gaussians(path), kind)
+        with _telling(path, kind):
+            return SplatFile(load_gaussians(path), kind)
     try:
         content = _zipped(path) if path.name.lower() == "meta.json" else read_bytes(path)
     except SplatsegError:
@@ -144,7 +160,9 @@ def load_splat(path: str | Path) -> SplatFile:
         raise SplatsegError(f"{path}: expected a splat ({kind}), found: {error}") from None
     with naming(path):
         check_content(content, kind)
-    gaussians = load_gaussians(path, _convert(path, content, kind, "ply", kind))
+    converted = _convert(path, content, kind, "ply", kind)
+    with _telling(path, kind):
+        gaussians = load_gaussians(path, converted)
     if kind == "spz":
         gaussians = half_turn(gaussians)
     if kind == "ksplat":
@@ -196,6 +214,16 @@ def save_splat(
     content = ply_bytes(path, replace(gaussians, extra={}))
     with atomic_write(path) as temporary:
         temporary.write_bytes(_convert(path, content, "ply", kind, kind))
+
+
+@contextmanager
+def _telling(path: Path, kind: SplatFormat) -> Iterator[None]:
+    """Errors of the block about ``path`` with the format that it was taken for: a name may promise another."""
+    try:
+        yield
+    except SplatsegError as error:
+        told = str(error).removeprefix(f"{path}: ")
+        raise SplatsegError(f"{path}: {told}" if "PLY" in told else f"{path}: {kind}: {told}") from None
 
 
 def _convert(path: Path, content: bytes, source: SplatFormat, target: SplatFormat, named: SplatFormat) -> bytes:

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from splatseg.core.atomic import atomic_write
+from splatseg.core.errors import SplatsegError
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.progress import Report
 from splatseg.core.scene import View
@@ -21,8 +22,17 @@ def mask_paths(folder: Path | str, views: Iterable[View]) -> dict[str, Path]:
     """View name -> PNG in ``folder``: the view's name with the suffix replaced, or added where two would collide.
 
     Names that are no plain paths (absolute, with ``..``) stay inside, too: :mod:`splatseg.io.names`.
+
+    Raises:
+        SplatsegError: one of them is a photo, or a mask of a photo, of ``views``.
     """
-    return by_stem(folder, [view.name for view in views], ".png")
+    views = tuple(views)
+    paths = by_stem(folder, [view.name for view in views], ".png")
+    taken = {file.resolve() for view in views for file in view.files}
+    for path in paths.values():
+        if path.resolve() in taken:
+            raise SplatsegError(f"{folder}: expected a folder without the photos, found {path}")
+    return paths
 
 
 def save_masks(
@@ -41,7 +51,7 @@ def save_masks(
         View name -> file.
 
     Raises:
-        SplatsegError: the selection is of another splat, or a file cannot be written.
+        SplatsegError: the selection is of another splat, or a file cannot be written or is a photo.
     """
     paths = mask_paths(folder, views)
     for number, view in enumerate(views, 1):

@@ -17,11 +17,12 @@ from torch import Tensor
 from splatseg.core.atomic import write_together
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.label_tree import LabelNode, LabelTree
+from splatseg.core.palette import hue_color
 from splatseg.core.progress import SILENT, Report
 from splatseg.core.scene import View
 from splatseg.io.labels import check_tree
-from splatseg.io.names import by_stem
 from splatseg.render import render
+from splatseg.segment.mask_images import mask_paths
 
 TABLE = "panoptic.json"
 UNCLASSIFIED = "unclassified"
@@ -70,13 +71,13 @@ def save_panoptic(
         The JSON.
 
     Raises:
-        SplatsegError: a tree of another splat, or no room.
+        SplatsegError: a tree of another splat, no room, or photos where the files are to be.
     """
     check_tree(gaussians, tree)
     nodes = {node.id: node for node in tree.at_level(level)}
     classes = list(dict.fromkeys(node.category or UNCLASSIFIED for node in nodes.values()))
     labels = torch.from_numpy(tree.labels[:, level].astype(np.int64)).to(gaussians.device)
-    files = by_stem(folder, [view.name for view in views], ".png")
+    files = mask_paths(folder, views)
     images, annotations = [], []
     with write_together(folder) as stage:
         for number, view in enumerate(views):
@@ -93,11 +94,16 @@ def save_panoptic(
         content = {
             "images": images,
             "annotations": annotations,
-            "categories": [{"id": i, "name": name, "isthing": 1} for i, name in enumerate(classes, 1)],
+            "categories": [_category(i, name) for i, name in enumerate(classes, 1)],
             "labels": [node.to_json() for node in nodes.values()],
         }
         (stage / TABLE).write_text(json.dumps(content) + "\n", encoding="utf-8")
     return folder / TABLE
+
+
+def _category(number: int, name: str) -> dict[str, Any]:
+    """A class; labels are instances of it, so that it is one of things."""
+    return {"id": number, "name": name, "supercategory": name, "isthing": 1, "color": list(hue_color(number))}
 
 
 def _segment(inside: NDArray[np.bool_], node: LabelNode, classes: list[str]) -> dict[str, Any]:

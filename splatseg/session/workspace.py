@@ -190,7 +190,7 @@ class Workspace:
 
     @property
     def sessions_folder(self) -> Path:
-        return self.run.folder / "sessions"
+        return self.run.sessions
 
     def session_path(self, name: str) -> Path:
         return self.sessions_folder / f"{file_stem(name)}.npz"

@@ -39,8 +39,9 @@ def is_planned(folder: Path) -> bool:
     return (folder / VIEWS).is_file()
 
 
-def check_place(folder: Path) -> None:
-    """Raise :class:`SplatsegError` unless ``folder`` can be written to: it is not there, empty, or of planned views.
+def check_place(folder: Path, splat: Path | None = None) -> None:
+    """Raise :class:`SplatsegError` unless ``folder`` can be written to: it is not there, empty, or of planned views,
+    and the file ``splat`` is not among what is replaced.
 
     Where a call was killed when it had moved some of its files there, the others follow first.
     """
@@ -52,6 +53,10 @@ def check_place(folder: Path) -> None:
         raise SplatsegError(
             f"{folder}: expected a new or empty folder, or one of planned views ({VIEWS}), found other files"
         )
+    if splat is not None and any(
+        (folder / name).resolve() in (splat.resolve(), *splat.resolve().parents) for name in (IMAGES, MODEL, VIEWS)
+    ):
+        raise SplatsegError(f"{folder}: expected a folder whose views may be replaced, found the splat {splat} there")
 
 
 def planned(folder: Path, key: str) -> dict[str, Any] | None:
