@@ -96,7 +96,7 @@ def test_what_a_format_does_not_hold_is_said(folder: Path, capsys: pytest.Captur
         assert "note     splat holds colors, opacities and rotations to 8 bits" in told
         assert "note     splat holds no properties of other tools: group left out" in told
     assert run_script("export.py", folder, "--quiet", "--format", "glb") == 0
-    assert "note     glb holds no properties of other tools: group left out" in capsys.readouterr().out
+    assert "note" not in capsys.readouterr().out
     assert run_script("export.py", folder, "--quiet") == 0
     assert "note" not in capsys.readouterr().out
     assert load_extra(run.labels)["group"][5] == 5

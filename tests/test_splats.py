@@ -8,6 +8,7 @@ import json
 import struct
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,16 @@ from splatseg.core.gaussians import Gaussians
 from splatseg.io import splats
 from splatseg.io.axes import half_turn
 from splatseg.io.ply import load_gaussians, save_gaussians
-from splatseg.io.splats import QUANTIZED, SUFFIXES, SplatFormat, format_by_name, load_splat, save_splat, splat_format
+from splatseg.io.splats import (
+    QUANTIZED,
+    SUFFIXES,
+    SplatFormat,
+    format_by_name,
+    load_splat,
+    not_held,
+    save_splat,
+    splat_format,
+)
 from splatseg.ops.reference.rasterize import sh_basis
 
 FOREIGN: tuple[SplatFormat, ...] = ("compressed-ply", "spz", "sog", "splat", "ksplat")
@@ -406,7 +416,8 @@ def test_labels_do_not_go_where_they_are_not_held(tmp_path: Path, kind: SplatFor
 
 def test_a_glb_is_what_khronos_describes(tmp_path: Path) -> None:
     """KHR_gaussian_splatting: activated values, xyzw, y up; EXT_mesh_features: ids, and one that means none."""
-    splat = a_splat(70, 4)
+    others = {"group": torch.arange(70, dtype=torch.int32), "uncertainty": torch.rand(70), "label": torch.zeros(70)}
+    splat = replace(a_splat(70, 4), extra=others)
     label = np.arange(70) % 3 - 1
     save_splat(tmp_path / "a.glb", splat, "glb", {"label": label})
     content = (tmp_path / "a.glb").read_bytes()
@@ -433,3 +444,11 @@ def test_a_glb_is_what_khronos_describes(tmp_path: Path) -> None:
     (features,) = primitive["extensions"]["EXT_mesh_features"]["featureIds"]
     assert features == {"featureCount": 2, "nullFeatureId": 2, "attribute": 0, "label": "label"}
     assert np.array_equal(values("_FEATURE_ID_0"), np.where(label < 0, 2, label))
+    assert np.array_equal(values("_group"), np.arange(70)) and "_label" not in primitive["attributes"]
+    assert np.array_equal(values("_uncertainty"), others["uncertainty"].numpy())
+
+
+def test_a_glb_tells_what_float32_does_not_hold() -> None:
+    for kept, lines in ((2**24, []), (2**24 + 1, ["glb holds properties of other tools as float32: id rounded"])):
+        splat = replace(a_splat(5), extra={"id": torch.full((5,), kept), "x": torch.rand(5)})
+        assert not_held("glb", splat) == lines

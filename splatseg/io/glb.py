@@ -63,8 +63,10 @@ def save_glb(path: str | Path, gaussians: Gaussians, extra: Mapping[str, NDArray
 
     Args:
         path: the file.
-        gaussians: n Gaussians; their own further properties are left out.
-        extra: (n,) integers from -1 (none) each, such as ``label``: one set of feature ids each, labeled by its name.
+        gaussians: n Gaussians; their own further properties become float32 attributes, ``_NAME`` each, as glTF has it
+            for what is an application's own.
+        extra: (n,) integers from -1 (none) each, such as ``label``: one set of feature ids each, labeled by its name;
+            in the place of a further property of that name.
 
     Raises:
         SplatsegError: no Gaussians, non-finite values, ids that glTF cannot hold, or no room to write.
@@ -82,6 +84,9 @@ def save_glb(path: str | Path, gaussians: Gaussians, extra: Mapping[str, NDArray
         ids, described = _feature_ids(path, name, np.asarray(values), len(g))
         attributes[f"_FEATURE_ID_{number}"] = buffer.add(ids)
         features.append({**described, "attribute": number, "label": name})
+    for name, kept in g.extra.items():
+        if name not in (extra or {}) and f"_{name}" not in attributes:
+            attributes[f"_{name}"] = buffer.add(kept.numpy().astype(np.float32))
     extensions: dict[str, Any] = {_SPLAT: {**_SRGB, "projection": "perspective"}}
     if features:
         extensions[_FEATURES] = {"featureIds": features}

@@ -105,9 +105,18 @@ def not_held(kind: SplatFormat, gaussians: Gaussians) -> list[str]:
     not spoken of."""
     lines = [f"{kind} holds {QUANTIZED[kind]}"] if kind in QUANTIZED else []
     others = sorted(name for name in gaussians.extra if not LABEL.fullmatch(name))
-    if others and kind != "ply":
+    if kind == "glb":
+        rounded = [name for name in others if not _is_float32(gaussians.extra[name])]
+        if rounded:
+            lines.append(f"glb holds properties of other tools as float32: {', '.join(rounded)} rounded")
+    elif others and kind != "ply":
         lines.append(f"{kind} holds no properties of other tools: {', '.join(others)} left out")
     return lines
+
+
+def _is_float32(values: Tensor) -> bool:
+    """Whether float32 holds all of ``values``."""
+    return torch.allclose(values.float().double(), values.double(), rtol=0, atol=0, equal_nan=True)
 
 
 def splat_format(path: str | Path) -> SplatFormat:
