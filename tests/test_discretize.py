@@ -347,3 +347,14 @@ def test_sums_of_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     unit, leaves = draw.random((50, 3)).astype(np.float32), draw.choice([0, 1, 3], 50)
     wanted = np.stack([np.bincount(leaves, unit[:, k], 4) for k in range(3)], axis=1)
     assert np.array_equal(discretize_module._sums(unit, leaves, 4), wanted)
+
+
+def test_gaps_have_the_bits_of_norms_of_all_axes_at_once() -> None:
+    draw = np.random.default_rng(4)
+    means, pieces = (5 * draw.normal(size=(4000, 3))).astype(np.float32), np.arange(4000) % 60
+    means += 20 * draw.normal(size=(60, 3)).astype(np.float32)[pieces]
+    boxes = np.stack([np.percentile(means[pieces == piece], (5, 95), axis=0) for piece in range(60)])
+    low, high = boxes[:, 0], boxes[:, 1]
+    apart = np.maximum(np.maximum(low[:, None] - high[None], low[None] - high[:, None]), 0)
+    expected = np.linalg.norm(apart, axis=2)
+    assert np.array_equal(box_gaps(means, pieces), expected) and (expected > 0).any()

@@ -145,5 +145,10 @@ def box_gaps(means: NDArray[np.float32], pieces: NDArray[np.int64]) -> NDArray[n
     rows = [order[first:last] for first, last in itertools.pairwise(bounds)]
     boxes = np.stack([np.percentile(means[row], (5, 95), axis=0) for row in rows])
     low, high = boxes[:, 0], boxes[:, 1]
-    gaps = np.maximum(np.maximum(low[:, None] - high[None], low[None] - high[:, None]), 0)
-    return np.linalg.norm(gaps, axis=2)
+    squares = np.zeros((count, count), boxes.dtype)
+    for bottom, top in zip(low.T, high.T, strict=True):  # a table an axis: of all at once 4000 pieces took 1.2 GB
+        gap = np.maximum(bottom[:, None] - top, bottom - top[:, None])
+        np.maximum(gap, 0, out=gap)
+        np.multiply(gap, gap, out=gap)
+        squares += gap
+    return np.sqrt(squares, out=squares)
