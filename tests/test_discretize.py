@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from hdbscan import HDBSCAN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
@@ -79,16 +80,15 @@ def test_copies_of_a_feature_are_one_cluster() -> None:
         assert len(set(labels[members].tolist())) == 1 and labels[members].min() >= 0 and weights[members].min() == 1
 
 
-def test_few_and_many_distinct_features_are_clustered_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_distinct_features_are_clustered_as_by_hdbscan_alone() -> None:
     """Without copies the exact tree and hdbscan's own give the same clusters, but for a few points at their borders:
     many distances are one and the same core distance, and which of equal edges a tree has decides there."""
     draw = np.random.default_rng(3)
     unit = (np.eye(8)[draw.integers(0, 8, 1500)] + 0.2 * draw.normal(size=(1500, 8))).astype(np.float32)
     exact = leaf_clusters(unit, ClusterConfig(), torch.device("cpu"))
-    monkeypatch.setattr(discretize_module, "all_pairs_pay", lambda distinct, device: False)
-    searched = leaf_clusters(unit, ClusterConfig(), torch.device("cpu"))
-    assert exact[0].max() == searched[0].max() > 3
-    assert adjusted_rand_score(exact[0], searched[0]) > 0.97
+    searched = HDBSCAN(10, 5, cluster_selection_method="leaf", algorithm="boruvka_kdtree", core_dist_n_jobs=1).fit(unit)
+    assert exact[0].max() == searched.labels_.max() > 3
+    assert adjusted_rand_score(exact[0], searched.labels_) > 0.97
 
 
 def test_alike_objects_far_apart_are_two() -> None:
@@ -347,3 +347,14 @@ def test_sums_of_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     unit, leaves = draw.random((50, 3)).astype(np.float32), draw.choice([0, 1, 3], 50)
     wanted = np.stack([np.bincount(leaves, unit[:, k], 4) for k in range(3)], axis=1)
     assert np.array_equal(discretize_module._sums(unit, leaves, 4), wanted)
+
+
+def test_gaps_have_the_bits_of_norms_of_all_axes_at_once() -> None:
+    draw = np.random.default_rng(4)
+    means, pieces = (5 * draw.normal(size=(4000, 3))).astype(np.float32), np.arange(4000) % 60
+    means += 20 * draw.normal(size=(60, 3)).astype(np.float32)[pieces]
+    boxes = np.stack([np.percentile(means[pieces == piece], (5, 95), axis=0) for piece in range(60)])
+    low, high = boxes[:, 0], boxes[:, 1]
+    apart = np.maximum(np.maximum(low[:, None] - high[None], low[None] - high[:, None]), 0)
+    expected = np.linalg.norm(apart, axis=2)
+    assert np.array_equal(box_gaps(means, pieces), expected) and (expected > 0).any()

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from splatseg.core.errors import SplatsegError
 from splatseg.ops import spanning_tree
+from splatseg.ops.extension import compiled
 from splatseg.ops.reference import spanning_tree as reference
-from splatseg.ops.spanning_tree import all_pairs_pay, reachability_tree
+from splatseg.ops.spanning_tree import reachability_tree
 
 
 def draw(count: int, channels: int = 3, seed: int = 0) -> Tensor:
@@ -82,13 +83,77 @@ def test_copies_hang_on_their_first() -> None:
         (torch.zeros(5, 2, dtype=torch.float64), 5, r"min_samples: expected 1\.\.4"),
         (torch.zeros(5, 2, dtype=torch.float64), 0, "min_samples"),
         (torch.zeros(5, dtype=torch.float64), 1, "points"),
+        (torch.full((5, 2), torch.nan, dtype=torch.float64), 1, "points: expected coordinates within 1e"),
+        (torch.full((5, 2), 1e200, dtype=torch.float64), 1, "points: expected coordinates within 1e"),
     ],
 )
 def test_what_has_no_tree_is_refused(points: Tensor, min_samples: int, message: str) -> None:
-    with pytest.raises(SplatsegError, match=message):
-        reachability_tree(points, min_samples)
+    for _ in range(2):
+        with pytest.raises(SplatsegError, match=message):
+            reachability_tree(points, min_samples)
 
 
-def test_all_pairs_pay_for_few_points_or_beside_the_host() -> None:
-    assert all_pairs_pay(100, torch.device("cpu")) and not all_pairs_pay(10**5, torch.device("cpu"))
-    assert all_pairs_pay(10**5, torch.device("cuda"))
+def heaps(count: int, channels: int) -> Tensor:
+    """Thirty dense heaps and loose points between them: components grow at once in many places, and then far apart."""
+    centers = 3 * draw(30, channels, seed=1)
+    close = centers[torch.arange(count) % 30] + 0.05 * draw(count, channels, seed=2)
+    return torch.cat([close, 3 * draw(count // 10, channels, seed=3)])
+
+
+DISTINCT = {
+    "two": draw(2),
+    "one block": draw(16),
+    "one more than a block": draw(17),
+    "grid": grid(),
+    "heaps": heaps(900, 8),
+    "one channel": draw(300, 1),
+    "sixteen": draw(700, 16),
+    "line with gaps": torch.arange(400.0, dtype=torch.float64)[:, None] ** 1.5,
+    "squares too small for a number": 1e-170 * draw(40),
+}
+
+
+@pytest.mark.skipif(not compiled(), reason="splatseg._C is not built")
+@pytest.mark.parametrize("points", DISTINCT.values(), ids=DISTINCT.keys())
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_the_kernel_finds_the_tree_of_the_specification(points: Tensor, threads: int) -> None:
+    """Bit by bit and edge by edge, whatever the number of threads: of equal edges the first is taken, by points in
+    rising order."""
+    points = points.unique(dim=0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for min_samples in {1, min(5, len(points) - 1), min(40, len(points) - 1)}:
+            edges, lengths = reachability_tree(points, min_samples)
+            expected, expected_lengths = reference.reachability_tree(points, min_samples)
+            assert torch.equal(lengths, expected_lengths)
+            assert torch.equal(edges.sort(dim=1).values, expected)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(not compiled(), reason="splatseg._C is not built")
+def test_the_kernel_and_other_devices_find_one_tree(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where distances are exact, with copies of every number and with ties everywhere."""
+    points = grid().repeat_interleave(torch.arange(216) % 9 + 1, dim=0)
+    found = reachability_tree(points, 5)
+    monkeypatch.setattr(spanning_tree, "has_kernel", lambda op, tensor: False)
+    again = reachability_tree(points, 5)
+    assert torch.equal(found[0], again[0]) and torch.equal(found[1], again[1])
+
+
+@pytest.mark.skipif(not compiled(), reason="splatseg._C is not built")
+def test_the_kernel_refuses_what_would_leave_its_buffers() -> None:
+    op, points, copies = torch.ops.splatseg.reachability_edges, draw(5), torch.ones(5, dtype=torch.int64)
+    for given, message in (
+        ((points / 0, copies, 1), "points: expected coordinates"),
+        ((points.float(), copies, 1), "points: expected"),
+        ((points[:0], copies[:0], 1), "points: expected"),
+        ((points, copies[:4], 1), "copies: expected"),
+        ((points, 0 * copies, 1), "copies: expected"),
+        ((points, copies, 5), "min_samples: expected 1..4"),
+        ((points, copies, 0), "min_samples"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            op(*given)
+    torch.library.opcheck(op.default, (points, copies, 2))

@@ -30,7 +30,6 @@ from splatseg.core.ahead import ahead
 from splatseg.core.errors import SplatsegError
 from splatseg.core.field import FeatureField
 from splatseg.core.gaussians import Gaussians
-from splatseg.core.nearest import nearest
 from splatseg.core.progress import SILENT, Counter, Reporter
 from splatseg.core.ranks import ALONE, Ranks
 from splatseg.core.scene import View
@@ -49,6 +48,7 @@ from splatseg.ops import (
     hierarchical_contrastive_loss,
     hierarchical_contrastive_loss_and_grad,
 )
+from splatseg.ops.nearest import nearest
 from splatseg.ops.replay import BatchSize, PooledSteps, PoolStack, Schedule, can_replay
 from splatseg.render import render
 

@@ -19,8 +19,8 @@ from scipy.sparse.csgraph import connected_components
 
 from splatseg.core.errors import SplatsegError
 from splatseg.core.gaussians import Gaussians
-from splatseg.core.nearest import nearest
 from splatseg.core.segments import Segments
+from splatseg.ops.nearest import nearest
 
 COARSEST = 6  # regions at least, so that ground and sky are not one thing beside a table
 Doubles = NDArray[np.float64]

@@ -1,7 +1,7 @@
 """Minimum spanning tree of mutual reachability (Campello et al. 2013): what single-linkage clustering by density needs.
 
-Exact, by Boruvka's rounds over all pairs of distinct points, a block of them at a time: some thousand operations a pair
-where a tree of boxes skips most pairs, but all of them at once.
+Exact, by Boruvka's rounds over distinct points. Kernels of the CPU skip most pairs by a tree of boxes, on all cores; on
+other devices a block of all pairs is looked at at a time.
 """
 
 from __future__ import annotations
@@ -14,17 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from splatseg.core.errors import SplatsegError, check_dims
+from splatseg.ops.extension import compiled, has_kernel
 
 BLOCK_PAIRS = 1 << 24  # distances held at a time; at some 30 bytes each, 0.5 GB
-HOST_POINTS = 6000  # distinct points up to which all pairs are faster on a CPU, too, than a tree of boxes
+LARGEST = 1e150  # of a coordinate: its square is a number
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
-
-def all_pairs_pay(distinct: int, device: torch.device) -> bool:
-    """Whether :func:`reachability_tree` on ``device`` is faster than a search tree on one core."""
-    return device.type != "cpu" or distinct <= HOST_POINTS
 
 
 def reachability_tree(points: Tensor, min_samples: int) -> tuple[Tensor, Tensor]:
@@ -32,24 +28,31 @@ def reachability_tree(points: Tensor, min_samples: int) -> tuple[Tensor, Tensor]
 
     The distance of two points is the largest of their Euclidean distance and the core distances of both; a point's core
     distance is that to the ``min_samples``-th nearest other point. Equal points make copies: a copy's shortest edge is
-    the one to its first, of the core distance of both. Equal lengths are ordered by the points' numbers, so that the
-    tree is the same on every device but for the rounding of distances (float64).
+    the one to its first, of the core distance of both. Of equal lengths the edge between the points that
+    come first when all are sorted is taken, so that the tree is the same on every device but for the rounding of
+    distances (float64), whatever the number of threads.
 
     Args:
         points: (n, d) float64, n > min_samples.
         min_samples: at least 1.
 
     Raises:
-        SplatsegError: another type, or too few points.
+        SplatsegError: another type, too few points, or coordinates that are not within 1e150.
     """
     check_dims("points", points, ("n", "d"))
     if points.dtype != torch.float64:
         raise SplatsegError(f"points: expected float64, found {points.dtype}")
     if not 1 <= min_samples < len(points):
         raise SplatsegError(f"min_samples: expected 1..{len(points) - 1} for as many points, found {min_samples}")
+    if not bool((points.abs() <= LARGEST).all()):
+        raise SplatsegError(f"points: expected coordinates within {LARGEST:g}, found others")
     distinct, index, counts = torch.unique(points, dim=0, return_inverse=True, return_counts=True)
-    core = core_distances(distinct, counts, min_samples)
-    edges, lengths = _boruvka(distinct, core)
+    if has_kernel("reachability_edges", points):
+        core, *tree = torch.ops.splatseg.reachability_edges(distinct.contiguous(), counts, min_samples)
+        edges, lengths = (part.numpy() for part in tree)
+    else:
+        core = core_distances(distinct, counts, min_samples)
+        edges, lengths = _boruvka(distinct, core)
     index_of = index.cpu().numpy()
     _, first = np.unique(index_of, return_index=True)
     copies = np.setdiff1d(np.arange(len(points)), first)
@@ -128,3 +131,12 @@ def _distances(rows: Tensor, points: Tensor) -> Tensor:
 def _row_blocks(points: Tensor) -> Iterator[tuple[int, Tensor]]:
     step = max(BLOCK_PAIRS // len(points), 1)
     return ((start, points[start : start + step]) for start in range(0, len(points), step))
+
+
+def _reachability_edges_fake(points: Tensor, copies: Tensor, min_samples: int) -> tuple[Tensor, Tensor, Tensor]:
+    m = len(points)
+    return points.new_empty(m), copies.new_empty((m - 1, 2)), points.new_empty(m - 1)
+
+
+if compiled():
+    torch.library.register_fake("splatseg::reachability_edges", _reachability_edges_fake)

@@ -30,7 +30,7 @@ from splatseg.core.numbering import numbered
 from splatseg.core.progress import Report
 from splatseg.core.segments import nest
 from splatseg.core.splat import FeatureSplat
-from splatseg.ops.spanning_tree import all_pairs_pay, reachability_tree
+from splatseg.ops.spanning_tree import reachability_tree
 from splatseg.segment.agreed import Leaves, family_leaves
 from splatseg.segment.neighbors import (
     LONG_EDGE,
@@ -174,9 +174,9 @@ def leaf_clusters(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Leaf cluster (n,) of each row, -1 for noise, and how firmly (n,) it belongs there, by hdbscan.
 
-    Many rows are equal where features are codes. Where the distinct ones are few, or ``device`` is no CPU, hdbscan is
-    given the exact tree of ``ops.spanning_tree``: equal rows then stay together, while a search tree meets them in any
-    order, cuts large heaps of them into several clusters and calls the remainder noise.
+    Many rows are equal where features are codes. hdbscan is given the exact tree of ``ops.spanning_tree``: equal rows
+    then stay together, while its own search tree meets them in any order, cuts large heaps of them into several
+    clusters and calls the remainder noise.
     """
     import hdbscan  # it and scikit-learn take most of a second, and many who import this module cluster nothing
     from hdbscan._hdbscan_linkage import label
@@ -185,19 +185,10 @@ def leaf_clusters(
     _, first, copy_of = np.unique(unit, axis=0, return_index=True, return_inverse=True)
     # Equal rows stay equal bit by bit, which a product with all of them does not promise.
     points = principal(unit.astype(np.float64), config.channels)[first[copy_of.ravel()]]
-    if all_pairs_pay(len(first), device):
-        edges, lengths = reachability_tree(torch.from_numpy(points).to(device), config.min_samples)
-        tree = label(np.column_stack([edges.numpy(), lengths.numpy()]))
-        labels, weights, *_ = _tree_to_labels(points, tree, config.min_cluster, "leaf")
-        return labels, weights
-    found = hdbscan.HDBSCAN(
-        min_cluster_size=config.min_cluster,
-        min_samples=config.min_samples,
-        cluster_selection_method="leaf",
-        algorithm="boruvka_kdtree",
-        core_dist_n_jobs=1,
-    ).fit(points)
-    return found.labels_, found.probabilities_
+    edges, lengths = reachability_tree(torch.from_numpy(points).to(device), config.min_samples)
+    tree = label(np.column_stack([edges.numpy(), lengths.numpy()]))
+    labels, weights, *_ = _tree_to_labels(points, tree, config.min_cluster, "leaf")
+    return labels, weights
 
 
 def principal(x: NDArray[np.float64], channels: int) -> NDArray[np.float64]:
