@@ -178,7 +178,7 @@ def leaf_clusters(
     then stay together, while its own search tree meets them in any order, cuts large heaps of them into several
     clusters and calls the remainder noise.
     """
-    import hdbscan  # it and scikit-learn take most of a second, and many who import this module cluster nothing
+    # It and scikit-learn take most of a second, and many who import this module cluster nothing.
     from hdbscan._hdbscan_linkage import label
     from hdbscan.hdbscan_ import _tree_to_labels
 
