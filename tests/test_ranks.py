@@ -32,6 +32,8 @@ SETTINGS += ["--config.geometry.refine-every", 5, "--config.features.dim", 8, "-
 SETTINGS += ["--config.features.sampling.pool-pixels", 2000, "--config.features.sampling.batch-pixels", 2000]
 SETTINGS += ["--config.features.segment-features.steps", 60, "--quiet"]
 
+LARGE_POOLS = ["--config.features.sampling.pool-pixels", 20_000]  # the features need most then, and every rank has some
+
 
 @pytest.fixture(scope="module")
 def launcher() -> Iterator[RankLauncher]:
@@ -389,17 +391,17 @@ def test_a_run_folder_that_is_not_shared(launcher: RankLauncher, capture: Path, 
 
 def test_a_rank_without_memory(launcher: RankLauncher, capture: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    outcome = launcher.run("fit", words(capture, out), 2, rank1=[("little_memory", 1)])
+    outcome = launcher.run("fit", words(capture, out, *LARGE_POOLS), 2, rank1=[("little_memory", 1)])
     assert_one_line(outcome, "rank 1 of 2", "memory: expected", "of 2 ranks", "0.0 GB free")
     assert outcome.codes == [2, 2] and not out.exists()
 
 
 def test_ranks_of_a_machine_share_its_memory(launcher: RankLauncher, capture: Path, tmp_path: Path) -> None:
     """What is enough for one is not for two."""
-    little = [("little_memory", 21)]
-    arguments = words(capture, tmp_path / "run")
+    little = [("little_memory", 26)]
+    arguments = words(capture, tmp_path / "run", *LARGE_POOLS)
     assert launcher.run("fit", arguments, 1, rank0=little).codes == [0]
-    outcome = launcher.run("fit", words(capture, tmp_path / "other"), 2, rank0=little, rank1=little)
+    outcome = launcher.run("fit", words(capture, tmp_path / "other", *LARGE_POOLS), 2, rank0=little, rank1=little)
     assert_one_line(outcome, "memory: expected", "of 2 ranks")
 
 
