@@ -23,7 +23,7 @@ import splatseg.viewer
 from splatseg.session import Session
 from splatseg.viewer import Viewer
 from splatseg.viewer.copies import GIZMO
-from splatseg.viewer.events import run_in_loop
+from splatseg.viewer.events import LoopEvent, run_in_loop
 from splatseg.viewer.panels.select import nearest_level
 from splatseg.viewer.queue import ActionQueue
 from splatseg.viewer.window import Window
@@ -179,6 +179,49 @@ def test_of_a_drag_the_newest_counts_and_gestures_stay_in_their_order() -> None:
             assert queue.wait_idle(PATIENCE) and done == ["size 2", "take", "drawn 2", "size 4"]
     finally:
         queue.close()
+
+
+def test_an_event_is_set_by_any_thread_and_wakes_in_its_loop() -> None:
+    loop, event = asyncio.new_event_loop(), LoopEvent()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    try:
+        for _ in range(2):
+            waiting = asyncio.run_coroutine_threadsafe(event.wait(), loop)
+            wait_for("the waiter", lambda: len(event._waiters))
+            event.set()  # in this thread: asyncio's own went through the waiters here
+            run_in_loop(loop, lambda: None)
+            assert event.is_set() and not waiting.done()
+            run_in_loop(loop, event.set)
+            assert waiting.result(PATIENCE)
+            event.clear()
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(PATIENCE)
+        loop.close()
+
+
+def test_threads_may_write_to_every_window_and_to_the_server(viewer: Viewer, window: HeadlessWindow) -> None:
+    (served,) = viewer.windows.values()
+    for connection in (viewer.server._websock_server, served.client._websock_connection):
+        assert isinstance(connection.get_message_buffer().message_event, LoopEvent)
+    failed: list[BaseException] = []
+
+    def write(name: str) -> None:
+        try:
+            for number in range(300):
+                served.say(f"{name} {number}")
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=write, args=(f"thread {n}",)) for n in range(4)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join(PATIENCE)
+    assert not failed
+    served.say("the last word")
+    wait_for("it", lambda: "the last word" in window.status)
 
 
 def test_what_a_loop_is_given_is_done_in_its_thread_and_a_stopped_loop_is_left() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from splatseg.session import Session, Workspace
 from splatseg.viewer.actions import Choices
 from splatseg.viewer.convert import FAR, NEAR, Pose, overview_pose, scene_up, turn_distance, view_pose
+from splatseg.viewer.events import written_by_threads
 from splatseg.viewer.server import ServerConfig, open_server
 from splatseg.viewer.splats import Templates
 from splatseg.viewer.window import Window, pose_of
@@ -98,6 +99,7 @@ class Viewer:
         start.near, start.far = NEAR, FAR
 
     def _connected(self, client: Any) -> None:
+        written_by_threads(client._websock_connection)
         left, key, greeting = self._session_for(client)
         window = Window(client, left.session, self.templates, self.draw_at_most, left.choices)
         if left.pose is not None:  # a page that is loaded anew stands where viser puts it, not where it was left

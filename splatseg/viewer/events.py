@@ -73,6 +73,30 @@ def put(window: Loop, handle: Any, value: Any, unless: str | None = None) -> Non
     window.between_messages(write)
 
 
+class LoopEvent(asyncio.Event):
+    """An event that any thread may set: those that wait for it are woken by its loop alone.
+
+    asyncio's may be set by its loop only. viser 1.1 sets that of a new message in the thread that writes, for its own
+    synchronous readers, and lets its loop do so right after. From another thread it now and then met a list of waiters
+    that was being changed, and raised in the middle of a write: a refresh, or a progress bar's thread, ended there.
+    """
+
+    def set(self) -> None:
+        self._value = True
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return  # the loop's own call follows
+        for waiter in list(self._waiters):  # type: ignore[attr-defined]
+            if not waiter.done():
+                waiter.set_result(True)
+
+
+def written_by_threads(connection: Any) -> None:
+    """Let any thread write through ``connection``: viser's server, or one of its clients' connections."""
+    connection.get_message_buffer().message_event.__class__ = LoopEvent
+
+
 def run_in_loop(loop: asyncio.AbstractEventLoop, act: Callable[[], object]) -> None:
     """Do ``act`` in the thread of ``loop`` and wait for it; nothing where the loop has been stopped."""
     try:

@@ -14,6 +14,7 @@ from typing import Any
 
 from splatseg.core.errors import SplatsegError, require_extra
 from splatseg.viewer.access import AccessCheck
+from splatseg.viewer.events import written_by_threads
 
 try:
     import viser
@@ -136,4 +137,5 @@ def open_server(config: ServerConfig) -> viser.ViserServer:
         raise SplatsegError(f"viser: expected a version whose server can be guarded (1.1), found {viser.__version__}")
     for message in (_messages.ShareUrlRequest, _messages.ShareUrlDisconnect):
         server._websock_server.unregister_handler(message)
+    written_by_threads(server._websock_server)
     return server

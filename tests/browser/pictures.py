@@ -220,6 +220,8 @@ def tools(guide: Guide) -> None:
     guide.choose(["choose one"], "opacity")
     guide.shoot("property")
     guide.tab("Objects")
+    guide.press("Color, name, copy")
+    time.sleep(1)  # it glides
     guide.gesture(lambda: guide.press("Duplicate"))
     copy = guide.served.session.objects[-1]
     assert copy.placement is not None
