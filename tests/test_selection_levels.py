@@ -15,7 +15,7 @@ from splatseg.core.errors import SplatsegError
 from splatseg.core.splat import FeatureSplat
 from splatseg.evaluate.metrics import iou
 from splatseg.segment.clicks import PointClick, make_query
-from splatseg.segment.levels import LevelConfig, cover, propose_levels, surface_weights
+from splatseg.segment.levels import LevelConfig, cover, distinct, propose_levels, surface_weights
 from splatseg.segment.scores import Scores, scores
 
 
@@ -109,3 +109,20 @@ def test_no_more_levels_than_are_worth_it() -> None:
     values = Scores(torch.cat([torch.full((10,), 0.95), torch.full((40,), 0.4), torch.full((950,), -0.1)]))
     levels = propose_levels(values, torch.ones(1000))
     assert [round(level.share, 3) for level in levels] == [0.01, 0.05]
+
+
+def test_proposals_that_are_nearly_the_same_are_one() -> None:
+    """A rest of 100, a hair's climb to 103, a rest, and the next thing: three proposals of two used to look alike."""
+    sizes = np.array([100.0] * 40 + [103.0] * 40 + [400.0] * 60)
+    covers = cover(np.log(sizes), 5)
+    assert [len(found) for found in covers] == [1, 2, 3]
+    for config, counts in ((LevelConfig(), [1, 2]), (LevelConfig(same=1.0), [1, 2, 3])):
+        found = distinct(covers, np.log(sizes), config)
+        assert [len(picks) for picks in found] == counts
+        for picks, best in zip(found, covers, strict=False):
+            assert sum(value for _, value in picks) == pytest.approx(sum(value for _, value in best), abs=0.02)
+    (low, value), (high, _) = distinct(covers[2:], np.log(sizes), LevelConfig())[0]
+    assert sizes[low] in (100.0, 103.0) and sizes[high] == 400.0
+    assert value == pytest.approx(40 / 140 * (1 + 100 / 103))
+    with pytest.raises(SplatsegError, match=r"levels\.same: expected an overlap in \(0, 1\], found 0"):
+        LevelConfig(same=0)

@@ -27,6 +27,8 @@ from splatseg.core.gaussians import Gaussians
 from splatseg.core.segments import Segments
 from splatseg.segment.scores import Scores
 
+_SPARE = 2  # proposals beyond ``at_most`` that are looked for, as some become one
+
 
 @dataclass(frozen=True)
 class LevelConfig:
@@ -45,6 +47,7 @@ class LevelConfig:
         agreed: how much the angles count at which a selection is an agreed segment, beside 1 for all plausible ones.
             0, the default, turns it off: it did not help on both dev scenes (docs/evaluation/results.md).
         alike: overlap from which a selection is a segment.
+        same: overlap above which two proposals are one: a person who moves the level wants to see it.
     """
 
     at_least: int = 2
@@ -58,10 +61,13 @@ class LevelConfig:
     largest: float = 0.95
     agreed: float = 0.0
     alike: float = 0.7
+    same: float = 0.9
 
     def __post_init__(self) -> None:
         if not 1 <= self.at_least <= self.at_most:
             raise SplatsegError(f"levels: expected 1 <= at_least <= at_most, found {self.at_least} and {self.at_most}")
+        if not 0 < self.same <= 1:
+            raise SplatsegError(f"levels.same: expected an overlap in (0, 1], found {self.same}")
         if self.spread < 0:
             raise SplatsegError(f"levels.spread: expected at least 0, found {self.spread}")
         if self.bins < 16 or not 0 <= self.nearest < self.farthest <= np.pi:
@@ -147,7 +153,8 @@ def propose_levels(
         first = int(np.argmax(share > 0))
         return (Level(float(np.cos(angles[first])), float(share[first]), 1.0),)
     likely = 1 / len(bins) + config.agreed * prior[bins]
-    covers = cover(np.log(share[bins]), config.at_most, likely / likely.sum())
+    sizes = np.log(share[bins])
+    covers = distinct(cover(sizes, config.at_most + _SPARE, likely / likely.sum()), sizes, config)
     best = covers[0]
     for found in covers[1:]:
         worth = sum(value for _, value in found) - sum(value for _, value in best)
@@ -226,6 +233,27 @@ def cover(
         total = joined.max(0)
         found.append(_picked(worth, pick, cuts, n))
     return found
+
+
+def distinct(
+    covers: list[list[tuple[int, float]]], log_sizes: NDArray[np.float64], config: LevelConfig
+) -> list[list[tuple[int, float]]]:
+    """The best of ``covers`` (:func:`cover`) for each number up to ``config.at_most`` of picks, after those that
+    overlap by more than ``config.same`` have become one: the one that stands for more, for both as far as they
+    overlap."""
+    best: dict[int, list[tuple[int, float]]] = {}
+    for found in covers:
+        apart: list[tuple[int, float]] = []
+        for pick in found:
+            overlap = np.exp(log_sizes[apart[-1][0]] - log_sizes[pick[0]]) if apart else 0.0
+            if overlap > config.same:
+                less, more = sorted((apart.pop(), pick), key=lambda each: each[1])
+                pick = (more[0], more[1] + float(overlap) * less[1])
+            apart.append(pick)
+        known = best.get(len(apart))
+        if known is None or sum(value for _, value in apart) > sum(value for _, value in known):
+            best[len(apart)] = apart
+    return [best[number] for number in sorted(best) if number <= config.at_most]
 
 
 def _picked(
