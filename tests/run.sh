@@ -11,18 +11,23 @@ if [[ -n "${PYTHONDONTWRITEBYTECODE:-}" ]]; then
   export PYTHONPYCACHEPREFIX="${PYTHONPYCACHEPREFIX:-$(cd "$(dirname "$0")/.." && pwd)/build/bytecode}"
 fi
 
-# The browser's tests by themselves: beside others the browser draws too slowly, and they would skip. 5: none was chosen.
+# The browser's tests come first on the processor: they wait much, and the others take what they leave. 5: none was chosen.
 # They lie in tests/browser: thousands of others need not be collected first.
 passed() { (($1 == 0 || $1 == 5)); }
-"$python" -m pytest -m browser --ignore-glob 'tests/test_*' "$@"
-browser=$?
-((browser == 2)) && exit 2 # Ctrl-C, or files that cannot be read
 
 # The tests of a file stay in one process: what its fixtures make is made once. Waiting OpenMP threads sleep, as the cores
 # are shared by as many processes.
-OMP_WAIT_POLICY=passive "$python" -m pytest -m "not browser" -n "${WORKERS:-auto}" --maxprocesses 4 --dist loadfile \
-  --no-loadscope-reorder "$@"
+OMP_WAIT_POLICY=passive nice -n 19 "$python" -m pytest -m "not browser" -n "${WORKERS:-auto}" --maxprocesses 4 --dist loadfile \
+  --no-loadscope-reorder "$@" &
+others=$!
+trap 'kill "$others" 2>/dev/null' INT TERM
+told=$(mktemp)
+"$python" -m pytest -m browser --ignore-glob 'tests/test_*' "$@" >"$told" 2>&1
+browser=$?
+wait "$others"
 others=$?
+cat "$told"
+rm -f "$told"
 ((browser == 5 && others == 5)) && exit 5
 passed "$others" || exit "$others"
 passed "$browser" || exit "$browser"

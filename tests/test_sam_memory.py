@@ -1,4 +1,5 @@
-"""Everything-mode with the real vit_b on one 1920x1080 photo: the library's masks, in a fraction of its memory."""
+"""Everything-mode with vit_b (``sam_vit_b.py``) on one 1920x1080 photo: the library's masks, in a fraction of its
+memory."""
 
 from __future__ import annotations
 
@@ -60,7 +61,7 @@ def test_the_library_needs_several_times_as_much(found: Found) -> None:
 
 
 def test_same_masks_with_vit_b(found: Found, data_dir: Path) -> None:
-    """The real vit_b, a real photo, one head and eight points at a time."""
+    """vit_b's layers, a real photo, one head and eight points at a time."""
     assert len(found.ours) > 10
     # The score is a float32 near 1 at the end of twelve such layers: a few units in its last place (6e-8).
     assert_same(found.ours, found.library, scores_rtol=1e-6)
