@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
+from torch import Tensor
 
 from splatseg.core.errors import SplatsegError
 from splatseg.core.label_tree import LabelTree, tree_from_leaves
@@ -209,7 +210,7 @@ def assign(
     neighbors that hold it. Most have nothing but neighbors of their own label, and keep it.
     """
     features, means = torch.from_numpy(unit), torch.from_numpy(centers)
-    labels = torch.cat([(part @ means.T).argmax(1) for part in features.split(COMPARED)])
+    labels = _nearest_center(features, means)
     around = torch.from_numpy(neighbors)
     if around.shape[1] == 0:
         return labels.numpy()
@@ -224,6 +225,20 @@ def assign(
             updated[rows] = offers.gather(1, worth.argmax(1, keepdim=True))[:, 0]
         labels = updated
     return labels.numpy()
+
+
+def _nearest_center(features: Tensor, means: Tensor) -> Tensor:
+    """(n,) int64: the row of ``means`` with which each of ``features`` has the largest product.
+
+    Into one table: tables that come and go between results that stay leave holes that the next does not fit into, which
+    once came to 10 GB.
+    """
+    labels, table = torch.empty(len(features), dtype=torch.int64), torch.empty(COMPARED, len(means))
+    for start in range(0, len(features), COMPARED):
+        part = features[start : start + COMPARED]
+        products = torch.mm(part, means.T, out=table[: len(part)])
+        torch.argmax(products, 1, out=labels[start : start + len(part)])
+    return labels
 
 
 def leaf_distances(
