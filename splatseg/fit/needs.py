@@ -1,8 +1,9 @@
 """How much memory the stages of a fit take, by the numbers that are known before it begins.
 
-Bounds of what ``benchmarks/growth.py`` measured, which large scenes come near to: a tenth above the peaks with one and
-with six million Gaussians. What depends on the data (how many Gaussians lie in no segment, how many masks each lies in)
-is taken from there, too. docs/guides/several-machines.md has the table.
+Bounds of what ``benchmarks/growth.py`` measured, which large scenes come near to: a tenth above the highest peaks with
+one and with six million Gaussians (runs differ in how much of what is freed is taken again). What depends on the data
+(how many Gaussians lie in no segment, how many masks each lies in) is taken from there, too.
+docs/guides/several-machines.md has the table.
 """
 
 from __future__ import annotations
