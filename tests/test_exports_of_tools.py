@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_splat import random_gaussians
 
 from splatseg.core.errors import SplatsegError
 from splatseg.core.gaussians import Gaussians
@@ -61,14 +62,7 @@ LAYOUTS: dict[str, tuple[Callable[[int], list[str]], tuple[str, ...]]] = {
 
 
 def a_splat(degree: int, count: int = 23) -> Gaussians:
-    g = torch.Generator().manual_seed(degree)
-    return Gaussians(
-        means=torch.randn(count, 3, generator=g),
-        quats=torch.randn(count, 4, generator=g),
-        log_scales=torch.randn(count, 3, generator=g) - 3,
-        opacity_logits=torch.randn(count, generator=g),
-        sh=torch.randn(count, (degree + 1) ** 2, 3, generator=g),
-    )
+    return random_gaussians(count, (degree + 1) ** 2, degree)
 
 
 def columns(splat: Gaussians) -> dict[str, np.ndarray]:

@@ -8,21 +8,11 @@ import numpy as np
 import pytest
 import torch
 from plyfile import PlyData, PlyElement
+from tiny_splat import random_gaussians
 
 from splatseg.core.errors import SplatsegError
 from splatseg.core.gaussians import Gaussians
 from splatseg.io.ply import load_extra, load_gaussians, save_gaussians
-
-
-def random_gaussians(count: int, coefficients: int = 16, seed: int = 0) -> Gaussians:
-    g = torch.Generator().manual_seed(seed)
-    return Gaussians(
-        means=torch.randn(count, 3, generator=g),
-        quats=torch.randn(count, 4, generator=g),
-        log_scales=torch.randn(count, 3, generator=g) - 3,
-        opacity_logits=torch.randn(count, generator=g),
-        sh=torch.randn(count, coefficients, 3, generator=g),
-    )
 
 
 def write_ply(

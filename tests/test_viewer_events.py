@@ -85,6 +85,12 @@ def keep_one(known: KnownRun, window: HeadlessWindow) -> None:
     wait_for("the object", lambda: len(window.objects()) == 1)
 
 
+def copy_comes_to(known: KnownRun, place: tuple[float, float, float]) -> None:
+    """Wait until the copy of :func:`keep_one`'s object stands there."""
+    shared = known.workspace.shared
+    wait_for("the move", lambda: np.allclose(shared.content.objects[2].placement.center, place, atol=1e-5), PATIENCE)
+
+
 def test_what_is_put_while_the_window_is_drawn_anew_is_read(
     known: KnownRun, viewer: Viewer, window: HeadlessWindow
 ) -> None:
@@ -127,11 +133,7 @@ def test_a_gizmo_dragged_while_the_window_is_drawn_anew_stays(
     for place in ((0.0, 3.0, 0.0), (1.0, 2.0, 0.5)):
         with drawn_between(served, served.copy_gizmo._handle._impl_aux.update_cb):
             window.turn(GIZMO, place)
-            wait_for(
-                "the move",
-                lambda: np.allclose(known.workspace.shared.content.objects[2].placement.center, place, atol=1e-5),  # noqa: B023
-                PATIENCE,
-            )
+            copy_comes_to(known, place)
 
 
 def test_a_gesture_is_done_as_the_window_was_set_when_it_was_made(
@@ -246,10 +248,7 @@ def test_a_drag_is_not_lost_where_the_window_is_drawn_anew(
     known: KnownRun, viewer: Viewer, window: HeadlessWindow
 ) -> None:
     """The window puts the gizmo to where the session has the copy; with a listener that ran later, that was told."""
-    window.click(*known.splat.pixel_of(2))
-    wait_for("a selection", lambda: window.selected)
-    window.press("Keep as object")
-    wait_for("the object", lambda: len(window.objects()) == 1)
+    keep_one(known, window)
     window.press("Duplicate")
     wait_for("the gizmo", lambda: GIZMO in window.gizmos)
     (served,) = viewer.windows.values()
@@ -261,11 +260,7 @@ def test_a_drag_is_not_lost_where_the_window_is_drawn_anew(
             wait_for("the message", lambda: np.allclose(handled.position, wanted, atol=1e-5))  # noqa: B023
             served.post(served.refresh)
             assert served._queue.wait_idle(PATIENCE)
-        wait_for(
-            "the move",
-            lambda: np.allclose(known.workspace.shared.content.objects[2].placement.center, place, atol=1e-5),  # noqa: B023
-            PATIENCE,
-        )
+        copy_comes_to(known, place)
 
 
 def test_a_level_is_not_lost_where_the_window_is_drawn_anew(
@@ -289,10 +284,7 @@ def test_a_level_is_not_lost_where_the_window_is_drawn_anew(
 
 def test_a_name_that_is_being_typed_stays(known: KnownRun, viewer: Viewer, window: HeadlessWindow) -> None:
     """Another window may change the object meanwhile."""
-    window.click(*known.splat.pixel_of(2))
-    wait_for("a selection", lambda: window.selected)
-    window.press("Keep as object")
-    wait_for("the object", lambda: len(window.objects()) == 1)
+    keep_one(known, window)
     (served,) = viewer.windows.values()
     (entry,) = served.session.objects
     row = served.panels._tabs[1]._rows[entry.id][1]

@@ -11,7 +11,7 @@ import torch
 pytest.importorskip("viser", reason="the viewer's extra is not installed")
 
 from known_run import KnownRun, part
-from viser_client import HeadlessWindow, drag_message, wait_for
+from viser_client import HeadlessWindow, choose, drag_message, selects, wait_for
 
 from splatseg.session import Session
 from splatseg.session.colors import HIGHLIGHT, PREVIEW, Look, Painter
@@ -21,20 +21,10 @@ from splatseg.viewer.strokes import APART, MOST_POINTS, NAME, Stroke
 AROUND = [(18.0, 1.0), (30.0, 1.0), (30.0, 31.0), (18.0, 31.0)]  # around the object in the middle, parts 2 and 3
 
 
-def choose(window: HeadlessWindow, served: Any, tool: str) -> None:
-    window.key(f"Tool: {tool}")
-    wait_for("the tool", lambda: served.choices.tool == tool and window.value("Tool") == tool)
-
-
-def selects(window: HeadlessWindow, count: int) -> None:
-    wait_for(f"{count} selected", lambda: window.selected == count)
-
-
 def test_plain_drags_are_the_cameras_but_with_tools_that_draw(viewer: Viewer, window: HeadlessWindow) -> None:
-    (served,) = viewer.windows.values()
     for _ in range(2):
         for tool, drawn in (("brush", True), ("box", False), ("lasso", True), ("preview", True), ("click", False)):
-            choose(window, served, tool)
+            choose(viewer, window, tool)
             wait_for("the backdrop", lambda drawn=drawn: (NAME in window.surfaces) is drawn)
 
 
@@ -44,7 +34,7 @@ def test_a_stroke_of_the_brush_is_one_step_along_its_way(
     (served,) = viewer.windows.values()
     other, (u, v) = Session(known.workspace), known.splat.pixel_of(2)
     path = [(u - 2.5, v), (u, v - 2.5), (u + 2.5, v)]
-    choose(window, served, "brush")
+    choose(viewer, window, "brush")
     window.put("Radius", 3.0)
     wait_for("the radius", lambda: served.choices.brush_radius == 3.0)
     wait_for("the backdrop", lambda: NAME in window.surfaces)
@@ -69,7 +59,7 @@ def test_a_stroke_of_the_brush_is_one_step_along_its_way(
 def test_a_lasso_is_drawn_by_hand_and_closes_by_itself(known: KnownRun, viewer: Viewer, window: HeadlessWindow) -> None:
     (served,) = viewer.windows.values()
     other = Session(known.workspace)
-    choose(window, served, "lasso")
+    choose(viewer, window, "lasso")
     for through in (False, True):
         window.put("Through", through)
         wait_for("the choice", lambda through=through: served.choices.through is through)
@@ -87,7 +77,7 @@ def test_what_a_click_would_take_is_shown_under_the_pointer(
 ) -> None:
     (served,) = viewer.windows.values()
     other, places = Session(known.workspace), [known.splat.pixel_of(leaf) for leaf in (0, 2)]
-    choose(window, served, "preview")
+    choose(viewer, window, "preview")
     wait_for("the backdrop", lambda: NAME in window.surfaces)
     for place in places:
         expected = other.preview("front", *place)
@@ -104,7 +94,7 @@ def test_what_a_click_would_take_is_shown_under_the_pointer(
     selects(window, len(both))
     window.stroke(NAME, [places[0], (0.5, 0.5)], end=False)
     wait_for("a word", lambda: "would take nothing" in window.status)
-    choose(window, served, "click")
+    choose(viewer, window, "click")
     wait_for("the selection", lambda: served._previewed is None)
     assert served.session.selection == both
 
@@ -116,7 +106,7 @@ def test_a_stroke_is_given_up_by_escape_and_by_another_tool(
     (served,) = viewer.windows.values()
     way = [known.splat.pixel_of(2), *AROUND]
     for leave in ("Clear the selection, or the lasso", "Tool: box"):
-        choose(window, served, tool)
+        choose(viewer, window, tool)
         wait_for("the backdrop", lambda: NAME in window.surfaces)
         window.stroke(NAME, way, end=False)
         wait_for("the stroke", lambda: served.canvas._backdrop._stroke is not None)
@@ -126,7 +116,7 @@ def test_a_stroke_is_given_up_by_escape_and_by_another_tool(
         window._send(drag_message("end", NAME, owner, way[-1], way[-1], None))
         wait_for("the message", lambda: served.canvas._backdrop._stroke is None)
         assert served._queue.wait_idle(20) and served.session.step is before and served._previewed is None
-    choose(window, served, tool)
+    choose(viewer, window, tool)
     wait_for("the backdrop", lambda: NAME in window.surfaces)
     window.stroke(NAME, way[::-1])
     wait_for("a step", lambda: served.session.step is not before)
@@ -137,7 +127,7 @@ def test_a_preview_of_whole_labels(known: KnownRun, viewer: Viewer, window: Head
     served.session.discretize()
     place = known.splat.pixel_of(2)
     served.choices.whole_labels = True
-    choose(window, served, "preview")
+    choose(viewer, window, "preview")
     for _ in range(2):
         window.stroke(NAME, [place, place], end=False)
         wait_for("the preview", lambda: served._previewed is not None)

@@ -14,7 +14,7 @@ pytest.importorskip("viser", reason="the viewer's extra is not installed")
 
 from known_run import KnownRun, make_run, part
 from scipy.spatial.transform import Rotation
-from viser_client import HeadlessWindow, wait_for
+from viser_client import HeadlessWindow, choose, selects, wait_for
 
 from splatseg.core.field import FeatureField
 from splatseg.core.gaussians import SH_C0
@@ -28,17 +28,6 @@ from splatseg.viewer.panels.properties import ACCENT, BINS
 from splatseg.viewer.solid import NAME
 
 CORNERS = ((18.0, 1.0), (30.0, 1.0), (30.0, 31.0), (18.0, 31.0))  # around the object in the middle, parts 2 and 3
-
-
-def selects(window: HeadlessWindow, count: int) -> None:
-    wait_for(f"{count} selected", lambda: window.selected == count)
-
-
-def choose(viewer: Viewer, window: HeadlessWindow, tool: str) -> None:
-    """Choose a tool by its key."""
-    (served,) = viewer.windows.values()
-    window.key(f"Tool: {tool}")
-    wait_for("the tool", lambda: served.choices.tool == tool and window.value("Tool") == tool)
 
 
 def moved_to(served: Any, window: HeadlessWindow, place: tuple[float, float, float]) -> None:
@@ -169,9 +158,7 @@ def test_a_box_is_moved_turned_and_taken(known: KnownRun, viewer: Viewer, window
         window.put("Box size", size)
         wait_for("the size", lambda size=size: served.canvas.solid.size == size)
         window.turn(NAME, center, wxyz)
-        wait_for(
-            "the move", lambda c=center: np.allclose(served.canvas.solid._gizmo.position * window.unit, c, atol=1e-5)
-        )
+        moved_to(served, window, center)
         before = served.session.selection
         expected = other.select_box(center, size, wxyz)
         assert 0 < len(expected) < 432

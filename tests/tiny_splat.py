@@ -82,6 +82,18 @@ def make_splat(noise: float = 0.0, seed: int = 0, size: float = 1.0) -> TinySpla
     return TinySplat(gaussians, field, part_ids // 2, part_ids, make_camera(size=size))
 
 
+def random_gaussians(count: int, coefficients: int = 16, seed: int = 0) -> Gaussians:
+    """Noise in every value, the same for the same ``seed``."""
+    g = torch.Generator().manual_seed(seed)
+    return Gaussians(
+        means=torch.randn(count, 3, generator=g),
+        quats=torch.randn(count, 4, generator=g),
+        log_scales=torch.randn(count, 3, generator=g) - 3,
+        opacity_logits=torch.randn(count, generator=g),
+        sh=torch.randn(count, coefficients, 3, generator=g),
+    )
+
+
 def write_capture(folder: Path, count: int = 3) -> Path:
     """A COLMAP text model of ``count`` views of the tiny splat with gray photos, ``view_0.png`` first."""
     (folder / "images").mkdir(parents=True)

@@ -54,6 +54,18 @@ def cookie_for(port: int, token: str) -> str:
         connection.close()
 
 
+def choose(viewer: Any, window: HeadlessWindow, tool: str) -> None:
+    """Choose a tool by its key, in the one window of ``viewer``."""
+    (served,) = viewer.windows.values()
+    window.key(f"Tool: {tool}")
+    wait_for("the tool", lambda: served.choices.tool == tool and window.value("Tool") == tool)
+
+
+def selects(window: HeadlessWindow, count: int) -> None:
+    """Wait until so many are selected."""
+    wait_for(f"{count} selected", lambda: window.selected == count)
+
+
 def drag_message(
     phase: Any, name: str, owner: str, start: tuple[float, float], end: tuple[float, float], modifier: Any
 ) -> _messages.Message:

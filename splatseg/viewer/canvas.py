@@ -136,24 +136,25 @@ class Canvas:
 
     def _stroked(self, stroke: Stroke) -> None:
         """The pointer was led further over the picture, or let go."""
-        window, tool, click = self._window, self._window.choices.tool, self._click(stroke.modifier)
-        points = list(stroke.points)
-        if tool == "preview":
-            act = partial(self._take_previewed if stroke.ended else self._preview, stroke.camera, points[-1], click)
-        elif tool == "brush":
-            act = partial(self._led if stroke.ended else self._show_stroke, stroke.camera, points, click)
-        else:
-            act = partial(self._drawn if stroke.ended else self._show_drawn, stroke.camera, points, click)
+        window, rest = self._window, (stroke.camera, list(stroke.points), self._click(stroke.modifier))
+        ways = {
+            "preview": (self._preview, self._take_previewed),
+            "brush": (self._show_stroke, self._led),
+            "lasso": (self._show_drawn, self._drawn),
+        }
+        if window.choices.tool not in ways:  # another was chosen just now
+            return
+        led, ended = ways[window.choices.tool]
         if stroke.ended:
-            window.act(act)
+            window.act(partial(ended, *rest))
         else:
-            window.post(act, "stroke")
+            window.post(partial(led, *rest), "stroke")
 
-    def _preview(self, camera: Camera, place: tuple[float, float], click: Click) -> None:
+    def _preview(self, camera: Camera, points: list[tuple[float, float]], click: Click) -> None:
         window = self._window
         look = window.session.preview_label if click.whole_labels else window.session.preview
         try:
-            found = look(camera, *place, click.mode)
+            found = look(camera, *points[-1], click.mode)
         except SplatsegError:  # empty space is slid over as well
             window.preview(None)
             window.say("a click here would take nothing")
@@ -161,9 +162,9 @@ class Canvas:
         window.preview(found)
         window.say(f"a click here would leave {len(found):,} Gaussians selected; let go to take them")
 
-    def _take_previewed(self, camera: Camera, place: tuple[float, float], click: Click) -> None:
+    def _take_previewed(self, camera: Camera, points: list[tuple[float, float]], click: Click) -> None:
         self._window.preview(None)
-        self._pick(camera, *place, click)
+        self._pick(camera, *points[-1], click)
 
     def _show_stroke(self, camera: Camera, points: list[tuple[float, float]], click: Click) -> None:
         self._dab = (camera, *points[-1])

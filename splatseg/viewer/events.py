@@ -10,21 +10,13 @@ import asyncio
 import concurrent.futures
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any
+
+from splatseg.viewer.actions import Actions
 
 LOOP_SECONDS = 10.0  # a loop that does not answer as long is being stopped
 
 log = logging.getLogger(__name__)
-
-
-class Loop(Protocol):
-    """A window, as far as its widgets' values go."""
-
-    def between_messages(self, act: Callable[[], object]) -> None:
-        """Do ``act`` in the event loop, between two messages of the browser."""
-
-    def waiting(self, key: str) -> bool:
-        """Whether an action of that key is still to be done."""
 
 
 def in_order(callback: Callable[[Any], object]) -> Callable[[Any], Coroutine[Any, Any, None]]:
@@ -51,7 +43,7 @@ def pressed(action: Callable[[], object]) -> Callable[[Any], Coroutine[Any, Any,
     return in_order(lambda _: action())
 
 
-def put(window: Loop, handle: Any, value: Any, unless: str | None = None) -> None:
+def put(window: Actions, handle: Any, value: Any, unless: str | None = None) -> None:
     """Show ``value`` in the input ``handle``; the only way in which this room writes what a person may write, too.
 
     A person's own newer value stays: written between viser's taking it and its listener's reading it, the server's
