@@ -36,9 +36,9 @@ def killed_at_step(count: int) -> None:
 
 def killed_at_pool(count: int) -> None:
     """SIGKILL where the rank makes its ``count``-th pool of pixels, of the evidence or of the steps."""
-    from splatseg.fit import features, pool_cache
+    from splatseg.fit import pixel_pools
 
-    features.sample_pool = pool_cache.sample_pool = _after(features.sample_pool, count, _die)
+    pixel_pools._sample = _after(pixel_pools._sample, count, _die)
 
 
 def killed_at_feature_step(count: int) -> None:

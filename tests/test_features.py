@@ -16,11 +16,13 @@ from splatseg.core.scene import View
 from splatseg.fit.features import FeatureConfig, FeatureTrainer, fit_features, learning_rate
 from splatseg.fit.hooks import FitHooks
 from splatseg.fit.mask_clustering import MaskClusteringConfig
-from splatseg.fit.pixel_pools import SamplingConfig, draw_batch, drawn, sample_pool
+from splatseg.fit.pixel_pools import SamplingConfig, draw_batch, sample_pool, sample_pools
+from splatseg.fit.pool_cache import PoolCache
 from splatseg.fit.regions import RegionConfig
 from splatseg.masks import MaskSet
 from splatseg.masks.hierarchy import PatchHierarchy, build_hierarchy
 from splatseg.ops import AdamConfig, SparseFeatureAdam, blend, hierarchical_contrastive_loss_and_grad
+from splatseg.ops.drawing import drawn
 from splatseg.render import render, trace
 
 QUIET = FitHooks()
@@ -218,16 +220,46 @@ def test_mask_clustering_looks_at_no_more_pixels_than_its_bounds(world: Any, mon
         drawn: list[int] = []
 
         def spy(*arguments: Any, drawn: list[int] = drawn) -> Any:
-            pool = sample_pool(*arguments)
-            drawn.append(len(pool.contributions))
-            return pool
+            pools = sample_pools(*arguments)
+            drawn.extend(len(pool.contributions) for pool in pools if pool is not None)
+            return pools
 
-        monkeypatch.setattr("splatseg.fit.features.sample_pool", spy)
+        monkeypatch.setattr("splatseg.fit.pool_cache.sample_pools", spy)
         config = small(init="segments", mask_clustering=MaskClusteringConfig(**bounds))
         trainer = FeatureTrainer(gaussians, views, hierarchy_of, config)
         trainer.start()
         assert drawn == [expected] * 8
         assert trainer.pools.nbytes == 0
+
+
+def test_pools_made_beside_the_evidence_are_those_made_alone(world: Any, device: torch.device) -> None:
+    """Where steps need the pools of all views at once, each view's masks are read and its splat projected once."""
+    gaussians, views, hierarchy_of, _ = world
+    read: list[str] = []
+
+    def counted(view: View) -> PatchHierarchy:
+        read.append(view.name)
+        return hierarchy_of(view)
+
+    sampling = SamplingConfig(pool_pixels=300, batch_pixels=300)
+    seen = replace(sampling, pool_pixels=500, unmasked=True)
+    arguments = (gaussians.to(device), views, counted, sampling, 3)
+    alone, together = PoolCache(*arguments), PoolCache(*arguments, together=True)
+    for repeat in range(2):
+        evidence = [together.another(k, counted(view), seen) for k, view in enumerate(views)]
+        assert together.nbytes > 0
+        read.clear()
+        kept = list(together.once())
+        assert not read and together.nbytes == 0, "made with the evidence, for one use"
+        for k, (one, other) in enumerate(zip(kept, alone.once(), strict=True)):
+            assert one is not None and other is not None
+            assert torch.equal(one.patch, other.patch) and torch.equal(one.rows, other.rows)
+            assert torch.equal(one.contributions.ids, other.contributions.ids)
+            assert torch.equal(one.membership, other.membership)
+            mine = alone.another(k, hierarchy_of(views[k]), seen)
+            assert mine is not None and evidence[k] is not None
+            assert torch.equal(evidence[k].contributions.ids, mine.contributions.ids)
+        assert alone.nbytes == 0 and len(read) == len(views), repeat
 
 
 def test_the_loss_trains_what_no_segment_holds(world: Any) -> None:
@@ -372,15 +404,15 @@ def test_steps_where_everything_is_held(world: Any) -> None:
     assert torch.equal(trainer.features, first)
 
 
-def test_few_pixels_of_many_are_drawn_without_repetition() -> None:
+def test_few_pixels_of_many_are_drawn_without_repetition(device: torch.device) -> None:
     """All are as likely, none comes twice, and the same seed gives the same ones, however they are drawn."""
     for total in (50, 1000):
-        counts = torch.zeros(total)
+        counts = torch.zeros(total, device=device)
         found = torch.zeros(0)
         for seed in range(400):
-            found = drawn(total, 40, torch.Generator().manual_seed(seed))
+            found = drawn(total, 40, torch.Generator(device).manual_seed(seed))
             assert len(found.unique()) == 40 and 0 <= int(found.min()) <= int(found.max()) < total
             counts[found] += 1
-        assert torch.equal(found, drawn(total, 40, torch.Generator().manual_seed(399)))
+        assert torch.equal(found, drawn(total, 40, torch.Generator(device).manual_seed(399)))
         expected = 400 * 40 / total
         assert float((counts - expected).abs().max()) < 5.5 * expected**0.5

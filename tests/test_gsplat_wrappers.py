@@ -93,8 +93,8 @@ def test_trace_hands_over_lists(calls: list[str], monkeypatch: pytest.MonkeyPatc
     """Shapes, types and layout that ops.trace_tiles takes; nothing is rasterized."""
     given: list[TileLists] = []
 
-    def keep(lists: TileLists, size: tuple[int, int], pixels: Tensor, min_weight: float) -> None:
-        assert size == (WIDTH, HEIGHT) and min_weight == 1e-3
+    def keep(lists: TileLists, size: tuple[int, int], pixels: Tensor, min_weight: float, check: bool) -> None:
+        assert size == (WIDTH, HEIGHT) and min_weight == 1e-3 and check
         given.append(lists)
 
     monkeypatch.setattr(backend, "trace_tiles", keep)

@@ -49,10 +49,11 @@ def observed(pool: PixelPool, count: int) -> list[tuple[np.ndarray, np.ndarray]]
     ids, on_matrix, some_weights = sparse_observe(pool, count)
     sparse_table, weight = np.zeros((count, on_matrix.shape[1])), np.zeros(count, np.float32)
     sparse_table[ids], weight[ids] = on_matrix.toarray(), some_weights
-    gaussian, mask, width, weight_too = blocked_observe(pool, count)
-    table = np.zeros((count, width))
-    table[gaussian, mask] = 1
-    return [(sparse_table, weight), (table, weight_too.numpy())]
+    seen = blocked_observe(pool, count, 0.0)
+    table, weight_too = np.zeros((count, seen.width)), np.zeros(count, np.float32)
+    table[seen.gaussians[seen.row], seen.mask] = 1
+    weight_too[seen.gaussians] = seen.weight
+    return [(sparse_table, weight), (table, weight_too)]
 
 
 def sets_of(segments: Segments) -> set[frozenset[int]]:

@@ -182,7 +182,7 @@ def test_traces_what_the_cpu_traces(min_weight: float) -> None:
     generator = torch.Generator().manual_seed(3)
     pixels = torch.stack([torch.randint(0, s, (300,), generator=generator) for s in (37, 27)], 1)
     found = trace(gaussians, camera, pixels, min_weight)
-    want = cpu.trace(gaussians, camera, pixels, min_weight, RenderConfig())
+    want = cpu.tracer(gaussians, camera, RenderConfig())(pixels, min_weight)
     assert torch.equal(found.pixels, want.pixels) and torch.equal(found.order, want.order)
     assert torch.equal(found.offsets, want.offsets) and torch.equal(found.ids, want.ids)
     torch.testing.assert_close(found.weights, want.weights, rtol=2e-4, atol=2e-6)

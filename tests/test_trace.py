@@ -16,7 +16,9 @@ from splatseg.ops import Contributions
 from splatseg.ops.extension import compiled
 from splatseg.ops.rasterize import RenderConfig, Splats
 from splatseg.ops.reference import trace as reference
-from splatseg.render import render, trace
+from splatseg.ops.reference.trace import row_order
+from splatseg.ops.trace_tiles import pixel_ranks
+from splatseg.render import render, trace, tracer
 
 
 def scene(n: int, width: int = 70, height: int = 45, seed: int = 0) -> tuple[Gaussians, Camera]:
@@ -229,3 +231,24 @@ def test_bad_input_is_named(use_extension: bool, monkeypatch: pytest.MonkeyPatch
         tensors[name].view(-1)[-1] = float("nan")
         with pytest.raises(SplatsegError, match=r"(means|quats|scales|opacities): expected finite"):
             trace(Gaussians(**tensors), camera, inside)
+
+
+def test_a_tracer_serves_several_sets_of_pixels(device: torch.device) -> None:
+    gaussians, camera = scene(300, seed=4)
+    gaussians = gaussians.to(device)
+    ask = tracer(gaussians, camera, RenderConfig(check_finite=False))
+    pixels = every_pixel(camera).to(device)
+    for chosen, least in ((pixels[::3], 1e-3), (pixels.flip(0), 0.0), (pixels[:0], 1e-3), (pixels[::3], 1e-3)):
+        found, want = ask(chosen, least), trace(gaussians, camera, chosen, least)
+        assert torch.equal(found.order, want.order) and torch.equal(found.offsets, want.offsets)
+        assert torch.equal(found.ids, want.ids) and torch.equal(found.weights, want.weights)
+    assert not ask(pixels[:5], 0.0).weights.requires_grad
+
+
+def test_pixel_ranks_are_the_order_of_rows(device: torch.device) -> None:
+    for size in ((37, 27), (16, 16), (33, 50), (37, 27)):
+        width, height = size
+        pixels = torch.stack([torch.randint(0, side, (400,)) for side in size], dim=1).to(device)
+        ranks = pixel_ranks(size, device)[pixels[:, 1] * width + pixels[:, 0]]
+        assert torch.equal(ranks.argsort(stable=True), row_order(pixels, width))
+        assert len(pixel_ranks(size, device).unique()) == width * height

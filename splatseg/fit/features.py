@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from splatseg.core.ahead import ahead
-from splatseg.core.errors import SplatsegError
+from splatseg.core.errors import SplatsegError, check_finite
 from splatseg.core.field import FeatureField
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.progress import SILENT, Counter, Reporter
@@ -37,7 +37,7 @@ from splatseg.core.segments import Segments
 from splatseg.fit.hooks import FitHooks
 from splatseg.fit.malloc import freed_memory_kept
 from splatseg.fit.mask_clustering import MaskClusteringConfig, find_segments
-from splatseg.fit.pixel_pools import PixelPool, SamplingConfig, draw_batch, sample_pool
+from splatseg.fit.pixel_pools import PixelPool, SamplingConfig, draw_batch
 from splatseg.fit.pool_cache import HierarchyOf, PoolCache
 from splatseg.fit.regions import RegionConfig, complete
 from splatseg.fit.segment_features import SegmentFeatureConfig, segment_features
@@ -218,6 +218,9 @@ class FeatureTrainer:
         if not views:
             raise SplatsegError("features: expected at least one training view, found none")
         self.gaussians = gaussians.detach()
+        for name, tensor in self.gaussians.tensors().items():
+            if name != "sh":  # the others are what pools read, which take it for granted
+                check_finite(name, tensor)
         self.views = views
         self.config = config
         self.ranks = ranks
@@ -226,6 +229,7 @@ class FeatureTrainer:
         self._optimizer: SparseFeatureAdam | None = None
         self.replays = can_replay(self._features) and not config.full_render
         self.pools = PoolCache(self.gaussians, views, hierarchy_of, config.sampling, config.seed, self.replays)
+        self.pools.together = self.replays and ranks.alone
         self._replayed: PooledSteps | None = None
         self.held: Tensor | None = None
         """(n,) bool: Gaussians in an agreed segment, which ``hold_segments`` keeps; None before :meth:`start`."""
@@ -292,7 +296,7 @@ class FeatureTrainer:
             self._moving = (self._moving[0], features[self._moving[0]])
 
     def _evidence(self, progress: Counter) -> Iterator[PixelPool]:
-        """A pool a view, of pixels in and outside masks; none is kept."""
+        """A pool a view, of pixels in and outside masks; none of them is kept."""
         clustering = self.config.mask_clustering
         pixels = max(min(clustering.pixels, clustering.total_pixels // len(self.views)), 1)
         config = replace(self.config.sampling, pool_pixels=pixels, batch_pixels=1, unmasked=True)
@@ -300,7 +304,7 @@ class FeatureTrainer:
         def pools(numbers: Sequence[int]) -> Iterator[PixelPool | None]:
             hierarchies = ahead(self.pools.hierarchy_of, [self.views[index] for index in numbers])
             for index, hierarchy in zip(numbers, hierarchies, strict=True):
-                yield sample_pool(self.gaussians, self.views[index], hierarchy, config, self.pools.generator(index))
+                yield self.pools.another(index, hierarchy, config)
 
         for pool in self.ranks.collect(len(self.views), pools, self.gaussians.device):
             progress.advance()

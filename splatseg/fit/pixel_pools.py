@@ -6,6 +6,7 @@ times. A pool of m pixels takes about 190 bytes per pixel (some 30 contributions
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,9 +17,11 @@ from splatseg.core.gaussians import Gaussians
 from splatseg.core.scene import View
 from splatseg.masks.hierarchy import PatchHierarchy
 from splatseg.ops import Contributions, blend
-from splatseg.render import trace
+from splatseg.ops.drawing import drawn
+from splatseg.render import RenderConfig, Tracer, tracer
 
-SHUFFLED = 4  # times as many candidates as are drawn: from there on they are not shuffled
+UNCHECKED = RenderConfig(check_finite=False)
+"""The splat of a fit is looked at once (:class:`~splatseg.fit.features.FeatureTrainer`), not in every view."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ def sample_pool(
     gaussians: Gaussians, view: View, hierarchy: PatchHierarchy, config: SamplingConfig, generator: torch.Generator
 ) -> PixelPool | None:
     """Draw pixels uniformly from those in a mask (``config.unmasked``: from all), and trace them, on the device of
-    ``gaussians``.
+    ``gaussians``, whose values are taken to be finite.
 
     ``generator`` may be of that device or of the CPU.
 
@@ -112,41 +115,58 @@ def sample_pool(
     Raises:
         SplatsegError: hierarchy and view differ in size.
     """
-    expected = (view.camera.height, view.camera.width)
-    if tuple(hierarchy.patch_ids.shape) != expected:
+    return sample_pools(gaussians, view, hierarchy, [(config, generator)])[0]
+
+
+def sample_pools(
+    gaussians: Gaussians,
+    view: View,
+    hierarchy: PatchHierarchy,
+    wanted: Sequence[tuple[SamplingConfig, torch.Generator]],
+) -> list[PixelPool | None]:
+    """:func:`sample_pool` with several settings, for one reading of the hierarchy and one projection of the splat."""
+    size = (view.camera.width, view.camera.height)
+    if tuple(hierarchy.patch_ids.shape) != size[::-1]:
         raise SplatsegError(
-            f"hierarchy of view '{view.name}': expected {expected[1]}x{expected[0]} pixels, "
+            f"hierarchy of view '{view.name}': expected {size[0]}x{size[1]} pixels, "
             f"found {hierarchy.patch_ids.shape[1]}x{hierarchy.patch_ids.shape[0]}"
         )
     device = gaussians.device
-    flat = hierarchy.patch_ids.to(device).flatten()
-    candidates = torch.arange(len(flat), device=device) if config.unmasked else flat.nonzero()[:, 0]
-    if len(candidates) > config.pool_pixels:
-        candidates = candidates[drawn(len(candidates), config.pool_pixels, generator).to(device)]
-    pixels = torch.stack([candidates % expected[1], candidates // expected[1]], dim=1).to(torch.int32)
-    contributions = trace(gaussians, view.camera.to(device), pixels, config.min_weight)
-    ids = flat[candidates][contributions.order]
+    flat, membership = hierarchy.patch_ids.flatten().to(device), hierarchy.membership.to(device)
+    shown = _ViewPatches(flat, size[0], membership, tracer(gaussians, view.camera, UNCHECKED))
+    return [_sample(shown, config, generator) for config, generator in wanted]
+
+
+@dataclass(frozen=True, eq=False)
+class _ViewPatches:
+    """``ids`` (h w,) int32 and ``membership`` (p, words) of a view's patches, both on the splat's device, the ``width``
+    of its image, and what traces it."""
+
+    ids: Tensor
+    width: int
+    membership: Tensor
+    trace: Tracer
+
+
+def _sample(view: _ViewPatches, config: SamplingConfig, generator: torch.Generator) -> PixelPool | None:
+    flat, device = view.ids, view.ids.device
+    masked = None if config.unmasked else flat.nonzero()[:, 0]
+    total = len(flat if masked is None else masked)
+    if total > config.pool_pixels:
+        chosen = drawn(total, config.pool_pixels, generator).to(device)
+        candidates = chosen if masked is None else masked[chosen]
+    else:
+        candidates = torch.arange(total, device=device) if masked is None else masked
+    pixels = torch.stack([candidates % view.width, candidates // view.width], dim=1).to(torch.int32)
+    contributions = view.trace(pixels, config.min_weight)
+    ids = flat[candidates[contributions.order]].long()
     rows = ((contributions.counts > 0) & (ids > 0)).nonzero()[:, 0]
     if len(rows) == 0:
         return None
-    present, compact = torch.cat([ids.new_zeros(1), ids]).unique(return_inverse=True)
-    membership = hierarchy.membership.to(device)[present.long()]
-    return PixelPool(contributions.half(), rows, compact[1:], membership)
-
-
-def drawn(total: int, count: int, generator: torch.Generator) -> Tensor:
-    """``count`` different numbers below ``total``, all choices alike, on the device of ``generator``.
-
-    Of many a few are drawn until enough of them differ: shuffling a photo's pixels takes longer than tracing a pool.
-    """
-    device = generator.device
-    if total < SHUFFLED * count:
-        return torch.randperm(total, generator=generator, device=device)[:count]
-    found = torch.zeros(0, dtype=torch.int64, device=device)
-    while len(found) < count:
-        more = torch.randint(total, (count + count // SHUFFLED,), generator=generator, device=device)
-        found = torch.cat([found, more]).unique()
-    return found[torch.randperm(len(found), generator=generator, device=device)[:count]]
+    present = torch.zeros(len(view.membership), dtype=torch.bool, device=device)
+    present[ids] = True
+    present[0] = True
+    return PixelPool(contributions.half(), rows, (present.cumsum(0) - 1)[ids], view.membership[present])
 
 
 def draw_batch(pool: PixelPool, count: int, generator: torch.Generator) -> PixelBatch:

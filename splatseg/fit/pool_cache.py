@@ -10,7 +10,7 @@ import torch
 from splatseg.core.ahead import ahead
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.scene import View
-from splatseg.fit.pixel_pools import PixelPool, SamplingConfig, sample_pool
+from splatseg.fit.pixel_pools import PixelPool, SamplingConfig, sample_pool, sample_pools
 from splatseg.masks.hierarchy import PatchHierarchy
 from splatseg.ops.columns import column_bytes
 
@@ -23,7 +23,8 @@ class PoolCache:
 
     Each view may take an equal share of the bound. A first pool of a few pixels tells the bytes a pixel takes in this
     scene; the number of pixels a view is cut to fit. ``by_gaussian``: what is bounded are the pools with their
-    :class:`~splatseg.ops.columns.PoolColumns`, which replayed steps make of them.
+    :class:`~splatseg.ops.columns.PoolColumns`, which replayed steps make of them. ``together``: those of all views are
+    needed at once, and made here.
     """
 
     gaussians: Gaussians
@@ -32,6 +33,7 @@ class PoolCache:
     config: SamplingConfig
     seed: int
     by_gaussian: bool = False
+    together: bool = False
     prepare: Callable[[PixelPool], PixelPool] | None = None
     """What is done to a pool before it is kept."""
     arriving: Iterator[tuple[int, PixelPool | None]] = field(default_factory=lambda: iter(()))
@@ -53,8 +55,20 @@ class PoolCache:
         """The pool of each view (of ``numbers``, in their order), for one use: none is kept. The next hierarchies are
         read meanwhile."""
         chosen = range(len(self.views)) if numbers is None else numbers
-        for index, hierarchy in zip(chosen, ahead(self.hierarchy_of, [self.views[i] for i in chosen]), strict=True):
-            yield self._make(index, hierarchy)
+        absent = [self.views[index] for index in chosen if index not in self._pools]
+        hierarchies = ahead(self.hierarchy_of, absent)
+        for index in chosen:
+            yield self._pools.pop(index) if index in self._pools else self._make(index, next(hierarchies))
+
+    def another(self, index: int, hierarchy: PatchHierarchy, config: SamplingConfig) -> PixelPool | None:
+        """A pool of ``config`` of a view, for one use. Where pools of all views are needed ``together`` the view's own
+        is made with it and kept: both for one reading of the hierarchy and one projection of the splat."""
+        wanted = [config, self._sampling(index, hierarchy)] if self.together else [config]
+        draws = [(one, self.generator(index)) for one in wanted]
+        pools = sample_pools(self.gaussians, self.views[index], hierarchy, draws)
+        if self.together:
+            self._pools[index] = pools[1]
+        return pools[0]
 
     def settle(self, index: int) -> None:
         """Choose the number of pixels by a view, as its :meth:`get` would."""
@@ -62,11 +76,14 @@ class PoolCache:
             self.pixels = self._affordable(self.views[index], self.hierarchy_of(self.views[index]))
 
     def _make(self, index: int, hierarchy: PatchHierarchy) -> PixelPool | None:
-        view = self.views[index]
+        config = self._sampling(index, hierarchy)
+        return sample_pool(self.gaussians, self.views[index], hierarchy, config, self.generator(index))
+
+    def _sampling(self, index: int, hierarchy: PatchHierarchy) -> SamplingConfig:
+        """Settings of the pools; the first view that is asked for decides the number of pixels."""
         if not self.pixels:
-            self.pixels = self._affordable(view, hierarchy)
-        config = replace(self.config, pool_pixels=self.pixels, batch_pixels=min(self.config.batch_pixels, self.pixels))
-        return sample_pool(self.gaussians, view, hierarchy, config, self.generator(index))
+            self.pixels = self._affordable(self.views[index], hierarchy)
+        return replace(self.config, pool_pixels=self.pixels, batch_pixels=min(self.config.batch_pixels, self.pixels))
 
     def _affordable(self, view: View, hierarchy: PatchHierarchy) -> int:
         probe = replace(self.config, pool_pixels=1024, batch_pixels=1)

@@ -68,7 +68,8 @@ class Contributions:
 
     def entry_rows(self) -> Tensor:
         """(e,) int64 row of each entry."""
-        return torch.arange(len(self), device=self.ids.device).repeat_interleave(self.counts)
+        rows = torch.arange(len(self), device=self.ids.device)
+        return rows.repeat_interleave(self.counts, output_size=self.ids.numel())  # which the host knows
 
     def rows(self, index: Tensor) -> Tensor:
         """(r,) int64 rows that hold the input pixels ``index`` (r,): the inverse of ``order``.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -22,7 +23,7 @@ from torch import Tensor
 from splatseg.ops.mask_rows import EvidenceRows, RowEvidence, can_walk_rows, mask_bits
 from splatseg.ops.reference.mask_products import SparseEvidence
 from splatseg.ops.replay import Pool
-from splatseg.ops.sparse_rows import Rows, aligned, aligned_step, bfloat16_terms, blocks, parts, product, summed
+from splatseg.ops.sparse_rows import Rows, aligned, aligned_step, bfloat16_terms, blocks, parts, product
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -109,15 +110,13 @@ class BlockedEvidence(EvidenceRows):
         gaussians, masks, views, seen, weights = [], [], [], [], []
         first = 0
         for number, pool in enumerate(pools):
-            ids, mask, width, weight = observe(pool, count)
-            weight = torch.where(weight > min_weight, weight, 0)
-            kept = weight[ids] > 0
-            gaussians.append(ids[kept])
-            masks.append(mask[kept] + first)
-            views.append(torch.full((width,), number, device=ids.device))
-            seen.append(weight.nonzero()[:, 0])
-            weights.append(weight[seen[-1]])
-            first += width
+            part = observe(pool, count, min_weight)
+            gaussians.append(part.gaussians[part.row])
+            masks.append(part.mask + first)
+            views.append(torch.full((part.width,), number, device=part.mask.device))
+            seen.append(part.gaussians)
+            weights.append(part.weight)
+            first += part.width
         viewer = torch.repeat_interleave(torch.tensor([len(one) for one in seen], device=seen[0].device))
         table = Rows.of(torch.cat(seen), viewer, (count, len(seen)), torch.cat(weights))
         total = torch.zeros(count, dtype=torch.float64, device=viewer.device)
@@ -146,16 +145,12 @@ class BlockedEvidence(EvidenceRows):
 
     def matches(self, sets: sparse.csr_matrix, least: float) -> tuple[sparse.coo_matrix, Floats]:
         chosen = Rows.from_scipy(sets, self.mean.device)
-        shown = self._shown(chosen)
-        own = torch.zeros(self.masks.width, dtype=torch.float64, device=self.mean.device)
-        own.index_add_(
-            0, self.masks.columns.long(), torch.repeat_interleave(self.mean.double(), self.masks.offsets.diff())
-        )
+        shown, own = self._shown(chosen), self._mask_weights
         found = []
         for low, shared in self._products(self.masks, chosen):
             for start, part in parts(low, shared):
                 rows = slice(start, start + len(part))
-                union = own[rows, None].float() + shown[:, self.mask_view[rows]].T - part
+                union = own[rows, None] + shown[:, self.mask_view[rows]].T - part
                 overlap = part / union.clamp_min(1e-9)
                 row, col = (overlap >= least).nonzero().unbind(1)
                 found.append((row + start, col, overlap[row, col]))
@@ -203,6 +198,13 @@ class BlockedEvidence(EvidenceRows):
             shares.append((agreeing.view(end - first, views).sum(1) / seen).float().cpu())
         return torch.cat(shares).numpy()
 
+    @cached_property
+    def _mask_weights(self) -> Tensor:
+        """(m,) float32 weight of each mask."""
+        own = torch.zeros(self.masks.width, dtype=torch.float64, device=self.mean.device)
+        of_entry = torch.repeat_interleave(self.mean.double(), self.masks.offsets.diff())
+        return own.index_add_(0, self.masks.columns.long(), of_entry).float()
+
     def _shown(self, sets: Rows) -> Tensor:
         """(s, views) float32 weight that each view sees of each set."""
         views = Rows(self.seen.offsets, self.seen.columns, self.seen.width)
@@ -224,36 +226,54 @@ class BlockedEvidence(EvidenceRows):
             for first, end in blocks(len(left), max(high - low, wide)):
                 ones = right.dense(first, end, torch.bfloat16, (0, wide))
                 sets = left.dense(first, end, torch.bfloat16, (low, high))
+                narrow = wide < high - low  # the weights go to the smaller table
                 for term in bfloat16_terms(self.mean[first:end]):
-                    total += product((sets * term[:, None]).T, ones)
+                    weighted = (ones if narrow else sets) * term[:, None]
+                    total += product(sets.T, weighted) if narrow else product(weighted.T, ones)
             yield low, total[: left.width - low, : right.width]
 
 
-def observe(pool: Pool, count: int) -> tuple[Tensor, Tensor, int, Tensor]:
-    """What a view says of every Gaussian.
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """What a view says of the Gaussians that it sees.
 
-    Returns:
-        Gaussian and mask, int64, of each pair where most of the Gaussian's weight lies on pixels of the mask, by
-        Gaussian; the number of masks; and the weight (count,) float32 of each Gaussian.
+    Attributes:
+        gaussians: (k,) int64 ascending.
+        weight: (k,) float32 summed blending weights.
+        row: place among ``gaussians``, and
+        mask: number, int64 both, of each pair where most of the Gaussian's weight lies on pixels of the mask.
+        width: number of masks.
     """
-    c, patches = pool.contributions, len(pool.membership)
-    bits = mask_bits(pool.membership)
-    width = bits.shape[1]
-    of_patch, mask = bits.nonzero().unbind(1)
-    per_patch = torch.bincount(of_patch, minlength=patches)
-    first_of_patch = per_patch.cumsum(0) - per_patch
-    keys, sums = summed(c.ids.long() * patches + pool.patch[c.entry_rows()], c.weights)
-    gaussian, patch = keys // patches, keys % patches
-    weight = torch.zeros(count, dtype=torch.float64, device=keys.device).index_add_(0, gaussian, sums).float()
-    # Each entry once for every mask of its patch.
-    entry = torch.repeat_interleave(per_patch[patch])
-    number = torch.arange(len(entry), device=entry.device)
-    starts = per_patch[patch].cumsum(0) - per_patch[patch]
-    masks = mask[first_of_patch[patch][entry] + number - starts[entry]]
-    keys, sums = summed(gaussian[entry] * max(width, 1) + masks, sums[entry])
-    gaussian, masks = keys // max(width, 1), keys % max(width, 1)
-    most = sums.float() > 0.5 * weight[gaussian]
-    return gaussian[most], masks[most], width, weight
+
+    gaussians: Tensor
+    weight: Tensor
+    row: Tensor
+    mask: Tensor
+    width: int
+
+
+def observe(pool: Pool, count: int, min_weight: float) -> Observed:
+    """Tables of the Gaussians seen by the view's patches, and by its masks, at most ``BLOCK_ENTRIES`` at a time: the
+    device is asked for sizes once or twice, however many entries there are. Sums are exact, in float64."""
+    c, bits = pool.contributions, mask_bits(pool.membership).double()
+    patches, width = bits.shape
+    device, ids = c.ids.device, c.ids.long()
+    values, patch = c.weights.double(), pool.patch[c.entry_rows()]
+    total = torch.zeros(count, dtype=torch.float64, device=device).index_add_(0, ids, values)
+    gaussians = (total.float() > min_weight).nonzero()[:, 0]
+    place = torch.full((count,), len(gaussians), device=device)
+    place[gaussians] = torch.arange(len(gaussians), device=device)
+    place, weight = place[ids], total[gaussians]
+    found = []
+    for first, end in blocks(len(gaussians), patches + width):
+        # What lies in another block, or is not seen, goes to a row of its own.
+        row = torch.where((place >= first) & (place < end), place - first, end - first)
+        table = torch.zeros((end - first + 1) * patches, dtype=torch.float64, device=device)
+        on_patch = table.index_add_(0, row * patches + patch, values).view(-1, patches)[:-1]
+        most = (on_patch @ bits).float() > 0.5 * weight[first:end, None].float()
+        found.append(most.nonzero() + torch.tensor([first, 0], device=device))
+    row, mask = torch.cat(found).unbind(1)
+    return Observed(gaussians, weight.float(), row, mask, width)
 
 
 def _to_coo(parts: list[tuple[Tensor, Tensor, Tensor]], shape: tuple[int, int]) -> sparse.coo_matrix:

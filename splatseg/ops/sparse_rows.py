@@ -74,13 +74,6 @@ class Rows:
         return Rows(offsets, self.columns[where], self.width, None if self.values is None else self.values[where])
 
 
-def summed(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """The distinct keys, ascending, and the float64 sum of the values of each."""
-    distinct, index = keys.unique(return_inverse=True)
-    sums = torch.zeros(len(distinct), dtype=torch.float64, device=keys.device)
-    return distinct, sums.index_add_(0, index, values.double())
-
-
 def bfloat16_terms(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Three bfloat16 tensors whose sum is ``values`` (float32, zero or above 2^-100) exactly."""
     first = values.bfloat16()

@@ -56,10 +56,17 @@ def _check(splats: Splats, camera: Camera, pixels: Tensor, min_weight: float) ->
     check_dims("quats", splats.quats, ("n", 4), sizes)
     check_dims("scales", splats.scales, ("n", 3), sizes)
     check_dims("opacities", splats.opacities, ("n",), sizes)
-    check_pixels(pixels, (camera.width, camera.height), min_weight)
+    check_pixels(pixels, (camera.width, camera.height))
+    check_min_weight(min_weight)
 
 
-def check_pixels(pixels: Tensor, size: tuple[int, int], min_weight: float) -> None:
+def check_min_weight(min_weight: float) -> None:
+    """Raise :class:`SplatsegError` unless a weight may be that large."""
+    if not (0 <= min_weight <= 1 and math.isfinite(min_weight)):
+        raise SplatsegError(f"min_weight: expected a number in 0..1, found {min_weight}")
+
+
+def check_pixels(pixels: Tensor, size: tuple[int, int]) -> None:
     """Raise :class:`SplatsegError` unless ``pixels`` (m, 2) lie in an image of ``size`` = (width, height)."""
     width, height = size
     check_dims("pixels", pixels, ("m", 2))
@@ -72,8 +79,6 @@ def check_pixels(pixels: Tensor, size: tuple[int, int], min_weight: float) -> No
             f"pixels: expected columns in 0..{width - 1} and rows in 0..{height - 1}, "
             f"found {tuple(pixels[first].tolist())} at index {first}"
         )
-    if not (0 <= min_weight <= 1 and math.isfinite(min_weight)):
-        raise SplatsegError(f"min_weight: expected a number in 0..1, found {min_weight}")
 
 
 def _fake(*args: Any) -> tuple[Tensor, ...]:

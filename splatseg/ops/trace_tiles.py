@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from splatseg.ops.extension import compiled, has_kernel
 from splatseg.ops.projection import TILE
 from splatseg.ops.reference import trace_tiles as reference
 from splatseg.ops.reference.trace import row_order
-from splatseg.ops.trace import check_pixels
+from splatseg.ops.trace import check_min_weight, check_pixels
 
 __all__ = ["TileLists", "trace_tiles"]
 
@@ -52,7 +53,9 @@ class TileLists:
 
 
 @torch.no_grad()
-def trace_tiles(lists: TileLists, size: tuple[int, int], pixels: Tensor, min_weight: float = 1e-3) -> Contributions:
+def trace_tiles(
+    lists: TileLists, size: tuple[int, int], pixels: Tensor, min_weight: float = 1e-3, check: bool = True
+) -> Contributions:
     """Blending weights of ``pixels`` as gsplat's rasterizer blends them: same order, cut-offs and arithmetic.
 
     Every pixel walks its tile's list on its own, so the work grows with the pixels asked for, not with the image. Rows
@@ -63,19 +66,36 @@ def trace_tiles(lists: TileLists, size: tuple[int, int], pixels: Tensor, min_wei
         size: (width, height) of the image, pixels.
         pixels: (m, 2) integer [column, row], in any order, repeats allowed.
         min_weight: least weight kept, in [0, 1]; 0 keeps all.
+        check: whether the pixels are looked at, for which the host waits. Those outside the image are an error then,
+            and must not be given else.
 
     Raises:
         SplatsegError: a pixel outside the image, a wrong number of tiles, or a setting out of range.
     """
-    check_pixels(pixels, size, min_weight)
+    check_min_weight(min_weight)
+    if check:
+        check_pixels(pixels, size)
     columns, rows = (-(-side // TILE) for side in size)
     if lists.offsets.numel() != columns * rows:
         raise SplatsegError(f"offsets: expected {columns}x{rows} tiles, found {lists.offsets.numel()}")
-    order = row_order(pixels, size[0])
+    across, down = pixels.long().unbind(1)
+    order = pixel_ranks(size, pixels.device)[down * size[0] + across].argsort(stable=True)
     chosen = pixels[order].to(torch.int32)
     run: Any = torch.ops.splatseg.trace_tiles if has_kernel("trace_tiles", lists.means2d) else reference.trace_tiles
     tensors = (lists.means2d, lists.conics, lists.opacities, lists.offsets, lists.list)
     return Contributions(chosen, order, *run(*tensors, chosen, columns, min_weight))
+
+
+@lru_cache(maxsize=2)
+def pixel_ranks(size: tuple[int, int], device: torch.device) -> Tensor:
+    """(h w,) int32 place of each pixel, row-major, among all of an image of ``size`` = (width, height) in
+    :func:`~splatseg.ops.reference.trace.row_order`; kept for the last two sizes, as the views of a capture mostly have
+    one."""
+    width, height = size
+    numbers = torch.arange(width * height, device=device)
+    ranks = torch.empty(width * height, dtype=torch.int32, device=device)
+    ranks[row_order(torch.stack([numbers % width, numbers // width], dim=1), width)] = numbers.int()
+    return ranks
 
 
 def _fake(*args: Any) -> tuple[Tensor, Tensor, Tensor]:

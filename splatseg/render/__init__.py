@@ -9,9 +9,19 @@ from splatseg.core.gaussians import Gaussians
 from splatseg.ops.contributions import Contributions
 from splatseg.ops.rasterize import Means2dProbe, RenderConfig, Rendered
 from splatseg.render.backends import backend_of, choose_device
-from splatseg.render.tracing import trace
+from splatseg.render.tracing import Tracer, trace, tracer
 
-__all__ = ["Contributions", "Means2dProbe", "RenderConfig", "Rendered", "choose_device", "render", "trace"]
+__all__ = [
+    "Contributions",
+    "Means2dProbe",
+    "RenderConfig",
+    "Rendered",
+    "Tracer",
+    "choose_device",
+    "render",
+    "trace",
+    "tracer",
+]
 
 DEFAULTS = RenderConfig()
 

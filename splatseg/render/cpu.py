@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from splatseg.core.camera import Camera
@@ -19,10 +21,7 @@ def render(
     return rasterize(splats, camera, features, config, probe)
 
 
-def trace(
-    gaussians: Gaussians, camera: Camera, pixels: Tensor, min_weight: float, config: RenderConfig
-) -> Contributions:
-    """See :func:`splatseg.render.trace`."""
-    g = gaussians.detach()
-    splats = Splats(g.means, g.quats, g.scales, g.opacities, g.sh)
-    return trace_splats(splats, camera, pixels, min_weight, config)
+def tracer(gaussians: Gaussians, camera: Camera, config: RenderConfig) -> Callable[[Tensor, float], Contributions]:
+    """See :func:`splatseg.render.tracer`."""
+    splats = Splats(gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, gaussians.sh)
+    return lambda pixels, min_weight: trace_splats(splats, camera, pixels, min_weight, config)

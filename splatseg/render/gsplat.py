@@ -106,12 +106,10 @@ def shade(gaussians: Gaussians, camera: Camera, degree: int) -> Tensor:
     return (gsplat.spherical_harmonics(degree, gaussians.means - position, gaussians.sh) + 0.5).clamp_min(0)
 
 
-def trace(
-    gaussians: Gaussians, camera: Camera, pixels: Tensor, min_weight: float, config: RenderConfig
-) -> Contributions:
-    """See :func:`splatseg.render.trace`. gsplat lists the Gaussians of each tile; only ``pixels`` are drawn."""
+def tracer(gaussians: Gaussians, camera: Camera, config: RenderConfig) -> Callable[[Tensor, float], Contributions]:
+    """See :func:`splatseg.render.tracer`. gsplat lists the Gaussians of each tile; only pixels asked for are drawn."""
     _check(gaussians, None, config.check_finite)
-    g = gaussians.detach()
+    g, opacities = gaussians, gaussians.opacities
     columns, rows = -(-camera.width // TILE), -(-camera.height // TILE)
     view = _view(camera, g.means)
     near, far = config.depths(camera)
@@ -128,13 +126,14 @@ def trace(
         near_plane=near,
         far_plane=far,
         packed=False,
-        opacities=g.opacities,
+        opacities=opacities,
     )
     radii, means2d, depths, conics = projected[:4]
     _, isect_ids, flatten_ids = gsplat.isect_tiles(means2d, radii, depths, TILE, columns, rows)
     offsets = gsplat.isect_offset_encode(isect_ids, 1, columns, rows)
-    lists = TileLists(means2d[0], conics[0], g.opacities, offsets.reshape(-1), flatten_ids)
-    return trace_tiles(lists, (camera.width, camera.height), pixels, min_weight)
+    lists = TileLists(means2d[0], conics[0], opacities, offsets.reshape(-1), flatten_ids)
+    size = (camera.width, camera.height)
+    return lambda pixels, min_weight: trace_tiles(lists, size, pixels, min_weight, config.check_finite)
 
 
 def _view(camera: Camera, like: Tensor) -> dict[str, Tensor]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
 
 from splatseg.core.camera import Camera
@@ -11,6 +14,9 @@ from splatseg.ops.rasterize import RenderConfig
 from splatseg.render.backends import backend_of
 
 DEFAULT = RenderConfig()
+
+Tracer = Callable[[Tensor, float], Contributions]
+"""Contributions of ``pixels`` (m, 2) from ``min_weight`` on, of one splat in one view."""
 
 
 def trace(
@@ -33,5 +39,18 @@ def trace(
         SplatsegError: a pixel outside the image, shapes or dtypes that do not fit, a non-finite input, or a device
             without a backend.
     """
-    contributions: Contributions = backend_of(gaussians.device).trace(gaussians, camera, pixels, min_weight, config)
-    return contributions
+    return tracer(gaussians, camera, config)(pixels, min_weight)
+
+
+@torch.no_grad()
+def tracer(gaussians: Gaussians, camera: Camera, config: RenderConfig = DEFAULT) -> Tracer:
+    """:func:`trace` for several sets of pixels of one view: what does not depend on them is made once.
+
+    Args:
+        gaussians: n Gaussians in stored form.
+        camera: the view, on any device.
+        config: as for :func:`trace`. Without ``check_finite`` pixels are taken to lie in the image, too: where neither
+            is asked, the host need not wait for a GPU.
+    """
+    found: Tracer = backend_of(gaussians.device).tracer(gaussians, camera, config)
+    return found
