@@ -9,6 +9,9 @@
 # from wheels in .whl/. Both go to $GPU_WORK (default runs/gpu) and nowhere else. Our extension and gsplat's are compiled,
 # side by side, only where what the bundle brings does not load.
 #
+# What is slow and minds no neighbors, device tests and sanitizers, goes at once by the part `proofs`, which is not among "all":
+# `benchmarks/gpu.sh install build smoke steps fit stages proofs` is figures first and every proof in about three minutes more.
+#
 # No part is begun that the time left does not suffice for, and none may take more than its limit. A part that is done is not
 # done again by the next call: remove $GPU_WORK/PART.done, or name the part. Where $OUT names a folder, $OUT/gpu.tgz holds all
 # figures and logs, renewed after every part. GPU_SCENE names the capture that is fitted; without it the bundle's, else a
@@ -27,9 +30,10 @@ fi
 export PYTHONPATH="$PWD:$WORK/bundle/site${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 ALL=(probe install build smoke tests steps fit stages geometry captures bare memcheck loss profile synccheck racecheck)
 # Seconds that a part needs at least, and gets at most.
-declare -A NEEDS=([probe]=5 [install]=10 [build]=10 [smoke]=15 [tests]=40 [steps]=30 [fit]=45 [stages]=15 [geometry]=15
+TOGETHER=(tests memcheck synccheck racecheck)
+declare -A NEEDS=([proofs]=90 [probe]=5 [install]=10 [build]=10 [smoke]=15 [tests]=40 [steps]=30 [fit]=45 [stages]=15 [geometry]=15
   [captures]=40 [bare]=30 [memcheck]=40 [loss]=15 [profile]=30 [synccheck]=40 [racecheck]=40)
-declare -A LIMIT=([probe]=30 [install]=60 [build]=300 [smoke]=60 [tests]=150 [steps]=120 [fit]=200 [stages]=60 [geometry]=60
+declare -A LIMIT=([proofs]=300 [probe]=30 [install]=60 [build]=300 [smoke]=60 [tests]=150 [steps]=120 [fit]=200 [stages]=60 [geometry]=60
   [captures]=120 [bare]=90 [memcheck]=120 [loss]=60 [profile]=90 [synccheck]=120 [racecheck]=120)
 
 cuda_home() { # of the real nvcc: a wrapper on the PATH would send torch to a folder without cuda_runtime_api.h
@@ -143,10 +147,20 @@ memcheck() { sanitize memcheck; }
 synccheck() { sanitize synccheck; }
 racecheck() { sanitize racecheck; }
 
+proofs() { # each with its own log and .done, as if it were named; with twice the time, as they share the card and the cores
+  local part jobs=() code=0
+  for part in "${TOGETHER[@]}"; do
+    GPU_PATIENCE=2 GPU_SECONDS=$((LIMIT[proofs] - 10)) bash benchmarks/gpu.sh "$part" &
+    jobs+=($!)
+  done
+  for part in "${jobs[@]}"; do wait "$part" || code=1; done
+  return "$code"
+}
+
 keep() { # one archive of everything small, at once: a command that runs out of time loses the rest
   [[ -n ${OUT:-} ]] || return 0
-  (cd "$WORK" && shopt -s nullglob && tar czf "$OUT/.gpu.tgz" ./*.json ./*.log ./*.xml ./*.csv ./*.done ./*.png &&
-    mv "$OUT/.gpu.tgz" "$OUT/gpu.tgz")
+  (cd "$WORK" && shopt -s nullglob && tar czf "$OUT/.gpu.$$.tgz" ./*.json ./*.log ./*.xml ./*.csv ./*.done ./*.png &&
+    mv "$OUT/.gpu.$$.tgz" "$OUT/gpu.tgz")
 }
 
 if [[ ${1:-} == --part ]]; then # inside a part's time limit
@@ -154,7 +168,7 @@ if [[ ${1:-} == --part ]]; then # inside a part's time limit
   exit
 fi
 for part in "$@"; do
-  [[ " ${ALL[*]} " == *" $part "* ]] || { echo "gpu: no part '$part'; there are: ${ALL[*]}" >&2; exit 2; }
+  [[ " ${ALL[*]} proofs " == *" $part "* ]] || { echo "gpu: no part '$part'; there are: ${ALL[*]} proofs" >&2; exit 2; }
 done
 "$PYTHON" - "$DEVICE" <<'PROBE' || exit 3
 import sys
@@ -174,7 +188,7 @@ for part in "$@"; do
     echo "== $part: done before"
     continue
   fi
-  left=$((END - SECONDS)) limit=${LIMIT[$part]}
+  left=$((END - SECONDS)) limit=$((LIMIT[$part] * ${GPU_PATIENCE:-1}))
   if ((left < NEEDS[$part])); then
     echo "== $part: left out, $left s are left"
     failed+=("$part")

@@ -20,7 +20,7 @@ def gpu(work: Path, *parts: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-@pytest.mark.parametrize("parts", [[], ["loss", "steps"]])
+@pytest.mark.parametrize("parts", [[], ["loss", "steps"], ["proofs"]])
 def test_no_gpu(tmp_path: Path, parts: list[str]) -> None:
     result = gpu(tmp_path, *parts)
     assert result.returncode == 3
