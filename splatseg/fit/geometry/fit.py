@@ -21,6 +21,7 @@ from splatseg.fit.geometry.config import GeometryConfig
 from splatseg.fit.geometry.dense import FreeSpace, dense_points
 from splatseg.fit.geometry.frame import FitFrame
 from splatseg.fit.geometry.init import gaussians_from_points
+from splatseg.fit.geometry.misfits import FROM, misfit_line
 from splatseg.fit.geometry.photos import PhotoCache
 from splatseg.fit.geometry.region import Part, backdrop
 from splatseg.fit.geometry.shell import shell_points
@@ -110,6 +111,7 @@ def fit_geometry(
         points = part.start(points)
     state = FitState(gaussians_from_points(points, config).to(device), 1.0, config, free, part)
     first = state.restore(saved) if saved else 0
+    names = [view.name for view in scene.views]
     shared.same_random_numbers(ranks)
     before = float(saved["seconds"]) if saved else 0.0
     started = last_saved = time.monotonic()
@@ -120,6 +122,7 @@ def fit_geometry(
         PhotoCache(scene.views, device) as photos,
         hooks.reporter.count(config.steps, "geometry", initial=first) as progress,
     ):
+        photos.losses.restore(saved.get("losses") if saved else None)
         while done < config.steps:
             step, done = done, min(done + ranks.size, config.steps)
             loss = train_step(state, photos, step, ranks)
@@ -132,8 +135,12 @@ def fit_geometry(
                     hooks.reporter.log(figures)
                     progress.advance(0, psnr=f"{figures['psnr']:.2f}")
             if ranks.first and time.monotonic() - last_saved > hooks.checkpoint_seconds:
-                hooks.save_checkpoint({**state.checkpoint(done), "seconds": seconds, "frame": frame.numbers()})
+                known = {"seconds": seconds, "frame": frame.numbers(), "losses": photos.losses.sums}
+                hooks.save_checkpoint({**state.checkpoint(done), **known})
                 last_saved = time.monotonic()
+        ranks.sum_(photos.losses.sums)
+    if ranks.first and (line := misfit_line(photos.losses.misfits(), names)):
+        log.warning("%s", line)
     return frame.back(trimmed(state.gaussians(config.sh_degree)), offset)
 
 
@@ -208,7 +215,8 @@ def look(state: FitState, photos: PhotoCache, step: int, stride: int = 1) -> See
     config = state.config
     if (coarse := int(config.coarse_fraction * config.steps)) <= step < coarse + stride:
         photos.forget(half=True)
-    image, fitted, camera = photos.get(*photo_of_step(step, len(photos.views), config))
+    photo, half = photo_of_step(step, len(photos.views), config)
+    image, fitted, camera = photos.get(photo, half)
     if step + stride < config.steps:
         photos.ahead(*photo_of_step(step + stride, len(photos.views), config))
     degree = min(int(step / max(config.sh_degree_every * config.steps, 1)), config.sh_degree)
@@ -218,7 +226,10 @@ def look(state: FitState, photos: PhotoCache, step: int, stride: int = 1) -> See
         settings = replace(settings, background=backdrop(config.seed, step))
     rendered = render(state.gaussians(config.sh_degree), camera, config=settings, probe=probe)
     target = masked_target(image, fitted, rendered.color)
-    loss = photometric_loss(rendered.color, target, config.ssim_weight) + state.regularization()
+    loss = photometric_loss(rendered.color, target, config.ssim_weight)
+    if step >= FROM * config.steps:
+        photos.losses.add(photo, loss.detach())
+    loss = loss + state.regularization()
     loss.backward()
     drawn = (rendered.radii > 0).all(dim=1)
     pull = None

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from splatseg.core.camera import Camera
 from splatseg.core.scene import View
+from splatseg.fit.geometry.misfits import PhotoLosses
 from splatseg.ops.uploads import Upload, begin_upload, image_room, uploads_beside
 
 CACHE_BYTES = 2 << 30  # photos kept decoded on the host; beyond it they are read again at every use
@@ -38,6 +39,7 @@ class PhotoCache:
         self._reader = ThreadPoolExecutor(1, "photos")
         self._uploads = uploads_beside(self.device)
         self._begun: tuple[Key, Future[tuple[Tensor, Upload]]] | None = None
+        self.losses = PhotoLosses(len(views), self.device)
 
     def get(self, index: int, half: bool) -> tuple[Tensor, Tensor | None, Camera]:
         """Image (h, w, 3) uint8 of a view, (h, w) bool of what is fitted to (None: all), and the camera that matches.
