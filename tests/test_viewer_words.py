@@ -11,7 +11,7 @@ pytest.importorskip("viser", reason="the viewer's extra is not installed")
 
 from known_run import KnownRun
 from PIL import Image
-from viser_client import HeadlessWindow, wait_for
+from viser_client import HeadlessWindow, get, wait_for
 
 from splatseg.core.label_tree import tree_from_leaves
 from splatseg.session import Change, Session
@@ -308,3 +308,20 @@ def test_the_photo_floats_and_fades_to_the_splat(window: HeadlessWindow) -> None
         wait_for("the photo again", lambda: np.abs(picture() - 120).max() < 6)
         window.put("Photo", "free camera")
         wait_for("the panel to go", lambda: not window.find("front.png") and not window.find("side.png"))
+
+
+def test_the_open_tab_is_known_and_the_first_of_a_page_that_is_loaded_anew(known: KnownRun, viewer: Viewer) -> None:
+    storage: dict[str, str] = {}
+    for first, then in (("Select", "View"), ("View", "Files"), ("Files", "Objects")):
+        window = HeadlessWindow(viewer.port, known.splat.camera, storage)
+        (served,) = viewer.windows.values()
+        assert window.tabs[0] == first  # a page opens it
+        window.open_tab(first)
+        wait_for("all in their places", lambda w=window: w.tabs == ["Select", "Objects", "Labels", "View", "Files"])
+        for tab in ("Labels", first, "Labels", then):
+            window.open_tab(tab)
+            wait_for("the tab", lambda s=served, tab=tab: s.choices.tab == tab)
+        address = window.picture_of("Select" if then != "Select" else "View")
+        window.close()
+        wait_for("its end", lambda: not viewer.windows)
+        assert address is None or get(viewer.port, address).status != 204  # nobody listens any more

@@ -23,6 +23,7 @@ TOOLS: tuple[Tool, ...] = ("click", "preview", "rectangle", "lasso", "brush", "b
 class Choices:
     """What this window is set to; not part of undo, and kept when the page is loaded anew."""
 
+    tab: str = "Select"  # the one that is open
     mode: Mode = "replace"
     look: Look = field(default_factory=Look)
     whole_labels: bool = False

@@ -35,6 +35,7 @@ from splatseg.viewer.events import pressed, run_in_loop
 from splatseg.viewer.panels.tabs import Panels
 from splatseg.viewer.queue import ActionQueue
 from splatseg.viewer.rest import Later
+from splatseg.viewer.seen import Fetches
 from splatseg.viewer.splats import SplatNodes, Templates
 from splatseg.viewer.status import Kind, plain
 
@@ -57,10 +58,17 @@ class Window:
         templates: what can be drawn.
         draw_at_most: Gaussians, where the window does not ask for another number.
         choices: what the window is set to; as new if not given.
+        fetches: the server's, which tell what is seen.
     """
 
     def __init__(
-        self, client: Any, session: Session, templates: Templates, draw_at_most: int, choices: Choices | None = None
+        self,
+        client: Any,
+        session: Session,
+        templates: Templates,
+        draw_at_most: int,
+        choices: Choices | None = None,
+        fetches: Fetches | None = None,
     ) -> None:
         self.client = client
         self.session = session
@@ -85,7 +93,7 @@ class Window:
         self._at_rest = Later(REST_SECONDS, lambda: self.post(self._camera_rested, "rested"), rest=True)
         self._on_the_way = Later(DEPTH_SECONDS, lambda: self.post(self._paint_depth, "depth"), rest=False)
         self.canvas = Canvas(self)
-        self.panels = Panels(self)
+        self.panels = Panels(self, fetches or Fetches())
         self._unlisten = session.workspace.shared.listen(lambda: self.post(self.refresh, "shared"))
         self._limit_orbit()
         self.client.camera.on_update(pressed(self._camera_moved))
@@ -98,6 +106,7 @@ class Window:
         self._unlisten()
         self._at_rest.close()
         self._on_the_way.close()
+        self.panels.close()
         self.cancel()
         self._queue.close()
 

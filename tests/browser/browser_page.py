@@ -13,6 +13,8 @@ from chromium import PATIENCE, SCREENSHOTS, open_page, wait_for
 from known_scene import KnownScene
 from PIL import Image
 
+AXES = np.array([(255, 32, 96), (32, 223, 128), (32, 128, 255)])  # red, green, blue of viser's gizmos
+
 
 class Window:
     """A page on ``viewer``, and the window that serves it."""
@@ -102,6 +104,13 @@ class Window:
         self.page.mouse.down()
         self.page.mouse.move(box["x"] + ex * kx, box["y"] + ey * ky, steps=5)
         self.page.mouse.up()
+
+    def gizmo_pixels(self) -> list[int]:
+        """How many pixels of the canvas have the color of each of a gizmo's axes."""
+        box = self.page.locator("canvas").first.bounding_box()
+        with Image.open(io.BytesIO(self.page.screenshot(timeout=PATIENCE * 1000))) as shot:
+            pixels = np.asarray(shot.convert("RGB"), dtype=int)[:, : int(box["width"])]
+        return [int((np.abs(pixels - axis).max(axis=2) < 40).sum()) for axis in AXES]
 
     def press(self, text: str) -> None:
         self.page.get_by_text(text, exact=True).filter(visible=True).first.click()

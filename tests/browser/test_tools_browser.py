@@ -13,6 +13,8 @@ from browser_page import Window
 from chromium import wait_for
 from known_scene import KnownScene
 
+ARROW = 300  # pixels, at least, of a gizmo's colors where one is seen
+
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
@@ -117,11 +119,14 @@ def test_objects_are_copied_hidden_and_searched(open_window: Any, known: KnownSc
     wait_for("the copy", lambda: len(shared.content.objects) == 2)
     window.settle()
     window.shoot("18-copy")
+    # viser draws splats last: a gizmo that leaves no depth is under all of them.
+    wait_for("the gizmo before the splats", lambda: sum(window.gizmo_pixels()) > ARROW)
     for _ in range(2):  # before the camera goes there: so near, no arrow is all on the picture
         placement = shared.content.objects[2].placement
         window.settle()
         window.drag_gizmo(window.served.copy_gizmo._handle)
         wait_for("the copy to move", lambda p=placement: shared.content.objects[2].placement.center != p.center)
+        wait_for("the gizmo before the splats", lambda: sum(window.gizmo_pixels()) > ARROW)
     window.shoot("19-copy-moved")
     for label, visible in (("Hide", False), ("Show", True)):
         window.press(label)

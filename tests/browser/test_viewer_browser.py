@@ -174,7 +174,7 @@ def test_photo_beside_the_render_and_division_into_labels(open_window: Any, know
     window.tab("View")
     window.press("Next")
     window.page.get_by_text("Photo", exact=True).first.wait_for()
-    wait_for("the photo", lambda: window.page.locator("img").count() > 0)
+    wait_for("the photo", lambda: window.page.locator("img[src^='blob:']").count() > 0)
     window.shoot("8-photo")
     window.tab("Labels")
     window.page.get_by_text("Divide the scene").click()
@@ -237,7 +237,7 @@ def test_a_page_loaded_anew_stands_as_it_was_left(open_window: Any, viewer: Any,
     time.sleep(1)  # the camera comes to rest
     left, session, before = window.served.camera(), window.served.session, set(viewer.windows)
     window.page.reload()
-    window.page.get_by_text("Keep as object").wait_for()
+    window.page.get_by_text("Sharp where I look").wait_for()  # of the View tab
     window._client = wait_for("the page", lambda: set(viewer.windows) - before).pop()
     window.settle()
     window.page.get_by_text("Welcome back").first.wait_for()
@@ -249,6 +249,24 @@ def test_a_page_loaded_anew_stands_as_it_was_left(open_window: Any, viewer: Any,
     window.shoot("12-reloaded")
 
 
+def test_the_open_tab_is_open_after_a_reload(open_window: Any, viewer: Any) -> None:
+    window = open_window(680, 400)
+    tabs = window.page.get_by_role("tab")
+    order = tabs.all_inner_texts()
+    for left, name in (("Objects", "Files"), ("Files", "Labels"), ("Labels", "Select")):
+        window.tab(left)  # one that was open before is told of as well
+        window.tab(name)
+        wait_for("the tab", lambda name=name: window.served.choices.tab == name)
+        before = set(viewer.windows)
+        window.page.reload()
+        window._client = wait_for("the page", lambda before=before: set(viewer.windows) - before).pop()
+        window.page.get_by_role("tab", name=name, selected=True).wait_for()
+        wait_for("their order", lambda: tabs.all_inner_texts() == order)
+        window.settle()
+        assert window.page.get_by_role("tab", selected=True).all_inner_texts() == [name]
+    window.shoot("22-tab")
+
+
 def test_the_photo_lies_over_the_canvas(open_window: Any) -> None:
     """Docked beside it, it left 152 pixels of the canvas at 900 x 600."""
     window = open_window(900, 600)
@@ -256,7 +274,7 @@ def test_the_photo_lies_over_the_canvas(open_window: Any) -> None:
     window.tab("View")
     for _ in range(2):
         window.press("Next")
-        wait_for("the photo", lambda: window.page.locator("img").count() > 0)
+        wait_for("the photo", lambda: window.page.locator("img[src^='blob:']").count() > 0)
         window.page.get_by_text("Fade to splat").first.wait_for()
         assert window.page.locator("canvas").first.bounding_box()["width"] == wide
     window.shoot("13-photo-over")

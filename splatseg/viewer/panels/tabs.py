@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from splatseg.session import Job
@@ -14,13 +17,22 @@ from splatseg.viewer.panels.objects import ObjectsPanel
 from splatseg.viewer.panels.photo import PhotoPanel
 from splatseg.viewer.panels.select import SelectPanel
 from splatseg.viewer.panels.view import ViewPanel
+from splatseg.viewer.seen import Fetches, SeenTabs
 from splatseg.viewer.status import Kind, facts, status_html
+
+KINDS: dict[str, Callable[[Actions], Any]] = {
+    "Select": SelectPanel,
+    "Objects": ObjectsPanel,
+    "Labels": LabelsPanel,
+    "View": ViewPanel,
+    "Files": FilesPanel,
+}
 
 
 class Panels:
     """Everything of a window that is not the splat. :meth:`sync` shows the session's state in the widgets."""
 
-    def __init__(self, window: Actions) -> None:
+    def __init__(self, window: Actions, fetches: Fetches) -> None:
         self._window = window
         self._gui = gui = window.client.gui
         self._message: tuple[str, Kind] = ("", "note")
@@ -34,20 +46,34 @@ class Panels:
         self._progress = gui.add_progress_bar(0)
         self._cancel = gui.add_button("Cancel", disabled=True, color="gray", hint="Stop what is running")
         self._cancel.on_click(pressed(window.cancel))
-        tabs = gui.add_tab_group()
-        kinds = (
-            ("Select", SelectPanel),
-            ("Objects", ObjectsPanel),
-            ("Labels", LabelsPanel),
-            ("View", ViewPanel),
-            ("Files", FilesPanel),
-        )
-        self._tabs: list[Any] = []
-        for label, kind in kinds:
-            with tabs.add_tab(label):
-                self._tabs.append(kind(window))
-        self._view: ViewPanel = next(tab for tab in self._tabs if isinstance(tab, ViewPanel))
+        self._complete = threading.Event()
+        self._seen = SeenTabs(gui, fetches, lambda label: window.post(partial(self._opened, label)))
+        self._group = gui.add_tab_group()
+        panels = {label: self._add_tab(label) for label in sorted(KINDS, key=lambda label: label != window.choices.tab)}
+        self._tabs = [panels[label] for label in KINDS]
+        self._view: ViewPanel = panels["View"]
         self.photo = PhotoPanel(window)
+        self._complete.set()
+
+    def _add_tab(self, label: str) -> Any:
+        with self._group.add_tab(label):
+            self._seen.add(label)
+            return KINDS[label](self._window)
+
+    def _opened(self, label: str) -> None:
+        """That tab is open now. viser opens the first one that a group is given; when it is seen, all take their
+        places."""
+        self._complete.wait()
+        self._window.choices.tab = label
+        order, tabs = list(KINDS), self._group._tab_handles
+        if [tab._label for tab in tabs] != order:
+            with self._window.client.atomic():
+                tabs.sort(key=lambda tab: order.index(tab._label))
+                self._group._rebuild_tab_props()
+
+    def close(self) -> None:
+        """The browser is gone."""
+        self._seen.close()
 
     def show_legend(self) -> None:
         """The key of the colors, where nothing else has changed."""
