@@ -102,6 +102,8 @@ class HeadlessWindow:
         self.gizmos: dict[str, str] = {}  # names and owners of those that are shown
         self.surfaces: dict[str, str] = {}  # names and owners of the meshes
         self.nodes: dict[str, tuple[float, ...]] = {}  # splats and where they stand, in the browser's units
+        self.outlined: dict[str, bytes] = {}  # files of the nodes that are outlined under the pointer
+        self.outlining = False  # whether they are shown
         self.picture_seconds = picture_seconds  # that a picture asked for takes; None: none is sent
         self.dark = False
         self.lines = 0  # bundles of them that were drawn
@@ -322,6 +324,10 @@ class HeadlessWindow:
             self.surfaces.pop(message["name"], None)
             self.nodes.pop(message["name"], None)
             self.outlines.discard(message["name"])
+            self.outlined.pop(message["name"], None)
+            self.outlining &= message["name"] != "/tool/hover"
+        elif kind == "GlbMessage":
+            self.outlined[message["name"]] = message["props"]["glb_data"]
         elif kind == "MeshMessage":
             self.surfaces[message["name"]] = message["owner"]
         elif kind == "GaussianSplatsMessage":
@@ -331,6 +337,8 @@ class HeadlessWindow:
         elif kind == "LineSegmentsMessage":
             self.lines += 1
             self.outlines.add(message["name"])
+        if message.get("name") == "/tool/hover" and kind in ("FrameMessage", "SetSceneNodeVisibilityMessage"):
+            self.outlining = bool(message.get("visible", True))
         if "/splat/" in str(message.get("name")):
             self.pieces += 1
         if kind == "LocalStorageSetItemMessage":

@@ -33,6 +33,7 @@ class Choices:
     photo: View | None = None
     draw_at_most: int | None = None  # Gaussians; None: as the server was told, less in a browser that draws slowly
     follow: bool = True  # a sample is dense where the camera looks
+    hover: bool | None = None  # an outline around what a click would take; None: where the browser draws quickly
     dark: bool = False
     view_dependent: bool = False  # photo colors are those seen from where the camera rests
     photo_selection: bool = True
@@ -169,6 +170,13 @@ class Actions(Protocol):
 
     def set_view_dependent(self, on: bool) -> None:
         """Show photo colors as they are seen from where the camera rests, or the same from everywhere."""
+
+    @property
+    def hovering(self) -> bool:
+        """Whether what a click would take is outlined while the pointer hovers."""
+
+    def outline_hovered(self, on: bool) -> None:
+        """Outline what a click would take while the pointer hovers, or do not."""
 
     def draw_sample(self) -> None:
         """Draw the sample that the choices and the camera ask for."""

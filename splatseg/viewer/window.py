@@ -32,6 +32,7 @@ from splatseg.viewer.convert import (
 from splatseg.viewer.copies import CopyGizmo, CopyNodes
 from splatseg.viewer.drags import Drags
 from splatseg.viewer.events import pressed, run_in_loop
+from splatseg.viewer.hover import HoverOutlines
 from splatseg.viewer.panels.tabs import Panels
 from splatseg.viewer.queue import ActionQueue
 from splatseg.viewer.rest import Later
@@ -92,6 +93,7 @@ class Window:
         self._queue = ActionQueue(f"splatseg-window-{client.client_id}")
         self._at_rest = Later(REST_SECONDS, lambda: self.post(self._camera_rested, "rested"), rest=True)
         self._on_the_way = Later(DEPTH_SECONDS, lambda: self.post(self._paint_depth, "depth"), rest=False)
+        self.hover = HoverOutlines(self)
         self.canvas = Canvas(self)
         self.panels = Panels(self, fetches or Fetches())
         self._unlisten = session.workspace.shared.listen(lambda: self.post(self.refresh, "shared"))
@@ -214,6 +216,8 @@ class Window:
         self.paint()
         self.panels.sync()
         self.show_photo()
+        if not self._at_rest.waiting:
+            self.post(self.hover.renew, "hover")
 
     @property
     def look(self) -> Look:
@@ -245,6 +249,13 @@ class Window:
         self.choices.view_dependent = on
         self._resting = self.camera() if on else None
 
+    @property
+    def hovering(self) -> bool:
+        return self.hover.on
+
+    def outline_hovered(self, on: bool) -> None:
+        self.choices.hover = on
+
     def draw_sample(self) -> None:
         camera = self.camera() if self.choices.follow and self._limit < len(self.session.workspace) else None
         self._sampled_camera = self._camera_state()
@@ -268,6 +279,7 @@ class Window:
         except (RuntimeError, TimeoutError):
             return  # the window was closed, or hides
         drawn = len(self.template.ids)
+        self.hover.slow = seconds > FLUENT_SECONDS
         limit = limit_for(seconds, drawn)
         if limit < drawn and self.choices.draw_at_most is None:
             self.post(partial(self._draw_less, limit, seconds))
@@ -354,6 +366,7 @@ class Window:
 
     def _camera_moved(self) -> None:
         self._at_rest.tell()
+        self.hover.hide()
         if self.choices.tool == "brush":
             self.post(lambda: self.canvas.show_brush(False), "brush ring")
         if self.choices.look.mode == "depth":
@@ -363,6 +376,7 @@ class Window:
         """A sample and colors for where the camera stands now; nothing where it stood before."""
         state = self._camera_state()
         self.canvas.show_brush()
+        self.post(self.hover.renew, "hover")
         if state == self._rested_at:
             return
         self._rested_at = state

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from chromium import PATIENCE, SCREENSHOTS, open_page, wait_for
+from chromium import FRAMES, PATIENCE, SCREENSHOTS, open_page, wait_for
 from known_scene import KnownScene
 from PIL import Image
 
@@ -86,6 +86,7 @@ class Window:
         self.page.keyboard.press(key)
         wait_for(f"what {key} does", done)
         self.settle()
+        self.page.evaluate(FRAMES, 3)  # what the server answers is taken up when the page draws
 
     def drag_gizmo(self, gizmo: Any) -> None:
         """Pull a gizmo by the arrow that is longest on the picture, of those that are all on it."""
@@ -105,12 +106,21 @@ class Window:
         self.page.mouse.move(box["x"] + ex * kx, box["y"] + ey * ky, steps=5)
         self.page.mouse.up()
 
-    def gizmo_pixels(self) -> list[int]:
-        """How many pixels of the canvas have the color of each of a gizmo's axes."""
+    def canvas_pixels(self) -> np.ndarray:
+        """(rows, columns, 3) int of what the page shows of the canvas, whose corner is the page's."""
         box = self.page.locator("canvas").first.bounding_box()
         with Image.open(io.BytesIO(self.page.screenshot(timeout=PATIENCE * 1000))) as shot:
-            pixels = np.asarray(shot.convert("RGB"), dtype=int)[:, : int(box["width"])]
+            return np.asarray(shot.convert("RGB"), dtype=int)[:, : int(box["width"])]
+
+    def gizmo_pixels(self) -> list[int]:
+        """How many pixels of the canvas have the color of each of a gizmo's axes."""
+        pixels = self.canvas_pixels()
         return [int((np.abs(pixels - axis).max(axis=2) < 40).sum()) for axis in AXES]
+
+    def outline(self) -> np.ndarray:
+        """(k, 2) [column, row] of the canvas's pixels in the yellow of viser's outlines."""
+        red, green, blue = np.moveaxis(self.canvas_pixels(), 2, 0)
+        return np.argwhere((np.minimum(red, green) > 200) & (abs(red - green) < 30) & (blue < 170))[:, ::-1]
 
     def press(self, text: str) -> None:
         self.page.get_by_text(text, exact=True).filter(visible=True).first.click()

@@ -28,6 +28,10 @@ FLAGS = [
 CALM = """const next = window.requestAnimationFrame.bind(window);
 window.requestAnimationFrame = (draw) => setTimeout(() => next(draw), 80);
 window.cancelAnimationFrame = (id) => clearTimeout(id);"""
+FRAMES = """(n) => new Promise((done) => {
+  const draw = () => { if (n--) requestAnimationFrame(draw); else done(); };
+  draw();
+})"""  # done when the page has been drawn so many times
 
 
 def executable() -> str | None:
