@@ -25,5 +25,5 @@ def page_html() -> str:
     late = "@keyframes splatseg-late{from,to{max-height:0;padding:0;overflow:hidden}}"  # a short break needs no words
     shown = f"display:block;animation:splatseg-late {PATIENCE_SECONDS}s"
     lost = f".splatseg-lost{{display:none}}body:has(.mantine-Loader-root) .splatseg-lost{{{shown}}}"
-    style = "padding:0.6em 0.9em;font-size:0.85em;color:#c2410c"
+    style = "padding:0.6em 0.9em;font-size:0.85em;color:light-dark(#c2410c,#fb923c)"
     return f"<style>{names}{late}{lost}</style><div class='splatseg-lost' role='alert' style='{style}'>{LOST}</div>"

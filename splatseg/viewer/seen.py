@@ -38,12 +38,14 @@ class Fetches:
             self._told.pop(address, None)
 
     def take(self, path: str) -> bool:
-        """Tell of the fetch of ``path``, as a request names it; whether somebody waited for it."""
+        """Tell of the fetch of ``path``, as a request names it; whether it is an address of these, waited for or not: a
+        page may fetch a picture again."""
+        address = path.lstrip("/")
         with self._lock:
-            told = self._told.pop(path.lstrip("/"), None)
+            told = self._told.pop(address, None)
         if told is not None:
             told()
-        return told is not None
+        return address.startswith(PATH)
 
 
 class SeenTabs:

@@ -13,6 +13,7 @@ from splatseg.viewer.events import pressed
 from splatseg.viewer.page import page_html
 from splatseg.viewer.panels.files import FilesPanel
 from splatseg.viewer.panels.labels import LabelsPanel
+from splatseg.viewer.panels.lit import add_button
 from splatseg.viewer.panels.objects import ObjectsPanel
 from splatseg.viewer.panels.photo import PhotoPanel
 from splatseg.viewer.panels.select import SelectPanel
@@ -44,7 +45,7 @@ class Panels:
         self._status = gui.add_html("")
         # In their places always: what came and went would move everything below it under the pointer.
         self._progress = gui.add_progress_bar(0)
-        self._cancel = gui.add_button("Cancel", disabled=True, color="gray", hint="Stop what is running")
+        self._cancel = add_button(gui, "Cancel", disabled=True, color="gray", hint="Stop what is running")
         self._cancel.on_click(pressed(window.cancel))
         self._complete = threading.Event()
         self._seen = SeenTabs(gui, fetches, lambda label: window.post(partial(self._opened, label)))
