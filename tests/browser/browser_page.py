@@ -15,6 +15,8 @@ from PIL import Image
 
 AXES = np.array([(255, 32, 96), (32, 223, 128), (32, 128, 255)])  # red, green, blue of viser's gizmos
 
+OUTLINE = np.array((233, 231, 134))  # viser's yellow, of an opacity of 0.8, on white and gray
+
 
 class Window:
     """A page on ``viewer``, and the window that serves it."""
@@ -119,8 +121,7 @@ class Window:
 
     def outline(self) -> np.ndarray:
         """(k, 2) [column, row] of the canvas's pixels in the yellow of viser's outlines."""
-        red, green, blue = np.moveaxis(self.canvas_pixels(), 2, 0)
-        return np.argwhere((np.minimum(red, green) > 200) & (abs(red - green) < 30) & (blue < 170))[:, ::-1]
+        return np.argwhere((np.abs(self.canvas_pixels() - OUTLINE) < 16).all(axis=2))[:, ::-1]
 
     def press(self, text: str) -> None:
         self.page.get_by_text(text, exact=True).filter(visible=True).first.click()

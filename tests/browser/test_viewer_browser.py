@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from chromium import PATIENCE, open_page, wait_for
+from chromium import FRAMES, PATIENCE, address, open_page, wait_for
 from known_run import make_run
 from known_scene import KnownScene
 from PIL import Image
 
 from splatseg.io.ply import load_gaussians
 
+viser = pytest.importorskip("viser", reason="the viewer's extra is not installed")
 viewer_room = pytest.importorskip("splatseg.viewer", reason="the viewer's extra is not installed")
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -299,3 +300,33 @@ def test_a_ball_is_dragged_by_its_gizmo(open_window: Any, known: KnownScene) -> 
     radius = window.served.canvas.solid.size[0] / 2
     assert np.array_equal(window.selected(), ((means - center).norm(dim=1) <= radius).numpy())
     window.shoot("15-ball-moved")
+
+
+def errors_at(browser: Any, port: int, ready: Callable[[Any], object]) -> list[str]:
+    """What a page's console says is wrong until it is ready and has been drawn."""
+    page = browser.new_context().new_page()
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(address(port), timeout=PATIENCE * 1000)
+    ready(page)
+    page.evaluate(FRAMES, 5)
+    page.context.close()
+    return said
+
+
+def test_the_console_tells_of_nothing_but_visers_own_nan(launch: Callable[[], Any], viewer: Any) -> None:
+    """Its quad for splats has corners without a depth: a program of one splat and nothing else has that line, too."""
+    bare = viser.ViserServer(port=0, verbose=False)
+    point = {"centers": np.zeros((1, 3)), "covariances": 0.1 * np.eye(3)[None], "rgbs": np.ones((1, 3))}
+    bare.scene.add_gaussian_splats("/one", opacities=np.ones((1, 1)), **point)
+    browser = launch()
+    try:
+        for _ in range(2):
+            theirs = errors_at(browser, bare.get_port(), lambda page: page.wait_for_timeout(5000))
+            ours = errors_at(browser, viewer.port, lambda page: page.get_by_text("Keep as object").wait_for())
+            assert len(theirs) == 1 and "Computed radius is NaN" in theirs[0]
+            assert set(ours) <= set(theirs)
+    finally:
+        browser.close()
+        bare.stop()

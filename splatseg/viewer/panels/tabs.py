@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from splatseg.session import Job
@@ -47,14 +45,16 @@ class Panels:
         self._progress = gui.add_progress_bar(0)
         self._cancel = add_button(gui, "Cancel", disabled=True, color="gray", hint="Stop what is running")
         self._cancel.on_click(pressed(window.cancel))
-        self._complete = threading.Event()
-        self._seen = SeenTabs(gui, fetches, lambda label: window.post(partial(self._opened, label)))
+        self._complete = self._shown = False  # whether all tabs are there, and whether one was seen
+        self._seen = SeenTabs(gui, fetches, self._opened)
         self._group = gui.add_tab_group()
         panels = {label: self._add_tab(label) for label in sorted(KINDS, key=lambda label: label != window.choices.tab)}
         self._tabs = [panels[label] for label in KINDS]
         self._view: ViewPanel = panels["View"]
         self.photo = PhotoPanel(window)
-        self._complete.set()
+        self._complete = True
+        if self._shown:
+            window.post(self._put_in_order)
 
     def _add_tab(self, label: str) -> Any:
         with self._group.add_tab(label):
@@ -62,10 +62,14 @@ class Panels:
             return KINDS[label](self._window)
 
     def _opened(self, label: str) -> None:
-        """That tab is open now. viser opens the first one that a group is given; when it is seen, all take their
-        places."""
-        self._complete.wait()
+        """That tab is open now; called in the event loop."""
         self._window.choices.tab = label
+        self._shown = True
+        if self._complete:
+            self._window.post(self._put_in_order)
+
+    def _put_in_order(self) -> None:
+        """viser opens the first tab that a group is given; when that is seen, all take their places."""
         order, tabs = list(KINDS), self._group._tab_handles
         if [tab._label for tab in tabs] != order:
             with self._window.client.atomic():
