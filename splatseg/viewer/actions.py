@@ -65,12 +65,23 @@ class Solid(Protocol):
         """Combine the selection with what lies inside when it stands there."""
 
 
+class Listener(Protocol):
+    """Of clicks on viser's nodes."""
+
+    def listen(self, node: Any) -> None:
+        """Hear of those on ``node``, too."""
+
+
 class Drawing(Protocol):
     """What is drawn on the canvas of a window to select with."""
 
     @property
     def solid(self) -> Solid:
         """The box or ball."""
+
+    @property
+    def taps(self) -> Listener:
+        """What is told of taps on a touch screen."""
 
     @property
     def corners(self) -> int:

@@ -25,7 +25,6 @@ from scipy.ndimage import label, median_filter
 from splatseg.core.camera import Camera
 from splatseg.session.areas import Areas
 from splatseg.viewer.actions import Actions
-from splatseg.viewer.events import in_order
 from splatseg.viewer.glb import invisible_mesh
 from splatseg.viewer.markings import DEPTH
 
@@ -37,7 +36,6 @@ CLIPPED = 0.5  # of the least depth drawn
 ROUNDINGS = 3
 MOST_SECONDS = 3.0  # in which areas are looked for; the widest are first
 HOLE = 12  # cells: smaller holes and islands are not outlined
-NEVER = "cmd/ctrl+alt+shift"  # keys of a click that means nothing: viser outlines only what listens to clicks
 
 
 class HoverOutlines:
@@ -109,7 +107,7 @@ class HoverOutlines:
         for number, cells in enumerate(areas.found):
             positions, faces = outlined(cells, areas.edge, areas.camera, self._window.template.unit)
             node = scene.add_glb(f"{NAME}/{number}", invisible_mesh(positions, faces), cast_shadow=False)
-            node.on_click(modifier=NEVER)(in_order(lambda event: None))
+            self._window.canvas.taps.listen(node)  # viser outlines only what listens to clicks
             self._nodes.append(node)
 
     def _remove(self) -> None:

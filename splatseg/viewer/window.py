@@ -109,6 +109,7 @@ class Window:
         self._at_rest.close()
         self._on_the_way.close()
         self.panels.close()
+        self.canvas.taps.close()
         self.cancel()
         self._queue.close()
 

@@ -21,10 +21,12 @@ OUTLINE = np.array((233, 231, 134))  # viser's yellow, of an opacity of 0.8, on 
 class Window:
     """A page on ``viewer``, and the window that serves it."""
 
-    def __init__(self, browser: Any, viewer: Any, known: KnownScene, size: tuple[int, int]) -> None:
+    def __init__(
+        self, browser: Any, viewer: Any, known: KnownScene, size: tuple[int, int], phone: bool = False
+    ) -> None:
         before = set(viewer.windows)
         self.viewer, self.known, self.browser = viewer, known, browser
-        self.page = open_page(browser, viewer.port, size)
+        self.page = open_page(browser, viewer.port, size, phone=phone)
         self._client = wait_for("the window", lambda: set(viewer.windows) - before).pop()
         self.settle()
 

@@ -302,6 +302,24 @@ def test_a_ball_is_dragged_by_its_gizmo(open_window: Any, known: KnownScene) -> 
     window.shoot("15-ball-moved")
 
 
+def test_a_phone_shows_the_picture_above_the_panel_and_is_tapped(open_window: Any, known: KnownScene) -> None:
+    """viser's panel covered 68 % of the width and 60 % of the height, and so the middle of the picture."""
+    window = open_window(390, 844, phone=True)
+    window.page.add_style_tag(content=".mantine-Notification-root {display: none}")  # viser's note lies over the canvas
+    sheet = window.page.get_by_role("tab", name="Select").locator("xpath=ancestor::div[contains(@style, 'fixed')]")
+    box = sheet.first.bounding_box()
+    assert box["width"] == 390 and box["height"] <= 0.41 * 844 and box["y"] + box["height"] == pytest.approx(844, abs=1)
+    places = {name: window.place_of(known.leaf(name)) for name in ("mushroom/cap", "snowman/belly")}
+    seen = {name: place for name, place in places.items() if 0 < place[0] < 390 and 0 < place[1] < box["y"]}
+    assert seen, places
+    for _ in range(2):
+        for name, place in seen.items():
+            window.gesture(lambda place=place: window.page.touchscreen.tap(*place))
+            assert np.array_equal(window.selected(), known.inside(known.leaf(name), 2))
+        window.gesture(lambda: window.served.act(window.served.session.clear))
+    window.shoot("24-phone")
+
+
 def errors_at(browser: Any, port: int, ready: Callable[[Any], object]) -> list[str]:
     """What a page's console says is wrong until it is ready and has been drawn."""
     page = browser.new_context().new_page()
