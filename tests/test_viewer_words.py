@@ -12,6 +12,7 @@ pytest.importorskip("viser", reason="the viewer's extra is not installed")
 
 from known_run import KnownRun
 from PIL import Image
+from viser._icons import svg_from_icon
 from viser_client import HeadlessWindow, get, wait_for
 
 from splatseg.core.label_tree import tree_from_leaves
@@ -20,6 +21,7 @@ from splatseg.session.colors import DISPLAY_MODES, Look, Painter, depth_range
 from splatseg.session.legend import MOST_NAMES, legend
 from splatseg.viewer import Viewer
 from splatseg.viewer.app import BACK
+from splatseg.viewer.panels.lit import LOOKS
 from splatseg.viewer.status import MARKS, NAME_LETTERS, legend_html, plain, short
 
 
@@ -342,6 +344,7 @@ def test_buttons_have_icons_and_tooltips_and_one_accent(known: KnownRun, window:
         for props in buttons:
             assert "<svg" in props["_icon_html"] and props["hint"], props["label"]
             assert props["color"] in (None, "gray"), "red is for Cancel while something runs"
+    assert len({icon for icon, _ in LOOKS.values()}) <= svg_from_icon.cache_info().maxsize, "each is read once"
 
 
 def test_words_can_be_read_in_both_themes() -> None:

@@ -13,6 +13,7 @@ from splatseg.session import Session, Workspace
 from splatseg.viewer.actions import Choices
 from splatseg.viewer.convert import FAR, NEAR, Pose, overview_pose, scene_up, turn_distance, view_pose
 from splatseg.viewer.events import written_by_threads
+from splatseg.viewer.panels.lit import load_icons
 from splatseg.viewer.seen import Fetches
 from splatseg.viewer.server import ServerConfig, open_server
 from splatseg.viewer.splats import Templates
@@ -66,6 +67,7 @@ class Viewer:
         self.draw_at_most = config.draw_at_most
         self.template = self.templates.of(config.draw_at_most)
         self._fetches = Fetches()
+        threading.Thread(target=load_icons, name="splatseg-icons", daemon=True).start()
         workspace.start_autosave()
         try:
             self.server = open_server(config.server, self._fetches.take)

@@ -7,11 +7,12 @@ from typing import Any
 
 from splatseg.viewer.events import pressed
 
-# Icon of Tabler's set, and the tooltip of those that are made without one.
+# Icon of Tabler's set, and the tooltip of those that are made without one. viser keeps 32 icons in memory; were there
+# more, each button would open its archive of thousands anew.
 LOOKS: dict[str, tuple[str, str]] = {
     "Cancel": ("player-stop", "Stop what is running"),
     "Close (Enter)": ("check", "Select what is inside of the lasso"),
-    "Back (Backspace)": ("backspace", "Forget the corner that was clicked last"),
+    "Back (Backspace)": ("arrow-back-up", "Forget the corner that was clicked last"),
     "part": ("circle", "The smallest level of the last click"),
     "object": ("circles", "The second level of the last click"),
     "group": ("sitemap", "The largest level of the last click"),
@@ -28,7 +29,7 @@ LOOKS: dict[str, tuple[str, str]] = {
     "Shrink": ("arrows-minimize", "Take out what touches anything else, or the tenth that is least similar"),
     "Fill holes": ("bucket-droplet", "Add what touches nothing but the selection"),
     "Keep clicked piece": ("pointer", "Leave the connected piece that was clicked last"),
-    "Keep largest piece": ("puzzle", "Leave the largest connected piece"),
+    "Keep largest piece": ("circles", "Leave the largest connected piece"),
     "Find floaters": ("sparkles", ""),
     "Remove floaters": ("trash", ""),
     "Pick from the picture": ("color-picker", ""),
@@ -37,7 +38,7 @@ LOOKS: dict[str, tuple[str, str]] = {
     "Rename": ("pencil", "Give the object the name above"),
     "Duplicate": ("copy", ""),
     "Divide the scene": ("sitemap", ""),
-    "Merge": ("arrows-join", ""),
+    "Merge": ("layers-union", ""),
     "Split": ("arrows-split", ""),
     "Selection (PLY)": ("download", "The selected Gaussians"),
     "Edited scene (PLY)": ("download", "What is shown, and the copies where they stand"),
@@ -49,6 +50,14 @@ LOOKS: dict[str, tuple[str, str]] = {
     "Save": ("device-floppy", "Objects, labels and the selection, under the name above"),
     "Reopen": ("folder-open", "The saved session chosen above"),
 }
+
+
+def load_icons() -> None:
+    """Read all from viser's archive, once a process: half a second that a window need not wait for."""
+    from viser._icons import svg_from_icon  # here: that the extra is missing is told by the server's module
+
+    for icon, _ in LOOKS.values():
+        svg_from_icon(icon)
 
 
 def add_button(gui: Any, label: str, **options: Any) -> Any:
