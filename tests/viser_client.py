@@ -154,6 +154,13 @@ class HeadlessWindow:
         origin = tuple((self.camera.position.double() / self.unit).tolist())
         self._send(_messages.ScenePointerMessage("click", origin, (0.0, 0.0, 1.0), place, modifier))
 
+    def tap(self, u: float, v: float, node: str) -> None:
+        """Tap where ``node`` is foremost: as with a mouse's click, but that the canvas tells nothing."""
+        place = (u / self.camera.width, v / self.camera.height)
+        origin = tuple((self.camera.position.double() / self.unit).tolist())
+        ray, owner = (0.0, 0.0, 1.0), self.surfaces[node]
+        self._send(_messages.SceneNodeClickMessage(node, None, origin, ray, place, None, owner))  # type: ignore[arg-type]
+
     def drag(self, corners: tuple[tuple[float, float], tuple[float, float]], modifier: Any = "cmd/ctrl") -> None:
         """Draw a rectangle between two image positions."""
         places = tuple((u / self.camera.width, v / self.camera.height) for u, v in corners)
@@ -328,6 +335,7 @@ class HeadlessWindow:
             self.outlining &= message["name"] != "/tool/hover"
         elif kind == "GlbMessage":
             self.outlined[message["name"]] = message["props"]["glb_data"]
+            self.surfaces[message["name"]] = message["owner"]
         elif kind == "MeshMessage":
             self.surfaces[message["name"]] = message["owner"]
         elif kind == "GaussianSplatsMessage":
