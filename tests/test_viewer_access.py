@@ -9,6 +9,7 @@ import re
 import socket
 import threading
 from collections.abc import Iterator
+from urllib.parse import quote
 
 import pytest
 
@@ -19,6 +20,7 @@ import websockets.exceptions
 
 from splatseg.core.errors import SplatsegError
 from splatseg.viewer.access import AccessCheck, is_loopback
+from splatseg.viewer.seen import Fetches
 from splatseg.viewer.server import ServerConfig, bind, open_server
 
 PASSWORD = "open sesame ü"
@@ -257,5 +259,25 @@ def test_clients_cannot_publish_the_viewer_on_the_internet() -> None:
     server = open_server(ServerConfig(port=0))
     try:
         assert _messages.ShareUrlRequest not in server._websock_server._incoming_handlers
+    finally:
+        server.stop()
+
+
+def test_what_a_page_fetches_is_told_once_and_only_of_those_who_are_let_in() -> None:
+    told: list[str] = []
+    fetches = Fetches()
+    server = open_server(ServerConfig(port=0, password=PASSWORD), fetches.take)
+    port = server.get_port()
+    try:
+        cookie = get(port, "/login", X_Splatseg_Password=quote(PASSWORD)).headers["Set-Cookie"].split(";")[0]
+        for number in range(2):
+            path = "/" + fetches.add(lambda number=number: told.append(str(number)))
+            assert get(port, path).status == 200 and len(told) == number  # the login page
+            assert get(port, path, Cookie=cookie, Host="evil.example").status == 403 and len(told) == number
+            assert get(port, path, Cookie=cookie).status == 204 and told[number:] == [str(number)]
+            assert get(port, path, Cookie=cookie).status == 204 and len(told) == number + 1  # again: no error, no news
+        gone = fetches.add(lambda: told.append("gone"))
+        fetches.forget(gone)
+        assert get(port, "/" + gone, Cookie=cookie).status == 204 and told == ["0", "1"]
     finally:
         server.stop()

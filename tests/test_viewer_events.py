@@ -98,6 +98,7 @@ def test_what_is_put_while_the_window_is_drawn_anew_is_read(
     (served,) = viewer.windows.values()
     keep_one(known, window)
     select, objects = served.panels._tabs[:2]
+    assert served._queue.wait_idle(PATIENCE)  # its folder is there before all of its widgets
     row = objects._rows[served.session.objects[0].id][1]
     served.act(lambda: served.set_tool("box"))
     wait_for("the box", lambda: served.canvas.solid.kind == "box")
@@ -287,6 +288,7 @@ def test_a_name_that_is_being_typed_stays(known: KnownRun, viewer: Viewer, windo
     keep_one(known, window)
     (served,) = viewer.windows.values()
     (entry,) = served.session.objects
+    assert served._queue.wait_idle(PATIENCE)  # its folder is there before all of its widgets
     row = served.panels._tabs[1]._rows[entry.id][1]
     for color, typed in (((1, 2, 3), "cup"), ((4, 5, 6), "red cup")):
         row._name.value = typed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from viser_client import HeadlessWindow, choose, drag_message, selects, wait_for
 from splatseg.session import Session
 from splatseg.session.colors import HIGHLIGHT, PREVIEW, Look, Painter
 from splatseg.viewer import Viewer
-from splatseg.viewer.strokes import APART, MOST_POINTS, NAME, Stroke
+from splatseg.viewer.strokes import ALONE_SECONDS, APART, MOST_POINTS, NAME, TAPS, Stroke
 
 AROUND = [(18.0, 1.0), (30.0, 1.0), (30.0, 31.0), (18.0, 31.0)]  # around the object in the middle, parts 2 and 3
 
@@ -176,3 +177,29 @@ def test_points_of_a_stroke_are_thinned_and_bounded(known: KnownRun) -> None:
     for step in range(2 * MOST_POINTS):
         stroke.lead_to(10.0 * step, 0.0)
     assert len(stroke.points) == MOST_POINTS
+
+
+def test_a_tap_is_a_click_and_a_mouses_click_is_one(known: KnownRun, viewer: Viewer, window: HeadlessWindow) -> None:
+    """viser's page tells of no click where a finger taps, but of one on a node; of a mouse's it tells both."""
+    (served,) = viewer.windows.values()
+    wait_for("what listens", lambda: TAPS in window.surfaces)
+    for number in (2, 1):
+        window.tap(*known.splat.pixel_of(number), TAPS)
+        selects(window, len(part(known, number)))
+        assert served.session.selection == part(known, number)
+        window.press("Undo")
+        selects(window, 0)
+        assert not served.session.can_undo, "one step"
+        window.tap(*known.splat.pixel_of(number), TAPS)
+        window.click(*known.splat.pixel_of(number))
+        selects(window, len(part(known, number)))
+        time.sleep(2 * ALONE_SECONDS)  # nothing is to come any more
+        assert served._queue.wait_idle(20)
+        window.press("Undo")
+        selects(window, 0)
+        assert not served.session.can_undo, "one step"
+    choose(viewer, window, "lasso")
+    wait_for("the backdrop", lambda: NAME in window.surfaces)
+    for corners, place in enumerate(AROUND[:2], 1):
+        window.tap(*place, NAME)
+        wait_for("the corner", lambda corners=corners: served.canvas.corners == corners)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ pytest.importorskip("viser", reason="the viewer's extra is not installed")
 
 from known_run import KnownRun
 from PIL import Image
-from viser_client import HeadlessWindow, wait_for
+from viser._icons import svg_from_icon
+from viser_client import HeadlessWindow, get, wait_for
 
 from splatseg.core.label_tree import tree_from_leaves
 from splatseg.session import Change, Session
@@ -19,7 +21,8 @@ from splatseg.session.colors import DISPLAY_MODES, Look, Painter, depth_range
 from splatseg.session.legend import MOST_NAMES, legend
 from splatseg.viewer import Viewer
 from splatseg.viewer.app import BACK
-from splatseg.viewer.status import NAME_LETTERS, legend_html, plain, short
+from splatseg.viewer.panels.lit import LOOKS
+from splatseg.viewer.status import MARKS, NAME_LETTERS, legend_html, plain, short
 
 
 def click(window: HeadlessWindow, known: KnownRun, part: int, modifier: str | None = None) -> None:
@@ -308,3 +311,53 @@ def test_the_photo_floats_and_fades_to_the_splat(window: HeadlessWindow) -> None
         wait_for("the photo again", lambda: np.abs(picture() - 120).max() < 6)
         window.put("Photo", "free camera")
         wait_for("the panel to go", lambda: not window.find("front.png") and not window.find("side.png"))
+
+
+def test_the_open_tab_is_known_and_the_first_of_a_page_that_is_loaded_anew(known: KnownRun, viewer: Viewer) -> None:
+    storage: dict[str, str] = {}
+    for first, then in (("Select", "View"), ("View", "Files"), ("Files", "Objects")):
+        window = HeadlessWindow(viewer.port, known.splat.camera, storage)
+        (served,) = viewer.windows.values()
+        assert window.tabs[0] == first  # a page opens it
+        window.open_tab(first)
+        wait_for("all in their places", lambda w=window: w.tabs == ["Select", "Objects", "Labels", "View", "Files"])
+        for tab in ("Labels", first, "Labels", then):
+            window.open_tab(tab)
+            wait_for("the tab", lambda s=served, tab=tab: s.choices.tab == tab)
+        address = window.picture_of("Select" if then != "Select" else "View")
+        window.close()
+        wait_for("its end", lambda: not viewer.windows)
+        choice = served.choices.tab
+        assert address is None or get(viewer.port, address).status == 204
+        assert served.choices.tab == choice == then and not viewer._fetches._told  # nobody listens any more
+
+
+def test_buttons_have_icons_and_tooltips_and_one_accent(known: KnownRun, window: HeadlessWindow) -> None:
+    """They had neither icons nor, most of them, a word on what they do; two were green beside the blue ones."""
+    for turn in range(2):
+        window.click(*known.splat.pixel_of(turn))
+        wait_for("the selection", lambda: window.selected > 0)
+        window.press("Keep as object")
+        wait_for("its row", lambda turn=turn: len(window.objects()) == turn + 1)
+        buttons = [w["props"] for _, w in window._all() if w["type"] == "GuiButtonMessage"]
+        assert len(buttons) > 30
+        for props in buttons:
+            assert "<svg" in props["_icon_html"] and props["hint"], props["label"]
+            assert props["color"] in (None, "gray"), "red is for Cancel while something runs"
+    assert len({icon for icon, _ in LOOKS.values()}) <= svg_from_icon.cache_info().maxsize, "each is read once"
+
+
+def test_words_can_be_read_in_both_themes() -> None:
+    """Green and red of the light theme were hardly to be read on the dark one's gray."""
+
+    def luminance(color: str) -> float:
+        shares = np.array([int(color[k : k + 2], 16) / 255 for k in (1, 3, 5)])
+        linear = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    for kind in ("done", "failed"):
+        light, dark = re.findall("#[0-9a-f]{6}", MARKS[kind][1])  # type: ignore[index]
+        for color, page in ((light, "#ffffff"), (dark, "#242424")):
+            least, most = sorted((luminance(color), luminance(page)))
+            assert (most + 0.05) / (least + 0.05) > 4.5
+        assert MARKS[kind][1].startswith("light-dark(")  # type: ignore[index]

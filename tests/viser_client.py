@@ -54,6 +54,13 @@ def cookie_for(port: int, token: str) -> str:
         connection.close()
 
 
+def get(port: int, path: str, token: str | None = None) -> http.client.HTTPResponse:
+    """What the viewer answers to a request for ``path``, relative to its page."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    connection.request("GET", f"/{path}", headers={} if token is None else {"Cookie": cookie_for(port, token)})
+    return connection.getresponse()
+
+
 def choose(viewer: Any, window: HeadlessWindow, tool: str) -> None:
     """Choose a tool by its key, in the one window of ``viewer``."""
     (served,) = viewer.windows.values()
@@ -89,10 +96,14 @@ class HeadlessWindow:
         self.camera = camera
         self.unit = browser_unit(camera.near if near is None else near)  # of all lengths that it sends
         self.storage = {} if storage is None else storage
+        self.port, self.token = port, token
+        self.fetched: set[str] = set()  # pictures
         self.widgets: dict[str, dict[str, Any]] = {}
         self.gizmos: dict[str, str] = {}  # names and owners of those that are shown
         self.surfaces: dict[str, str] = {}  # names and owners of the meshes
         self.nodes: dict[str, tuple[float, ...]] = {}  # splats and where they stand, in the browser's units
+        self.outlined: dict[str, bytes] = {}  # files of the nodes that are outlined under the pointer
+        self.outlining = False  # whether they are shown
         self.picture_seconds = picture_seconds  # that a picture asked for takes; None: none is sent
         self.dark = False
         self.lines = 0  # bundles of them that were drawn
@@ -142,6 +153,13 @@ class HeadlessWindow:
         place = ((u / self.camera.width, v / self.camera.height),)
         origin = tuple((self.camera.position.double() / self.unit).tolist())
         self._send(_messages.ScenePointerMessage("click", origin, (0.0, 0.0, 1.0), place, modifier))
+
+    def tap(self, u: float, v: float, node: str) -> None:
+        """Tap where ``node`` is foremost: as with a mouse's click, but that the canvas tells nothing."""
+        place = (u / self.camera.width, v / self.camera.height)
+        origin = tuple((self.camera.position.double() / self.unit).tolist())
+        ray, owner = (0.0, 0.0, 1.0), self.surfaces[node]
+        self._send(_messages.SceneNodeClickMessage(node, None, origin, ray, place, None, owner))  # type: ignore[arg-type]
 
     def drag(self, corners: tuple[tuple[float, float], tuple[float, float]], modifier: Any = "cmd/ctrl") -> None:
         """Draw a rectangle between two image positions."""
@@ -245,6 +263,29 @@ class HeadlessWindow:
         contents = [w["props"].get("content") or "" for _, w in self._all() if w["type"] == "GuiHtmlMessage"]
         return next((content for content in contents if text in content and "selected ·" not in content), "")
 
+    @property
+    def tabs(self) -> list[str]:
+        """Labels of the tabs, as they stand; a page opens the first that it is given."""
+        return list(next(w["props"]["_tab_labels"] for _, w in self._all() if w["type"] == "GuiTabGroupMessage"))
+
+    def picture_of(self, tab: str) -> str | None:
+        """Address of the picture in ``tab`` that is fetched when it is shown, if it has one that was not yet."""
+        group = next(w["props"] for _, w in self._all() if w["type"] == "GuiTabGroupMessage")
+        inside = dict(zip(group["_tab_labels"], group["_tab_container_ids"], strict=True))[tab]
+        mine = [
+            w["props"]["content"]
+            for _, w in self._all()
+            if w.get("container_uuid") == inside and "content" in w["props"]
+        ]
+        found = re.search("<img src='([^']*)'", " ".join(mine))
+        return None if found is None or found[1] in self.fetched else found[1]
+
+    def open_tab(self, tab: str) -> None:
+        """Show ``tab``, whose picture is fetched when there is a new one."""
+        address = wait_for(f"a picture in {tab}", lambda: self.picture_of(tab))
+        self.fetched.add(address)
+        assert get(self.port, address, self.token).status == 204
+
     # From the server -------------------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
@@ -290,6 +331,11 @@ class HeadlessWindow:
             self.surfaces.pop(message["name"], None)
             self.nodes.pop(message["name"], None)
             self.outlines.discard(message["name"])
+            self.outlined.pop(message["name"], None)
+            self.outlining &= message["name"] != "/tool/hover"
+        elif kind == "GlbMessage":
+            self.outlined[message["name"]] = message["props"]["glb_data"]
+            self.surfaces[message["name"]] = message["owner"]
         elif kind == "MeshMessage":
             self.surfaces[message["name"]] = message["owner"]
         elif kind == "GaussianSplatsMessage":
@@ -299,6 +345,8 @@ class HeadlessWindow:
         elif kind == "LineSegmentsMessage":
             self.lines += 1
             self.outlines.add(message["name"])
+        if message.get("name") == "/tool/hover" and kind in ("FrameMessage", "SetSceneNodeVisibilityMessage"):
+            self.outlining = bool(message.get("visible", True))
         if "/splat/" in str(message.get("name")):
             self.pieces += 1
         if kind == "LocalStorageSetItemMessage":

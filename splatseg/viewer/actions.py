@@ -23,6 +23,7 @@ TOOLS: tuple[Tool, ...] = ("click", "preview", "rectangle", "lasso", "brush", "b
 class Choices:
     """What this window is set to; not part of undo, and kept when the page is loaded anew."""
 
+    tab: str = "Select"  # the one that is open
     mode: Mode = "replace"
     look: Look = field(default_factory=Look)
     whole_labels: bool = False
@@ -32,6 +33,7 @@ class Choices:
     photo: View | None = None
     draw_at_most: int | None = None  # Gaussians; None: as the server was told, less in a browser that draws slowly
     follow: bool = True  # a sample is dense where the camera looks
+    hover: bool | None = None  # an outline around what a click would take; None: where the browser draws quickly
     dark: bool = False
     view_dependent: bool = False  # photo colors are those seen from where the camera rests
     photo_selection: bool = True
@@ -63,12 +65,23 @@ class Solid(Protocol):
         """Combine the selection with what lies inside when it stands there."""
 
 
+class Listener(Protocol):
+    """Of clicks on viser's nodes."""
+
+    def listen(self, node: Any) -> None:
+        """Hear of those on ``node``, too."""
+
+
 class Drawing(Protocol):
     """What is drawn on the canvas of a window to select with."""
 
     @property
     def solid(self) -> Solid:
         """The box or ball."""
+
+    @property
+    def taps(self) -> Listener:
+        """What is told of taps on a touch screen."""
 
     @property
     def corners(self) -> int:
@@ -168,6 +181,13 @@ class Actions(Protocol):
 
     def set_view_dependent(self, on: bool) -> None:
         """Show photo colors as they are seen from where the camera rests, or the same from everywhere."""
+
+    @property
+    def hovering(self) -> bool:
+        """Whether what a click would take is outlined while the pointer hovers."""
+
+    def outline_hovered(self, on: bool) -> None:
+        """Outline what a click would take while the pointer hovers, or do not."""
 
     def draw_sample(self) -> None:
         """Draw the sample that the choices and the camera ask for."""

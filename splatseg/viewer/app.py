@@ -13,6 +13,8 @@ from splatseg.session import Session, Workspace
 from splatseg.viewer.actions import Choices
 from splatseg.viewer.convert import FAR, NEAR, Pose, overview_pose, scene_up, turn_distance, view_pose
 from splatseg.viewer.events import written_by_threads
+from splatseg.viewer.panels.lit import load_icons
+from splatseg.viewer.seen import Fetches
 from splatseg.viewer.server import ServerConfig, open_server
 from splatseg.viewer.splats import Templates
 from splatseg.viewer.window import Window, pose_of
@@ -21,7 +23,7 @@ SESSION_KEY = "splatseg-session"  # in the browser's local storage: finds the se
 KEPT_SECONDS = 3600.0
 KEPT_BYTES = 1_000_000_000  # of the sessions of closed windows together; those closed first are forgotten beyond it
 STORAGE_SECONDS = 10.0  # a busy browser answers late
-BACK = "Welcome back: selection, undo, camera and settings are as you left them"
+BACK = "Welcome back: selection, undo, camera, tab and settings are as you left them"
 OVERTAKEN_SECONDS = 1.0  # a new connection may be noticed before the end of the one it replaces
 
 log = logging.getLogger(__name__)
@@ -64,9 +66,11 @@ class Viewer:
         self.templates = Templates(workspace)
         self.draw_at_most = config.draw_at_most
         self.template = self.templates.of(config.draw_at_most)
+        self._fetches = Fetches()
+        threading.Thread(target=load_icons, name="splatseg-icons", daemon=True).start()
         workspace.start_autosave()
         try:
-            self.server = open_server(config.server)
+            self.server = open_server(config.server, self._fetches.take)
         except BaseException:
             workspace.close()
             raise
@@ -101,7 +105,7 @@ class Viewer:
     def _connected(self, client: Any) -> None:
         written_by_threads(client._websock_connection)
         left, key, greeting = self._session_for(client)
-        window = Window(client, left.session, self.templates, self.draw_at_most, left.choices)
+        window = Window(client, left.session, self.templates, self.draw_at_most, left.choices, self._fetches)
         if left.pose is not None:  # a page that is loaded anew stands where viser puts it, not where it was left
             window.put_camera(left.pose)
         with self._lock:

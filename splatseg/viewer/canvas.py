@@ -16,7 +16,7 @@ from splatseg.viewer.actions import Actions
 from splatseg.viewer.events import in_order
 from splatseg.viewer.markings import Outline, circle, opened, segments
 from splatseg.viewer.solid import SolidGizmo
-from splatseg.viewer.strokes import Backdrop, Stroke
+from splatseg.viewer.strokes import Backdrop, Stroke, Taps
 
 MODIFIED: dict[str | None, Mode] = {"shift": "add", "alt": "subtract", "alt+shift": "intersect"}
 CTRL = "cmd/ctrl"  # with a drag it draws a rectangle, with a click it subtracts
@@ -54,8 +54,9 @@ class Canvas:
         self.solid = SolidGizmo(window)
         scene = window.client.scene
         for modifier in (None, *MODIFIED, CTRL):
-            scene.on_click(modifier=modifier)(in_order(self._clicked))
-        self._backdrop = Backdrop(window, self._stroked, (None, *MODIFIED))
+            scene.on_click(modifier=modifier)(in_order(self._pressed))
+        self.taps = Taps(window, self._clicked)
+        self._backdrop = Backdrop(window, self.taps, self._stroked, (None, *MODIFIED))
         self._listen_to_drags()
 
     @property
@@ -89,6 +90,10 @@ class Canvas:
         return MODIFIED.get(keys, self._window.choices.mode) if keys else self._window.choices.mode
 
     # Gestures --------------------------------------------------------------------------------------------------------
+
+    def _pressed(self, event: Any) -> None:
+        self.taps.clicked()
+        self._clicked(event)
 
     def _clicked(self, event: Any) -> None:
         window, click, (x, y) = self._window, self._click(event.modifier), event.screen_pos

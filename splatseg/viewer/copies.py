@@ -14,6 +14,7 @@ from splatseg.session.shared import shown_copies
 from splatseg.viewer.actions import Actions
 from splatseg.viewer.convert import splat_buffer
 from splatseg.viewer.events import in_order
+from splatseg.viewer.markings import SEEN
 from splatseg.viewer.splats import add_splats
 
 GIZMO = "/tool/copy"
@@ -92,7 +93,7 @@ class CopyGizmo:
         points = means[entry.ids.long().to(means.device)].cpu()
         extent = float((points.max(0).values - points.min(0).values).max()) * entry.placement.scale
         self._handle = self._window.client.scene.add_transform_controls(
-            GIZMO, scale=max(extent, 1e-6) / template.unit, depth_test=False, **self._pose(entry.placement)
+            GIZMO, scale=max(extent, 1e-6) / template.unit, depth_test=SEEN, **self._pose(entry.placement)
         )
         self._handle.on_update(in_order(self._moved))
 

@@ -17,6 +17,9 @@ DEPTH = 5.0  # of the least depth drawn: in front of everything else
 CROSS = 4.0  # pixels from a corner's middle to its arms' ends
 NAME = "/tool/outline"
 ROUND = 48  # corners of what stands for a circle
+# viser draws splats last and over all that has left no depth: a gizmo without the depth test is under all of them, one
+# with it only under those in front of it.
+SEEN = True
 
 
 class Outline:

@@ -31,6 +31,11 @@ class Later:
         if not begun:
             threading.Thread(target=self._wait, name="splatseg-later", daemon=True).start()
 
+    @property
+    def waiting(self) -> bool:
+        """Whether it is still to be done."""
+        return self._due is not None
+
     def close(self) -> None:
         """Forget what was to be done."""
         with self._news:

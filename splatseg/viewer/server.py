@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import http
 import inspect
 import io
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,8 +72,8 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 @contextlib.contextmanager
-def _checked(sock: socket.socket, access: AccessCheck) -> Iterator[list[bool]]:
-    """Within: servers that the websockets library starts listen on ``sock`` and ask ``access`` first.
+def _checked(sock: socket.socket, access: AccessCheck, heard: Callable[[str], bool]) -> Iterator[list[bool]]:
+    """Within: servers that the websockets library starts listen on ``sock`` and ask ``access`` first, then ``heard``.
 
     viser 1.1 has no setting for either and tries the next thousand ports when one is busy. The list that is yielded
     tells whether the access was put in place.
@@ -88,6 +89,8 @@ def _checked(sock: socket.socket, access: AccessCheck) -> Iterator[list[bool]]:
             verdict = await access.check(request.path, request.headers)
             if verdict.status is not None:
                 return _response(verdict.status, verdict.body, verdict.headers)
+            if heard(request.path):
+                return _response(http.HTTPStatus.NO_CONTENT, "", ())
             response = inner(connection, request) if inner is not None else None
             if inspect.isawaitable(response):
                 response = await response
@@ -115,8 +118,10 @@ def _response(status: Any, body: str, extra: tuple[tuple[str, str], ...]) -> Res
     return Response(int(status), status.phrase, headers, data)
 
 
-def open_server(config: ServerConfig) -> viser.ViserServer:
+def open_server(config: ServerConfig, heard: Callable[[str], bool] = lambda path: False) -> viser.ViserServer:
     """A running viser server behind the check. Its share-URL requests, which would publish it on the internet, are off.
+    ``heard`` is called in its event loop with the path of each request that the check lets through, and says whether
+    that was all: then nothing is answered.
 
     Raises:
         SplatsegError: the address cannot be had, or this viser version cannot be guarded.
@@ -129,7 +134,7 @@ def open_server(config: ServerConfig) -> viser.ViserServer:
         sock.close()
         raise
     # viser prints a banner of its own, which would name an address without the token.
-    with _checked(sock, access) as used, contextlib.redirect_stdout(io.StringIO()):
+    with _checked(sock, access, heard) as used, contextlib.redirect_stdout(io.StringIO()):
         server = viser.ViserServer(host=config.host, port=port, verbose=False)
     if not used:
         server.stop()

@@ -9,7 +9,7 @@ import torch
 from splatseg.core.errors import SplatsegError
 from splatseg.session import Mode
 from splatseg.viewer.actions import Actions, SolidPose
-from splatseg.viewer.markings import ACCENT
+from splatseg.viewer.markings import ACCENT, SEEN
 
 NAME = "/tool/solid"
 SHARE = 0.25  # of the distance to what is turned around: edge of a box that is put where nothing is selected
@@ -42,7 +42,7 @@ class SolidGizmo:
         self._gizmo = scene.add_transform_controls(
             NAME,
             scale=0.75 * max(self.size) / unit,
-            depth_test=False,
+            depth_test=SEEN,
             position=position,
             disable_rotations=kind == "ball",
         )

@@ -11,7 +11,9 @@ from splatseg.session.legend import Legend
 from splatseg.viewer.actions import Actions
 
 Kind = Literal["note", "done", "failed"]
-MARKS: dict[Kind, tuple[str, str]] = {"note": ("", "inherit"), "done": ("✓ ", "#15803d"), "failed": ("✗ ", "#c2410c")}
+# On white and on the dark theme's gray; each of a contrast of 4.5 at least.
+GOOD, BAD = "light-dark(#15803d,#4ade80)", "light-dark(#c2410c,#fb923c)"
+MARKS: dict[Kind, tuple[str, str]] = {"note": ("", "inherit"), "done": ("✓ ", GOOD), "failed": ("✗ ", BAD)}
 HEIGHT = "7.4em"  # five lines; more are scrolled to
 HINT = "Click selects · Shift-click adds · Alt- or Ctrl-click takes out"
 NAME_LETTERS = 28  # of an object's name where it has one line to itself
@@ -52,7 +54,7 @@ def facts(window: Actions) -> tuple[str, ...]:
     if alone is not None:
         lines.append(f"'{html.escape(short(alone.name))}' is shown alone (Objects → Show all)")
     if session.workspace.autosave_error:
-        lines.append(f"<span style='color:#c00'>not saved: {html.escape(session.workspace.autosave_error)}</span>")
+        lines.append(f"<span style='color:{BAD}'>not saved: {html.escape(session.workspace.autosave_error)}</span>")
     return tuple(lines)
 
 

@@ -11,8 +11,12 @@ import numpy as np
 from splatseg.core.camera import Camera
 from splatseg.viewer.actions import Actions
 from splatseg.viewer.events import in_order
+from splatseg.viewer.rest import Later
 
 NAME = "/tool/backdrop"
+TAPS = "/tool/taps"
+ALONE_SECONDS = 0.3  # a mouse's click is told of at once
+NO_SHADOW = {"cast_shadow": False, "receive_shadow": False}
 EDGE = 1e5  # half of the backdrop's, in the browser's units: beyond what it draws, within what its pointer finds
 APART = 2.0  # pixels: points of a stroke that are nearer to the last one are left out
 MOST_POINTS = 5_000  # of a stroke: half an hour of a hand at viser's 20 a second
@@ -48,6 +52,44 @@ class Stroke:
             self.points.append((u, v))
 
 
+class Taps:
+    """Tells of taps on a touch screen: viser 1.1.1 takes a finger on the canvas for one that a gizmo holds already
+    (``client/src/App.tsx``, line 708), so its page tells of no click there, but of one on a node that listens.
+
+    This one is an invisible box around everything. A mouse's click is told twice, of the node first: a tap is one that
+    the page itself tells nothing of.
+    """
+
+    def __init__(self, window: Actions, tapped: Callable[[Any], None]) -> None:
+        self._tapped, self._waiting = tapped, None
+        self._alone = Later(ALONE_SECONDS, self._take, rest=False)
+        node = window.client.scene.add_mesh_simple(
+            TAPS, _CORNERS * np.float32(2 * EDGE), _FACES, opacity=0.0, side="double", **NO_SHADOW
+        )
+        self.listen(node)
+
+    def listen(self, node: Any) -> None:
+        """Taps may come from ``node``, too, which is before everything else."""
+        node.on_click(in_order(self._clicked))
+
+    def clicked(self) -> None:
+        """The page has told of a click: it was a mouse's."""
+        self._waiting = None
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._alone.close()
+
+    def _clicked(self, event: Any) -> None:
+        self._waiting = event
+        self._alone.tell()
+
+    def _take(self) -> None:
+        event, self._waiting = self._waiting, None
+        if event is not None:
+            self._tapped(event)
+
+
 class Backdrop:
     """Tells of plain drags while it is there, which the camera does not follow then.
 
@@ -55,8 +97,12 @@ class Backdrop:
     everything; clicks, the wheel, other buttons and gizmos in front of it are as without it.
     """
 
-    def __init__(self, window: Actions, told: Callable[[Stroke], None], modifiers: tuple[str | None, ...]) -> None:
-        """``told`` is called in the event loop at the beginning of a stroke, at each point and at the end."""
+    def __init__(
+        self, window: Actions, taps: Taps, told: Callable[[Stroke], None], modifiers: tuple[str | None, ...]
+    ) -> None:
+        """``told`` is called in the event loop at the beginning of a stroke, at each point and at the end; ``taps``
+        are told of as without the backdrop."""
+        self._taps = taps
         self._window, self._told, self._modifiers = window, told, modifiers
         self._handle: Any = None
         self._stroke: Stroke | None = None
@@ -75,9 +121,9 @@ class Backdrop:
             _FACES,
             opacity=0.0,
             side="double",
-            cast_shadow=False,
-            receive_shadow=False,
+            **NO_SHADOW,
         )
+        self._taps.listen(self._handle)
         for modifier in self._modifiers:
             self._handle.on_drag("left", modifier=modifier)(in_order(self._dragged))
 

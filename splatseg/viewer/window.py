@@ -32,9 +32,11 @@ from splatseg.viewer.convert import (
 from splatseg.viewer.copies import CopyGizmo, CopyNodes
 from splatseg.viewer.drags import Drags
 from splatseg.viewer.events import pressed, run_in_loop
+from splatseg.viewer.hover import HoverOutlines
 from splatseg.viewer.panels.tabs import Panels
 from splatseg.viewer.queue import ActionQueue
 from splatseg.viewer.rest import Later
+from splatseg.viewer.seen import Fetches
 from splatseg.viewer.splats import SplatNodes, Templates
 from splatseg.viewer.status import Kind, plain
 
@@ -57,10 +59,17 @@ class Window:
         templates: what can be drawn.
         draw_at_most: Gaussians, where the window does not ask for another number.
         choices: what the window is set to; as new if not given.
+        fetches: the server's, which tell what is seen.
     """
 
     def __init__(
-        self, client: Any, session: Session, templates: Templates, draw_at_most: int, choices: Choices | None = None
+        self,
+        client: Any,
+        session: Session,
+        templates: Templates,
+        draw_at_most: int,
+        choices: Choices | None = None,
+        fetches: Fetches | None = None,
     ) -> None:
         self.client = client
         self.session = session
@@ -84,8 +93,9 @@ class Window:
         self._queue = ActionQueue(f"splatseg-window-{client.client_id}")
         self._at_rest = Later(REST_SECONDS, lambda: self.post(self._camera_rested, "rested"), rest=True)
         self._on_the_way = Later(DEPTH_SECONDS, lambda: self.post(self._paint_depth, "depth"), rest=False)
+        self.hover = HoverOutlines(self)
         self.canvas = Canvas(self)
-        self.panels = Panels(self)
+        self.panels = Panels(self, fetches or Fetches())
         self._unlisten = session.workspace.shared.listen(lambda: self.post(self.refresh, "shared"))
         self._limit_orbit()
         self.client.camera.on_update(pressed(self._camera_moved))
@@ -98,6 +108,8 @@ class Window:
         self._unlisten()
         self._at_rest.close()
         self._on_the_way.close()
+        self.panels.close()
+        self.canvas.taps.close()
         self.cancel()
         self._queue.close()
 
@@ -205,6 +217,8 @@ class Window:
         self.paint()
         self.panels.sync()
         self.show_photo()
+        if not self._at_rest.waiting:
+            self.post(self.hover.renew, "hover")
 
     @property
     def look(self) -> Look:
@@ -236,6 +250,13 @@ class Window:
         self.choices.view_dependent = on
         self._resting = self.camera() if on else None
 
+    @property
+    def hovering(self) -> bool:
+        return self.hover.on
+
+    def outline_hovered(self, on: bool) -> None:
+        self.choices.hover = on
+
     def draw_sample(self) -> None:
         camera = self.camera() if self.choices.follow and self._limit < len(self.session.workspace) else None
         self._sampled_camera = self._camera_state()
@@ -259,6 +280,7 @@ class Window:
         except (RuntimeError, TimeoutError):
             return  # the window was closed, or hides
         drawn = len(self.template.ids)
+        self.hover.slow = seconds > FLUENT_SECONDS
         limit = limit_for(seconds, drawn)
         if limit < drawn and self.choices.draw_at_most is None:
             self.post(partial(self._draw_less, limit, seconds))
@@ -345,6 +367,7 @@ class Window:
 
     def _camera_moved(self) -> None:
         self._at_rest.tell()
+        self.hover.hide()
         if self.choices.tool == "brush":
             self.post(lambda: self.canvas.show_brush(False), "brush ring")
         if self.choices.look.mode == "depth":
@@ -354,6 +377,7 @@ class Window:
         """A sample and colors for where the camera stands now; nothing where it stood before."""
         state = self._camera_state()
         self.canvas.show_brush()
+        self.post(self.hover.renew, "hover")
         if state == self._rested_at:
             return
         self._rested_at = state

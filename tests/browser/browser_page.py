@@ -9,18 +9,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from chromium import PATIENCE, SCREENSHOTS, open_page, wait_for
+from chromium import FRAMES, PATIENCE, SCREENSHOTS, open_page, wait_for
 from known_scene import KnownScene
 from PIL import Image
+
+AXES = np.array([(255, 32, 96), (32, 223, 128), (32, 128, 255)])  # red, green, blue of viser's gizmos
+
+OUTLINE = np.array((233, 231, 134))  # viser's yellow, of an opacity of 0.8, on white and gray
 
 
 class Window:
     """A page on ``viewer``, and the window that serves it."""
 
-    def __init__(self, browser: Any, viewer: Any, known: KnownScene, size: tuple[int, int]) -> None:
+    def __init__(
+        self, browser: Any, viewer: Any, known: KnownScene, size: tuple[int, int], phone: bool = False
+    ) -> None:
         before = set(viewer.windows)
         self.viewer, self.known, self.browser = viewer, known, browser
-        self.page = open_page(browser, viewer.port, size)
+        self.page = open_page(browser, viewer.port, size, phone=phone)
         self._client = wait_for("the window", lambda: set(viewer.windows) - before).pop()
         self.settle()
 
@@ -84,6 +90,7 @@ class Window:
         self.page.keyboard.press(key)
         wait_for(f"what {key} does", done)
         self.settle()
+        self.page.evaluate(FRAMES, 3)  # what the server answers is taken up when the page draws
 
     def drag_gizmo(self, gizmo: Any) -> None:
         """Pull a gizmo by the arrow that is longest on the picture, of those that are all on it."""
@@ -102,6 +109,21 @@ class Window:
         self.page.mouse.down()
         self.page.mouse.move(box["x"] + ex * kx, box["y"] + ey * ky, steps=5)
         self.page.mouse.up()
+
+    def canvas_pixels(self) -> np.ndarray:
+        """(rows, columns, 3) int of what the page shows of the canvas, whose corner is the page's."""
+        box = self.page.locator("canvas").first.bounding_box()
+        with Image.open(io.BytesIO(self.page.screenshot(timeout=PATIENCE * 1000))) as shot:
+            return np.asarray(shot.convert("RGB"), dtype=int)[:, : int(box["width"])]
+
+    def gizmo_pixels(self) -> list[int]:
+        """How many pixels of the canvas have the color of each of a gizmo's axes."""
+        pixels = self.canvas_pixels()
+        return [int((np.abs(pixels - axis).max(axis=2) < 40).sum()) for axis in AXES]
+
+    def outline(self) -> np.ndarray:
+        """(k, 2) [column, row] of the canvas's pixels in the yellow of viser's outlines."""
+        return np.argwhere((np.abs(self.canvas_pixels() - OUTLINE) < 16).all(axis=2))[:, ::-1]
 
     def press(self, text: str) -> None:
         self.page.get_by_text(text, exact=True).filter(visible=True).first.click()

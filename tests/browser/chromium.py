@@ -28,6 +28,10 @@ FLAGS = [
 CALM = """const next = window.requestAnimationFrame.bind(window);
 window.requestAnimationFrame = (draw) => setTimeout(() => next(draw), 80);
 window.cancelAnimationFrame = (id) => clearTimeout(id);"""
+FRAMES = """(n) => new Promise((done) => {
+  const draw = () => { if (n--) requestAnimationFrame(draw); else done(); };
+  draw();
+})"""  # done when the page has been drawn so many times
 
 
 def executable() -> str | None:
@@ -46,9 +50,12 @@ def address(port: int, token: str | None = None) -> str:
     return f"http://127.0.0.1:{port}/" + ("" if token is None else f"?token={token}")
 
 
-def open_page(browser: Any, port: int, size: tuple[int, int], script: str = CALM, token: str | None = None) -> Any:
-    """A page of ``size`` on the viewer at ``port``, when its widgets are there; ``script`` runs in it first."""
-    page = browser.new_context(accept_downloads=True).new_page()
+def open_page(
+    browser: Any, port: int, size: tuple[int, int], script: str = CALM, token: str | None = None, phone: bool = False
+) -> Any:
+    """A page of ``size`` on the viewer at ``port``, when its widgets are there; ``script`` runs in it first. A
+    ``phone`` has touch instead of a mouse."""
+    page = browser.new_context(accept_downloads=True, has_touch=phone, is_mobile=phone).new_page()
     page.add_init_script(script)
     page.set_viewport_size({"width": size[0], "height": size[1]})
     page.set_default_timeout(PATIENCE * 1000)

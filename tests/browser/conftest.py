@@ -58,8 +58,8 @@ def open_window(
     """Opens windows on the viewer, of a size; closes them at the end of the test."""
     windows: list[Window] = []
 
-    def opened(width: int = 800, height: int = 480) -> Window:
-        windows.append(Window(launch(), viewer, known, (width, height)))
+    def opened(width: int = 800, height: int = 480, phone: bool = False) -> Window:
+        windows.append(Window(launch(), viewer, known, (width, height), phone))
         if BROWSER == "auto":
             rates[:] = rates or [windows[-1].pictures_a_second()]
             if rates[0] < SLOWEST:

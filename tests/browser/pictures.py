@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from chromium import PATIENCE, ROOT, executable, open_page, start, wait_for
+from chromium import FRAMES, PATIENCE, ROOT, executable, open_page, start, wait_for
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
@@ -34,10 +34,6 @@ PLAIN = """const getContext = HTMLCanvasElement.prototype.getContext;
 HTMLCanvasElement.prototype.getContext = function (kind, options) {
   return getContext.call(this, kind, kind.startsWith("webgl") ? { ...options, antialias: false } : options);
 };"""
-FRAMES = """(n) => new Promise((done) => {
-  const draw = () => { if (n--) requestAnimationFrame(draw); else done(); };
-  draw();
-})"""
 DRAWN = 3  # pictures the page draws between a change and its photograph: sorting and colors come one after another
 # Places in the first photo of the demo's scene, columns and rows of 320 x 240.
 BELLY, CHEST, MUSHROOM, WALL = (93, 185), (88, 132), (205, 150), (160, 20)

@@ -13,6 +13,8 @@ from browser_page import Window
 from chromium import wait_for
 from known_scene import KnownScene
 
+ARROW = 300  # pixels, at least, of a gizmo's colors where one is seen
+
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
@@ -117,11 +119,14 @@ def test_objects_are_copied_hidden_and_searched(open_window: Any, known: KnownSc
     wait_for("the copy", lambda: len(shared.content.objects) == 2)
     window.settle()
     window.shoot("18-copy")
+    # viser draws splats last: a gizmo that leaves no depth is under all of them.
+    wait_for("the gizmo before the splats", lambda: sum(window.gizmo_pixels()) > ARROW)
     for _ in range(2):  # before the camera goes there: so near, no arrow is all on the picture
         placement = shared.content.objects[2].placement
         window.settle()
         window.drag_gizmo(window.served.copy_gizmo._handle)
         wait_for("the copy to move", lambda p=placement: shared.content.objects[2].placement.center != p.center)
+        wait_for("the gizmo before the splats", lambda: sum(window.gizmo_pixels()) > ARROW)
     window.shoot("19-copy-moved")
     for label, visible in (("Hide", False), ("Show", True)):
         window.press(label)
@@ -172,3 +177,30 @@ def test_strokes_draw_and_preview_while_the_camera_stands(open_window: Any, know
         window.gesture(lambda: window.press("Undo"))
         assert not window.selected().any()
     assert np.abs((served.camera().cam_from_world - stood).numpy()).max() < 1e-5
+
+
+def test_what_a_click_would_take_is_outlined_under_the_pointer(open_window: Any, known: KnownScene) -> None:
+    window = open_window()
+    served, mouse = window.served, window.page.mouse
+    window.page.add_style_tag(content=".mantine-Notification-root {display: none}")  # viser's note lies over the canvas
+    places = {name: window.place_of(known.leaf(name)) for name in ("snowman/belly", "snowman/chest")}
+    for turn, (name, place) in enumerate(places.items()):
+        wait_for("the outlines", lambda: served.hover._nodes and served.hover._parent.visible)
+        mouse.move(40, 20)  # empty space
+        wait_for("no outline", lambda: len(window.outline()) < 20)
+        mouse.move(*place)
+
+        def around(place: tuple[float, float] = place) -> bool:
+            line = window.outline()
+            return len(line) > 100 and bool((line.min(0) < place).all() and (line.max(0) > place).all())
+
+        wait_for("an outline around the pointer", around)
+        window.shoot(f"23-hover-{turn}")
+        assert not window.selected().any()
+        window.gesture(lambda place=place: mouse.click(*place))  # it goes through
+        assert np.array_equal(window.selected(), known.inside(known.leaf(name), 2))
+        window.gesture(lambda: window.press("Undo"))
+        window.press_key("b", lambda: served.choices.tool == "brush")
+        mouse.move(*place)
+        wait_for("no outline with another tool", lambda: len(window.outline()) < 20 and not served.hover._nodes)
+        window.press_key("c", lambda: served.choices.tool == "click")

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from chromium import PATIENCE, open_page, wait_for
+from chromium import FRAMES, PATIENCE, address, open_page, wait_for
 from known_run import make_run
 from known_scene import KnownScene
 from PIL import Image
 
 from splatseg.io.ply import load_gaussians
 
+viser = pytest.importorskip("viser", reason="the viewer's extra is not installed")
 viewer_room = pytest.importorskip("splatseg.viewer", reason="the viewer's extra is not installed")
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -174,7 +175,7 @@ def test_photo_beside_the_render_and_division_into_labels(open_window: Any, know
     window.tab("View")
     window.press("Next")
     window.page.get_by_text("Photo", exact=True).first.wait_for()
-    wait_for("the photo", lambda: window.page.locator("img").count() > 0)
+    wait_for("the photo", lambda: window.page.locator("img[src^='blob:']").count() > 0)
     window.shoot("8-photo")
     window.tab("Labels")
     window.page.get_by_text("Divide the scene").click()
@@ -237,7 +238,7 @@ def test_a_page_loaded_anew_stands_as_it_was_left(open_window: Any, viewer: Any,
     time.sleep(1)  # the camera comes to rest
     left, session, before = window.served.camera(), window.served.session, set(viewer.windows)
     window.page.reload()
-    window.page.get_by_text("Keep as object").wait_for()
+    window.page.get_by_text("Sharp where I look").wait_for()  # of the View tab
     window._client = wait_for("the page", lambda: set(viewer.windows) - before).pop()
     window.settle()
     window.page.get_by_text("Welcome back").first.wait_for()
@@ -249,6 +250,24 @@ def test_a_page_loaded_anew_stands_as_it_was_left(open_window: Any, viewer: Any,
     window.shoot("12-reloaded")
 
 
+def test_the_open_tab_is_open_after_a_reload(open_window: Any, viewer: Any) -> None:
+    window = open_window(680, 400)
+    tabs = window.page.get_by_role("tab")
+    order = tabs.all_inner_texts()
+    for left, name in (("Objects", "Files"), ("Files", "Labels"), ("Labels", "Select")):
+        window.tab(left)  # one that was open before is told of as well
+        window.tab(name)
+        wait_for("the tab", lambda name=name: window.served.choices.tab == name)
+        before = set(viewer.windows)
+        window.page.reload()
+        window._client = wait_for("the page", lambda before=before: set(viewer.windows) - before).pop()
+        window.page.get_by_role("tab", name=name, selected=True).wait_for()
+        wait_for("their order", lambda: tabs.all_inner_texts() == order)
+        window.settle()
+        assert window.page.get_by_role("tab", selected=True).all_inner_texts() == [name]
+    window.shoot("22-tab")
+
+
 def test_the_photo_lies_over_the_canvas(open_window: Any) -> None:
     """Docked beside it, it left 152 pixels of the canvas at 900 x 600."""
     window = open_window(900, 600)
@@ -256,7 +275,7 @@ def test_the_photo_lies_over_the_canvas(open_window: Any) -> None:
     window.tab("View")
     for _ in range(2):
         window.press("Next")
-        wait_for("the photo", lambda: window.page.locator("img").count() > 0)
+        wait_for("the photo", lambda: window.page.locator("img[src^='blob:']").count() > 0)
         window.page.get_by_text("Fade to splat").first.wait_for()
         assert window.page.locator("canvas").first.bounding_box()["width"] == wide
     window.shoot("13-photo-over")
@@ -281,3 +300,51 @@ def test_a_ball_is_dragged_by_its_gizmo(open_window: Any, known: KnownScene) -> 
     radius = window.served.canvas.solid.size[0] / 2
     assert np.array_equal(window.selected(), ((means - center).norm(dim=1) <= radius).numpy())
     window.shoot("15-ball-moved")
+
+
+def test_a_phone_shows_the_picture_above_the_panel_and_is_tapped(open_window: Any, known: KnownScene) -> None:
+    """viser's panel covered 68 % of the width and 60 % of the height, and so the middle of the picture."""
+    window = open_window(390, 844, phone=True)
+    window.page.add_style_tag(content=".mantine-Notification-root {display: none}")  # viser's note lies over the canvas
+    sheet = window.page.get_by_role("tab", name="Select").locator("xpath=ancestor::div[contains(@style, 'fixed')]")
+    box = sheet.first.bounding_box()
+    assert box["width"] == 390 and box["height"] <= 0.41 * 844 and box["y"] + box["height"] == pytest.approx(844, abs=1)
+    places = {name: window.place_of(known.leaf(name)) for name in ("mushroom/cap", "snowman/belly")}
+    seen = {name: place for name, place in places.items() if 0 < place[0] < 390 and 0 < place[1] < box["y"]}
+    assert seen, places
+    for _ in range(2):
+        for name, place in seen.items():
+            window.gesture(lambda place=place: window.page.touchscreen.tap(*place))
+            assert np.array_equal(window.selected(), known.inside(known.leaf(name), 2))
+        window.gesture(lambda: window.served.act(window.served.session.clear))
+    window.shoot("24-phone")
+
+
+def errors_at(browser: Any, port: int, ready: Callable[[Any], object]) -> list[str]:
+    """What a page's console says is wrong until it is ready and has been drawn."""
+    page = browser.new_context().new_page()
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(address(port), timeout=PATIENCE * 1000)
+    ready(page)
+    page.evaluate(FRAMES, 5)
+    page.context.close()
+    return said
+
+
+def test_the_console_tells_of_nothing_but_visers_own_nan(launch: Callable[[], Any], viewer: Any) -> None:
+    """Its quad for splats has corners without a depth: a program of one splat and nothing else has that line, too."""
+    bare = viser.ViserServer(port=0, verbose=False)
+    point = {"centers": np.zeros((1, 3)), "covariances": 0.1 * np.eye(3)[None], "rgbs": np.ones((1, 3))}
+    bare.scene.add_gaussian_splats("/one", opacities=np.ones((1, 1)), **point)
+    browser = launch()
+    try:
+        for _ in range(2):
+            theirs = errors_at(browser, bare.get_port(), lambda page: page.wait_for_timeout(5000))
+            ours = errors_at(browser, viewer.port, lambda page: page.get_by_text("Keep as object").wait_for())
+            assert len(theirs) == 1 and "Computed radius is NaN" in theirs[0]
+            assert set(ours) <= set(theirs)
+    finally:
+        browser.close()
+        bare.stop()

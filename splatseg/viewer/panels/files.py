@@ -21,7 +21,7 @@ from splatseg.session.exports import (
 )
 from splatseg.viewer.actions import Actions
 from splatseg.viewer.events import pressed
-from splatseg.viewer.panels.lit import light
+from splatseg.viewer.panels.lit import add_button, light
 
 NONE_SAVED = "none saved"
 LARGEST_IMAGE = 8192  # pixels a side
@@ -56,17 +56,17 @@ class FilesPanel:
         }
         self._exports: dict[str, Any] = {}
         for label, export in exports.items():
-            button = self._exports[label] = gui.add_button(label)
+            button = self._exports[label] = add_button(gui, label)
             button.on_click(pressed(partial(self._press, label, export)))
         self._size = gui.add_vector2(
             "Image size", (0, 0), min=(0, 0), max=(LARGEST_IMAGE,) * 2, step=1, hint="Pixels; 0, 0: as the window is"
         )
         with gui.add_folder("Session"):
             self._session_name = gui.add_text("Name", "session 1")
-            save = gui.add_button("Save")
+            save = add_button(gui, "Save")
             save.on_click(pressed(lambda: window.act(partial(self._save, self._session_name.value))))
             self._saved = gui.add_dropdown("Saved", (NONE_SAVED,))
-            self._reopen = gui.add_button("Reopen", disabled=True)
+            self._reopen = add_button(gui, "Reopen", disabled=True)
             self._reopen.on_click(pressed(lambda: window.act(partial(session.reopen, self._saved.value))))
 
     def _press(self, label: str, export: Export) -> None:

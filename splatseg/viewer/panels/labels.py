@@ -9,7 +9,7 @@ from splatseg.session import Job, Session
 from splatseg.session.colors import Look
 from splatseg.viewer.actions import Actions
 from splatseg.viewer.events import in_order, pressed, put
-from splatseg.viewer.panels.lit import light
+from splatseg.viewer.panels.lit import add_button, light
 from splatseg.viewer.panels.sliders import show_end
 from splatseg.viewer.status import short
 
@@ -20,9 +20,7 @@ class LabelsPanel:
     def __init__(self, window: Actions) -> None:
         self._window = window
         self._gui = gui = window.client.gui
-        divide = gui.add_button(
-            "Divide the scene", color="green", hint="Label every Gaussian, at several nested levels"
-        )
+        divide = add_button(gui, "Divide the scene", hint="Label every Gaussian, at several nested levels")
         divide.on_click(pressed(lambda: window.start_job("dividing the scene", self._divide)))
         self._text = gui.add_markdown("")
         self._shown_text = ""
@@ -30,9 +28,9 @@ class LabelsPanel:
         self._level.on_update(in_order(self._level_moved))
         self._whole = gui.add_checkbox("Click picks whole labels", window.choices.whole_labels)
         self._whole.on_update(in_order(lambda event: setattr(window.choices, "whole_labels", event.target.value)))
-        self._merging = gui.add_button("Merge", disabled=True, hint="Two labels or more that are selected as a whole")
+        self._merging = add_button(gui, "Merge", disabled=True, hint="Two labels or more that are selected as a whole")
         self._merging.on_click(pressed(lambda: window.act(self._merge)))
-        self._splitting = gui.add_button("Split", disabled=True, hint="One label that is selected as a whole")
+        self._splitting = add_button(gui, "Split", disabled=True, hint="One label that is selected as a whole")
         self._splitting.on_click(pressed(lambda: window.start_job("splitting the label", self._split)))
 
     def _divide(self, job: Job) -> None:

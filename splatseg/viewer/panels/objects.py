@@ -11,7 +11,7 @@ from splatseg.session import SceneObject
 from splatseg.session.copies import LARGEST, SMALLEST
 from splatseg.viewer.actions import Actions
 from splatseg.viewer.events import in_order, pressed, put
-from splatseg.viewer.panels.lit import light
+from splatseg.viewer.panels.lit import add_button, light
 from splatseg.viewer.panels.search import SearchSection
 from splatseg.viewer.status import ONE_LINE, short, swatch
 
@@ -36,9 +36,9 @@ class ObjectRow:
             in_order(partial(self._changed, lambda value: window.session.recolor(key, value), f"color {key}"))
         )
         self._name = gui.add_text("Name", entry.name)
-        rename = gui.add_button("Rename")
+        rename = add_button(gui, "Rename")
         rename.on_click(pressed(lambda: window.act(partial(window.session.rename, key, self._name.value))))
-        copy = gui.add_button("Duplicate", hint="A copy to move, turn and scale")
+        copy = add_button(gui, "Duplicate", hint="A copy to move, turn and scale")
         copy.on_click(pressed(lambda: window.act(partial(self._duplicate, key))))
         self._scale = None if entry.placement is None else self._add_placing(entry)
 
@@ -110,7 +110,7 @@ class ObjectsPanel:
         gui = window.client.gui
         self._search = SearchSection(window)
         self._list = gui.add_html("")
-        self._everything = gui.add_button("Show all", disabled=True)
+        self._everything = add_button(gui, "Show all", disabled=True)
         self._everything.on_click(pressed(lambda: window.act(self._show_all)))
         self._folder = gui.add_folder(None)
         self._rows: dict[int, tuple[SceneObject, ObjectRow]] = {}

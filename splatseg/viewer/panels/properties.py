@@ -12,6 +12,7 @@ from splatseg.segment.properties import PROPERTIES, Histogram, Property
 from splatseg.session import Mode
 from splatseg.viewer.actions import Actions
 from splatseg.viewer.events import in_order, pressed, put
+from splatseg.viewer.panels.lit import add_button
 from splatseg.viewer.status import plain
 
 NONE = "choose one"
@@ -35,8 +36,8 @@ class PropertySection:
             self._color.on_update(
                 in_order(lambda event: window.act(self._measure, "near color") if event.client is not None else None)
             )
-            self._picking = gui.add_button(
-                "Pick from the picture", visible=False, hint="The next click tells the color"
+            self._picking = add_button(
+                gui, "Pick from the picture", visible=False, hint="The next click tells the color"
             )
             self._picking.on_click(pressed(lambda: window.act(self._pick)))
             self._chart = gui.add_html("")

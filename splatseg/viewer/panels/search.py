@@ -8,7 +8,7 @@ from typing import Any
 from splatseg.session.search import MOST, Found, search, select_found
 from splatseg.viewer.actions import Actions
 from splatseg.viewer.events import in_order, pressed
-from splatseg.viewer.panels.lit import light
+from splatseg.viewer.panels.lit import add_button, light
 from splatseg.viewer.status import short
 
 NONE_FOUND = "nothing found"
@@ -26,7 +26,7 @@ class SearchSection:
         )
         self._list = gui.add_dropdown("Found", (NONE_FOUND,), hint="Selected and looked at when chosen")
         self._list.on_update(in_order(self._chosen))
-        self._again = gui.add_button("Select and go there", disabled=True)
+        self._again = add_button(gui, "Select and go there", disabled=True)
         self._again.on_click(pressed(lambda: window.act(partial(self._go, self._list.value))))
         self._found: dict[str, Found] = {}
         self._listed: tuple[str, int] = ("", -1)

@@ -11,7 +11,7 @@ from splatseg.session import Mode, Pick, SceneObject
 from splatseg.viewer.actions import Actions
 from splatseg.viewer.events import in_order, pressed, put
 from splatseg.viewer.panels.gestures import GesturesSection
-from splatseg.viewer.panels.lit import add_buttons, light
+from splatseg.viewer.panels.lit import add_button, add_buttons, light
 from splatseg.viewer.panels.properties import PropertySection
 from splatseg.viewer.panels.sliders import show_end
 from splatseg.viewer.panels.tools import ToolsFolder
@@ -32,9 +32,8 @@ class SelectPanel:
             "Level", 1, 2, 1, 1, disabled=True, hint="From the part that was clicked to the group it belongs to"
         )
         self._level.on_update(in_order(self._level_moved))
-        hint = "The smallest level, the next one, the largest"
         takes = {name: partial(window.act, partial(self._take, name)) for name in LEVELS}
-        self._named = add_buttons(self._gui, takes, hint=hint)
+        self._named = add_buttons(self._gui, takes)
         self._threshold = self._gui.add_slider(
             "Threshold", -1.0, 1.0, STEP, 0.5, disabled=True, hint="Select what looks at least this similar"
         )
@@ -64,11 +63,11 @@ class SelectPanel:
     def _add_keeping(self) -> None:
         window = self._window
         self._name = self._gui.add_text("Name", "object 1")
-        keep = self._gui.add_button(
-            "Keep as object", color="green", hint="Name the selection and list it under Objects", disabled=True
+        keep = add_button(
+            self._gui, "Keep as object", hint="Name the selection and list it under Objects", disabled=True
         )
         keep.on_click(pressed(self._keep))
-        hide = self._gui.add_button("Hide selection", hint="Objects shows it again", disabled=True)
+        hide = add_button(self._gui, "Hide selection", color="gray", hint="Objects shows it again", disabled=True)
         hide.on_click(pressed(lambda: window.act(self._hide)))
         self._acting = (keep, hide)  # lit while something is selected
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from splatseg.session import Job
@@ -10,17 +11,27 @@ from splatseg.viewer.events import pressed
 from splatseg.viewer.page import page_html
 from splatseg.viewer.panels.files import FilesPanel
 from splatseg.viewer.panels.labels import LabelsPanel
+from splatseg.viewer.panels.lit import add_button
 from splatseg.viewer.panels.objects import ObjectsPanel
 from splatseg.viewer.panels.photo import PhotoPanel
 from splatseg.viewer.panels.select import SelectPanel
 from splatseg.viewer.panels.view import ViewPanel
+from splatseg.viewer.seen import Fetches, SeenTabs
 from splatseg.viewer.status import Kind, facts, status_html
+
+KINDS: dict[str, Callable[[Actions], Any]] = {
+    "Select": SelectPanel,
+    "Objects": ObjectsPanel,
+    "Labels": LabelsPanel,
+    "View": ViewPanel,
+    "Files": FilesPanel,
+}
 
 
 class Panels:
     """Everything of a window that is not the splat. :meth:`sync` shows the session's state in the widgets."""
 
-    def __init__(self, window: Actions) -> None:
+    def __init__(self, window: Actions, fetches: Fetches) -> None:
         self._window = window
         self._gui = gui = window.client.gui
         self._message: tuple[str, Kind] = ("", "note")
@@ -32,22 +43,42 @@ class Panels:
         self._status = gui.add_html("")
         # In their places always: what came and went would move everything below it under the pointer.
         self._progress = gui.add_progress_bar(0)
-        self._cancel = gui.add_button("Cancel", disabled=True, color="gray", hint="Stop what is running")
+        self._cancel = add_button(gui, "Cancel", disabled=True, color="gray", hint="Stop what is running")
         self._cancel.on_click(pressed(window.cancel))
-        tabs = gui.add_tab_group()
-        kinds = (
-            ("Select", SelectPanel),
-            ("Objects", ObjectsPanel),
-            ("Labels", LabelsPanel),
-            ("View", ViewPanel),
-            ("Files", FilesPanel),
-        )
-        self._tabs: list[Any] = []
-        for label, kind in kinds:
-            with tabs.add_tab(label):
-                self._tabs.append(kind(window))
-        self._view: ViewPanel = next(tab for tab in self._tabs if isinstance(tab, ViewPanel))
+        self._complete = self._shown = False  # whether all tabs are there, and whether one was seen
+        self._seen = SeenTabs(gui, fetches, self._opened)
+        self._group = gui.add_tab_group()
+        panels = {label: self._add_tab(label) for label in sorted(KINDS, key=lambda label: label != window.choices.tab)}
+        self._tabs = [panels[label] for label in KINDS]
+        self._view: ViewPanel = panels["View"]
         self.photo = PhotoPanel(window)
+        self._complete = True
+        if self._shown:
+            window.post(self._put_in_order)
+
+    def _add_tab(self, label: str) -> Any:
+        with self._group.add_tab(label):
+            self._seen.add(label)
+            return KINDS[label](self._window)
+
+    def _opened(self, label: str) -> None:
+        """That tab is open now; called in the event loop."""
+        self._window.choices.tab = label
+        self._shown = True
+        if self._complete:
+            self._window.post(self._put_in_order)
+
+    def _put_in_order(self) -> None:
+        """viser opens the first tab that a group is given; when that is seen, all take their places."""
+        order, tabs = list(KINDS), self._group._tab_handles
+        if [tab._label for tab in tabs] != order:
+            with self._window.client.atomic():
+                tabs.sort(key=lambda tab: order.index(tab._label))
+                self._group._rebuild_tab_props()
+
+    def close(self) -> None:
+        """The browser is gone."""
+        self._seen.close()
 
     def show_legend(self) -> None:
         """The key of the colors, where nothing else has changed."""

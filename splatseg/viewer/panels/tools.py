@@ -11,7 +11,7 @@ from splatseg.session import Job
 from splatseg.session.tool_steps import By
 from splatseg.viewer.actions import Actions
 from splatseg.viewer.events import pressed
-from splatseg.viewer.panels.lit import light
+from splatseg.viewer.panels.lit import add_button, light
 
 BY_NAMES: dict[str, By] = {"what touches": "space", "what is similar": "feature"}
 
@@ -33,13 +33,13 @@ class ToolsFolder:
                 "Keep largest piece": lambda by, job: session.keep_connected("largest", job),
             }
             for label, way in ways.items():
-                button = gui.add_button(label, disabled=True)
+                button = add_button(gui, label, disabled=True)
                 button.on_click(pressed(partial(self._press, way)))
                 self._acting.append(button)
         with gui.add_folder("Clean", expand_by_default=False):
-            find = gui.add_button("Find floaters", hint="Show in red what hangs in the air")
+            find = add_button(gui, "Find floaters", hint="Show in red what hangs in the air")
             find.on_click(pressed(lambda: window.start_job("looking for floaters", self._find)))
-            self._removing = gui.add_button("Remove floaters", hint="Objects brings them back", disabled=True)
+            self._removing = add_button(gui, "Remove floaters", hint="Objects brings them back", disabled=True)
             self._removing.on_click(pressed(lambda: window.act(self._remove)))
 
     def _press(self, way: Callable[[By, Any], object]) -> None:

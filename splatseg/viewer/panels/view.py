@@ -77,6 +77,10 @@ class ViewPanel:
                 "View-dependent colors", window.choices.view_dependent, hint="Gloss, for where the camera comes to rest"
             )
             gloss.on_update(in_order(lambda event: window.act(partial(window.set_view_dependent, event.target.value))))
+        self._hover = gui.add_checkbox(
+            "Outline under the pointer", window.hovering, hint="What a click there would take"
+        )
+        self._hover.on_update(in_order(self._hover_chosen))
         dark = gui.add_checkbox("Dark", window.choices.dark)
         dark.on_update(in_order(lambda event: self._theme(event.target.value)))
         self._theme(window.choices.dark)
@@ -85,6 +89,10 @@ class ViewPanel:
         if event.client is not None and event.target.value in self._limits:
             limit = self._limits[event.target.value]
             self._window.act(partial(self._window.draw_at_most, limit), "draw at most")
+
+    def _hover_chosen(self, event: Any) -> None:
+        if event.client is not None:
+            self._window.act(partial(self._window.outline_hovered, event.target.value), "hovering")
 
     def _follow(self, on: bool) -> None:
         self._window.choices.follow = on
@@ -111,6 +119,7 @@ class ViewPanel:
 
     def sync(self) -> None:
         put(self._window, self._mode, _name(self._window.look), "look mode")  # drawn, which may not be as asked for
+        put(self._window, self._hover, self._window.hovering, "hovering")
         self.show_legend()
 
     def show_legend(self) -> None:
