@@ -91,6 +91,10 @@ class Plain:
     def shown(self, sets: sparse.csr_matrix | None = None) -> NDArray[np.float64]:
         return self.overlaps(self.masks if sets is None else sets.toarray())[1]
 
+    def masked(self, sets: sparse.csr_matrix) -> NDArray[np.float64]:
+        held = np.stack([self.masks[:, self.view == v].any(axis=1) for v in range(self.seen.shape[1])], axis=1)
+        return (self.weights[:, None] * sets.toarray()).T @ held
+
     def agreed(self, owner: NDArray[np.int64], sets: sparse.csr_matrix) -> NDArray[np.float64]:
         agreeing = np.zeros(self.seen.shape, bool)
         for mask in np.flatnonzero(owner >= 0):
@@ -225,6 +229,8 @@ def test_tables_are_those_of_plain_tables(pools: list[PixelPool], gather: Gather
     assert np.allclose(found.agreement(0.5).toarray(), plain.agreement(0.5).toarray(), rtol=2e-5, atol=0)
     assert np.allclose(found.shown(sets), plain.shown(sets), rtol=2e-5, atol=1e-7)
     assert np.allclose(found.shown(), plain.shown(), rtol=2e-5, atol=1e-7)
+    assert np.allclose(found.masked(sets), plain.masked(sets), rtol=2e-5, atol=1e-7)
+    assert (found.masked(sets) < 0.9 * found.shown(sets)).any(), "not all that is seen lies in masks"
     assert np.allclose(found.agreed(owner, sets), plain.agreed(owner, sets), rtol=1e-6, atol=0)
     for mine, theirs in zip(found.matches(sets, 0.1), plain.matches(sets, 0.1), strict=True):
         mine, theirs = (one.toarray() if sparse.issparse(one) else one for one in (mine, theirs))
@@ -238,6 +244,7 @@ def test_no_segment_yet(pools: list[PixelPool], gather: Gather, device: torch.de
     assert not found.agreed(np.full(len(found.view), -1), nothing).any()
     overlap, shown = found.matches(nothing, 0.6)
     assert overlap.nnz == 0 and overlap.shape == (len(found.view), 0) and shown.shape == (0, len(pools))
+    assert found.masked(nothing).shape == (0, len(pools))
 
 
 def test_views_without_masks_still_see(gather: Gather, device: torch.device) -> None:
@@ -250,6 +257,8 @@ def test_views_without_masks_still_see(gather: Gather, device: torch.device) -> 
     assert np.array_equal(found.view, plain.view) and 1 not in found.view
     everything = sparse.csr_matrix(np.ones((COUNT, 1), np.float32))
     assert np.allclose(found.matches(everything, 0.5)[1], plain.matches(everything, 0.5)[1], rtol=2e-5)
+    assert np.allclose(found.masked(everything), plain.masked(everything), rtol=2e-5)
+    assert found.masked(everything)[0, 1] == 0 < found.shown(everything)[0, 1]
 
 
 def test_bfloat16_terms_sum_to_the_weights_exactly() -> None:

@@ -23,7 +23,6 @@ from splatseg.ops.mask_products import MaskEvidence, gather
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
-LOOSEST = 0.5  # overlap below which masks of two views are never one thing, however small: half of each is another
 ROUNDING = 2e-5  # of overlaps, which are ratios of float32 sums
 ENOUGH = 0.3  # of what the best view shows of a segment: a view that shows less can neither confirm nor refute it
 
@@ -40,12 +39,14 @@ class MaskClusteringConfig:
         late_iou: ... from which masks do that have then found no segment: small parts, which overlap less for the same
             error at their border. ``seed_iou`` turns it off.
         min_iou: overlap from which a mask counts as one of a segment's.
-        border_slack: where masks' borders lie so far off that small ones of one thing overlap by less than ``late_iou``
-            or ``min_iou``, such an overlap suffices: what is expected of their size at so many times the border error
-            that the masks show (:func:`border_error`). 0 turns it off.
+        faint_iou: thin or small things overlap by less still where borders lie off. Masks that overlap by this much and
+            match no other mask of each other's view better found a segment where twice as many views agree. What such
+            a mask then joins may overlap it by as little as these do (:func:`usual_overlap`). ``late_iou`` turns it
+            off.
         min_views: a segment that fewer views show is dropped; where only few views see a third of it, one that fewer
             than half of them show, or a single one.
-        min_share: ... and one that is shown in less than this share of the views that see a third of it.
+        min_share: ... and one that is shown in less than this share of the views that see a third of it and have masks
+            on most of that: a view that has none there neither confirms nor refutes it.
         duplicate_iou: overlap from which two segments are one.
         min_weight: a view sees a Gaussian whose blending weights sum to more in its pool.
         nesting: a segment takes over the Gaussians of another that lies in it by more than this share; 1 turns it off.
@@ -61,7 +62,7 @@ class MaskClusteringConfig:
     seed_iou: float = 0.85
     late_iou: float = 0.7
     min_iou: float = 0.6
-    border_slack: float = 1.5
+    faint_iou: float = 0.25
     min_views: int = 3
     min_share: float = 0.15
     duplicate_iou: float = 0.9
@@ -80,6 +81,10 @@ class MaskClusteringConfig:
         if self.late_iou > self.seed_iou:
             raise SplatsegError(
                 f"mask_clustering.late_iou: expected at most seed_iou={self.seed_iou}, found {self.late_iou}"
+            )
+        if not 0 < self.faint_iou <= self.late_iou:
+            raise SplatsegError(
+                f"mask_clustering.faint_iou: expected in (0, late_iou={self.late_iou}], found {self.faint_iou}"
             )
         for name in ("min_share", "rest"):
             if not 0 <= getattr(self, name) <= 1:
@@ -111,20 +116,18 @@ def find_segments(
     if count > config.max_gaussians:
         chosen = np.random.default_rng(seed).choice(count, config.max_gaussians, replace=False)
         compared = evidence.rows(np.sort(chosen))
-    agreement, shown = compared.agreement(min(config.late_iou, LOOSEST)), compared.shown()
+    agreement, shown = compared.agreement(config.faint_iou), compared.shown()
     needed = config.needed(_could(shown))
-    size = shown[np.arange(len(shown)), compared.view]
-    overlap = expected_overlap(size, config.border_slack * border_error(agreement, size))
-    founding = np.minimum(config.late_iou, np.minimum(overlap[agreement.row], overlap[agreement.col]))
-    joining = np.minimum(config.min_iou, overlap)
+    mutual = mutual_best(agreement, compared.view)
+    usual = usual_overlap(agreement, mutual, needed)
+    faint = np.where(mutual, np.float32(config.faint_iou), np.float32(np.inf))
     owner = np.full(len(compared.view), -1, np.int64)
-    stages = [(config.seed_iou, needed), (config.late_iou, needed)]
-    if config.border_slack:  # the less two masks overlap, the more of them must
-        stages.append((founding, 2 * needed))
+    stages: list[tuple[float | Floats, Ints]] = [(config.seed_iou, needed), (config.late_iou, needed)]
+    stages.append((faint, 2 * needed))  # the less two masks overlap, the more of them must
     for iou, members in stages:
         owner = _group(agreement, owner, iou, members)
         for _ in range(config.rounds):
-            owner = _hand_out(compared, owner, joining, config)
+            owner = _hand_out(compared, owner, usual, config)
     inside = evidence.vote(owner)
     if config.nesting < 1:
         inside = _nest(inside, evidence.mutual(inside), config.nesting)
@@ -140,37 +143,41 @@ def find_segments(
     return Segments(inside.astype(bool), evidence.weights, views, could, agreed, covered)
 
 
+def _sees(shown: Floats) -> NDArray[np.bool_]:
+    """(s, views) whether a view sees more than :data:`ENOUGH` of what the best one does, by the weight each sees."""
+    return np.asarray(shown > ENOUGH * shown.max(axis=1, initial=0, keepdims=True))
+
+
 def _could(shown: Floats) -> Ints:
-    """(s,) views that see more than :data:`ENOUGH` of what the best one sees, by the weight (s, views) each does."""
-    return (shown > ENOUGH * shown.max(axis=1, initial=0, keepdims=True)).sum(axis=1)
+    """(s,) views that see enough of each set to have a mask of it, by the weight (s, views) that each sees."""
+    return _sees(shown).sum(axis=1)
 
 
-def border_error(agreement: sparse.coo_matrix, size: Floats) -> float:
-    """How far masks of the same thing lie off one another at their borders, in pixels of the pools or so.
-
-    Two masks of area a whose borders, of length c sqrt(a), lie e apart on average differ in c e sqrt(a) / 2 more or
-    less than each has alone: (1 - IoU) / (1 + IoU) = (c / 4) e / sqrt(a). Of the masks that are each other's best match
-    in any view, which are mostly of one thing, the median of that times sqrt(a).
+def mutual_best(agreement: sparse.coo_matrix, view: Ints) -> NDArray[np.bool_]:
+    """Of each entry whether the two masks overlap no other mask of each other's view more.
 
     Args:
-        agreement: (m, m) overlap of masks of different views, from some least on.
-        size: (m,) weight of each.
+        agreement: (m, m) symmetric overlap of masks of different views, from some least on.
+        view: (m,) of each mask.
     """
     a = agreement
-    best = np.zeros(len(size), np.float32)
-    np.maximum.at(best, a.row, a.data)
-    mutual = (a.data >= best[a.row]) & (a.data >= best[a.col])
-    if not mutual.any():
-        return 0.0
-    least = np.minimum(size[a.row[mutual]], size[a.col[mutual]])
-    return float(np.median((1 - a.data[mutual]) / (1 + a.data[mutual]) * np.sqrt(least)))
+    best = np.zeros((len(view), int(view.max(initial=-1)) + 1), np.float32)
+    np.maximum.at(best, (a.row, view[a.col]), a.data)
+    least = a.data + ROUNDING
+    return np.asarray((least >= best[a.row, view[a.col]]) & (least >= best[a.col, view[a.row]]))
 
 
-def expected_overlap(size: Floats, error: float) -> Floats:
-    """(m,) overlap of two masks of areas ``size`` whose borders lie ``error`` apart (:func:`border_error`), at least
-    :data:`LOOSEST`: what overlaps less is more likely another thing."""
-    off = np.minimum(error / np.sqrt(np.maximum(size, 1e-9)), 1)
-    return np.maximum((1 - off) / (1 + off), LOOSEST)
+def usual_overlap(agreement: sparse.coo_matrix, mutual: NDArray[np.bool_], needed: Ints) -> Floats:
+    """(m,) what a mask and its match in another view usually overlap by: the median over views where each is the
+    other's best (``mutual``, of the entries of ``agreement``); 1 where those are fewer than ``needed`` (m,).
+
+    How far borders lie off shows here mask by mask, whatever its size and shape: those of a handle a few pixels thin
+    overlap by a third where those of the door around it overlap by nine tenths.
+    """
+    row = agreement.row[mutual].astype(np.int64)
+    usual = _medians(agreement.data[mutual], row, len(needed))
+    usual[np.bincount(row, minlength=len(needed)) < needed] = 1
+    return usual
 
 
 def _group(agreement: sparse.coo_matrix, owner: Ints, iou: float | Floats, needed: Ints) -> Ints:
@@ -197,27 +204,44 @@ def _group(agreement: sparse.coo_matrix, owner: Ints, iou: float | Floats, neede
     return owner
 
 
-def _hand_out(evidence: MaskEvidence, owner: Ints, joining: Floats, config: MaskClusteringConfig) -> Ints:
-    """Every mask to the segment it overlaps most, by its own ``joining`` (m,) at least, after dropping duplicates;
-    segments with too few views end."""
+def _hand_out(evidence: MaskEvidence, owner: Ints, usual: Floats, config: MaskClusteringConfig) -> Ints:
+    """Every mask to the segment it overlaps most, after dropping duplicates; segments with too few views end.
+
+    By ``min_iou`` at least, or, where that is less, by what is usual: the mean of that for the mask and for those of
+    the segment (``usual`` (m,)).
+    """
     sets = evidence.vote(owner)
-    sets = sets[:, _distinct(evidence.mutual(sets), np.bincount(owner[owner >= 0]), config.duplicate_iou)]
-    overlap, shown = evidence.matches(sets, float(joining.min(initial=1)))
-    could = _could(shown)
-    needed = config.needed(could)
-    best = _best_column(overlap, joining)
+    distinct = _distinct(evidence.mutual(sets), np.bincount(owner[owner >= 0]), config.duplicate_iou)
+    sets, of_set = sets[:, distinct], _medians(usual, owner, sets.shape[1])[distinct]
+    overlap, shown = evidence.matches(sets, float(min(config.min_iou, of_set.min(initial=1))))
+    least = np.minimum(config.min_iou, (usual[overlap.row] + of_set[overlap.col]) / 2)
+    sees = _sees(shown)
+    told = (sees & (evidence.masked(sets) > 0.5 * shown)).sum(axis=1)
+    best = _best_column(overlap, least)
     views = _distinct_views(best, evidence.view, sets.shape[1])
-    kept = views >= np.maximum(needed, config.min_share * could)
+    kept = views >= np.maximum(config.needed(sees.sum(axis=1)), config.min_share * told)
     number = np.append(np.where(kept, np.cumsum(kept) - 1, -1), -1)  # at the end that of no segment
     return number[best]
 
 
+def _medians(values: Floats, group: Ints, count: int) -> Floats:
+    """(count,) the median of the ``values`` of each ``group`` 0..count-1, the upper one of two; 1 of none."""
+    used = group >= 0
+    values, group = values[used], group[used]
+    ordered = values[np.lexsort((values, group))]
+    size = np.bincount(group, minlength=count)
+    medians = np.ones(count, np.float32)
+    medians[size > 0] = ordered[(np.cumsum(size) - size + size // 2)[size > 0]]
+    return medians
+
+
 def _best_column(overlap: sparse.coo_matrix, least: Floats) -> Ints:
-    """(m,) column of the largest entry of each row, of ``least`` (m,) at least, -1 where there is none; the last of
-    equal ones, and what rounding alone makes unequal counts as equal: devices add up in different orders."""
+    """(m,) column of the largest entry of each row, -1 where that is below what it must be at ``least`` (of each
+    entry); the last of equal ones, and what rounding alone makes unequal counts as equal: devices add up in different
+    orders."""
     top = np.zeros(overlap.shape[0], np.float32)
     np.maximum.at(top, overlap.row, overlap.data)
-    chosen = (overlap.data >= least[overlap.row] - ROUNDING) & (overlap.data >= top[overlap.row] - ROUNDING)
+    chosen = (overlap.data >= least - ROUNDING) & (overlap.data >= top[overlap.row] - ROUNDING)
     best = np.full(overlap.shape[0], -1, np.int64)
     np.maximum.at(best, overlap.row[chosen], overlap.col[chosen])
     return best

@@ -64,6 +64,10 @@ class MaskEvidence(Protocol):
         """(s, views) weight that each view sees of each set; of the masks where none are given."""
         ...
 
+    def masked(self, sets: sparse.csr_matrix) -> Floats:
+        """(s, views) weight of each set that lies in any mask of each view."""
+        ...
+
     def agreed(self, owner: Ints, sets: sparse.csr_matrix) -> Floats:
         """(n,) share of the views that see a Gaussian in which a mask holds it whose set (``owner``, -1 for none) does,
         too; 0 where no view sees it."""
@@ -184,6 +188,9 @@ class BlockedEvidence(EvidenceRows):
     def shown(self, sets: sparse.csr_matrix | None = None) -> Floats:
         return self._shown(self.masks if sets is None else Rows.from_scipy(sets, self.mean.device)).cpu().numpy()
 
+    def masked(self, sets: sparse.csr_matrix) -> Floats:
+        return self._shown(Rows.from_scipy(sets, self.mean.device), self.in_views).cpu().numpy()
+
     def agreed(self, owner: Ints, sets: sparse.csr_matrix) -> Floats:
         of_mask, chosen = torch.from_numpy(owner).to(self.mean.device), Rows.from_scipy(sets, self.mean.device)
         views, shares = self.seen.width, []
@@ -205,9 +212,10 @@ class BlockedEvidence(EvidenceRows):
         of_entry = torch.repeat_interleave(self.mean.double(), self.masks.offsets.diff())
         return own.index_add_(0, self.masks.columns.long(), of_entry).float()
 
-    def _shown(self, sets: Rows) -> Tensor:
-        """(s, views) float32 weight that each view sees of each set."""
-        views = Rows(self.seen.offsets, self.seen.columns, self.seen.width)
+    def _shown(self, sets: Rows, views: Rows | None = None) -> Tensor:
+        """(s, views) float32 weight that each set has in each of ``views``; in what each sees where none are given."""
+        if views is None:
+            views = Rows(self.seen.offsets, self.seen.columns, self.seen.width)
         blocks = [shared for _, shared in self._products(sets, views)]
         return torch.cat(blocks) if blocks else self.mean.new_zeros(0, views.width)
 

@@ -56,6 +56,17 @@ class EvidenceRows:
     def weights(self) -> Floats:
         return self.mean.cpu().numpy()
 
+    @cached_property
+    def in_views(self) -> Rows:
+        """(n, views) 0/1 whether any mask of a view holds the Gaussian."""
+        masks = self.masks
+        view = self.mask_view.int()[masks.columns.long()]  # ascending within a row, as masks are numbered by view
+        first = torch.ones(len(view), dtype=torch.bool, device=view.device)
+        first[1:] = view[1:] != view[:-1]
+        first[masks.offsets[:-1][masks.offsets.diff() > 0]] = True
+        counted = torch.cat([first.new_zeros(1, dtype=torch.int64), first.cumsum(0)])
+        return Rows(counted[masks.offsets], view[first], self.seen.width)
+
     def rows(self, index: Ints) -> Self:
         chosen = torch.from_numpy(index).to(self.mean.device)
         return type(self)(self.masks.select(chosen), self.seen.select(chosen), self.mask_view, self.mean[chosen])
@@ -146,6 +157,9 @@ class RowEvidence(EvidenceRows):
 
     def shown(self, sets: sparse.csr_matrix | None = None) -> Floats:
         return (self._mask_shown if sets is None else self._shown(_transposed(_rows(sets)))).numpy()
+
+    def masked(self, sets: sparse.csr_matrix) -> Floats:
+        return self._shared(_transposed(_rows(sets)), self.in_views).numpy()
 
     def agreed(self, owner: Ints, sets: sparse.csr_matrix) -> Floats:
         chosen = _rows(sets)

@@ -131,6 +131,13 @@ class SparseEvidence:
         weighted = sparse.diags(self.weights) @ (self.masks if sets is None else sets)
         return np.asarray((weighted.T @ (self.seen > 0).astype(np.float32)).toarray(), np.float32)
 
+    def masked(self, sets: sparse.csr_matrix) -> Floats:
+        m = len(self.view)
+        by_view = sparse.csr_matrix((np.ones(m, np.float32), self.view, np.arange(m + 1)), (m, self.seen.shape[1]))
+        held = self.masks.astype(np.float32) @ by_view
+        held.data[:] = 1
+        return np.asarray(((sparse.diags(self.weights) @ sets).T @ held).toarray(), np.float32)
+
     def agreed(self, owner: Ints, sets: sparse.csr_matrix) -> Floats:
         count, views = self.seen.shape
         agreeing = np.zeros(count, np.int64)
