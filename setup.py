@@ -173,7 +173,7 @@ setup(
         "pillow>=10.1,<14",
     ],
     extras_require={
-        "viewer": ["viser>=1.1,<1.3"],
+        "viewer": ["viser>=1.1,<1.2"],
         "formats": ["gaussforge>=0.6.0,<0.6.1"],  # splatseg/io/splats.py puts right what this one does wrong
         "sam": ["segment-anything>=1.0,<2"],
         "sam2": ["sam2>=1.1,<2"],

@@ -134,6 +134,8 @@ def test_nothing_to_settle() -> None:
     rough = column(ragged(depth, 0))
     assert (settle(rough, gaussians, weights, BorderConfig(rounds=0)) != rough).nnz == 0
     assert (settle(rough, gaussians, np.zeros(COUNT, np.float32)) != rough).nnz == 0
+    assert (settle(rough, gaussians, weights, BorderConfig(max_gaussians=COUNT - 1)) != rough).nnz == 0
+    assert (settle(rough, gaussians, weights, BorderConfig(max_gaussians=COUNT)) != rough).nnz > 0
     assert settle(rough[:, :0], gaussians, weights).shape == (COUNT, 0)
 
 

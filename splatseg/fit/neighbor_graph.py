@@ -15,10 +15,14 @@ Ints = NDArray[np.int64]
 
 def neighbor_edges(means: Doubles, neighbors: int) -> Ints:
     """(e, 2) pairs a < b of Gaussians of which one is among the nearest of the other."""
-    count = min(neighbors + 1, len(means))
-    ids = nearest(means, count=count)[0]
-    pairs = np.stack([np.repeat(np.arange(len(means)), count), ids.ravel()], axis=1)
-    return distinct_pairs(np.sort(pairs, axis=1), len(means))
+    ids = nearest(means, count=min(neighbors + 1, len(means)))[0]
+    return edges_of(ids, np.arange(len(means)), len(means))
+
+
+def edges_of(ids: NDArray[np.int32], rows: Ints, count: int) -> Ints:
+    """(e, 2) pairs a < b of each of ``rows`` (k,) and the Gaussians ``ids`` (k, near) beside it, ``count`` in all."""
+    pairs = np.stack([np.repeat(rows, ids.shape[1]), ids.ravel()], axis=1)
+    return distinct_pairs(np.sort(pairs, axis=1), count)
 
 
 def distinct_pairs(pairs: Ints, count: int) -> Ints:
@@ -29,28 +33,30 @@ def distinct_pairs(pairs: Ints, count: int) -> Ints:
 
 
 def appearance(gaussians: Gaussians, edges: Ints, place: float) -> Doubles:
-    """(m, 12) color, normal (as the matrix n n^T, which has no sign) and place, in units of neighbors' differences.
+    """(m, 12) color, normal (as the matrix n n^T, which has no sign) and place, in units of neighbors' differences."""
+    means = gaussians.means.detach().cpu().numpy().astype(np.float64)
+    extent = np.percentile(means, 90, axis=0) - np.percentile(means, 10, axis=0)
+    parts = [block / unit for block, unit in zip(looks(gaussians), usual_differences(gaussians, edges), strict=True)]
+    within = np.clip(means - np.median(means, axis=0), -2 * extent, 2 * extent)
+    return np.concatenate([*parts, place * within / max(float(extent.max()), 1e-12)], axis=1)
 
-    A normal is the shortest axis, and counts as far as the Gaussian is flat.
-    """
+
+def looks(gaussians: Gaussians) -> tuple[Doubles, Doubles]:
+    """(m, 3) color and (m, 6) normal, the shortest axis, which counts as far as the Gaussian is flat."""
     scales, axes = np.sort(gaussians.scales.detach().cpu().numpy(), axis=1), _shortest_axes(gaussians)
     flat = 1 - scales[:, 0] / np.maximum(scales[:, 1], 1e-12)
     upper = np.triu_indices(3)
     normal = (axes[:, :, None] * axes[:, None, :])[:, upper[0], upper[1]] * flat[:, None]
     normal[:, [1, 2, 4]] *= 2**0.5
-    color = gaussians.base_colors.detach().cpu().numpy().astype(np.float64)
-    means = gaussians.means.detach().cpu().numpy().astype(np.float64)
-    extent = np.percentile(means, 90, axis=0) - np.percentile(means, 10, axis=0)
-    parts = [block / max(_typical(block, edges), 1e-6) for block in (color, normal)]
-    return np.concatenate(
-        [
-            *parts,
-            place
-            * np.clip(means - np.median(means, axis=0), -2 * extent, 2 * extent)
-            / max(float(extent.max()), 1e-12),
-        ],
-        axis=1,
-    )
+    return gaussians.base_colors.detach().cpu().numpy().astype(np.float64), normal
+
+
+def usual_differences(gaussians: Gaussians, edges: Ints) -> tuple[float, float]:
+    """What neighbors, pairs (e, 2) of Gaussians, usually differ by in each of :func:`looks`, above 0."""
+    ends, places = np.unique(edges, return_inverse=True)
+    places = places.reshape(edges.shape)
+    color, normal = (_typical(block, places) for block in looks(gaussians.select(torch.from_numpy(ends))))
+    return max(color, 1e-6), max(normal, 1e-6)
 
 
 def _typical(block: Doubles, edges: Ints) -> float:
