@@ -39,8 +39,8 @@ class BorderConfig:
         contrast: difference from which two neighbors are told apart, in units of what neighbors usually differ by.
         hops: along the graph of neighbors, from a border to what it may take in or lose.
         neighbors: of each Gaussian in the graph.
-        max_gaussians: a splat with more keeps its borders: 12 processor seconds and 0.7 GB a million are much beside the
-            rest of the features.
+        max_gaussians: a splat with more keeps its borders: 12 processor seconds and 0.7 GB a million are much beside
+            the rest of the features.
     """
 
     rounds: int = 10
@@ -140,7 +140,7 @@ def around(ids: NDArray[np.int32], start: NDArray[np.bool_], hops: int) -> Ints:
     """The Gaussians, ascending, up to ``hops`` from those where ``start`` (m,), from either end of an edge."""
     near = start.copy()
     for _ in range(hops):
-        wider = near[ids].any(axis=1)
+        wider = np.asarray(near[ids].any(axis=1))
         wider[ids[near]] = True
         near |= wider
     return np.flatnonzero(near)
