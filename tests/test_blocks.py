@@ -25,6 +25,7 @@ from splatseg.evaluate.labels3d import load_points
 from splatseg.fit.blocks import fit_block, join_block, merged, plan_blocks, scene_shell
 from splatseg.fit.blocks import job as block_job
 from splatseg.fit.blocks import plan as block_plan
+from splatseg.fit.blocks.borders import border_settings
 from splatseg.fit.blocks.cuts import cut
 from splatseg.fit.blocks.fit import block_limit, own_limit
 from splatseg.fit.blocks.job import block_count
@@ -492,3 +493,11 @@ def test_auto_takes_the_fewest_blocks_that_memory_allows(tmp_path: Path, monkeyp
     assert block_count(run, config, size, True) == 2
     run.mark_done("geometry", "of one block")
     assert block_count(run, config, size, True) == 1
+
+
+def test_borders_go_on_slowly() -> None:
+    """What stands at a border is nearly right: the rates of short fits would shake it, lower ones of a user stay."""
+    settings = border_settings(dataclasses.replace(GeometryConfig(), lr_quats=1e-5), 30)
+    assert settings.steps == 30 and settings.strategy == "default"
+    assert (settings.lr_means, settings.lr_means_final) == (pytest.approx(1.6e-5), 1.6e-6)
+    assert (settings.lr_scales, settings.lr_sh0, settings.lr_quats) == (5e-3, 2.5e-3, 1e-5)

@@ -20,6 +20,7 @@ from splatseg.core.gaussians import Gaussians
 from splatseg.core.scene import Points, Scene, View
 from splatseg.fit.geometry import GeometryConfig, fit_geometry, gaussians_from_points, psnr
 from splatseg.fit.geometry import photos as photos_module
+from splatseg.fit.geometry.config import PUBLISHED_RATES
 from splatseg.fit.geometry.fit import view_of_step
 from splatseg.fit.geometry.photos import PhotoCache, halved
 from splatseg.fit.geometry.state import Seen, default_strategy, pull_of
@@ -111,6 +112,25 @@ def test_fit_learns_and_keeps_the_bound(scene: Scene) -> None:
     assert psnr(gaussians, scene.views[:2]) > before + 5
     assert [entry["step"] for entry in logged] == [250, 500]
     torch.testing.assert_close(gaussians.quats.norm(dim=1), torch.ones(len(gaussians)))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_rates_of_short_fits_get_further(scene: Scene, seed: int) -> None:
+    """With the published rates, which are for 30,000 steps, a short fit stops on the way."""
+    train, held_out = replace(scene, views=scene.views[2:]), scene.views[:2]
+    config = replace(GeometryConfig(), start="sparse", steps=150, sh_degree=1, max_gaussians=400, seed=seed)
+    slow = psnr(fit_geometry(train, replace(config, **PUBLISHED_RATES)), held_out)
+    assert psnr(fit_geometry(train, config), held_out) > slow + 1
+
+
+def test_rates_belong_to_the_steps_of_a_preset() -> None:
+    published = {"lr_means": 1.6e-4, "lr_means_final": 1.6e-6, "lr_scales": 5e-3, "lr_quats": 1e-3}
+    published |= {"lr_opacities": 5e-2, "lr_sh0": 2.5e-3, "lr_sh_rest": 1.25e-4}
+    quality, short = GeometryConfig.preset("quality"), GeometryConfig.preset("default")
+    assert {name: getattr(quality, name) for name in PUBLISHED_RATES} == published
+    for name, rate in published.items():
+        assert getattr(short, name) >= rate
+        assert getattr(GeometryConfig.preset("fast"), name) == getattr(short, name)
 
 
 def test_resumed_fit_equals_uninterrupted(scene: Scene) -> None:

@@ -339,7 +339,7 @@ def test_other_settings_in_a_rank(launcher: RankLauncher, capture: Path, tmp_pat
     for _ in range(2):
         other = words(capture, out, "--config.geometry.lr-means", 0.5)
         outcome = launcher.run("fit", [words(capture, out), other], 2)
-        assert_one_line(outcome, "rank 1 of 2", "geometry.lr_means", "0.00016", "0.5", "same command")
+        assert_one_line(outcome, "rank 1 of 2", "geometry.lr_means", "0.00096", "0.5", "same command")
         assert outcome.codes == [2, 2] and not out.exists()
 
 

@@ -20,6 +20,7 @@ from splatseg.core.gaussians import Gaussians
 from splatseg.core.scene import Scene, View
 from splatseg.fit.blocks.plan import Block
 from splatseg.fit.geometry import GeometryConfig
+from splatseg.fit.geometry.config import PUBLISHED_RATES
 from splatseg.fit.geometry.fit import masked_target, view_of_step
 from splatseg.fit.geometry.frame import FitFrame
 from splatseg.fit.geometry.photos import PhotoCache
@@ -99,6 +100,13 @@ def near_any(gaussians: Gaussians, blocks: Sequence[Block], expanded: bool = Fal
     return found
 
 
+def border_settings(config: GeometryConfig, steps: int) -> GeometryConfig:
+    """``config`` for so many steps from what is nearly right: rates of 3DGS at most, that of the means a tenth."""
+    rates = {name: min(getattr(config, name), rate) for name, rate in PUBLISHED_RATES.items()}
+    rates["lr_means"] = max(RATE * rates["lr_means"], rates["lr_means_final"])
+    return replace(config, steps=steps, strategy="default", **rates)
+
+
 def train(
     scene: Scene,
     fixed: Gaussians,
@@ -112,9 +120,7 @@ def train(
     Memory: both, a copy, the gradient, and Adam's averages of ``band``.
     """
     steps = max(math.ceil(STEPS * config.steps), 1)
-    settings = replace(
-        config, steps=steps, lr_means=max(RATE * config.lr_means, config.lr_means_final), strategy="default"
-    )
+    settings = border_settings(config, steps)
     frame = FitFrame.of(scene)
     state = FitState(frame.into(band).to(device), 1.0, settings)
     fixed = frame.into(fixed).to(device)
