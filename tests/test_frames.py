@@ -22,6 +22,7 @@ from splatseg.core.gaussians import Gaussians
 from splatseg.core.scene import Scene
 from splatseg.fit.features import FeatureConfig
 from splatseg.fit.geometry import GeometryConfig, fit_geometry, psnr
+from splatseg.fit.geometry.config import PUBLISHED_RATES
 from splatseg.fit.hooks import FitHooks
 from splatseg.fit.pipeline import Fit
 from splatseg.fit.pixel_pools import SamplingConfig
@@ -33,8 +34,10 @@ from splatseg.segment.scores import project_selection
 from splatseg.session import Session, Workspace
 from splatseg.synthetic import MaskSimulation, SceneConfig, write_scene
 
+# Published rates: with those of short fits rounding grows faster, and what a click takes of a thing 20 pixels across
+# hangs on it (docs/evaluation/real_photos.md).
 CONFIG = FitConfig(
-    geometry=replace(GeometryConfig.preset("fast"), steps=150, max_gaussians=4000),
+    geometry=replace(GeometryConfig.preset("fast"), steps=150, max_gaussians=4000, **PUBLISHED_RATES),
     features=FeatureConfig(dim=8, steps=20, sampling=SamplingConfig(pool_pixels=2000, batch_pixels=2000)),
 )
 TURN = Rotation.from_euler("xyz", [0.7, -1.1, 2.0]).as_matrix()
