@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -221,36 +220,6 @@ def test_every_segment_has_a_threshold_from_every_pattern_inside() -> None:
     for anchor, segment in inside.nonzero().tolist():
         member = inside[:, segment]
         assert float(cosines[anchor, member].min()) > float(cosines[anchor, ~member].max()), (anchor, segment)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_what_more_views_agree_on_is_laid_out_first(seed: int) -> None:
-    """In three channels 16 crossing sets cannot all have a threshold: the margin goes to the four that are trusted."""
-    draw = torch.Generator().manual_seed(seed)
-    inside = torch.cat([torch.eye(4).repeat_interleave(8, 0).bool(), torch.rand(32, 12, generator=draw) < 0.4], dim=1)
-
-    def margin(trust: torch.Tensor | None) -> float:
-        codes = fit_nested_features(inside, torch.ones(32), 3, SegmentFeatureConfig(), seed, trust)
-        unit = torch.nn.functional.normalize(inside.float() @ codes, dim=1)
-        cosines = unit @ unit.T
-        gaps = [
-            float(cosines[a, inside[:, k]].min() - cosines[a, ~inside[:, k]].max()) for a in range(32) for k in [a // 8]
-        ]
-        return float(np.mean(gaps))
-
-    trusted = torch.cat([torch.ones(4), torch.full((12,), 0.05)])
-    assert margin(trusted) > margin(None) + 0.3
-    assert margin(torch.full((16,), 0.2)) == pytest.approx(margin(None), abs=1e-3), "only ratios count"
-
-
-def test_segments_count_as_views_agree() -> None:
-    """The same masks in 4 of 20 views and in 20: the codes differ, though the sets are the same."""
-    few = find_segments([pool_of([OBJECT, OTHER, *([PART_A] if view < 4 else [])]) for view in range(20)], 40)
-    assert sets_of(few) == wanted(OBJECT, OTHER, PART_A)
-    alike = replace(few, views=few.could)
-    assert not torch.allclose(segment_features(few, 8), segment_features(alike, 8))
-    halved = replace(few, views=few.could // 2)
-    assert torch.allclose(segment_features(halved, 8), segment_features(alike, 8), atol=1e-4)
 
 
 def test_features_are_the_codes_of_patterns(gappy: list[PixelPool]) -> None:
