@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from splatseg.fit.mask_clustering import (
     Segments,
     find_segments,
     mutual_best,
+    overlap_of_size,
     usual_overlap,
 )
 from splatseg.fit.pixel_pools import PixelPool
@@ -224,36 +224,6 @@ def test_every_segment_has_a_threshold_from_every_pattern_inside() -> None:
         assert float(cosines[anchor, member].min()) > float(cosines[anchor, ~member].max()), (anchor, segment)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_what_more_views_agree_on_is_laid_out_first(seed: int) -> None:
-    """In three channels 16 crossing sets cannot all have a threshold: the margin goes to the four that are trusted."""
-    draw = torch.Generator().manual_seed(seed)
-    inside = torch.cat([torch.eye(4).repeat_interleave(8, 0).bool(), torch.rand(32, 12, generator=draw) < 0.4], dim=1)
-
-    def margin(trust: torch.Tensor | None) -> float:
-        codes = fit_nested_features(inside, torch.ones(32), 3, SegmentFeatureConfig(), seed, trust)
-        unit = torch.nn.functional.normalize(inside.float() @ codes, dim=1)
-        cosines = unit @ unit.T
-        gaps = [
-            float(cosines[a, inside[:, k]].min() - cosines[a, ~inside[:, k]].max()) for a in range(32) for k in [a // 8]
-        ]
-        return float(np.mean(gaps))
-
-    trusted = torch.cat([torch.ones(4), torch.full((12,), 0.05)])
-    assert margin(trusted) > margin(None) + 0.3
-    assert margin(torch.full((16,), 0.2)) == pytest.approx(margin(None), abs=1e-3), "only ratios count"
-
-
-def test_segments_count_as_views_agree() -> None:
-    """The same masks in 4 of 20 views and in 20: the codes differ, though the sets are the same."""
-    few = find_segments([pool_of([OBJECT, OTHER, *([PART_A] if view < 4 else [])]) for view in range(20)], 40)
-    assert sets_of(few) == wanted(OBJECT, OTHER, PART_A)
-    alike = replace(few, views=few.could)
-    assert not torch.allclose(segment_features(few, 8), segment_features(alike, 8))
-    halved = replace(few, views=few.could // 2)
-    assert torch.allclose(segment_features(halved, 8), segment_features(alike, 8), atol=1e-4)
-
-
 def test_features_are_the_codes_of_patterns(gappy: list[PixelPool]) -> None:
     segments = find_segments(gappy, 45)  # the last five Gaussians are in no view
     features = segment_features(segments, 8, seed=1)
@@ -332,6 +302,29 @@ def test_thin_things_are_found_though_each_two_masks_overlap_by_less_than_half(s
     assert len(strict) == 1 and nearest_iou(strict, large) > 0.98
 
 
+def chance_views(draw: np.random.Generator, count: int = 20) -> list[PixelPool]:
+    """Views of a backdrop of 400 Gaussians and of eight things of 60, whose masks lose a tenth; every third view has a
+    mask of 60 Gaussians of the backdrop, too, each of others: two of them overlap by 0.69 at most, most by a third."""
+    backdrop, things, pools = np.arange(400), np.arange(400, 880).reshape(8, 60), []
+    start = draw.integers(270) + 11 * draw.permutation(7)
+    for view in range(count):
+        masks = [draw.permutation(thing)[6:].tolist() for thing in (backdrop, *things)]
+        if view % 3 == 0:
+            masks.append((start[view // 3] + np.arange(60)).tolist())
+        pools.append(pool_of(masks, range(880)))
+    return pools
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_masks_that_meet_by_chance_found_nothing_where_others_of_their_size_agree(seed: int) -> None:
+    """Seven masks of nothing, which overlap by far less than masks of things of that size do. They founded a segment,
+    as a thin thing would where borders lie off."""
+    pools = chance_views(np.random.default_rng(seed))
+    found = find_segments(pools, 880)
+    assert len(found) == 9 and all(nearest_iou(found, range(k, k + 60)) == 1 for k in range(400, 880, 60))
+    assert nearest_iou(found, range(400)) == 1
+
+
 def test_what_masks_of_a_thing_usually_overlap_by_keeps_others_out() -> None:
     """Its largest part overlaps an object by 0.55, which would do among ragged masks; here masks are exact."""
     pools = [pool_of([OBJECT, OTHER])] * 10 + [pool_of([range(11), OTHER])] * 2
@@ -362,7 +355,19 @@ def test_the_best_match_in_each_view() -> None:
     assert usual_overlap(agreement, best, np.full(5, 3)).tolist() == [1] * 5
 
 
+def test_what_masks_of_a_size_overlap_by() -> None:
+    """Four matches of masks of 8 to 15, one of a mask of 3 with one of those; a mask of 16 has none, nor one of 0."""
+    pairs = {(0, 1): 0.9, (0, 2): 0.8, (1, 2): 0.6, (2, 3): 0.3}
+    agreement = agreement_of(pairs, 6)
+    size = np.array([8, 15, 12, 3, 16, 0], np.float32)
+    every = np.ones(len(agreement.data), bool)
+    assert overlap_of_size(agreement, every, size).tolist() == pytest.approx([0.6] * 3 + [0.3, 1, 1])
+    but_faint = agreement.data > 0.5
+    assert overlap_of_size(agreement, but_faint, size).tolist() == pytest.approx([0.6] * 3 + [1, 1, 1])
+
+
 def test_no_mask_has_a_match() -> None:
     nothing = agreement_of({}, 2)
     best = mutual_best(nothing, np.array([0, 1]))
     assert best.shape == (0,) and usual_overlap(nothing, best, np.ones(2, np.int64)).tolist() == [1, 1]
+    assert overlap_of_size(nothing, best, np.ones(2, np.float32)).tolist() == [1, 1]

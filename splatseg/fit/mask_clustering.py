@@ -39,10 +39,10 @@ class MaskClusteringConfig:
         late_iou: ... from which masks do that have then found no segment: small parts, which overlap less for the same
             error at their border. ``seed_iou`` turns it off.
         min_iou: overlap from which a mask counts as one of a segment's.
-        faint_iou: thin or small things overlap by less still where borders lie off. Masks that overlap by this much and
-            match no other mask of each other's view better found a segment where twice as many views agree. What such
-            a mask then joins may overlap it by as little as these do (:func:`usual_overlap`). ``late_iou`` turns it
-            off.
+        faint_iou: thin or small things overlap by less still where borders lie off. Masks that overlap by this much, by
+            no less than masks of their size do (:func:`overlap_of_size`), and match no other mask of each other's view
+            better found a segment where twice as many views agree. What such a mask then joins may overlap it by as
+            little as these do (:func:`usual_overlap`). ``late_iou`` turns it off.
         min_views: a segment that fewer views show is dropped; where only few views see a third of it, one that fewer
             than half of them show, or a single one.
         min_share: ... and one that is shown in less than this share of the views that see a third of it and have masks
@@ -120,7 +120,9 @@ def find_segments(
     needed = config.needed(_could(shown))
     mutual = mutual_best(agreement, compared.view)
     usual = usual_overlap(agreement, mutual, needed)
-    faint = np.where(mutual, np.float32(config.faint_iou), np.float32(np.inf))
+    of_size = overlap_of_size(agreement, mutual, shown[np.arange(len(compared.view)), compared.view])
+    least = np.minimum(of_size[agreement.row], of_size[agreement.col])
+    faint = np.where(mutual, np.maximum(least, np.float32(config.faint_iou)), np.float32(np.inf))
     owner = np.full(len(compared.view), -1, np.int64)
     stages: list[tuple[float | Floats, Ints]] = [(config.seed_iou, needed), (config.late_iou, needed)]
     stages.append((faint, 2 * needed))  # the less two masks overlap, the more of them must
@@ -175,9 +177,22 @@ def usual_overlap(agreement: sparse.coo_matrix, mutual: NDArray[np.bool_], neede
     overlap by a third where those of the door around it overlap by nine tenths.
     """
     row = agreement.row[mutual].astype(np.int64)
-    usual = _medians(agreement.data[mutual], row, len(needed))
+    usual = _quantiles(agreement.data[mutual], row, len(needed))
     usual[np.bincount(row, minlength=len(needed)) < needed] = 1
     return usual
+
+
+def overlap_of_size(agreement: sparse.coo_matrix, mutual: NDArray[np.bool_], size: Floats) -> Floats:
+    """(m,) what all but a quarter of the matches (``mutual``, of the entries of ``agreement``) of masks of like
+    ``size`` (m,) overlap by, at least: sizes between the same powers of two. 1 where those have no match.
+
+    Where borders lie off they lie off for all masks, and more of a small one: what overlaps by little among masks of
+    its size that overlap by much has met by chance.
+    """
+    power = np.frexp(size)[1].astype(np.int64)
+    power -= power.min(initial=0)
+    matches = _quantiles(agreement.data[mutual], power[agreement.row[mutual]], int(power.max(initial=0)) + 1, 0.25)
+    return matches[power]
 
 
 def _group(agreement: sparse.coo_matrix, owner: Ints, iou: float | Floats, needed: Ints) -> Ints:
@@ -212,7 +227,7 @@ def _hand_out(evidence: MaskEvidence, owner: Ints, usual: Floats, config: MaskCl
     """
     sets = evidence.vote(owner)
     distinct = _distinct(evidence.mutual(sets), np.bincount(owner[owner >= 0]), config.duplicate_iou)
-    sets, of_set = sets[:, distinct], _medians(usual, owner, sets.shape[1])[distinct]
+    sets, of_set = sets[:, distinct], _quantiles(usual, owner, sets.shape[1])[distinct]
     overlap, shown = evidence.matches(sets, float(min(config.min_iou, of_set.min(initial=1))))
     least = np.minimum(config.min_iou, (usual[overlap.row] + of_set[overlap.col]) / 2)
     sees = _sees(shown)
@@ -224,15 +239,17 @@ def _hand_out(evidence: MaskEvidence, owner: Ints, usual: Floats, config: MaskCl
     return number[best]
 
 
-def _medians(values: Floats, group: Ints, count: int) -> Floats:
-    """(count,) the median of the ``values`` of each ``group`` 0..count-1, the upper one of two; 1 of none."""
+def _quantiles(values: Floats, group: Ints, count: int, share: float = 0.5) -> Floats:
+    """(count,) the value with ``share`` of the ``values`` of each ``group`` 0..count-1 below it, the upper one of two
+    (the median, that is); 1 of none."""
     used = group >= 0
     values, group = values[used], group[used]
     ordered = values[np.lexsort((values, group))]
     size = np.bincount(group, minlength=count)
-    medians = np.ones(count, np.float32)
-    medians[size > 0] = ordered[(np.cumsum(size) - size + size // 2)[size > 0]]
-    return medians
+    chosen = np.cumsum(size) - size + (share * size).astype(np.int64)
+    quantiles = np.ones(count, np.float32)
+    quantiles[size > 0] = ordered[chosen[size > 0]]
+    return quantiles
 
 
 def _best_column(overlap: sparse.coo_matrix, least: Floats) -> Ints:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from splatseg.core.errors import SplatsegError
 from splatseg.core.field import unit_features
-from splatseg.core.segments import Floats, Segments
+from splatseg.core.segments import Segments
 from splatseg.ops.adam import AdamConfig, adam_
 from splatseg.ops.repeated import StepNumbers, repeat
 
@@ -75,22 +75,11 @@ def segment_features(
     if not len(chosen):
         return torch.zeros(len(segments.weights), dim, device=device)
     inside, shares = torch.from_numpy(table[chosen]).to(device), torch.from_numpy(weight[chosen]).float().to(device)
-    trust = torch.from_numpy(_trust(segments)).to(device)
-    codes = fit_nested_features(inside, shares, dim, config, seed, trust)
+    codes = fit_nested_features(inside, shares, dim, config, seed)
     return unit_features(torch.from_numpy(table).to(device).float() @ codes)[torch.from_numpy(pattern).to(device)]
 
 
-def _trust(segments: Segments) -> Floats:
-    """(s,) how much each segment counts: the share of the views that could which agree, of regions, which no view
-    confirms, the median of that. What few masks met in by chance must not push apart what most views show."""
-    confirmed = segments.views > 0
-    usual = np.median(segments.confidence[confirmed]) if confirmed.any() else 1.0
-    return np.where(confirmed, segments.confidence, usual).astype(np.float32)
-
-
-def fit_nested_features(
-    inside: Tensor, weights: Tensor, dim: int, config: SegmentFeatureConfig, seed: int, trust: Tensor | None = None
-) -> Tensor:
+def fit_nested_features(inside: Tensor, weights: Tensor, dim: int, config: SegmentFeatureConfig, seed: int) -> Tensor:
     """(s, dim) codes of segments for which the normalized sums over ``inside`` (k, s) bool are laid out as above.
 
     Args:
@@ -99,7 +88,6 @@ def fit_nested_features(
         dim: channels.
         config: settings.
         seed: of the first codes.
-        trust: (s,) how much each segment counts, > 0; all alike where none is given.
     """
     device = inside.device
     first = torch.randn(inside.shape[1], dim, generator=torch.Generator().manual_seed(seed))
@@ -108,7 +96,7 @@ def fit_nested_features(
     member = inside[:, segment].T
     low_mask = torch.where(member, 0.0, -torch.inf)
     high_mask = torch.where(member, -torch.inf, 0.0).clamp_min(-1e9)  # finite: a segment may hold all patterns
-    share = weights.sqrt()[anchor] * (1 if trust is None else trust[segment])
+    share = weights.sqrt()[anchor]
     share = share / share.sum()
     table = inside.float()
 
