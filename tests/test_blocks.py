@@ -31,6 +31,7 @@ from splatseg.fit.blocks.fit import block_limit, own_limit
 from splatseg.fit.blocks.job import block_count
 from splatseg.fit.geometry import GeometryConfig, fit_geometry, psnr
 from splatseg.fit.geometry import fit as geometry_fit
+from splatseg.fit.geometry.config import PUBLISHED_RATES
 from splatseg.fit.geometry.frame import FitFrame
 from splatseg.fit.geometry.region import HalfSpace, Part, Region, backdrop
 from splatseg.fit.hooks import FitHooks
@@ -256,8 +257,9 @@ def test_a_block_keeps_its_bound_and_grows_outside_its_expanded_region_nowhere(s
 
 
 def test_blocks_that_add_nothing_have_together_what_the_whole_starts_from(scene: Scene) -> None:
-    """Points in both expanded regions are in both fits, and once in the splat; a few cross the border on their way."""
-    still = dataclasses.replace(GROWING, refine_start=1.0)
+    """Points in both expanded regions are in both fits, and once in the splat; a few cross the border on their way,
+    three times as many at the rates of short fits."""
+    still = dataclasses.replace(GROWING, refine_start=1.0, **PUBLISHED_RATES)
     whole = merged(in_blocks(scene, still))
     assert abs(len(whole) - len(scene.points.xyz)) <= 0.002 * len(scene.points.xyz)
 

@@ -97,7 +97,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     for line in (
         "Classifier: Operating System :: POSIX :: Linux",
         "Requires-Dist: gsplat<1.7,>=1.5.3",
-        'Requires-Dist: viser<1.3,>=1.1; extra == "viewer"',
+        'Requires-Dist: viser<1.2,>=1.1; extra == "viewer"',
         "Requires-Dist: pycolmap<5,>=4.0",
     ):
         assert line in metadata.splitlines()
