@@ -184,6 +184,28 @@ def test_of_a_drag_the_newest_counts_and_gestures_stay_in_their_order() -> None:
         queue.close()
 
 
+@pytest.mark.parametrize("_again", range(2))
+def test_what_a_window_does_at_the_end_is_waited_for(_again: int) -> None:
+    """A thread that is torn out of a computation at the end of the process aborts it: exit code -6."""
+    queue, begun, go_on = ActionQueue("test"), threading.Event(), threading.Event()
+    done: list[str] = []
+
+    def first() -> None:
+        begun.set()
+        go_on.wait()
+        done.append("first")
+
+    queue.post(first)
+    queue.post(lambda: done.append("second"))
+    assert begun.wait(30)
+    queue.close()
+    queue.join(0.05)
+    assert not done
+    go_on.set()
+    queue.join(30)
+    assert done == ["first"], "what had begun, and nothing after it"
+
+
 def test_an_event_is_set_by_any_thread_and_wakes_in_its_loop() -> None:
     loop, event = asyncio.new_event_loop(), LoopEvent()
     thread = threading.Thread(target=loop.run_forever, daemon=True)

@@ -24,6 +24,8 @@ KEPT_SECONDS = 3600.0
 KEPT_BYTES = 1_000_000_000  # of the sessions of closed windows together; those closed first are forgotten beyond it
 STORAGE_SECONDS = 10.0  # a busy browser answers late
 BACK = "Welcome back: selection, undo, camera, tab and settings are as you left them"
+WAKE_SECONDS = 0.25
+ENDING_SECONDS = 10.0  # for what a window is doing when the process ends
 OVERTAKEN_SECONDS = 1.0  # a new connection may be noticed before the end of the one it replaces
 
 log = logging.getLogger(__name__)
@@ -157,13 +159,17 @@ class Viewer:
         self._closed = kept
 
     def wait(self) -> None:
-        """Serve until interrupted."""
+        """Serve until interrupted. A signal may wake another thread than this one, which alone heeds it: it looks for
+        one every so often."""
         while True:
-            time.sleep(3600)
+            time.sleep(WAKE_SECONDS)
 
     def close(self) -> None:
         """Stop serving and write what is not yet written."""
-        for window in list(self.windows.values()):
+        windows = list(self.windows.values())
+        for window in windows:
             window.close()
+        for window in windows:
+            window.join(ENDING_SECONDS)
         self.server.stop()
         self.workspace.close()

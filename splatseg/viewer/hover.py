@@ -75,8 +75,9 @@ class HoverOutlines:
         self._shows = state
         if self._wanted:
             camera, whole = self._window.camera(), self._window.choices.whole_labels
-            # What is seen in a large scene takes longer than a click behind it should wait.
-            threading.Thread(target=self._look, args=(state, camera, whole), name="splatseg-hover", daemon=True).start()
+            # What is seen in a large scene takes longer than a click behind it should wait. No daemon: torn out of its
+            # computations at the end of the process it would abort it.
+            threading.Thread(target=self._look, args=(state, camera, whole), name="splatseg-hover").start()
 
     def _state(self) -> tuple[object, ...]:
         """All that the areas depend on."""

@@ -30,7 +30,8 @@ class ActionQueue:
         self._news = threading.Condition()
         self._closed = False
         self._busy = False
-        threading.Thread(target=self._work, name=name, daemon=True).start()
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
 
     def post(self, action: Callable[[], None], key: str | None = None, gesture: bool = False) -> None:
         with self._news:
@@ -55,6 +56,11 @@ class ActionQueue:
             self._closed = True
             self._waiting.clear()
             self._news.notify_all()
+
+    def join(self, timeout: float) -> None:
+        """Wait for the end of a closed queue's thread. At the end of the process: a thread that is torn out of what it
+        computes then aborts the process."""
+        self._thread.join(timeout)
 
     def waiting(self, key: str) -> bool:
         with self._news:

@@ -113,6 +113,10 @@ class Window:
         self.cancel()
         self._queue.close()
 
+    def join(self, timeout: float) -> None:
+        """Wait until what a closed window was doing is done, so many seconds at most."""
+        self._queue.join(timeout)
+
     # Doing things ----------------------------------------------------------------------------------------------------
 
     def post(self, action: Callable[[], object], key: str | None = None, gesture: bool = False) -> None:

@@ -61,7 +61,8 @@ def open_window(
     def opened(width: int = 800, height: int = 480, phone: bool = False) -> Window:
         windows.append(Window(launch(), viewer, known, (width, height), phone))
         if BROWSER == "auto":
-            rates[:] = rates or [windows[-1].pictures_a_second()]
+            if not rates:  # a page that has just opened is still loading: the best of some two seconds each
+                rates[:] = [max(windows[-1].pictures_a_second() for _ in range(4))]
             if rates[0] < SLOWEST:
                 told = f"the browser draws {rates[0]:.1f} pictures a second here"
                 pytest.skip(f"{told}: SPLATSEG_BROWSER=1 runs it all the same")
