@@ -89,8 +89,10 @@ class Window:
         """Press a key of the canvas and wait for what it does."""
         self.page.keyboard.press(key)
         wait_for(f"what {key} does", done)
-        self.settle()
-        self.page.evaluate(FRAMES, 3)  # what the server answers is taken up when the page draws
+        for _ in range(2):  # outlines go, and a tool's backdrop comes: sent one after the other
+            self.settle()
+            self.page.evaluate(FRAMES, 3)  # what the server answers is taken up when the page draws
+            time.sleep(0.5)
 
     def drag_gizmo(self, gizmo: Any) -> None:
         """Pull a gizmo by the arrow that is longest on the picture, of those that are all on it."""
