@@ -200,6 +200,17 @@ def test_a_tap_is_a_click_and_a_mouses_click_is_one(known: KnownRun, viewer: Vie
         assert not served.session.can_undo, "one step"
     choose(viewer, window, "lasso")
     wait_for("the backdrop", lambda: NAME in window.surfaces)
+    # The second within ALONE_SECONDS of the first one's tap, the third told by the page when it was taken for a tap.
+    for place, pause in ((AROUND[0], 0.0), (AROUND[1], 0.5), (AROUND[2], 2.0)):
+        window.tap(*place, NAME)
+        time.sleep(pause * ALONE_SECONDS)
+        window.click(*place)
+        time.sleep(0.6 * ALONE_SECONDS)
+    time.sleep(2 * ALONE_SECONDS)
+    assert served._queue.wait_idle(20) and served.canvas.corners == 3, "each once"
+    for _ in range(3):
+        window.press("Back (Backspace)")
+    wait_for("no corner", lambda: not served.canvas.corners)
     for corners, place in enumerate(AROUND[:2], 1):
         window.tap(*place, NAME)
         wait_for("the corner", lambda corners=corners: served.canvas.corners == corners)

@@ -92,8 +92,8 @@ class Canvas:
     # Gestures --------------------------------------------------------------------------------------------------------
 
     def _pressed(self, event: Any) -> None:
-        self.taps.clicked()
-        self._clicked(event)
+        if self.taps.clicked(event):
+            self._clicked(event)
 
     def _clicked(self, event: Any) -> None:
         window, click, (x, y) = self._window, self._click(event.modifier), event.screen_pos

@@ -62,7 +62,8 @@ class Taps:
 
     def __init__(self, window: Actions, tapped: Callable[[Any], None]) -> None:
         self._tapped, self._waiting = tapped, None
-        self._alone = Later(ALONE_SECONDS, self._take, rest=False)
+        self._taken: Any = None
+        self._alone = Later(ALONE_SECONDS, self._take, rest=True)  # an earlier click says nothing of it
         node = window.client.scene.add_mesh_simple(
             TAPS, _CORNERS * np.float32(2 * EDGE), _FACES, opacity=0.0, side="double", **NO_SHADOW
         )
@@ -72,9 +73,12 @@ class Taps:
         """Taps may come from ``node``, too, which is before everything else."""
         node.on_click(in_order(self._clicked))
 
-    def clicked(self) -> None:
-        """The page has told of a click: it was a mouse's."""
-        self._waiting = None
+    def clicked(self, event: Any) -> bool:
+        """The page has told of a click: it was a mouse's. Whether it was not yet taken for a tap, as where the page is
+        late."""
+        waiting, taken = self._waiting, self._taken
+        self._waiting = self._taken = None
+        return waiting is not None or taken is None or tuple(taken.screen_pos) != tuple(event.screen_pos)
 
     def close(self) -> None:
         """Listen no more."""
@@ -87,6 +91,7 @@ class Taps:
     def _take(self) -> None:
         event, self._waiting = self._waiting, None
         if event is not None:
+            self._taken = event
             self._tapped(event)
 
 

@@ -189,9 +189,6 @@ def test_photo_beside_the_render_and_division_into_labels(open_window: Any, know
 
 def test_lasso_and_brush_by_real_clicks(open_window: Any, known: KnownScene) -> None:
     window = open_window()
-    # Known and open: with outlines on a loaded machine has lost a click made just after a tool's key.
-    window.served.outline_hovered(False)
-    window.settle()
     belly = known.leaf("snowman/belly")
     x, y = window.place_of(belly)
     corners = [(x - 12, y - 12), (x + 12, y - 12), (x + 12, y + 12), (x - 12, y + 12)]
