@@ -27,6 +27,8 @@ def test_plain_drags_are_the_cameras_but_with_tools_that_draw(viewer: Viewer, wi
         for tool, drawn in (("brush", True), ("box", False), ("lasso", True), ("preview", True), ("click", False)):
             choose(viewer, window, tool)
             wait_for("the backdrop", lambda drawn=drawn: (NAME in window.surfaces) is drawn)
+    assert TAPS in window.surfaces
+    assert not window.lit, "a browser without a GPU compiled the shader of invisible ones for 2.6 s at every opening"
 
 
 def test_a_stroke_of_the_brush_is_one_step_along_its_way(

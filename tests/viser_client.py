@@ -102,6 +102,7 @@ class HeadlessWindow:
         self.gizmos: dict[str, str] = {}  # names and owners of those that are shown
         self.surfaces: dict[str, str] = {}  # names and owners of the meshes
         self.nodes: dict[str, tuple[float, ...]] = {}  # splats and where they stand, in the browser's units
+        self.lit: list[str] = []  # meshes whose shader is costly
         self.outlined: dict[str, bytes] = {}  # files of the nodes that are outlined under the pointer
         self.outlining = False  # whether they are shown
         self.picture_seconds = picture_seconds  # that a picture asked for takes; None: none is sent
@@ -333,11 +334,12 @@ class HeadlessWindow:
             self.outlines.discard(message["name"])
             self.outlined.pop(message["name"], None)
             self.outlining &= message["name"] != "/tool/hover"
-        elif kind == "GlbMessage":
-            self.outlined[message["name"]] = message["props"]["glb_data"]
-            self.surfaces[message["name"]] = message["owner"]
         elif kind == "MeshMessage":
+            self.lit.append(message["name"])
+        elif kind == "GlbMessage":
             self.surfaces[message["name"]] = message["owner"]
+            if message["name"].startswith("/tool/hover/"):
+                self.outlined[message["name"]] = message["props"]["glb_data"]
         elif kind == "GaussianSplatsMessage":
             self.nodes.setdefault(message["name"], (0.0, 0.0, 0.0))
         elif kind == "SetPositionMessage" and message["name"] in self.nodes:

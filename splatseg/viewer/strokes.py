@@ -11,19 +11,26 @@ import numpy as np
 from splatseg.core.camera import Camera
 from splatseg.viewer.actions import Actions
 from splatseg.viewer.events import in_order
+from splatseg.viewer.glb import invisible_mesh
 from splatseg.viewer.rest import Later
 
 NAME = "/tool/backdrop"
 TAPS = "/tool/taps"
 ALONE_SECONDS = 0.3  # a mouse's click is told of at once
-NO_SHADOW = {"cast_shadow": False, "receive_shadow": False}
 EDGE = 1e5  # half of the backdrop's, in the browser's units: beyond what it draws, within what its pointer finds
 APART = 2.0  # pixels: points of a stroke that are nearer to the last one are left out
 MOST_POINTS = 5_000  # of a stroke: half an hour of a hand at viser's 20 a second
 
 _CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], np.float32)
 _SIDES = ((0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3))
-_FACES = np.array([face for a, b, c, d in _SIDES for face in ((a, b, c), (a, c, d))], np.uint32)
+# The page outlines those faces of a node that are turned away: of these none is, from inside.
+_FACES = np.array([face for a, b, c, d in _SIDES for face in ((a, c, b), (a, d, c))], np.uint32)
+
+
+def _add_box(window: Actions, name: str, half_edge: float) -> Any:
+    """An invisible box around everything. No lit mesh: a browser without a GPU takes seconds to compile its shader."""
+    box = invisible_mesh(_CORNERS * np.float32(half_edge), _FACES)
+    return window.client.scene.add_glb(name, box, cast_shadow=False, receive_shadow=False)
 
 
 @dataclass
@@ -64,10 +71,7 @@ class Taps:
         self._tapped, self._waiting = tapped, None
         self._taken: Any = None
         self._alone = Later(ALONE_SECONDS, self._take, rest=True)  # an earlier click says nothing of it
-        node = window.client.scene.add_mesh_simple(
-            TAPS, _CORNERS * np.float32(2 * EDGE), _FACES, opacity=0.0, side="double", **NO_SHADOW
-        )
-        self.listen(node)
+        self.listen(_add_box(window, TAPS, 2 * EDGE))
 
     def listen(self, node: Any) -> None:
         """Taps may come from ``node``, too, which is before everything else."""
@@ -120,14 +124,7 @@ class Backdrop:
             self._handle.remove()
             self._handle = None
             return
-        self._handle = self._window.client.scene.add_mesh_simple(
-            NAME,
-            _CORNERS * np.float32(EDGE),
-            _FACES,
-            opacity=0.0,
-            side="double",
-            **NO_SHADOW,
-        )
+        self._handle = _add_box(self._window, NAME, EDGE)
         self._taps.listen(self._handle)
         for modifier in self._modifiers:
             self._handle.on_drag("left", modifier=modifier)(in_order(self._dragged))

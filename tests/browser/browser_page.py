@@ -25,7 +25,7 @@ class Window:
         self, browser: Any, viewer: Any, known: KnownScene, size: tuple[int, int], phone: bool = False
     ) -> None:
         before = set(viewer.windows)
-        self.viewer, self.known, self.browser = viewer, known, browser
+        self.viewer, self.known = viewer, known
         self.page = open_page(browser, viewer.port, size, phone=phone)
         self._client = wait_for("the window", lambda: set(viewer.windows) - before).pop()
         self.settle()
@@ -52,8 +52,8 @@ class Window:
         )
 
     def close(self) -> None:
-        """Close the browser: left open, it would go on drawing and slow the next test down."""
-        self.browser.close()
+        """Close the page: left open, it would go on drawing and slow the next test down."""
+        self.page.context.close()
 
     def settle(self) -> None:
         """Wait until the server has done what was asked of it."""

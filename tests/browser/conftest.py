@@ -20,7 +20,7 @@ SLOWEST = 2.0  # pictures a second, at the first window
 
 @pytest.fixture(scope="session")
 def launch() -> Iterator[Callable[[], Any]]:
-    """Starts a browser. Every window has one of its own: two pages that draw in one hold each other up."""
+    """Starts a browser."""
     if BROWSER == "0":
         pytest.skip("turned off by SPLATSEG_BROWSER=0")
     path = executable()
@@ -51,15 +51,24 @@ def rates() -> list[float]:
     return []
 
 
+@pytest.fixture(scope="session")
+def browsers() -> list[Any]:
+    """One for each window that has been open at a time: two pages that draw in one hold each other up. What a browser
+    has compiled for one page it knows for the next."""
+    return []
+
+
 @pytest.fixture
 def open_window(
-    launch: Callable[[], Any], viewer: Any, known: KnownScene, rates: list[float]
+    launch: Callable[[], Any], browsers: list[Any], viewer: Any, known: KnownScene, rates: list[float]
 ) -> Iterator[Callable[..., Window]]:
     """Opens windows on the viewer, of a size; closes them at the end of the test."""
     windows: list[Window] = []
 
     def opened(width: int = 800, height: int = 480, phone: bool = False) -> Window:
-        windows.append(Window(launch(), viewer, known, (width, height), phone))
+        if len(browsers) == len(windows):
+            browsers.append(launch())
+        windows.append(Window(browsers[len(windows)], viewer, known, (width, height), phone))
         if BROWSER == "auto":
             if not rates:  # a page that has just opened is still loading: the best of some two seconds each
                 rates[:] = [max(windows[-1].pictures_a_second() for _ in range(4))]
