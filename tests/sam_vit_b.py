@@ -4,7 +4,8 @@ The image encoder takes most of a minute on one core: here it has its first laye
 whole image. The others are four times the same, one after the other, and each frees what it took: the peak is that of
 one (``benchmarks/masks.py`` measures all). Each side's runs once, in a process of its own, where memory
 is what this made; what it gave serves both the figures and the comparison. OUT is pickled: by side the bytes above what
-was resident before, by side how many masks there were with nothing filtered, and the masks of both with real filters.
+was resident before, by side how many masks there were with nothing filtered, and of a PHOTO the masks of both with
+real filters.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import sys
 from ctypes import CDLL
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from test_sam_everything import LOOSE, Blobs, library_masks
 
 from benchmarks.masks import Options, Package, config_of, masks_of, package_of, picture, reset_peak, resident
-from splatseg.masks.sam.everything import everything_masks
+from splatseg.masks.sam.everything import ScoredMasks, everything_masks
 from splatseg.masks.sam.segment_anything import import_segment_anything
 
 COMPARED = replace(LOOSE, points_per_side=6)
@@ -71,12 +74,18 @@ def main(out: Path, photo: Path | None) -> None:
         reset_peak()
         masks[side] = len(masks_of(side, packages[side], image, config))
         above[side] = resident("VmHWM") - before
+    ours, library = compared(packages, image) if photo is not None else (None, None)
+    out.write_bytes(pickle.dumps((above, masks, ours, library)))
+
+
+def compared(packages: dict[str, Package], image: np.ndarray) -> tuple[ScoredMasks, list[dict[str, Any]]]:
+    """The masks of both with real filters."""
     for package in packages.values():
         package.network.mask_decoder = Blobs(package.network.mask_decoder)
     ours = everything_masks(packages["ours"].ours(packages["ours"].network), image, COMPARED)
     library = library_masks(import_segment_anything(), packages["library"].network, image, COMPARED)
     assert [package.network.image_encoder.passes for package in packages.values()] == [1, 1]
-    out.write_bytes(pickle.dumps((above, masks, ours, library)))
+    return ours, library
 
 
 if __name__ == "__main__":

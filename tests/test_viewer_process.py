@@ -25,19 +25,33 @@ from splatseg.io.ply import load_gaussians
 from splatseg.session import Workspace, store
 
 ROOT = Path(__file__).parent.parent
+SLOW_RENAMES = """
+import os, time
+
+rename = os.replace
+
+
+def slowly(source, target, **folders):
+    time.sleep(2)
+    rename(source, target, **folders)
+
+
+os.replace = slowly
+"""  # a sitecustomize: what such a process writes lies under its temporary name for so long
 
 
 class Server:
     """``scripts/view.py`` on a run, as a process of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, customized: Path | None) -> None:
+        paths = [str(path) for path in (customized, ROOT) if path is not None]
         self.process = subprocess.Popen(
             [sys.executable, str(ROOT / "scripts" / "view.py"), str(folder), "--port", "0"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         )
         assert self.process.stdout is not None
         self.said = ""
@@ -68,12 +82,12 @@ def known(tmp_path: Path) -> KnownRun:
 
 
 @pytest.fixture
-def serve(known: KnownRun) -> Iterator[Callable[[], Server]]:
-    """Starts servers on the known run; none outlives the test."""
+def serve(known: KnownRun) -> Iterator[Callable[..., Server]]:
+    """Starts servers on the known run, with a ``sitecustomize.py`` of a folder; none outlives the test."""
     started: list[Server] = []
 
-    def start() -> Server:
-        started.append(Server(known.workspace.run.folder))
+    def start(customized: Path | None = None) -> Server:
+        started.append(Server(known.workspace.run.folder, customized))
         return started[-1]
 
     yield start
@@ -106,13 +120,6 @@ def saved_things(known: KnownRun) -> int:
     return len(saved.objects)
 
 
-def wait_for_writing(folder: Path) -> None:
-    """Return at once when a file is being written, without a pause in which it might be finished."""
-    deadline = time.monotonic() + PATIENCE
-    while not list(folder.glob(".*.tmp*")):
-        assert time.monotonic() < deadline, "nothing was written"
-
-
 def live_and_die(known: KnownRun, server: Server, before: int, moment: Callable[[HeadlessWindow], object]) -> None:
     """Keep three more things through ``server``, which has taken up ``before`` of them, and kill it at ``moment``."""
     assert (f"restored {before} object" in server.said) is (before > 0)
@@ -126,8 +133,11 @@ def live_and_die(known: KnownRun, server: Server, before: int, moment: Callable[
 
 
 @pytest.mark.slow
-def test_the_server_process_survives_kill_9_at_any_moment(known: KnownRun, serve: Callable[[], Server]) -> None:
+def test_the_server_process_survives_kill_9_at_any_moment(
+    known: KnownRun, serve: Callable[..., Server], tmp_path: Path
+) -> None:
     """Three servers on one run, each takes up what the one before left and is killed: the autosave is always whole."""
+    (tmp_path / "sitecustomize.py").write_text(SLOW_RENAMES)
     sessions = known.workspace.sessions_folder
     autosave, delay = sessions / "autosave.npz", random.uniform(0, 0.8)
     print(f"killed after {delay:.3f} s")
@@ -137,14 +147,14 @@ def test_the_server_process_survives_kill_9_at_any_moment(known: KnownRun, serve
 
     def while_writing(window: HeadlessWindow) -> None:
         window.click(*known.splat.pixel_of(0))
-        wait_for_writing(sessions)
+        wait_for("a file being written", lambda: list(sessions.glob(".*.tmp*")))
 
     def at_random(window: HeadlessWindow) -> None:
         time.sleep(delay)
 
     saved = 0
     for moment in (all_saved, while_writing, at_random):
-        server = serve()
+        server = serve(tmp_path if moment is while_writing else None)
         assert not list(sessions.glob(".*.tmp*")), "what the killed server was writing is left behind"
         live_and_die(known, server, saved, moment)
         before, saved = saved, saved_things(known)
@@ -164,7 +174,7 @@ def heeded() -> Iterator[None]:
 @pytest.mark.usefixtures("heeded")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_to_end_saves_and_ends_in_one_line(
-    known: KnownRun, serve: Callable[[], Server], number: signal.Signals
+    known: KnownRun, serve: Callable[..., Server], number: signal.Signals
 ) -> None:
     """On f581d69 the process was gone without a word, and with it what was not saved yet."""
     for before in range(2):
@@ -183,7 +193,7 @@ def test_a_signal_to_end_saves_and_ends_in_one_line(
 
 
 @pytest.mark.slow
-def test_windows_of_one_server(known: KnownRun, serve: Callable[[], Server]) -> None:
+def test_windows_of_one_server(known: KnownRun, serve: Callable[..., Server]) -> None:
     """Two windows: a mode of its own for each, objects for both; a file handed out is the file in the run."""
     server = serve()
     first, second = (server.window(known) for _ in range(2))
