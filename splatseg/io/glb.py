@@ -102,7 +102,9 @@ def save_glb(path: str | Path, gaussians: Gaussians, extra: Mapping[str, NDArray
         "bufferViews": buffer.views,
         "accessors": buffer.accessors,
     }
-    _write(path, json.dumps(content).encode(), buffer)
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
+        file.write(frame(content, buffer.size))
+        file.writelines(buffer.parts)
 
 
 def _attributes(buffer: _Buffer, g: Gaussians) -> dict[str, int]:
@@ -134,12 +136,9 @@ def _feature_ids(path: Path, name: str, values: NDArray[Any], count: int) -> tup
     return np.where(values < 0, none, values).astype(np.float32), described
 
 
-def _write(path: Path, head: bytes, buffer: _Buffer) -> None:
-    """The two chunks of a GLB (glTF 2.0, section 4.4)."""
+def frame(tree: Mapping[str, Any], size: int) -> bytes:
+    """What stands before the ``size`` bytes of its buffer, a multiple of 4, in a GLB (glTF 2.0, section 4.4)."""
+    head = json.dumps(tree, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 4)
-    with atomic_write(path) as temporary, open(temporary, "wb") as file:
-        file.write(struct.pack("<4sII", b"glTF", 2, 12 + 8 + len(head) + 8 + buffer.size))
-        file.write(struct.pack("<I4s", len(head), b"JSON") + head)
-        file.write(struct.pack("<I4s", buffer.size, b"BIN\0"))
-        for part in buffer.parts:
-            file.write(part)
+    start = struct.pack("<4sII", b"glTF", 2, 12 + 8 + len(head) + 8 + size)
+    return start + struct.pack("<I4s", len(head), b"JSON") + head + struct.pack("<I4s", size, b"BIN\0")

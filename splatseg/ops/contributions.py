@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -100,3 +101,7 @@ class Contributions:
 
     def _tensors(self) -> dict[str, Tensor]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+Tracer = Callable[[Tensor, float], Contributions]
+"""Contributions of ``pixels`` (m, 2) from ``min_weight`` on, of one splat in one view."""

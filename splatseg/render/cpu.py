@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import Tensor
 
 from splatseg.core.camera import Camera
 from splatseg.core.gaussians import Gaussians
-from splatseg.ops.contributions import Contributions
+from splatseg.ops.contributions import Tracer
 from splatseg.ops.rasterize import Means2dProbe, RenderConfig, Rendered, Splats, rasterize
 from splatseg.ops.trace import trace as trace_splats
 
@@ -21,7 +19,7 @@ def render(
     return rasterize(splats, camera, features, config, probe)
 
 
-def tracer(gaussians: Gaussians, camera: Camera, config: RenderConfig) -> Callable[[Tensor, float], Contributions]:
+def tracer(gaussians: Gaussians, camera: Camera, config: RenderConfig) -> Tracer:
     """See :func:`splatseg.render.tracer`."""
     splats = Splats(gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, gaussians.sh)
     return lambda pixels, min_weight: trace_splats(splats, camera, pixels, min_weight, config)

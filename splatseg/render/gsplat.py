@@ -16,7 +16,7 @@ from torch import Tensor
 from splatseg.core.camera import Camera
 from splatseg.core.errors import SplatsegError, check_dims, check_finite
 from splatseg.core.gaussians import Gaussians
-from splatseg.ops.contributions import Contributions
+from splatseg.ops.contributions import Tracer
 from splatseg.ops.projection import TILE
 from splatseg.ops.rasterize import Means2dProbe, RenderConfig, Rendered
 from splatseg.ops.trace_tiles import TileLists, trace_tiles
@@ -106,7 +106,7 @@ def shade(gaussians: Gaussians, camera: Camera, degree: int) -> Tensor:
     return (gsplat.spherical_harmonics(degree, gaussians.means - position, gaussians.sh) + 0.5).clamp_min(0)
 
 
-def tracer(gaussians: Gaussians, camera: Camera, config: RenderConfig) -> Callable[[Tensor, float], Contributions]:
+def tracer(gaussians: Gaussians, camera: Camera, config: RenderConfig) -> Tracer:
     """See :func:`splatseg.render.tracer`. gsplat lists the Gaussians of each tile; only pixels asked for are drawn."""
     _check(gaussians, None, config.check_finite)
     g, opacities = gaussians, gaussians.opacities

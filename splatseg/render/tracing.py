@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from splatseg.core.camera import Camera
 from splatseg.core.gaussians import Gaussians
-from splatseg.ops.contributions import Contributions
+from splatseg.ops.contributions import Contributions, Tracer
 from splatseg.ops.rasterize import RenderConfig
 from splatseg.render.backends import backend_of
 
 DEFAULT = RenderConfig()
-
-Tracer = Callable[[Tensor, float], Contributions]
-"""Contributions of ``pixels`` (m, 2) from ``min_weight`` on, of one splat in one view."""
 
 
 def trace(

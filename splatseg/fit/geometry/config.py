@@ -53,9 +53,9 @@ class GeometryConfig:
     """3DGS training as gsplat's ``simple_trainer`` does it (Kerbl et al. 2023), scaled to ``steps``.
 
     Fractions are of ``steps``, so that a preset changes one number. Learning rates are per step for Adam; that of the
-    means is in units of the scene extent. They are those for some thousand steps, two to six times as high as the
-    published ones, which are for 30,000 (:data:`PUBLISHED_RATES`, of ``quality``): with those a short fit stops on the
-    way. docs/evaluation/real_photos.md has the figures.
+    means is in units of the scene extent. They are those for some thousand steps, three to six times as high
+    as the published ones (the means' last one: 30 times), which are for 30,000 (:data:`PUBLISHED_RATES`, of
+    ``quality``): with those a short fit stops on the way. docs/evaluation/real_photos.md has the figures.
     """
 
     steps: int = 3000

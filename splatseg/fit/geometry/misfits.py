@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -40,7 +41,7 @@ class PhotoLosses:
         middle = loss[seen].median()
         spread = 1.4826 * (loss[seen] - middle).abs().median()  # of a normal distribution, by its median deviation
         beyond = loss - middle
-        bound = max(float(torch.tensor(FACTOR).log()), SPREADS * float(spread))
+        bound = max(math.log(FACTOR), SPREADS * float(spread))
         far = (seen & (beyond > bound)).nonzero()[:, 0].tolist()
         return sorted(((photo, float(beyond[photo].exp())) for photo in far), key=lambda one: -one[1])
 
