@@ -12,6 +12,7 @@ import io
 import re
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import msgspec.msgpack
@@ -136,6 +137,10 @@ class HeadlessWindow:
 
     def _send(self, message: _messages.Message) -> None:
         self._socket.send(msgspec.msgpack.encode(message.as_serializable_dict()))
+
+    def _send_if_open(self, message: _messages.Message) -> None:
+        with suppress(websockets.exceptions.ConnectionClosed):
+            self._send(message)
 
     def _send_camera(self) -> None:
         rotation = self.camera.cam_from_world[:3, :3].double().numpy().T
@@ -324,7 +329,8 @@ class HeadlessWindow:
         if kind == "ThemeConfigurationMessage":
             self.dark = message["dark_mode"]
         if kind == "GetRenderRequestMessage" and self.picture_seconds is not None:
-            threading.Timer(self.picture_seconds, self._send, (self._picture(message["render_uuid"]),)).start()
+            answer = self._picture(message["render_uuid"])
+            threading.Timer(self.picture_seconds, self._send_if_open, (answer,)).start()
         if kind == "TransformControlsMessage":
             self.gizmos[message["name"]] = message["owner"]
         elif kind == "RemoveSceneNodeMessage":
