@@ -86,10 +86,9 @@ class VisibleAdam:
     def step_of_views(self, drawn: Tensor, views: int, spread: Tensor) -> None:
         """So many steps at once, by the mean gradient of the views that draw a row.
 
-        A row that k of them draw moves as by k steps of one view, had all their gradients been taken before the first:
-        k times the rate, averages that decay k times, and in the second one the mean of squares. (The usual rule for a
-        batch, the root of k and the square of the mean, is the same where views differ by much more than they have in
-        common; where they agree it is too slow. docs/guides/several-machines.md has figures of both.)
+        A row that k of them draw has averages that decay k times, in the second one the mean of squares, as by k steps
+        of one view, and moves by the root of k times the rate, as is usual for a batch: k times is better with the
+        published rates and too far with higher ones. docs/guides/several-machines.md has figures of both.
 
         Args:
             drawn: (n,) how many of the views draw each row.
@@ -118,9 +117,9 @@ class VisibleAdam:
         return flat[0], (flat[2], flat[3]), flat[1]
 
     def _rates(self, times: int) -> Tensor:
-        """Of a step that stands for so many, at the count of steps by now."""
+        """Of a step of so many views, at the count of steps by now."""
         count = self.state[self.param_groups[0]["params"][0]]["step"]
-        return torch.tensor(ADAM.rates(count, ADAM.lr * times), dtype=torch.float64)
+        return torch.tensor(ADAM.rates(count, ADAM.lr * times**0.5), dtype=torch.float64)
 
 
 class GradientDensification(DefaultStrategy):
