@@ -46,6 +46,9 @@ class DenseConfig:
     """Least share of the textured pixels that several photos must explain; else the start is sparse."""
     carve: int = 2
     """While densifying, remove Gaussians that so many views see past, 0 none: floaters in space known to be free."""
+    passes: int = 40
+    """Most steps after a dense start, in passes over the photos. It begins near the end, and few photos are fitted ever
+    better by more steps at the cost of the views between them (docs/evaluation/real_photos.md)."""
 
 
 @dataclass(frozen=True)
@@ -123,12 +126,18 @@ class GeometryConfig:
             raise SplatsegError(f"geometry.max_gaussians: expected at least 1, found {self.max_gaussians}")
         if self.start not in ("auto", "sparse", "dense"):
             raise SplatsegError(f"geometry.start: expected auto, sparse or dense, found '{self.start}'")
+        if self.dense.passes < 1:
+            raise SplatsegError(f"geometry.dense.passes: expected at least 1, found {self.dense.passes}")
         if self.shell < 0:
             raise SplatsegError(f"geometry.shell: expected 0 or more points, found {self.shell}")
         if not 1 < self.shell_reach < math.inf:
             raise SplatsegError(f"geometry.shell_reach: expected more than 1, found {self.shell_reach}")
         if self.strategy not in ("default", "mcmc"):
             raise SplatsegError(f"geometry.strategy: expected default or mcmc, found '{self.strategy}'")
+
+    def after_dense_start(self, photos: int) -> GeometryConfig:
+        """These settings with the steps that a fit to so many ``photos`` takes after a dense start."""
+        return replace(self, steps=min(self.steps, self.dense.passes * photos))
 
     def starts_dense(self, points: int, photos: int) -> bool:
         """Whether a fit to so many ``photos`` with so many sparse ``points`` starts dense."""
@@ -148,5 +157,5 @@ class GeometryConfig:
             return base
         if name == "quality":
             more = replace(base, steps=30_000, sh_degree=3, max_gaussians=3_000_000, coarse_fraction=0.1)
-            return replace(more, **PUBLISHED_RATES)
+            return replace(more, dense=replace(base.dense, passes=120), **PUBLISHED_RATES)
         raise SplatsegError(f"preset: expected fast, default or quality, found '{name}'")

@@ -106,6 +106,8 @@ def fit_geometry(
     if saved and saved.get("frame") != frame.numbers():
         saved = None
     points, free = start_points(scene, config, device, ranks)
+    if free is not None:
+        config = config.after_dense_start(len(scene.views))
     part = part and part.in_frame(frame)
     if part is not None:
         points = part.start(points)
