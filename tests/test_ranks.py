@@ -228,7 +228,7 @@ def test_a_step_of_equal_views_has_the_averages_of_as_many_steps() -> None:
         torch.testing.assert_close(mean[row], expected[1][row])
         torch.testing.assert_close(square[row], expected[2][row], rtol=1e-4, atol=0)
         # The bias of the averages is that of three steps: a row that fewer views draw has moved less often.
-        scale = times**-0.5 * (1 - 0.9**times) / (1 - 0.9**3) * ((1 - 0.999**3) / (1 - 0.999**times)) ** 0.5
+        scale = times**-0.25 * (1 - 0.9**times) / (1 - 0.9**3) * ((1 - 0.999**3) / (1 - 0.999**times)) ** 0.5
         torch.testing.assert_close(values[row], expected[0][row] * scale, rtol=1e-4, atol=0)
     assert not values[3].any() and not mean[3].any() and not square[3].any()
 

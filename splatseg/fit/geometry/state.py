@@ -87,8 +87,9 @@ class VisibleAdam:
         """So many steps at once, by the mean gradient of the views that draw a row.
 
         A row that k of them draw has averages that decay k times, in the second one the mean of squares, as by k steps
-        of one view, and moves by the root of k times the rate, as is usual for a batch: k times is better with the
-        published rates and too far with higher ones. docs/guides/several-machines.md has figures of both.
+        of one view, and moves by k^(3/4) times the rate. All k times, as k steps of one view had their gradients been
+        taken before the first, is too far with the rates of short fits; the root, usual for a batch, too little in few
+        steps. docs/guides/several-machines.md has figures.
 
         Args:
             drawn: (n,) how many of the views draw each row.
@@ -119,7 +120,7 @@ class VisibleAdam:
     def _rates(self, times: int) -> Tensor:
         """Of a step of so many views, at the count of steps by now."""
         count = self.state[self.param_groups[0]["params"][0]]["step"]
-        return torch.tensor(ADAM.rates(count, ADAM.lr * times**0.5), dtype=torch.float64)
+        return torch.tensor(ADAM.rates(count, ADAM.lr * times**0.75), dtype=torch.float64)
 
 
 class GradientDensification(DefaultStrategy):
