@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import waiting
 from chromium import FRAMES, PATIENCE, SCREENSHOTS, open_page, wait_for
 from known_scene import KnownScene
 from PIL import Image
@@ -86,9 +87,14 @@ class Window:
             self.page.keyboard.up(key)
 
     def press_key(self, key: str, done: Callable[[], bool]) -> None:
-        """Press a key of the canvas and wait for what it does."""
+        """Press a key of the canvas and wait for what it does. A page that draws for seconds may lose one: where
+        nothing comes of it for long it is pressed again, as a person would."""
         self.page.keyboard.press(key)
-        wait_for(f"what {key} does", done)
+        try:
+            waiting.wait_for(f"what {key} does", done, PATIENCE / 6, 0.1)
+        except AssertionError:
+            self.page.keyboard.press(key)
+            wait_for(f"what {key} does, pressed twice", done)
         for _ in range(2):  # outlines go, and a tool's backdrop comes: sent one after the other
             self.settle()
             self.page.evaluate(FRAMES, 3)  # what the server answers is taken up when the page draws
