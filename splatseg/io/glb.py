@@ -20,7 +20,7 @@ from splatseg.io.axes import half_turn
 
 _SPLAT = "KHR_gaussian_splatting"
 _FEATURES = "EXT_mesh_features"
-_FLOAT, _UNSIGNED_BYTE, _ARRAY_BUFFER, _POINTS = 5126, 5121, 34962, 0  # glTF 2.0, section 5
+FLOAT, _UNSIGNED_BYTE, ARRAY_BUFFER, _POINTS = 5126, 5121, 34962, 0  # glTF 2.0, section 5
 _KINDS = {1: "SCALAR", 3: "VEC3", 4: "VEC4"}
 _LARGEST_ID = 2**24  # of the whole numbers that float32 counts; glTF has no 32-bit integers for attributes
 _SRGB = {"kernel": "ellipse", "colorSpace": "srgb_rec709_display", "sortingMethod": "cameraDistance"}
@@ -40,11 +40,11 @@ class _Buffer:
         data = np.ascontiguousarray(values).tobytes()
         data += bytes(-len(data) % 4)
         self.views.append(
-            {"buffer": 0, "byteOffset": self.size, "byteLength": len(data), "target": _ARRAY_BUFFER},
+            {"buffer": 0, "byteOffset": self.size, "byteLength": len(data), "target": ARRAY_BUFFER},
         )
         accessor = {
             "bufferView": len(self.views) - 1,
-            "componentType": _UNSIGNED_BYTE if values.dtype == np.uint8 else _FLOAT,
+            "componentType": _UNSIGNED_BYTE if values.dtype == np.uint8 else FLOAT,
             "count": len(values),
             "type": _KINDS[values[0].size],
         }

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from splatseg.io.glb import frame
+from splatseg.io.glb import ARRAY_BUFFER, FLOAT, frame
 
-FLOAT, UINT32 = 5126, 5125  # component types
-ARRAY, ELEMENTS = 34962, 34963  # targets
+UNSIGNED_INT, ELEMENT_ARRAY_BUFFER = 5125, 34963  # glTF 2.0, section 5
 UNLIT = "KHR_materials_unlit"
 
 
@@ -39,12 +38,12 @@ def invisible_mesh(positions: NDArray[np.float32], faces: NDArray[np.uint32]) ->
         ],
         "extensionsUsed": [UNLIT],
         "accessors": [
-            {"bufferView": 0, "componentType": UINT32, "count": 3 * len(faces), "type": "SCALAR"},
+            {"bufferView": 0, "componentType": UNSIGNED_INT, "count": 3 * len(faces), "type": "SCALAR"},
             {"bufferView": 1, "componentType": FLOAT, "count": len(positions), "type": "VEC3", "min": low, "max": high},
         ],
         "bufferViews": [
-            {"buffer": 0, "byteOffset": 0, "byteLength": len(indices), "target": ELEMENTS},
-            {"buffer": 0, "byteOffset": len(indices), "byteLength": len(corners), "target": ARRAY},
+            {"buffer": 0, "byteOffset": 0, "byteLength": len(indices), "target": ELEMENT_ARRAY_BUFFER},
+            {"buffer": 0, "byteOffset": len(indices), "byteLength": len(corners), "target": ARRAY_BUFFER},
         ],
         "buffers": [{"byteLength": size}],
     }

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import waiting
 from chromium import FRAMES, PATIENCE, SCREENSHOTS, open_page, wait_for
 from known_scene import KnownScene
 from PIL import Image
@@ -91,7 +90,7 @@ class Window:
         nothing comes of it for long it is pressed again, as a person would."""
         self.page.keyboard.press(key)
         try:
-            waiting.wait_for(f"what {key} does", done, PATIENCE / 6, 0.1)
+            wait_for(f"what {key} does", done, PATIENCE / 6)
         except AssertionError:
             self.page.keyboard.press(key)
             wait_for(f"what {key} does, pressed twice", done)

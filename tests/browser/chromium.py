@@ -64,6 +64,6 @@ def open_page(
     return page
 
 
-def wait_for(what: str, condition: Callable[[], Any]) -> Any:
+def wait_for(what: str, condition: Callable[[], Any], patience: float = PATIENCE) -> Any:
     """The first true value of ``condition``, asked seldom: the browser needs the processor."""
-    return waiting.wait_for(what, condition, PATIENCE, 0.1)
+    return waiting.wait_for(what, condition, patience, 0.1)
