@@ -66,6 +66,23 @@ def test_placements_that_are_none_are_refused(fields: dict[str, object]) -> None
         Placement(**{"origin": (0.0,) * 3, "center": (0.0,) * 3, **fields})  # type: ignore[arg-type]
 
 
+def test_a_copy_turns_around_the_thing_and_not_around_its_strays(known: KnownRun, mine: Session) -> None:
+    """What a click takes may hold a Gaussian or two at the other end of the room."""
+    original = mine.duplicate(kept(mine, known)).placement
+    assert original is not None
+    means = known.splat.gaussians.means
+    own = means[part(known, 2).mask]
+    far = int((means - own.mean(0)).norm(dim=1).argmax())
+    click(mine, known, 2)
+    mine.select_sphere(tuple(means[far].tolist()), 1e-4, "add")
+    assert len(mine.selection) == len(own) + 1
+    for _ in range(2):
+        strayed = mine.duplicate(mine.keep("mug and a stray").id).placement
+        assert strayed is not None
+        size = float((own.max(0).values - own.min(0).values).max())
+        assert np.abs(np.subtract(strayed.origin, original.origin)).max() < 0.1 * size
+
+
 def test_a_copy_is_a_layer_of_its_own(known: KnownRun, mine: Session) -> None:
     other = Session(known.workspace)
     original = kept(mine, known)

@@ -24,6 +24,7 @@ from splatseg.viewer import ServerConfig, Viewer, ViewerConfig
 from splatseg.viewer.canvas import BRUSH
 from splatseg.viewer.copies import GIZMO
 from splatseg.viewer.markings import segments
+from splatseg.viewer.panels import objects
 from splatseg.viewer.panels.properties import ACCENT, BINS
 from splatseg.viewer.solid import NAME
 
@@ -240,6 +241,35 @@ def test_what_is_searched_is_selected_and_looked_at(known: KnownRun, viewer: Vie
         selects(window, len(part(known, number)))
     window.put("Search", "nothing of that name")
     wait_for("a word on it", lambda: list(options()) == ["nothing found"])
+
+
+def test_select_pressed_twice_looks_at_the_object(
+    known: KnownRun, viewer: Viewer, window: HeadlessWindow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A double-click; two presses that are further apart only select."""
+    (served,) = viewer.windows.values()
+    focus, looked = served.focus, []
+    monkeypatch.setattr(served, "focus", lambda: (looked.append(len(served.session.selection)), focus()))
+    owner = Session(known.workspace)
+    owner.click("front", *known.splat.pixel_of(4))
+    owner.keep("lamp")
+    wait_for("its row", lambda: len(window.objects()) == 1)
+    center = known.splat.gaussians.means[part(known, 4).mask].mean(0).numpy() / served.template.unit
+    for between, moves in ((0.0, False), (60.0, True)) * 2:
+        monkeypatch.setattr(objects, "TWICE_SECONDS", between)
+        window.moved.clear()
+        looked.clear()
+        for _ in range(2):
+            window.press("Clear")
+            selects(window, 0)
+            window.press("Select")
+            selects(window, len(part(known, 4)))
+        assert served._queue.wait_idle(10)
+        assert bool(looked) == moves and all(count == len(part(known, 4)) for count in looked)
+        if moves:
+            place = wait_for("the camera to go there", lambda: window.moved.get("SetCameraLookAtMessage"))
+            assert np.abs(np.array(place) - center).max() < 0.5
+            window._send_camera()
 
 
 def test_an_object_is_duplicated_and_moved_with_the_gizmo(

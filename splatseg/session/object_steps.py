@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from splatseg.core.errors import SplatsegError
+from splatseg.core.extent import middle_box
 from splatseg.session import label_edit
 from splatseg.session.copies import Placement, Quaternion, Vector
 from splatseg.session.locked import locked
@@ -78,8 +79,9 @@ class ObjectSteps(SessionSteps):
         """
         new, found = self.workspace.shared.new_id(), self.workspace.shared.content.find(key)
         cleaned = clean_name(f"copy of {found.name}" if name is None else name)
-        means = self.workspace.gaussians.means[found.ids.long().to(self.workspace.gaussians.device)].double()
-        x, y, z = ((means.min(0).values + means.max(0).values) / 2).tolist()
+        means = self.workspace.gaussians.means
+        low, high = middle_box(means[found.ids.long().to(means.device)], 0.96)
+        x, y, z = ((low + high) / 2).tolist()
 
         def edit(content: Content) -> Change:
             old = content.find(found.id)

@@ -16,6 +16,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from splatseg.core.camera import Camera
+from splatseg.core.extent import middle_box
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.scene import Scene
 
@@ -83,9 +84,7 @@ def view_pose(camera: Camera, distance: float) -> Pose:
 
 def overview_pose(gaussians: Gaussians) -> Pose:
     """A pose from which the middle 90 % of the splat is seen, for runs without photos; y points down, as in COLMAP."""
-    means = gaussians.means.double().cpu()
-    picked = means[torch.linspace(0, len(means) - 1, min(len(means), 50_000)).long()]
-    low, high = picked.quantile(0.05, dim=0), picked.quantile(0.95, dim=0)
+    low, high = middle_box(gaussians.means, 0.9)
     center, radius = ((low + high) / 2).numpy(), float((high - low).norm()) / 2
     direction = np.array([0.4, -0.5, -0.8])
     return Pose(center + direction * (radius or 1.0) * 2.2, center, np.array([0.0, -1.0, 0.0]), 0.9)
@@ -93,9 +92,7 @@ def overview_pose(gaussians: Gaussians) -> Pose:
 
 def focus_pose(gaussians: Gaussians, ids: Tensor, now: Pose) -> Pose:
     """The pose that looks as ``now`` does and shows the Gaussians ``ids`` (m,): their middle 96 % fill half of it."""
-    means = gaussians.means[ids].double().cpu()
-    picked = means[torch.linspace(0, len(means) - 1, min(len(means), 50_000)).long()]
-    low, high = picked.quantile(0.02, dim=0), picked.quantile(0.98, dim=0)
+    low, high = middle_box(gaussians.means[ids], 0.96)
     spread = float((high - low).norm()) / 2 or 3 * float(gaussians.scales[ids].max())
     center, away = ((low + high) / 2).numpy(), now.position - now.look_at
     distance = 2 * spread / tan(now.fov / 2)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from splatseg.core.extent import middle_box
 from splatseg.session import SceneObject
 from splatseg.session.copies import Placement
 from splatseg.session.shared import shown_copies
@@ -90,8 +91,8 @@ class CopyGizmo:
             self._key = None
             return
         template, means = self._window.template, self._window.session.workspace.gaussians.means
-        points = means[entry.ids.long().to(means.device)].cpu()
-        extent = float((points.max(0).values - points.min(0).values).max()) * entry.placement.scale
+        low, high = middle_box(means[entry.ids.long().to(means.device)], 0.96)
+        extent = float((high - low).max()) * entry.placement.scale
         self._handle = self._window.client.scene.add_transform_controls(
             GIZMO, scale=max(extent, 1e-6) / template.unit, depth_test=SEEN, **self._pose(entry.placement)
         )

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 
 from splatseg.core.errors import SplatsegError
+from splatseg.core.extent import middle_box
 from splatseg.session import Mode
 from splatseg.viewer.actions import Actions, SolidPose
 from splatseg.viewer.markings import ACCENT, SEEN
@@ -98,9 +99,7 @@ class SolidGizmo:
         window = self._window
         chosen = window.session.selection
         if len(chosen):
-            means = window.session.workspace.gaussians.means[chosen.ids].double().cpu()
-            picked = means[torch.linspace(0, len(means) - 1, min(len(means), 50_000)).long()]
-            low, high = picked.quantile(0.01, dim=0), picked.quantile(0.99, dim=0)  # strays would make it the scene's
+            low, high = middle_box(window.session.workspace.gaussians.means[chosen.ids], 0.98)
             edges = ((high - low) * MARGIN).clamp_min(1e-3 * float((high - low).max()) or window.template.unit * 1e-2)
             if self.kind == "ball":
                 edges = torch.full((3,), float((high - low).norm()) * MARGIN or float(edges.max()))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from chromium import FRAMES, PATIENCE, ROOT, executable, open_page, start, wait_for
 from PIL import Image
 from playwright.sync_api import sync_playwright
@@ -37,6 +38,7 @@ HTMLCanvasElement.prototype.getContext = function (kind, options) {
 DRAWN = 3  # pictures the page draws between a change and its photograph: sorting and colors come one after another
 # Places in the first photo of the demo's scene, columns and rows of 320 x 240.
 BELLY, CHEST, MUSHROOM, WALL = (93, 185), (88, 132), (205, 150), (160, 20)
+BESIDE = (0.62, 0.3)  # of the window's width and height: where the copy is put, as far away as the original
 
 
 class Guide:
@@ -221,8 +223,11 @@ def tools(guide: Guide) -> None:
     guide.gesture(lambda: guide.press("Duplicate"))
     copy = guide.served.session.objects[-1]
     assert copy.placement is not None
-    x, y, z = copy.placement.center
-    guide.served.act(lambda: guide.served.session.place(copy.id, (x + 0.9, y, z + 0.4), scale=0.7))
+    camera = guide.served.camera()
+    _, depth = camera.project(torch.tensor([copy.placement.center]))
+    aside = torch.tensor([[BESIDE[0] * camera.width, BESIDE[1] * camera.height]])
+    x, y, z = camera.unproject(aside, depth)[0].tolist()
+    guide.served.act(lambda: guide.served.session.place(copy.id, (x, y, z), scale=0.7))
     guide.shoot("copy")
     for _ in range(2):
         guide.gesture(lambda: guide.page.keyboard.press("Control+z"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import html
+import math
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,12 +17,15 @@ from splatseg.viewer.panels.lit import add_button, light
 from splatseg.viewer.panels.search import SearchSection
 from splatseg.viewer.status import ONE_LINE, short, swatch
 
+TWICE_SECONDS = 0.5  # between two presses of Select that are a double-click, which browsers count alike
+
 
 class ObjectRow:
     """One object: a row of buttons, and its color, name and copies folded below."""
 
     def __init__(self, window: Actions, entry: SceneObject) -> None:
         self._window, self._key = window, entry.id
+        self._selected_at = -math.inf
         gui = window.client.gui
         self.folder = gui.add_folder(self._label(entry))
         with self.folder:
@@ -48,7 +53,7 @@ class ObjectRow:
         return ("Hide" if entry.visible else "Show", "Isolate", "Select", "Delete")
 
     def _pressed(self, event: Any) -> None:
-        session = self._window.session
+        session, pressed_at = self._window.session, time.monotonic()
         acts: dict[str, Callable[[], object]] = {
             "Hide": partial(session.show, self._key, False),
             "Show": partial(session.show, self._key),
@@ -57,6 +62,10 @@ class ObjectRow:
             "Delete": partial(session.delete, self._key),
         }
         self._window.act(acts[event.target.value])
+        if event.target.value == "Select":
+            if pressed_at - self._selected_at < TWICE_SECONDS:
+                self._window.act(self._window.focus)
+            self._selected_at = pressed_at
 
     def _duplicate(self, key: int) -> None:
         window = self._window
