@@ -10,6 +10,7 @@ import torch
 from splatseg.core.ahead import ahead
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.scene import View
+from splatseg.fit.malloc import Apart
 from splatseg.fit.pixel_pools import PixelPool, SamplingConfig, sample_pool, sample_pools
 from splatseg.masks.hierarchy import PatchHierarchy
 from splatseg.ops.columns import column_bytes
@@ -41,6 +42,7 @@ class PoolCache:
     pixels: int = 0
     """Of a pool, at most; 0 before the first one."""
     _pools: dict[int, PixelPool | None] = field(default_factory=dict)
+    _apart: Apart = field(default_factory=Apart)
 
     def get(self, index: int) -> PixelPool | None:
         """The pool of a view; None where the view has no masked pixel that shows a Gaussian."""
@@ -48,7 +50,9 @@ class PoolCache:
             arrived, pool = next(self.arriving, (index, None))
             if arrived == index and pool is None:
                 pool = self._make(index, self.hierarchy_of(self.views[index]))
-            self._pools[arrived] = pool if pool is None or self.prepare is None else self.prepare(pool)
+            if pool is not None and self.prepare is not None:
+                pool = self.prepare(pool)
+            self._pools[arrived] = None if pool is None else pool.each(self._apart.copy)
         return self._pools[index]
 
     def once(self, numbers: Sequence[int] | None = None) -> Iterator[PixelPool | None]:
@@ -105,6 +109,7 @@ class PoolCache:
     def forget(self) -> None:
         """Drop all pools; they are traced again when asked for."""
         self._pools.clear()
+        self._apart = Apart()
 
     @property
     def nbytes(self) -> int:
