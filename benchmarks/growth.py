@@ -51,7 +51,7 @@ STAGES: dict[str, tuple[str, ...]] = {
 }
 """The axes that a stage reads something along."""
 TARGETS = ((1000, 200, 130), (6400, 56, 74))  # what the project promises to manage: thousand Gaussians, views, masks
-LIBRARIES_MB = 420  # what a process holds that has imported everything and done nothing
+LIBRARIES_MB = 290  # what a process holds that has imported everything and done nothing
 COLORS = {"gaussians": "#0072b2", "views": "#d55e00", "masks": "#009e73", "megapixels": "#cc79a7"}  # Okabe and Ito
 
 
