@@ -25,7 +25,7 @@ docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=true PYTHONPATH=. $(BIN)/python -m mkdocs build --quiet --strict
 
 $(VENV)/.docs: $(STAMP) requirements-docs.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements-docs.txt
 	touch $@
 
 # For the torch in .venv. It is installed with: pip install 'dist/splatseg-....whl[viewer]'
@@ -39,9 +39,10 @@ gpu:
 
 build: $(VENV)/.built
 
+# --no-compile: half of the minute is bytecode, most of it of modules that nothing here imports.
 $(STAMP): requirements-cpu.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-cpu.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements-cpu.txt
 	touch $@
 
 $(VENV)/.built: $(STAMP) $(SOURCES)
