@@ -8,7 +8,7 @@ from torch import Tensor
 MOST = 50_000  # points looked at
 
 
-def middle_box(points: Tensor, share: float) -> tuple[Tensor, Tensor]:
+def middle_box(points: Tensor, share: float = 0.96) -> tuple[Tensor, Tensor]:
     """(3,) float64 least and greatest coordinates, on the CPU, of the middle ``share`` of ``points`` (m, 3), m > 0,
     along each axis; of many points a sample is looked at."""
     picked = points[torch.linspace(0, len(points) - 1, min(len(points), MOST), device=points.device).long()]

@@ -7,7 +7,7 @@ times. A pool of m pixels takes about 190 bytes per pixel (some 30 contributions
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -78,9 +78,8 @@ class PixelPool:
 
     def each(self, act: Callable[[Tensor], Tensor]) -> PixelPool:
         """The pool with each of its tensors as ``act`` returns it."""
-        contributions = Contributions(*(act(getattr(self.contributions, f.name)) for f in fields(Contributions)))
         base = None if self.base is None else act(self.base)
-        return PixelPool(contributions, act(self.rows), act(self.patch), act(self.membership), base)
+        return PixelPool(self.contributions.each(act), act(self.rows), act(self.patch), act(self.membership), base)
 
     def without(self, number: Tensor, features: Tensor) -> PixelPool:
         """The pool as steps read it that move some Gaussians only: what the others give a pixel never changes.

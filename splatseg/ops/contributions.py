@@ -96,8 +96,12 @@ class Contributions:
         """The same with float16 weights."""
         return replace(self, weights=self.weights.to(torch.float16))
 
+    def each(self, act: Callable[[Tensor], Tensor]) -> Contributions:
+        """The same with each of its tensors as ``act`` returns it."""
+        return Contributions(**{name: act(tensor) for name, tensor in self._tensors().items()})
+
     def to(self, device: torch.device | str) -> Contributions:
-        return Contributions(**{name: tensor.to(device) for name, tensor in self._tensors().items()})
+        return self.each(lambda tensor: tensor.to(device))
 
     def _tensors(self) -> dict[str, Tensor]:
         return {field.name: getattr(self, field.name) for field in fields(self)}

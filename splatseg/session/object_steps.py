@@ -80,7 +80,7 @@ class ObjectSteps(SessionSteps):
         new, found = self.workspace.shared.new_id(), self.workspace.shared.content.find(key)
         cleaned = clean_name(f"copy of {found.name}" if name is None else name)
         means = self.workspace.gaussians.means
-        low, high = middle_box(means[found.ids.long().to(means.device)], 0.96)
+        low, high = middle_box(means[found.ids.long().to(means.device)])
         x, y, z = ((low + high) / 2).tolist()
 
         def edit(content: Content) -> Change:

@@ -92,7 +92,7 @@ def overview_pose(gaussians: Gaussians) -> Pose:
 
 def focus_pose(gaussians: Gaussians, ids: Tensor, now: Pose) -> Pose:
     """The pose that looks as ``now`` does and shows the Gaussians ``ids`` (m,): their middle 96 % fill half of it."""
-    low, high = middle_box(gaussians.means[ids], 0.96)
+    low, high = middle_box(gaussians.means[ids])
     spread = float((high - low).norm()) / 2 or 3 * float(gaussians.scales[ids].max())
     center, away = ((low + high) / 2).numpy(), now.position - now.look_at
     distance = 2 * spread / tan(now.fov / 2)

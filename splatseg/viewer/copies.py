@@ -91,7 +91,7 @@ class CopyGizmo:
             self._key = None
             return
         template, means = self._window.template, self._window.session.workspace.gaussians.means
-        low, high = middle_box(means[entry.ids.long().to(means.device)], 0.96)
+        low, high = middle_box(means[entry.ids.long().to(means.device)])
         extent = float((high - low).max()) * entry.placement.scale
         self._handle = self._window.client.scene.add_transform_controls(
             GIZMO, scale=max(extent, 1e-6) / template.unit, depth_test=SEEN, **self._pose(entry.placement)
