@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 import numpy as np
 import pytest
@@ -83,20 +84,29 @@ CASES = {
 }
 
 
-@needs_kernel
-@pytest.mark.parametrize("points", CASES.values(), ids=CASES.keys())
-def test_bits_of_the_specification_whatever_the_threads(points: np.ndarray, threads: int) -> None:
-    """Ids, too: of points equally near those of the lowest ids are found, in that order."""
-    draw = np.random.default_rng(1)
+@cache
+def specified(case: str) -> list[tuple[int, np.ndarray | None, bool, tuple[np.ndarray, np.ndarray]]]:
+    """What the specification finds: how many, of which places (None: of the points), without each point itself, what.
+    It is slow, and the same for any number of threads."""
+    points, draw, found = CASES[case], np.random.default_rng(1), []
     places = np.concatenate([points[::7], draw.normal(size=(200, 3)) * 3]).astype(points.dtype)
     for count in (1, min(9, len(points)), min(40, len(points))):
-        expected = reference.nearest_points(torch.from_numpy(points), torch.from_numpy(places), count, False)
-        assert all(np.array_equal(a, b) for a, b in zip(nearest(points, places, count), expected, strict=True))
-        expected = reference.nearest_points(torch.from_numpy(points), None, count, False)
-        assert all(np.array_equal(a, b) for a, b in zip(nearest(points, None, count), expected, strict=True))
-        if count < len(points):
-            expected = reference.nearest_points(torch.from_numpy(points), None, count, True)
-            assert all(np.array_equal(a, b) for a, b in zip(nearest_others(points, count), expected, strict=True))
+        for asked, without in ((places, False), (None, False), (None, True)):
+            if not without or count < len(points):
+                given = None if asked is None else torch.from_numpy(asked)
+                ids, distances = reference.nearest_points(torch.from_numpy(points), given, count, without)
+                found.append((count, asked, without, (np.asarray(ids), np.asarray(distances))))
+    return found
+
+
+@needs_kernel
+@pytest.mark.parametrize("case", CASES)
+def test_bits_of_the_specification_whatever_the_threads(case: str, threads: int) -> None:
+    """Ids, too: of points equally near those of the lowest ids are found, in that order."""
+    points = CASES[case]
+    for count, asked, without, expected in specified(case):
+        found = nearest_others(points, count) if without else nearest(points, asked, count)
+        assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_others_leave_out_the_point_itself_where_points_coincide() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -69,31 +70,39 @@ class Window:
         box = self.page.locator("canvas").first.bounding_box()
         return box["x"] + x * box["width"], box["y"] + y * box["height"]
 
-    def gesture(self, act: Callable[[], object]) -> None:
-        """Do ``act`` and wait until it has reached the session, however slowly the browser draws."""
-        before = self.served.session.step
+    def until(self, what: str, act: Callable[[], object], done: Callable[[], Any]) -> None:
+        """Do ``act`` and wait for what comes of it. A page that draws for seconds may lose a click or a key: where
+        nothing comes of it for long it is done again, as a person would, and a warning says so."""
         act()
-        wait_for("the gesture to arrive", lambda: self.served.session.step is not before)
+        try:
+            wait_for(what, done, PATIENCE / 6)
+        except AssertionError:
+            warnings.warn(f"nothing came of the first attempt: {what}", stacklevel=2)
+            act()
+            wait_for(f"{what}, at the second attempt", done)
+
+    def gesture(self, act: Callable[[], object], done: Callable[[], bool] | None = None) -> None:
+        """Do ``act`` and wait until it has reached the session, or ``done``, however slowly the browser draws."""
+        before = self.served.session.step
+        self.until("the gesture to arrive", act, done or (lambda: self.served.session.step is not before))
         self.settle()
 
-    def click(self, leaf: int, key: str | None = None) -> None:
-        """Click on the canvas, with ``key`` held."""
+    def click(self, leaf: int, key: str | None = None, selects: np.ndarray | None = None) -> None:
+        """Click on the canvas, with ``key`` held, until ``selects`` is what is selected."""
         place = self.place_of(leaf)
-        if key:
-            self.page.keyboard.down(key)
-        self.gesture(lambda: self.page.mouse.click(*place))
-        if key:
-            self.page.keyboard.up(key)
+
+        def act() -> None:
+            if key:
+                self.page.keyboard.down(key)
+            self.page.mouse.click(*place)
+            if key:
+                self.page.keyboard.up(key)
+
+        self.gesture(act, None if selects is None else lambda: np.array_equal(self.selected(), selects))
 
     def press_key(self, key: str, done: Callable[[], bool]) -> None:
-        """Press a key of the canvas and wait for what it does. A page that draws for seconds may lose one: where
-        nothing comes of it for long it is pressed again, as a person would."""
-        self.page.keyboard.press(key)
-        try:
-            wait_for(f"what {key} does", done, PATIENCE / 6)
-        except AssertionError:
-            self.page.keyboard.press(key)
-            wait_for(f"what {key} does, pressed twice", done)
+        """Press a key of the canvas and wait for what it does."""
+        self.until(f"what {key} does", lambda: self.page.keyboard.press(key), done)
         for _ in range(2):  # outlines go, and a tool's backdrop comes: sent one after the other
             self.settle()
             self.page.evaluate(FRAMES, 3)  # what the server answers is taken up when the page draws
@@ -150,6 +159,20 @@ class Window:
             return all(self._is_lit(pixels, leaf) is value for leaf, value in expected.items())
 
         wait_for(f"{name}.png to show leaves {lit} lit and {dark} not", as_expected)
+
+    def found(self, name: str) -> str:
+        """What the window is like, for a test that has failed; keeps a screenshot ``name``."""
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        try:
+            self.page.screenshot(path=SCREENSHOTS / f"{name}.png", timeout=PATIENCE * 1000)
+            words = self.page.locator("body").inner_text()
+        except Exception as error:  # the page may have gone: that is told, too
+            words = f"no picture: {error}"
+        served = self.viewer.windows.get(self._client)
+        if served is None:
+            return f"the server has no such window\n{words}"
+        told = {"tool": served.choices.tool, "corners": served.canvas.corners, "step": served.session.step.label}
+        return f"{told | {'selected': int(served.session.selection.mask.sum())}}\n{words}"
 
     def _is_lit(self, pixels: np.ndarray, leaf: int) -> bool:
         """Whether the page is orange where ``leaf`` is, whatever its own color: far more red than blue."""

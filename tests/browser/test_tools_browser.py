@@ -115,8 +115,7 @@ def test_objects_are_copied_hidden_and_searched(open_window: Any, known: KnownSc
     window.gesture(lambda: window.page.keyboard.press("Escape"))
     window.tab("Objects")
     open_folder(window, "Color, name, copy")
-    window.press("Duplicate")
-    wait_for("the copy", lambda: len(shared.content.objects) == 2)
+    window.until("the copy", lambda: window.press("Duplicate"), lambda: len(shared.content.objects) == 2)
     window.settle()
     window.shoot("18-copy")
     # viser draws splats last: a gizmo that leaves no depth is under all of them.

@@ -33,17 +33,16 @@ def test_click_level_subtract_undo_export(open_window: Any, known: KnownScene) -
     belly, chest, other = known.leaf("snowman/belly"), known.leaf("snowman/chest"), known.leaf("mushroom/cap")
     window.shoot("1-open")  # in the scene's own colors: some are reddish themselves
 
-    window.click(belly)
-    assert np.array_equal(window.selected(), known.inside(belly, 2))
+    window.click(belly, selects=known.inside(belly, 2))
     window.shoot("2-part", lit=(belly,), dark=(chest, other))
 
     window.page.get_by_role("slider").first.focus()
-    window.gesture(lambda: window.page.keyboard.press("ArrowRight"))
-    assert np.array_equal(window.selected(), known.inside(belly, 1))
+    window.page.keyboard.press("ArrowRight")
+    wait_for("the object", lambda: np.array_equal(window.selected(), known.inside(belly, 1)))
+    window.settle()
     window.shoot("3-object", lit=(belly, chest), dark=(other,))
 
-    window.click(chest, "Alt")
-    assert np.array_equal(window.selected(), known.inside(belly, 1) & ~known.inside(chest, 2))
+    window.click(chest, "Alt", selects=known.inside(belly, 1) & ~known.inside(chest, 2))
     window.shoot("4-subtract", lit=(belly,), dark=(chest, other))
 
     window.gesture(lambda: window.press("Undo"))
@@ -192,16 +191,21 @@ def test_lasso_and_brush_by_real_clicks(open_window: Any, known: KnownScene) -> 
     belly = known.leaf("snowman/belly")
     x, y = window.place_of(belly)
     corners = [(x - 12, y - 12), (x + 12, y - 12), (x + 12, y + 12), (x - 12, y + 12)]
+
+    def click(corner: tuple[float, float], number: int) -> None:
+        def is_there() -> bool:
+            return bool(window.served.canvas.corners == number)
+
+        window.until(f"corner {number}", lambda: window.page.mouse.click(*corner), is_there)
+
     window.press_key("l", lambda: window.served.choices.tool == "lasso")
     for turn in range(2):
         for number, corner in enumerate(corners, 1):
-            window.page.mouse.click(*corner)
-            wait_for("the corner", lambda n=number: window.served.canvas.corners == n)
+            click(corner, number)
         if not turn:
             window.shoot("10-lasso")
         window.press_key("Backspace", lambda: window.served.canvas.corners == 3)
-        window.page.mouse.click(*corners[-1])
-        wait_for("the corner", lambda: window.served.canvas.corners == 4)
+        click(corners[-1], 4)
         window.gesture(lambda: window.page.keyboard.press("Enter"))
         inside = window.selected()
         assert inside.any() and known.inside(belly, 2)[inside].mean() > 0.9 and not window.served.canvas.corners
