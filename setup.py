@@ -104,7 +104,8 @@ def extension() -> CppExtension:
     digest = f'#define SPLATSEG_SOURCES "{sources_digest(ROOT / SOURCES)}"\n'
     sources = [joined(SOURCES, Path("build"), digest), joined(SOURCES / "cpu", Path("build"))]
     # Bounds of distances are rounded as distances are: no product is fused with a sum behind our back.
-    flags = {"cxx": ["-O3", "-fopenmp", "-ffp-contract=off", "-Wall", "-Wno-psabi", "-Wno-unknown-pragmas"]}
+    # -g0: Python's own flags may ask for what is stripped below, at twice the time.
+    flags = {"cxx": ["-O3", "-g0", "-fopenmp", "-ffp-contract=off", "-Wall", "-Wno-psabi", "-Wno-unknown-pragmas"]}
     include = [str(ROOT / SOURCES)]
     # -fopenmp in compile and link alike: without it at link time the parallel loops run serially, silently.
     link = ["-fopenmp", "-s"]

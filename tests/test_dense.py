@@ -131,7 +131,7 @@ def test_auto_matches_photos_where_sparse_points_are_few() -> None:
     assert replace(auto, start="dense").starts_dense(1000, 10) and not replace(auto, start="sparse").starts_dense(9, 10)
 
 
-def test_a_dense_start_takes_so_many_passes_over_the_photos(scene: Scene) -> None:
+def test_a_dense_start_takes_so_many_passes_over_the_photos(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
     """Few photos are fitted ever better, at last at the cost of the views between: kitchen had 18.7 dB after 3000 steps
     and has 19.9 after 1000."""
     views = len(scene.views)
@@ -141,6 +141,7 @@ def test_a_dense_start_takes_so_many_passes_over_the_photos(scene: Scene) -> Non
         hooks = FitHooks(save_checkpoint=saved.append, checkpoint_seconds=0.0)
         fit_geometry(scene, replace(config, start=start), hooks=hooks)
         assert saved[-1]["step"] == expected
+        assert caplog.text.count(f"{views} steps instead of {views + 8}") == 1, "of the dense start alone"
     assert GeometryConfig().after_dense_start(24).steps == 24 * 40
     assert GeometryConfig().after_dense_start(300).steps == GeometryConfig().steps
 

@@ -88,4 +88,5 @@ def run_sheet(
             cells += [Cell(pixels, f"{view.name}: {shown}") for shown, pixels in pictures.items()]
     sheet = stacked([contact_sheet(cells, columns=4), *below])
     with atomic_write(path) as temporary:
-        sheet.save(temporary, format="PNG")
+        # Level 6, the usual one, takes more than twice the time for 6 % fewer bytes.
+        sheet.save(temporary, format="PNG", compress_level=4)

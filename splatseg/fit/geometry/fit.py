@@ -107,7 +107,7 @@ def fit_geometry(
         saved = None
     points, free = start_points(scene, config, device, ranks)
     if free is not None:
-        config = config.after_dense_start(len(scene.views))
+        config = fewer_steps(config, len(scene.views))
     part = part and part.in_frame(frame)
     if part is not None:
         points = part.start(points)
@@ -144,6 +144,21 @@ def fit_geometry(
     if ranks.first and (line := misfit_line(photos.losses.misfits(), names)):
         log.warning("%s", line)
     return frame.back(trimmed(state.gaussians(config.sh_degree)), offset)
+
+
+def fewer_steps(config: GeometryConfig, photos: int) -> GeometryConfig:
+    """The settings after a dense start; a line where they are not the ones asked for."""
+    fewer = config.after_dense_start(photos)
+    if fewer.steps < config.steps:
+        log.warning(
+            "geometry: %d steps instead of %d: after a dense start from %d photos more make views between them worse "
+            "(geometry.dense.passes: %d over all photos)",
+            fewer.steps,
+            config.steps,
+            photos,
+            config.dense.passes,
+        )
+    return fewer
 
 
 def start_points(
