@@ -12,7 +12,7 @@ if [[ -n "${PYTHONDONTWRITEBYTECODE:-}" ]]; then
 fi
 
 # The browser's tests come first on the processor: they wait much, and the others take what they leave; one after the other
-# both take three minutes longer on two cores. They lie in tests/browser: thousands of others need not be collected first.
+# both take a minute and a half longer on two cores. They lie in tests/browser: thousands of others need not be collected first.
 # 5: none was chosen.
 passed() { (($1 == 0 || $1 == 5)); }
 
