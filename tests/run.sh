@@ -4,12 +4,7 @@ set -uo pipefail
 python=$1
 shift
 
-# Bytecode that is not to lie beside the sources lies elsewhere: without any, every process compiles what it imports anew,
-# and there are some two hundred.
-if [[ -n "${PYTHONDONTWRITEBYTECODE:-}" ]]; then
-  unset PYTHONDONTWRITEBYTECODE
-  export PYTHONPYCACHEPREFIX="${PYTHONPYCACHEPREFIX:-$(cd "$(dirname "$0")/.." && pwd)/build/bytecode}"
-fi
+source "$(dirname "$0")/bytecode.sh"
 
 # The browser's tests come first on the processor: they wait much, and the others take what they leave; one after the other
 # both take a minute and a half longer on two cores. They lie in tests/browser: thousands of others need not be collected first.
