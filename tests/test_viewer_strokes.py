@@ -213,6 +213,21 @@ def test_a_tap_is_a_click_and_a_mouses_click_is_one(known: KnownRun, viewer: Vie
     for _ in range(3):
         window.press("Back (Backspace)")
     wait_for("no corner", lambda: not served.canvas.corners)
+    for u, v in AROUND[:2]:  # the node is told late, and where the button went up
+        window.click(u, v)
+        window.tap(u + 0.005 * window.camera.width, v, NAME)
+    for u, v in AROUND[2:4]:  # of both clicks the page tells first
+        window.click(u, v)
+    for u, v in AROUND[2:4]:
+        window.tap(u, v, NAME)
+    window.tap(*AROUND[0], NAME)  # the page is late, and the button moved
+    time.sleep(2 * ALONE_SECONDS)
+    window.click(AROUND[0][0] + 0.005 * window.camera.width, AROUND[0][1])
+    time.sleep(2 * ALONE_SECONDS)
+    assert served._queue.wait_idle(20) and served.canvas.corners == 5, "each once"
+    for _ in range(5):
+        window.press("Back (Backspace)")
+    wait_for("no corner", lambda: not served.canvas.corners)
     for corners, place in enumerate(AROUND[:2], 1):
         window.tap(*place, NAME)
         wait_for("the corner", lambda corners=corners: served.canvas.corners == corners)

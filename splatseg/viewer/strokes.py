@@ -18,6 +18,8 @@ NAME = "/tool/backdrop"
 TAPS = "/tool/taps"
 ALONE_SECONDS = 0.3  # a mouse's click is told of at once
 EDGE = 1e5  # half of the backdrop's, in the browser's units: beyond what it draws, within what its pointer finds
+MOST_EARLY = 8  # clicks: of some the node is never told, as of the second of three within 50 ms
+PLACE = 0.01  # of the picture's sides: a pointer that moves by three pixels, and no more, clicks
 APART = 2.0  # pixels: points of a stroke that are nearer to the last one are left out
 MOST_POINTS = 5_000  # of a stroke: half an hour of a hand at viser's 20 a second
 
@@ -31,6 +33,11 @@ def _add_box(window: Actions, name: str, half_edge: float) -> Any:
     """An invisible box around everything. No lit mesh: a browser without a GPU takes seconds to compile its shader."""
     box = invisible_mesh(_CORNERS * np.float32(half_edge), _FACES)
     return window.client.scene.add_glb(name, box, cast_shadow=False, receive_shadow=False)
+
+
+def _at_one_place(first: Any, second: Any) -> bool:
+    """Whether both may tell of one click."""
+    return all(abs(a - b) <= PLACE for a, b in zip(first.screen_pos, second.screen_pos, strict=True))
 
 
 @dataclass
@@ -63,13 +70,15 @@ class Taps:
     """Tells of taps on a touch screen: viser 1.1.1 takes a finger on the canvas for one that a gizmo holds already
     (``client/src/App.tsx``, line 708), so its page tells of no click there, but of one on a node that listens.
 
-    This one is an invisible box around everything. A mouse's click is told twice, of the node first: a tap is one that
-    the page itself tells nothing of.
+    This one is an invisible box around everything. A mouse's plain click is told twice, by the page, with the place
+    where the button went down, and of the node, with that where it went up: mostly of the node first, but of a click
+    soon after another only when a timer of the page has run. A tap is what the page tells nothing of.
     """
 
     def __init__(self, window: Actions, tapped: Callable[[Any], None]) -> None:
         self._tapped, self._waiting = tapped, None
         self._taken: Any = None
+        self._early: list[Any] = []  # clicks of the page that are still to be told of the node
         self._alone = Later(ALONE_SECONDS, self._take, rest=True)  # an earlier click says nothing of it
         self.listen(_add_box(window, TAPS, 2 * EDGE))
 
@@ -82,13 +91,21 @@ class Taps:
         late."""
         waiting, taken = self._waiting, self._taken
         self._waiting = self._taken = None
-        return waiting is not None or taken is None or tuple(taken.screen_pos) != tuple(event.screen_pos)
+        if waiting is None and taken is not None and _at_one_place(taken, event):
+            return False
+        if waiting is None and event.modifier is None:  # the node listens to no others
+            self._early = [*self._early, event][-MOST_EARLY:]
+        return True
 
     def close(self) -> None:
         """Listen no more."""
         self._alone.close()
 
     def _clicked(self, event: Any) -> None:
+        told = next((early for early in self._early if _at_one_place(early, event)), None)
+        if told is not None:
+            self._early.remove(told)
+            return
         self._waiting = event
         self._alone.tell()
 

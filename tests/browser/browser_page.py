@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import time
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -70,39 +69,27 @@ class Window:
         box = self.page.locator("canvas").first.bounding_box()
         return box["x"] + x * box["width"], box["y"] + y * box["height"]
 
-    def until(self, what: str, act: Callable[[], object], done: Callable[[], Any]) -> None:
-        """Do ``act`` and wait for what comes of it. A page that draws for seconds may lose a click or a key: where
-        nothing comes of it for long it is done again, as a person would, and a warning says so."""
-        act()
-        try:
-            wait_for(what, done, PATIENCE / 6)
-        except AssertionError:
-            warnings.warn(f"nothing came of the first attempt: {what}", stacklevel=2)
-            act()
-            wait_for(f"{what}, at the second attempt", done)
-
     def gesture(self, act: Callable[[], object], done: Callable[[], bool] | None = None) -> None:
         """Do ``act`` and wait until it has reached the session, or ``done``, however slowly the browser draws."""
         before = self.served.session.step
-        self.until("the gesture to arrive", act, done or (lambda: self.served.session.step is not before))
+        act()
+        wait_for("what the gesture does", done or (lambda: self.served.session.step is not before))
         self.settle()
 
     def click(self, leaf: int, key: str | None = None, selects: np.ndarray | None = None) -> None:
         """Click on the canvas, with ``key`` held, until ``selects`` is what is selected."""
         place = self.place_of(leaf)
-
-        def act() -> None:
-            if key:
-                self.page.keyboard.down(key)
-            self.page.mouse.click(*place)
-            if key:
-                self.page.keyboard.up(key)
-
-        self.gesture(act, None if selects is None else lambda: np.array_equal(self.selected(), selects))
+        done = None if selects is None else lambda: np.array_equal(self.selected(), selects)
+        if key:
+            self.page.keyboard.down(key)
+        self.gesture(lambda: self.page.mouse.click(*place), done)
+        if key:
+            self.page.keyboard.up(key)
 
     def press_key(self, key: str, done: Callable[[], bool]) -> None:
         """Press a key of the canvas and wait for what it does."""
-        self.until(f"what {key} does", lambda: self.page.keyboard.press(key), done)
+        self.page.keyboard.press(key)
+        wait_for(f"what {key} does", done)
         for _ in range(2):  # outlines go, and a tool's backdrop comes: sent one after the other
             self.settle()
             self.page.evaluate(FRAMES, 3)  # what the server answers is taken up when the page draws

@@ -35,6 +35,9 @@ FRAMES = """(n) => new Promise((done) => {
   draw();
 })"""  # done when the page has been drawn so many times
 
+STILL = """() => document.getAnimations().every(
+  (one) => !(one instanceof CSSTransition) || one.playState !== "running")"""  # whether nothing glides
+
 
 def executable() -> str | None:
     """The browser, if there is one."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from browser_page import Window
-from chromium import wait_for
+from chromium import FRAMES, STILL, wait_for
 from known_scene import KnownScene
 
 ARROW = 300  # pixels, at least, of a gizmo's colors where one is seen
@@ -19,9 +19,10 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 def open_folder(window: Window, label: str) -> None:
-    """Unfold a folder of the panel."""
+    """Unfold a folder of the panel. It begins to glide some pictures later, and what glides is not pressed."""
     window.press(label)
-    time.sleep(0.5)  # it glides
+    window.page.evaluate(FRAMES, 4)
+    wait_for("the folder to be open", lambda: window.page.evaluate(STILL))
 
 
 def choose(window: Window, label: str, option: str) -> None:
@@ -115,7 +116,8 @@ def test_objects_are_copied_hidden_and_searched(open_window: Any, known: KnownSc
     window.gesture(lambda: window.page.keyboard.press("Escape"))
     window.tab("Objects")
     open_folder(window, "Color, name, copy")
-    window.until("the copy", lambda: window.press("Duplicate"), lambda: len(shared.content.objects) == 2)
+    window.press("Duplicate")
+    wait_for("the copy", lambda: len(shared.content.objects) == 2)
     window.settle()
     window.shoot("18-copy")
     # viser draws splats last: a gizmo that leaves no depth is under all of them.

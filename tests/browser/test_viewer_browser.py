@@ -1,7 +1,7 @@
 """The viewer in a real browser: headless Chromium, driven by mouse and keyboard, on a scene whose parts are known.
 
-It runs where the browser draws at least two pictures per second (two idle cores without a GPU do ten);
-``SPLATSEG_BROWSER=1`` runs it on slower machines too, ``=0`` never. What else can be set: ``chromium.py``.
+It runs where the browser draws a picture in 0.4 s; ``SPLATSEG_BROWSER=1`` runs it on slower machines too, ``=0`` never.
+What else can be set: ``chromium.py``.
 """
 
 from __future__ import annotations
@@ -187,16 +187,16 @@ def test_photo_beside_the_render_and_division_into_labels(open_window: Any, know
 
 
 def test_lasso_and_brush_by_real_clicks(open_window: Any, known: KnownScene) -> None:
+    from splatseg.viewer.strokes import ALONE_SECONDS
+
     window = open_window()
     belly = known.leaf("snowman/belly")
     x, y = window.place_of(belly)
     corners = [(x - 12, y - 12), (x + 12, y - 12), (x + 12, y + 12), (x - 12, y + 12)]
 
     def click(corner: tuple[float, float], number: int) -> None:
-        def is_there() -> bool:
-            return bool(window.served.canvas.corners == number)
-
-        window.until(f"corner {number}", lambda: window.page.mouse.click(*corner), is_there)
+        window.page.mouse.click(*corner)
+        wait_for(f"corner {number}", lambda: window.served.canvas.corners == number)
 
     window.press_key("l", lambda: window.served.choices.tool == "lasso")
     for turn in range(2):
@@ -204,6 +204,8 @@ def test_lasso_and_brush_by_real_clicks(open_window: Any, known: KnownScene) -> 
             click(corner, number)
         if not turn:
             window.shoot("10-lasso")
+        time.sleep(2 * ALONE_SECONDS)  # a click that is told late is none of its own
+        assert window.served.canvas.corners == 4
         window.press_key("Backspace", lambda: window.served.canvas.corners == 3)
         click(corners[-1], 4)
         window.gesture(lambda: window.page.keyboard.press("Enter"))
