@@ -10,6 +10,7 @@
 # but .gpu/ goes to $GPU_PREPARE and is kept for the next time.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+for tool in rsync xz g++; do command -v "$tool" >/dev/null || { echo "gpu_prepare.sh: expected $tool, found none" >&2; exit 2; }; done
 WORK=$(realpath -m "${GPU_PREPARE:-${XDG_CACHE_HOME:-$HOME/.cache}/splatseg-gpu}")
 PYTHON312=${PYTHON312:-$(compgen -G "$HOME/.pyenv/versions/3.12*/bin/python" | head -n 1 || true)}
 PYTHON312=${PYTHON312:-python3.12}

@@ -9,10 +9,10 @@
 
     python cuda_ext/compile_check.py [--quick] [--table docs/development/cuda.md] [WORD...]
 
-``--quick`` is for CI: every .cuh for sm_90, and all .cu in one translation unit, with their host sides, to the PTX of
-compute_80: torch's headers, six sevenths of the time, are read once, each kernel meets ptxas once and the code of both
-architectures is compiled. What ptxas alone would refuse for sm_80 is left to the full form. Nothing is linked then, as
-with words.
+``--quick`` is for CI: all .cuh in one translation unit for sm_90, and all .cu in another, with their host sides, to the
+PTX of compute_80: torch's headers are read once, each kernel meets ptxas once and the code of both architectures is
+compiled. What ptxas alone would refuse for sm_80, and whether each .cuh includes all it needs, is left to the full form
+(and to the emulator's tests, which compile each on its own). Nothing is linked then, as with words.
 Words choose the .cuh and .cu whose names hold one of them: then nothing is linked. The CPU build of torch lacks a few
 CUDA headers that hold no code (the names of build options); empty ones stand in.
 """
@@ -83,24 +83,25 @@ def compile_one(source: Path, command: list[str], folder: Path) -> str | None:
     return None
 
 
-def headers(folder: Path) -> list[Path]:
-    """A translation unit for each .cuh, with SPLATSEG_INSTANTIATE set so that its templates are compiled too."""
-    units = []
-    for header in sorted((ROOT / "cuda").glob("*.cuh")):
-        unit = folder / f"{header.stem}_cuh.cu"
-        unit.write_text(f'#define SPLATSEG_INSTANTIATE\n#include "cuda/{header.name}"\n')
-        units.append(unit)
-    return units
+def including(unit: Path, files: list[Path]) -> Path:
+    """A translation unit of ``files``, with SPLATSEG_INSTANTIATE set so that a .cuh's templates are compiled too."""
+    includes = "".join(f'#include "cuda/{file.name}"\n' for file in files)
+    unit.write_text(("#define SPLATSEG_INSTANTIATE\n" if files[0].suffix == ".cuh" else "") + includes)
+    return unit
+
+
+def headers(folder: Path, together: bool) -> list[Path]:
+    """A translation unit for each .cuh, or one of all: what several include is compiled once then."""
+    files = sorted((ROOT / "cuda").glob("*.cuh"))
+    if together:
+        return [including(folder / "every_header.cu", files)]
+    return [including(folder / f"{file.stem}_cuh.cu", [file]) for file in files]
 
 
 def sources(folder: Path, together: bool) -> list[Path]:
     """Every .cu, or one that includes them all: what they keep to themselves must have names of its own for that."""
     files = sorted((ROOT / "cuda").glob("*.cu"))
-    if not together:
-        return files
-    unit = folder / "every_source.cu"
-    unit.write_text("".join(f'#include "cuda/{file.name}"\n' for file in files))
-    return [unit]
+    return [including(folder / "every_source.cu", files)] if together else files
 
 
 def torch_include(folder: Path) -> list[str]:
@@ -117,11 +118,11 @@ def compile_all(home: Path, words: list[str], with_sources: bool, quick: bool) -
     for_headers, for_sources = (QUICK_HEADERS, QUICK_SOURCES) if quick else (ARCHITECTURES, ARCHITECTURES)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        work = [(unit, [*nvcc, *for_headers, "-Xptxas", "-v"]) for unit in headers(folder)]
+        together = quick and not words
+        work = [(unit, [*nvcc, *for_headers, "-Xptxas", "-v"]) for unit in headers(folder, together)]
         if with_sources:  # first, as they take longest
             include = torch_include(folder)
-            every = sources(folder, together=quick and not words)
-            work = [(source, [*nvcc, *for_sources, *include]) for source in every] + work
+            work = [(source, [*nvcc, *for_sources, *include]) for source in sources(folder, together)] + work
         wanted = [one for one in work if not words or any(word in one[0].name for word in words)]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             said = list(pool.map(lambda one: compile_one(*one, folder), wanted))

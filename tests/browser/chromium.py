@@ -65,8 +65,17 @@ def open_page(
     page.set_viewport_size({"width": size[0], "height": size[1]})
     page.set_default_timeout(PATIENCE * 1000)
     page.goto(address(port, token))
-    page.get_by_text("Keep as object").wait_for()
+    wait_for_widgets(page)
     return page
+
+
+def button(page: Any, name: str) -> Any:
+    """The button that is named so. Its words alone may stand elsewhere, too: a hint tells what to press."""
+    return page.get_by_role("button", name=name, exact=True).filter(visible=True)
+
+
+def wait_for_widgets(page: Any) -> None:
+    button(page, "Keep as object").wait_for()
 
 
 def wait_for(what: str, condition: Callable[[], Any], patience: float = PATIENCE) -> Any:

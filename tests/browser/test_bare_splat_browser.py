@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from browser_page import Window
-from chromium import PATIENCE
+from chromium import PATIENCE, button
 from plain_splats import table
 from script_runner import run_script
 
@@ -48,7 +48,7 @@ def test_a_bare_splat_is_segmented_by_a_click_and_exported(launch: Callable[[], 
 
         window.tab("Files")
         with window.page.expect_download(timeout=PATIENCE * 1000) as waiting:
-            window.page.get_by_text("Selection (PLY)").click()
+            button(window.page, "Selection (PLY)").click()
         found, wanted = load_splat(waiting.value.path()).gaussians, splat.select(torch.from_numpy(selected))
         for name, tensor in found.tensors().items():
             assert torch.equal(tensor, wanted.tensors()[name]), name

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from chromium import FRAMES, PATIENCE, address, open_page, wait_for
+from chromium import FRAMES, PATIENCE, address, button, open_page, wait_for, wait_for_widgets
 from known_run import make_run
 from known_scene import KnownScene
 from PIL import Image
@@ -55,7 +55,7 @@ def test_click_level_subtract_undo_export(open_window: Any, known: KnownScene) -
 
     window.tab("Files")
     with window.page.expect_download() as waiting:
-        window.page.get_by_text("Selection (PLY)").click()
+        button(window.page, "Selection (PLY)").click()
     path = Path(waiting.value.path())
     assert waiting.value.suggested_filename == "selection.ply"
     expected = load_gaussians(known.run.geometry).select(window.served.session.selection.mask)
@@ -151,7 +151,7 @@ def test_a_lost_connection_finds_its_selection_again_and_a_lost_server_is_told(
     window = open_window(680, 400)
     belly = known.leaf("snowman/belly")
     window.click(belly)
-    lost = window.page.get_by_text("The server does not answer")
+    lost = window.page.get_by_text("The server does not answer").first
     for tab in ("Objects", "Labels", "View", "Files", "Select"):
         window.tab(tab)
         assert unnamed_buttons(window.page) == []
@@ -177,7 +177,7 @@ def test_photo_beside_the_render_and_division_into_labels(open_window: Any, know
     wait_for("the photo", lambda: window.page.locator("img[src^='blob:']").count() > 0)
     window.shoot("8-photo")
     window.tab("Labels")
-    window.page.get_by_text("Divide the scene").click()
+    button(window.page, "Divide the scene").click()
     wait_for("the labels", lambda: window.served.session.tree is not None and window.served.job is None)
     window.settle()
     belly = known.leaf("snowman/belly")
@@ -244,7 +244,7 @@ def test_a_page_loaded_anew_stands_as_it_was_left(open_window: Any, viewer: Any,
     time.sleep(1)  # the camera comes to rest
     left, session, before = window.served.camera(), window.served.session, set(viewer.windows)
     window.page.reload()
-    window.page.get_by_text("Sharp where I look").wait_for()  # of the View tab
+    window.page.get_by_text("Sharp where I look").first.wait_for()  # of the View tab
     window._client = wait_for("the page", lambda: set(viewer.windows) - before).pop()
     window.settle()
     window.page.get_by_text("Welcome back").first.wait_for()
@@ -348,7 +348,7 @@ def test_the_console_tells_of_nothing_but_visers_own_nan(launch: Callable[[], An
     try:
         for _ in range(2):
             theirs = errors_at(browser, bare.get_port(), lambda page: page.wait_for_timeout(5000))
-            ours = errors_at(browser, viewer.port, lambda page: page.get_by_text("Keep as object").wait_for())
+            ours = errors_at(browser, viewer.port, wait_for_widgets)
             assert len(theirs) == 1 and "Computed radius is NaN" in theirs[0]
             assert set(ours) <= set(theirs)
     finally:
