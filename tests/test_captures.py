@@ -302,6 +302,24 @@ def test_instant_ngps_angles_names_without_suffix_and_masks(tmp_path: Path) -> N
     assert fitted is not None and int(fitted.sum()) == HEIGHT
 
 
+@pytest.mark.parametrize("beside", ["link", "photos"])
+def test_photos_behind_a_link_have_masks_beside_either(tmp_path: Path, beside: str) -> None:
+    """Those beside the link were left out without a word."""
+    make_scene(tmp_path / "kept")
+    scene, photos = tmp_path / "scene", tmp_path / "kept/images"
+    scene.mkdir()
+    (scene / "images").symlink_to(photos)
+    (scene / "sparse").symlink_to(tmp_path / "kept/sparse")
+    masks = (scene if beside == "link" else tmp_path / "kept") / "masks/sub"
+    masks.mkdir(parents=True)
+    for photo in (photos / "sub").iterdir():
+        Image.fromarray(np.eye(HEIGHT, WIDTH, dtype=np.uint8) * 255).save(masks / f"{photo.name}.png")
+    for _ in range(2):
+        for view in load_colmap(scene).views:
+            fitted = view.photo()[1]
+            assert fitted is not None and int(fitted.sum()) == HEIGHT
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -4,6 +4,7 @@ keeps masks of what the geometry leaves out."""
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -26,7 +27,8 @@ def capture_masks(root: Path, model: Model, downscale: int, no_masks: Path | Non
     """Image name -> mask of what the geometry leaves out (value 0), for the images that have one; said in a line.
 
     COLMAP has them in ``masks/NAME.png``, nerfstudio in ``masks/STEM.png`` or where ``transforms.json`` says; ``masks``
-    is beside the folder of photos ``root``, or in it. ``masks_<downscale>`` comes first with smaller photos.
+    is beside the folder of photos ``root``, or in it; where that is a link, the link's own place comes before what it leads
+    to. ``masks_<downscale>`` comes first with smaller photos.
 
     Raises:
         SplatsegError: a ``transforms.json`` names a mask that is not there.
@@ -50,10 +52,8 @@ def capture_masks(root: Path, model: Model, downscale: int, no_masks: Path | Non
 
 def mask_files(root: Path, names: Iterable[str], downscale: int, no_masks: Path | None) -> dict[str, Path]:
     """Image name -> mask, for those of ``names`` that have one in a folder of the capture (:func:`capture_masks`)."""
-    real = root.resolve()
-    beside = [real.parent, real] if real.name.startswith("images") else [real]
     wanted = ["masks", *([f"masks_{downscale}"] if downscale > 1 else [])][::-1]
-    folders = [parent / name for parent in beside for name in wanted]
+    folders = [place / name for place in _places(root) for name in wanted]
     if no_masks is not None:
         folders = [folder for folder in folders if folder.resolve() != no_masks.resolve()]
     folders = [folder for folder in folders if folder.is_dir()]
@@ -63,6 +63,14 @@ def mask_files(root: Path, names: Iterable[str], downscale: int, no_masks: Path 
         if (path := next((path for path in paths if is_file(path)), None)) is not None:
             found[name] = path
     return found
+
+
+def _places(root: Path) -> list[Path]:
+    """Folders that may have one of masks, for photos in ``root``."""
+    places = []
+    for folder in dict.fromkeys((Path(os.path.abspath(root)), root.resolve())):
+        places += [folder.parent, folder] if folder.name.startswith("images") else [folder]
+    return places
 
 
 def _mask_names(name: str) -> list[str]:
