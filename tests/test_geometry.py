@@ -271,6 +271,8 @@ def test_missing_photo_names_the_file(scene: Scene, ahead: bool) -> None:
         ("shell", -1),
         ("shell_reach", 1.0),
         ("shell_reach", float("nan")),
+        ("left_out", 0.0),
+        ("left_out", 1.5),
     ],
 )
 def test_settings_out_of_range_are_refused(field: str, value: int | float | str) -> None:

@@ -262,7 +262,9 @@ def test_sums_of_two_views_that_are_one(strategy: str) -> None:
         param.grad = torch.randn(param.shape, generator=generator)
         before[name] = param.grad.clone()
     pull = torch.where(drawn, torch.rand(50, generator=generator), 0) if state.by_gradient else None
-    seen = added_up(state, Seen(torch.tensor(3.0), drawn, pull), 2, Twice())
+    weights = torch.rand(50, 2, generator=generator)
+    seen = added_up(state, Seen(torch.tensor(3.0), drawn, pull, left_out=weights), 2, Twice())
+    assert seen.left_out is not None and torch.equal(seen.left_out, 2 * weights)
     assert torch.equal(seen.drawn, 2.0 * drawn) and float(seen.loss) == 3 and seen.views == 2
     assert (seen.pull is None) == (strategy == "mcmc") and (pull is None or torch.equal(seen.pull, 2 * pull))
     assert seen.spread is not None

@@ -27,7 +27,7 @@ def capture_masks(root: Path, model: Model, downscale: int, no_masks: Path | Non
     """Image name -> mask of what the geometry leaves out (value 0), for the images that have one; said in a line.
 
     COLMAP has them in ``masks/NAME.png``, nerfstudio in ``masks/STEM.png`` or where ``transforms.json`` says; ``masks``
-    is beside the folder of photos ``root``, or in it; where that is a link, the link's own place comes before what it leads
+    is beside the folder of photos ``root``, or in it; where that is a link, its own place comes before what it leads
     to. ``masks_<downscale>`` comes first with smaller photos.
 
     Raises:

@@ -113,6 +113,9 @@ class GeometryConfig:
     opacity_reset_every: int = 0
     """Set opacities back to 0.01 every so many steps during refinement, 0 never (3DGS: 3000 of 30000)."""
     prune_opacity: float = 0.005
+    left_out: float = 0.8
+    """Remove Gaussians with more than this share of their weight where photos are not compared (masks of the capture,
+    alpha), 1 none: they stick out of what counts (:mod:`splatseg.fit.geometry.left_out`). Not with ``mcmc``."""
     eval_every: float = 0.1
     """Measure PSNR on the held-out views every so often (fraction of steps)."""
     seed: int = 0
@@ -132,6 +135,8 @@ class GeometryConfig:
             raise SplatsegError(f"geometry.shell: expected 0 or more points, found {self.shell}")
         if not 1 < self.shell_reach < math.inf:
             raise SplatsegError(f"geometry.shell_reach: expected more than 1, found {self.shell_reach}")
+        if not 0 < self.left_out <= 1:
+            raise SplatsegError(f"geometry.left_out: expected a share above 0 and up to 1, found {self.left_out}")
         if self.strategy not in ("default", "mcmc"):
             raise SplatsegError(f"geometry.strategy: expected default or mcmc, found '{self.strategy}'")
 

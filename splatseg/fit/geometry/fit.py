@@ -21,6 +21,7 @@ from splatseg.fit.geometry.config import GeometryConfig
 from splatseg.fit.geometry.dense import FreeSpace, dense_points
 from splatseg.fit.geometry.frame import FitFrame
 from splatseg.fit.geometry.init import gaussians_from_points
+from splatseg.fit.geometry.left_out import weights_by_mask
 from splatseg.fit.geometry.misfits import FROM, misfit_line
 from splatseg.fit.geometry.photos import PhotoCache
 from splatseg.fit.geometry.region import Part, backdrop
@@ -254,7 +255,10 @@ def look(state: FitState, photos: PhotoCache, step: int, stride: int = 1) -> See
         gradient = probe.absgrad.grad if config.absgrad else probe.means2d.grad
         assert gradient is not None
         pull = pull_of(gradient, drawn, (camera.width, camera.height))
-    return Seen(loss.detach(), drawn, pull)
+    left_out = None
+    if fitted is not None and state.asks_what_is_left_out(step):
+        left_out = weights_by_mask(state.gaussians(config.sh_degree), camera, fitted)
+    return Seen(loss.detach(), drawn, pull, left_out=left_out)
 
 
 def photo_of_step(step: int, count: int, config: GeometryConfig) -> tuple[int, bool]:

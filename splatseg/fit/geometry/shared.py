@@ -29,9 +29,9 @@ def added_up(state: FitState, seen: Seen | None, views: int, ranks: Ranks) -> Se
     params = list(state.params.values())
     rows = len(params[0])
     widths = [param[0].numel() if param.dim() > 1 else 1 for param in params]
-    # Blocks of columns: gradients, their squares, views that draw, pull; then the loss.
-    buffer = params[0].new_zeros(rows * (2 * sum(widths) + 2) + 1)
-    *sums, drawn, pull = _blocks(buffer[:-1], rows, [*widths, *widths, 1, 1])
+    # Blocks of columns: gradients, their squares, views that draw, pull, weights by mask; then the loss.
+    buffer = params[0].new_zeros(rows * (2 * sum(widths) + 4) + 1)
+    *sums, drawn, pull, left_out = _blocks(buffer[:-1], rows, [*widths, *widths, 1, 1, 2])
     gradients, squares = sums[: len(params)], sums[len(params) :]
     if seen is not None:
         for gradient, square, param in zip(gradients, squares, params, strict=True):
@@ -42,6 +42,8 @@ def added_up(state: FitState, seen: Seen | None, views: int, ranks: Ranks) -> Se
         drawn[:, 0] = seen.drawn
         if seen.pull is not None:
             pull[:, 0] = seen.pull
+        if seen.left_out is not None:
+            left_out.copy_(seen.left_out)
         buffer[-1] = seen.loss
     ranks.sum_(buffer)
     counts = drawn.clamp_min(1)
@@ -51,7 +53,7 @@ def added_up(state: FitState, seen: Seen | None, views: int, ranks: Ranks) -> Se
         spread[name] = square.div_(counts).addcmul_(gradient, gradient, value=-1).clamp_min_(0)
         param.grad = gradient.reshape(param.shape)
     by_view = pull[:, 0] if state.by_gradient else None
-    return Seen(buffer[-1] / views, drawn[:, 0], by_view, views, spread)
+    return Seen(buffer[-1] / views, drawn[:, 0], by_view, views, spread, left_out.clone())
 
 
 def _blocks(buffer: Tensor, rows: int, widths: Sequence[int]) -> list[Tensor]:

@@ -16,6 +16,7 @@ from torch.nn import Parameter, ParameterDict
 from splatseg.core.gaussians import Gaussians
 from splatseg.fit.geometry.config import GeometryConfig
 from splatseg.fit.geometry.dense import FreeSpace
+from splatseg.fit.geometry.left_out import LOOKED_EVERY, mostly_left_out
 from splatseg.fit.geometry.mcmc import Mcmc
 from splatseg.fit.geometry.region import Part
 from splatseg.ops.adam import AdamConfig, adam_
@@ -45,6 +46,8 @@ class Seen:
         views: how many.
         spread: of several views, by the parameter's name, how far their gradients differ: the mean of their squares
             less the square of their mean, over the views that draw a Gaussian; (n, k) for k columns.
+        left_out: (n, 2) weights in traced pixels that count and in others (``left_out.weights_by_mask``), where that
+            was asked.
     """
 
     loss: Tensor
@@ -52,6 +55,7 @@ class Seen:
     pull: Tensor | None
     views: int = 1
     spread: Mapping[str, Tensor] | None = None
+    left_out: Tensor | None = None
 
 
 def pull_of(gradient: Tensor, drawn: Tensor, size: tuple[int, int]) -> Tensor:
@@ -216,6 +220,9 @@ class FitState:
             rate = float(self.optimizers["means"].param_groups[0]["lr"][0])
             self.strategy.step_post_backward(self.params, self.optimizers, self.statistics, step, {}, rate)
             return
+        if seen is not None and seen.left_out is not None:
+            known = self.statistics.get("left_out")
+            self.statistics["left_out"] = seen.left_out if known is None else known + seen.left_out
         self._bound_growth(step)
         self.strategy.step_post_backward(self.params, self.optimizers, self.statistics, step, {"seen": seen})
         every = self.config.opacity_reset_every
@@ -223,6 +230,23 @@ class FitState:
             reset_opa(self.params, self.optimizers, self.statistics, value=2 * self.config.prune_opacity)
         if step > 0 and step % self.config.refine_every == 0 and step < self.strategy.refine_stop_iter + CARVED_AFTER:
             self.carve()
+            self.take_out_what_is_left_out()
+
+    def asks_what_is_left_out(self, step: int) -> bool:
+        """Whether a step traces some pixels of its photo, where that has pixels that do not count."""
+        wanted = self.by_gradient and self.config.left_out < 1
+        return wanted and step % LOOKED_EVERY == 0 and self.still_densifies(step)
+
+    @torch.no_grad()
+    def take_out_what_is_left_out(self) -> None:
+        """Remove the Gaussians that lie mostly where photos are not compared; what was seen long ago counts less."""
+        weights = self.statistics.get("left_out")
+        if weights is None:
+            return
+        outside = mostly_left_out(weights, self.config.left_out)
+        if bool(outside.any()):
+            remove(self.params, self.optimizers, self.statistics, outside)
+        self.statistics["left_out"] *= 0.5
 
     @torch.no_grad()
     def carve(self) -> None:
