@@ -14,7 +14,8 @@ from test_geometry import SMALL, _copied, camera_at, scene, truth  # noqa: F401 
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.scene import Scene
 from splatseg.fit.geometry import fit_geometry, psnr
-from splatseg.fit.geometry.left_out import LEAST_WEIGHT, mostly_left_out, weights_by_mask
+from splatseg.fit.geometry.fit import view_of_step
+from splatseg.fit.geometry.left_out import LEAST_WEIGHT, Looks, mostly_left_out, weights_by_mask
 from splatseg.fit.hooks import FitHooks
 from splatseg.render import render
 
@@ -84,6 +85,32 @@ def test_nothing_sticks_out_of_what_counts(masked: Scene, seed: int) -> None:
     assert drawn_outside(kept, masked) > 0.3
     assert drawn_outside(cut, masked) < 0.3 * drawn_outside(kept, masked)
     assert psnr(cut, masked.views) > psnr(kept, masked.views)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_what_one_photo_leaves_out_and_others_show_stays(masked: Scene, seed: int) -> None:
+    """Masks in two of eight photos: somebody walked by."""
+    others = tuple(replace(view, mask_path=None) for view in masked.views[2:])
+    scene = replace(masked, views=masked.views[:2] + others)  # noqa: F811
+    config = replace(SMALL, steps=300, seed=seed)
+    cut, kept = fit_geometry(scene, config), fit_geometry(scene, replace(config, left_out=1.0))
+    assert psnr(cut, others) > psnr(kept, others) - 0.3
+    assert len(cut) > 0.95 * len(kept)
+
+
+@pytest.mark.parametrize("photos, steps", [(8, 72), (46, 720), (50, 1800), (800, 1800), (3000, 1800)])
+def test_every_photo_is_looked_at_once_before_anything_is_removed(photos: int, steps: int) -> None:
+    looks = Looks.of(photos, steps)
+    seen: list[int] = []
+    ends = 0
+    for step in range(steps):
+        if looks.complete(step, step - 1):
+            assert sorted(seen) == list(range(photos))
+            seen, ends = [], ends + 1
+        photo = view_of_step(step, photos, seed=0)
+        if looks.at(step, photo):
+            seen.append(photo)
+    assert ends == {8: 2, 46: 3, 50: 8, 800: 2, 3000: 0}[photos]
 
 
 def test_what_was_seen_of_it_is_part_of_a_checkpoint(masked: Scene) -> None:

@@ -21,7 +21,7 @@ from splatseg.fit.geometry.config import GeometryConfig
 from splatseg.fit.geometry.dense import FreeSpace, dense_points
 from splatseg.fit.geometry.frame import FitFrame
 from splatseg.fit.geometry.init import gaussians_from_points
-from splatseg.fit.geometry.left_out import weights_by_mask
+from splatseg.fit.geometry.left_out import Looks, leave_something_out, weights_by_mask
 from splatseg.fit.geometry.misfits import FROM, misfit_line
 from splatseg.fit.geometry.photos import PhotoCache
 from splatseg.fit.geometry.region import Part, backdrop
@@ -113,6 +113,8 @@ def fit_geometry(
     if part is not None:
         points = part.start(points)
     state = FitState(gaussians_from_points(points, config).to(device), 1.0, config, free, part)
+    if leave_something_out(scene.views):
+        state.looks = Looks.of(len(scene.views), int(config.refine_stop * config.steps))
     first = state.restore(saved) if saved else 0
     names = [view.name for view in scene.views]
     shared.same_random_numbers(ranks)
@@ -256,7 +258,7 @@ def look(state: FitState, photos: PhotoCache, step: int, stride: int = 1) -> See
         assert gradient is not None
         pull = pull_of(gradient, drawn, (camera.width, camera.height))
     left_out = None
-    if fitted is not None and state.asks_what_is_left_out(step):
+    if state.asks_what_is_left_out(step, photo):
         left_out = weights_by_mask(state.gaussians(config.sh_degree), camera, fitted)
     return Seen(loss.detach(), drawn, pull, left_out=left_out)
 

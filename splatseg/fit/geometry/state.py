@@ -16,7 +16,7 @@ from torch.nn import Parameter, ParameterDict
 from splatseg.core.gaussians import Gaussians
 from splatseg.fit.geometry.config import GeometryConfig
 from splatseg.fit.geometry.dense import FreeSpace
-from splatseg.fit.geometry.left_out import LOOKED_EVERY, mostly_left_out
+from splatseg.fit.geometry.left_out import Looks, mostly_left_out
 from splatseg.fit.geometry.mcmc import Mcmc
 from splatseg.fit.geometry.region import Part
 from splatseg.ops.adam import AdamConfig, adam_
@@ -158,6 +158,7 @@ class FitState:
         self.config = config
         self.free = free
         self.part = part
+        self.looks: Looks | None = None  # at what photos leave out, where they do
         self.extent = extent
         tensors = gaussians.tensors()
         self.params = ParameterDict({name: Parameter(tensors[f].clone()) for name, f in _FIELD_OF_PARAM.items()})
@@ -230,12 +231,14 @@ class FitState:
             reset_opa(self.params, self.optimizers, self.statistics, value=2 * self.config.prune_opacity)
         if step > 0 and step % self.config.refine_every == 0 and step < self.strategy.refine_stop_iter + CARVED_AFTER:
             self.carve()
-            self.take_out_what_is_left_out()
+            if self.looks is not None and self.looks.complete(step, step - self.config.refine_every):
+                self.take_out_what_is_left_out()
 
-    def asks_what_is_left_out(self, step: int) -> bool:
-        """Whether a step traces some pixels of its photo, where that has pixels that do not count."""
-        wanted = self.by_gradient and self.config.left_out < 1
-        return wanted and step % LOOKED_EVERY == 0 and self.still_densifies(step)
+    def asks_what_is_left_out(self, step: int, photo: int) -> bool:
+        """Whether a step traces some pixels of its ``photo``."""
+        if self.looks is None or not self.by_gradient or self.config.left_out == 1:
+            return False
+        return self.still_densifies(step) and self.looks.at(step, photo)
 
     @torch.no_grad()
     def take_out_what_is_left_out(self) -> None:
