@@ -12,7 +12,7 @@
 ``--quick`` is for CI: all .cuh in one translation unit for sm_90, and all .cu in another, with their host sides, to the
 PTX of compute_80: torch's headers are read once, each kernel meets ptxas once and the code of both architectures is
 compiled. What ptxas alone would refuse for sm_80, and whether each .cuh includes all it needs, is left to the full form
-(and to the emulator's tests, which compile each on its own). Nothing is linked then, as with words.
+(and, of files of kernels, to the emulator's tests). Nothing is linked then, as with words.
 Words choose the .cuh and .cu whose names hold one of them: then nothing is linked. The CPU build of torch lacks a few
 CUDA headers that hold no code (the names of build options); empty ones stand in.
 """

@@ -24,8 +24,8 @@ from splatseg.render import render
 def masked(scene: Scene, tmp_path: Path) -> Scene:  # noqa: F811
     """Photos of a thing above others, with masks of what is seen of it."""
     whole = truth()
-    thing, others = (whole.select(part) for part in (whole.means[:, 1] < -0.3, whole.means[:, 1] > 0.1))
-    both = Gaussians(**{name: torch.cat([t, others.tensors()[name]]) for name, t in thing.tensors().items()})
+    of_thing, of_others = whole.means[:, 1] < -0.3, whole.means[:, 1] > 0.1
+    thing, both = whole.select(of_thing), whole.select(of_thing | of_others)
     views = []
     for view in scene.views:
         photo = (render(both, view.camera).color.clamp(0, 1) * 255).round().to(torch.uint8)

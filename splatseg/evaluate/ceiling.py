@@ -87,7 +87,7 @@ def node_weights(
     if not views:
         raise SplatsegError("ceiling: expected training views with ground truth, found none")
     columns = max(gt.nodes) + 1
-    weights = torch.zeros(len(gaussians) * columns, device=gaussians.device)
+    weights = torch.zeros(len(gaussians), columns, device=gaussians.device)
     for number, view in enumerate(views, 1):
         camera = view.camera.to(gaussians.device)
         finest = _finest(gt, view)
@@ -95,11 +95,10 @@ def node_weights(
         pixels = torch.from_numpy(np.stack([cols.ravel(), rows.ravel()], 1).astype(np.int32)).to(gaussians.device)
         found = rendering.trace(gaussians, camera, pixels)
         labels = torch.from_numpy(finest[::stride, ::stride].ravel().astype(np.int64)).to(gaussians.device)
-        entry_labels = labels[found.order].repeat_interleave(found.offsets.diff())
-        weights.index_add_(0, found.ids.long() * columns + entry_labels, found.weights)
+        found.add_by_label(weights, labels)
         if report is not None:
             report(view.name, number / len(views))
-    return weights.view(len(gaussians), columns)
+    return weights
 
 
 def _finest(gt: HierarchicalScene, view: View) -> np.ndarray:

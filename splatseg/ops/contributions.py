@@ -72,6 +72,17 @@ class Contributions:
         rows = torch.arange(len(self), device=self.ids.device)
         return rows.repeat_interleave(self.counts, output_size=self.ids.numel())  # which the host knows
 
+    def add_by_label(self, table: Tensor, labels: Tensor) -> Tensor:
+        """``table`` (n, k), to which each Gaussian's weight is added, by the label of the pixel that shows it.
+
+        Args:
+            table: changed in place; contiguous.
+            labels: (m,) int64 of the input pixels, in 0..k-1.
+        """
+        of_entry = labels[self.order][self.entry_rows()]
+        table.view(-1).index_add_(0, self.ids.long() * table.shape[1] + of_entry, self.weights.to(table.dtype))
+        return table
+
     def rows(self, index: Tensor) -> Tensor:
         """(r,) int64 rows that hold the input pixels ``index`` (r,): the inverse of ``order``.
 

@@ -21,7 +21,7 @@ from splatseg.fit.geometry.config import GeometryConfig
 from splatseg.fit.geometry.dense import FreeSpace, dense_points
 from splatseg.fit.geometry.frame import FitFrame
 from splatseg.fit.geometry.init import gaussians_from_points
-from splatseg.fit.geometry.left_out import Looks, leave_something_out, weights_by_mask
+from splatseg.fit.geometry.left_out import Looks, weights_by_mask
 from splatseg.fit.geometry.misfits import FROM, misfit_line
 from splatseg.fit.geometry.photos import PhotoCache
 from splatseg.fit.geometry.region import Part, backdrop
@@ -113,8 +113,7 @@ def fit_geometry(
     if part is not None:
         points = part.start(points)
     state = FitState(gaussians_from_points(points, config).to(device), 1.0, config, free, part)
-    if leave_something_out(scene.views):
-        state.looks = Looks.of(len(scene.views), int(config.refine_stop * config.steps))
+    state.looks = Looks.at_views(scene.views, config)
     first = state.restore(saved) if saved else 0
     names = [view.name for view in scene.views]
     shared.same_random_numbers(ranks)

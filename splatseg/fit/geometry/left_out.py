@@ -20,6 +20,7 @@ from splatseg.core.camera import Camera
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.photos import has_alpha
 from splatseg.core.scene import View
+from splatseg.fit.geometry.config import GeometryConfig
 from splatseg.ops.rasterize import RenderConfig
 from splatseg.render import trace
 
@@ -46,6 +47,13 @@ class Looks:
 
     photos: int
     passes: int
+
+    @classmethod
+    def at_views(cls, views: Sequence[View], config: GeometryConfig) -> Looks | None:
+        """Those of a fit to ``views``; None where they leave nothing out, or nothing would be removed for it."""
+        if config.left_out == 1 or config.strategy == "mcmc" or not leave_something_out(views):
+            return None
+        return cls.of(len(views), int(config.refine_stop * config.steps))
 
     @classmethod
     def of(cls, photos: int, steps: int) -> Looks:
@@ -77,10 +85,8 @@ def weights_by_mask(gaussians: Gaussians, camera: Camera, fitted: Tensor | None)
     rows, columns = (torch.arange(apart // 2, size, apart, device=fitted.device) for size in fitted.shape)
     pixels = torch.cartesian_prod(columns, rows)
     found = trace(gaussians.detach(), camera, pixels.to(torch.int32), config=RenderConfig(check_finite=False))
-    counted = fitted[found.pixels[:, 1].long(), found.pixels[:, 0].long()]
-    side = (~counted).long()[found.entry_rows()]
-    sums = torch.zeros(len(gaussians), 2, device=fitted.device)
-    return sums.index_put_((found.ids.long(), side), found.weights.float(), accumulate=True)
+    side = (~fitted[pixels[:, 1], pixels[:, 0]]).long()
+    return found.add_by_label(torch.zeros(len(gaussians), 2, device=fitted.device), side)
 
 
 def mostly_left_out(weights: Tensor, share: float) -> Tensor:

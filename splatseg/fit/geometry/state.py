@@ -236,9 +236,7 @@ class FitState:
 
     def asks_what_is_left_out(self, step: int, photo: int) -> bool:
         """Whether a step traces some pixels of its ``photo``."""
-        if self.looks is None or not self.by_gradient or self.config.left_out == 1:
-            return False
-        return self.still_densifies(step) and self.looks.at(step, photo)
+        return self.looks is not None and self.still_densifies(step) and self.looks.at(step, photo)
 
     @torch.no_grad()
     def take_out_what_is_left_out(self) -> None:
