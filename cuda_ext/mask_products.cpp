@@ -55,7 +55,7 @@ TORCH_LIBRARY_FRAGMENT(splatseg, m) {
       "Tensor view, Tensor own, Tensor shown, float least) -> (Tensor mask, Tensor set, Tensor overlap)");
   m.def(
       "mask_votes(Tensor offsets, Tensor columns, Tensor seen_offsets, Tensor seen_columns, Tensor seen_weights, "
-      "Tensor view, Tensor owner, int views, int sets) -> (Tensor offsets, Tensor sets)");
+      "Tensor view, Tensor owner, int views, int sets, float least) -> (Tensor offsets, Tensor sets, Tensor share)");
   m.def(
       "masks_agreed(Tensor offsets, Tensor columns, Tensor view, Tensor owner, Tensor set_offsets, Tensor set_columns, "
       "int sets) -> Tensor");

@@ -25,9 +25,10 @@ using MaskAgreementOp = std::tuple<at::Tensor, at::Tensor, at::Tensor>(
 using MaskMatchesOp = std::tuple<at::Tensor, at::Tensor, at::Tensor>(
     const at::Tensor& by_mask_offsets, const at::Tensor& by_mask_rows, const at::Tensor& offsets, const at::Tensor& columns,
     const at::Tensor& weights, const at::Tensor& view, const at::Tensor& own, const at::Tensor& shown, double least);
-using MaskVotesOp = std::tuple<at::Tensor, at::Tensor>(
+using MaskVotesOp = std::tuple<at::Tensor, at::Tensor, at::Tensor>(
     const at::Tensor& offsets, const at::Tensor& columns, const at::Tensor& seen_offsets, const at::Tensor& seen_columns,
-    const at::Tensor& seen_weights, const at::Tensor& view, const at::Tensor& owner, int64_t views, int64_t sets);
+    const at::Tensor& seen_weights, const at::Tensor& view, const at::Tensor& owner, int64_t views, int64_t sets,
+    double least);
 using MasksAgreedOp = at::Tensor(const at::Tensor& offsets, const at::Tensor& columns, const at::Tensor& view,
                                  const at::Tensor& owner, const at::Tensor& set_offsets, const at::Tensor& set_columns,
                                  int64_t sets);

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -163,3 +166,25 @@ def test_damaged_files_are_refused_by_name(tmp_path: Path):
 def test_settings_out_of_range_are_refused(settings: dict):
     with pytest.raises(SplatsegError, match=next(iter(settings))):
         HierarchyConfig(**settings)
+
+
+def test_many_threads_read_hierarchies_at_once(tmp_path: Path) -> None:
+    """numpy parses an array's header by Python's parser, in which CPython 3.11 bears no second thread at another depth
+    of calls, such as one that goes on while garbage is collected: a fit that read ahead ended with a SystemError."""
+    path = tmp_path / "one.npz"
+    hierarchy = build_hierarchy(MaskSet.from_dense(np.eye(4, dtype=bool)[:, None].repeat(4, 1)))
+    hierarchy.save(path)
+
+    def load_below(frames: int) -> PatchHierarchy:
+        return load_below(frames - 1) if frames % 9 else PatchHierarchy.load(path)
+
+    thresholds = gc.get_threshold()
+    gc.callbacks.append(lambda phase, about: time.sleep(0))
+    gc.set_threshold(20)
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            found = list(threads.map(load_below, range(300)))
+    finally:
+        gc.callbacks.pop()
+        gc.set_threshold(*thresholds)
+    assert all(equal(one, hierarchy) for one in found)

@@ -17,7 +17,7 @@ from splatseg.fit import mask_clustering
 from splatseg.fit.mask_clustering import MaskClusteringConfig, find_segments
 from splatseg.fit.pixel_pools import PixelPool
 from splatseg.ops import Contributions, sparse_rows
-from splatseg.ops.mask_products import BlockedEvidence, MaskEvidence
+from splatseg.ops.mask_products import BlockedEvidence, MaskEvidence, vote
 from splatseg.ops.mask_rows import RowEvidence, can_walk_rows
 from splatseg.ops.reference.mask_products import SparseEvidence
 from splatseg.ops.sparse_rows import Rows, bfloat16_terms, product
@@ -76,13 +76,14 @@ class Plain:
         overlap = shared / np.maximum(union, 1e-9)
         return sparse.coo_matrix(np.where(overlap >= least, overlap, 0)), shown
 
-    def vote(self, owner: NDArray[np.int64]) -> sparse.csr_matrix:
+    def shares(self, owner: NDArray[np.int64], least: float) -> sparse.csr_matrix:
         columns = []
         for segment in range(int(owner.max(initial=-1)) + 1):
             mine = owner == segment
             votes = (self.masks[:, mine] * self.seen[:, self.view[mine]]).sum(axis=1)
-            columns.append(votes > 0.5 * self.seen[:, np.unique(self.view[mine])].sum(axis=1))
-        empty = np.zeros((len(self.masks), 0), bool)
+            total = self.seen[:, np.unique(self.view[mine])].sum(axis=1)
+            columns.append(np.where(votes > least * total, votes / np.maximum(total, 1e-9), 0))
+        empty = np.zeros((len(self.masks), 0))
         return sparse.csr_matrix(np.stack(columns, axis=1) if columns else empty, dtype=np.float32)
 
     def mutual(self, sets: sparse.csr_matrix) -> NDArray[np.float64]:
@@ -222,9 +223,12 @@ def test_tables_are_those_of_plain_tables(pools: list[PixelPool], gather: Gather
     """float32 sums of at most 270 terms: 270 x 2^-24 of the sum, at most."""
     plain, found = Plain.gather(pools, COUNT, MIN_WEIGHT), gather(moved(pools, device), COUNT, MIN_WEIGHT)
     owner = np.random.default_rng(0).integers(-1, 12, len(plain.view))
-    sets = plain.vote(owner)
+    sets = vote(plain, owner)
     assert np.array_equal(found.view, plain.view)
-    assert np.array_equal(found.vote(owner).toarray(), sets.toarray())
+    assert np.array_equal(vote(found, owner).toarray(), sets.toarray())
+    for least in (0.0, 0.15, 0.5):
+        found_shares, shares = found.shares(owner, least).toarray(), plain.shares(owner, least).toarray()
+        assert np.array_equal(found_shares > 0, shares > 0) and np.allclose(found_shares, shares, rtol=1e-6, atol=0)
     assert np.allclose(found.mutual(sets), plain.mutual(sets), rtol=2e-5, atol=0)
     assert np.allclose(found.agreement(0.5).toarray(), plain.agreement(0.5).toarray(), rtol=2e-5, atol=0)
     assert np.allclose(found.shown(sets), plain.shown(sets), rtol=2e-5, atol=1e-7)
@@ -239,7 +243,7 @@ def test_tables_are_those_of_plain_tables(pools: list[PixelPool], gather: Gather
 
 def test_no_segment_yet(pools: list[PixelPool], gather: Gather, device: torch.device) -> None:
     found = gather(moved(pools, device), COUNT, MIN_WEIGHT)
-    nothing = found.vote(np.full(len(found.view), -1))
+    nothing = vote(found, np.full(len(found.view), -1))
     assert nothing.shape == (COUNT, 0) and found.mutual(nothing).shape == (0, 0)
     assert not found.agreed(np.full(len(found.view), -1), nothing).any()
     overlap, shown = found.matches(nothing, 0.6)

@@ -11,7 +11,7 @@ from scipy import sparse
 from test_mask_products import COUNT, MIN_WEIGHT, noisy_view
 
 from splatseg.fit.pixel_pools import PixelPool
-from splatseg.ops.mask_products import BlockedEvidence, gather
+from splatseg.ops.mask_products import BlockedEvidence, gather, vote
 from splatseg.ops.mask_rows import RowEvidence, can_walk_rows
 from splatseg.ops.reference.mask_products import SparseEvidence
 from splatseg.ops.sparse_rows import Rows
@@ -62,8 +62,9 @@ def test_products_have_the_bits_of_the_specification(pools: list[PixelPool], thr
         everything = RowEvidence.gather(pools, COUNT, MIN_WEIGHT)
         for found in (everything, everything.rows(np.arange(3, COUNT, 2))):
             wanted, owner = specification(found), np.random.default_rng(0).integers(-1, 12, len(found.view))
-            sets = wanted.vote(owner)
-            assert sets.nnz > 100 and np.array_equal(dense(found.vote(owner)), dense(sets))
+            sets = vote(wanted, owner)
+            assert sets.nnz > 100 and np.array_equal(dense(vote(found, owner)), dense(sets))
+            assert np.array_equal(dense(found.shares(owner, 0.15)), dense(wanted.shares(owner, 0.15)))
             assert np.array_equal(found.mutual(sets), wanted.mutual(sets))
             assert np.array_equal(found.shown(sets), wanted.shown(sets))
             assert np.array_equal(found.shown(), wanted.shown())
@@ -93,7 +94,7 @@ def test_schemas(pools: list[PixelPool]) -> None:
     masks, seen = (found.masks.offsets, found.masks.columns), (found.seen.offsets, found.seen.columns)
     owner = torch.arange(len(found.mask_view)) % 4 - 1
     by_mask, shown = OPS.transpose_rows(*masks, found.masks.width), torch.from_numpy(found.shown())
-    sets = OPS.mask_votes(*masks, *seen, found.seen.values, found.mask_view, owner, 2, 3)
+    *sets, _ = OPS.mask_votes(*masks, *seen, found.seen.values, found.mask_view, owner, 2, 3, 0.5)
     own = shown.gather(1, found.mask_view[:, None])[:, 0]
     c, patches = pools[0].contributions, len(pools[0].membership)
     bits = torch.arange(patches + 1), torch.zeros(patches, dtype=torch.int32)
@@ -103,7 +104,7 @@ def test_schemas(pools: list[PixelPool]) -> None:
     opcheck(OPS.shared_weights, (*by_mask, *seen, found.mean, 2))
     opcheck(OPS.mask_agreement, (*by_mask, *masks, found.mean, found.mask_view, shown, 0.5))
     opcheck(OPS.mask_matches, (*by_mask, *sets, found.mean, found.mask_view, own, shown[:3].contiguous(), 0.5))
-    opcheck(OPS.mask_votes, (*masks, *seen, found.seen.values, found.mask_view, owner, 2, 3))
+    opcheck(OPS.mask_votes, (*masks, *seen, found.seen.values, found.mask_view, owner, 2, 3, 0.5))
     opcheck(OPS.masks_agreed, (*masks, found.mask_view, owner, *sets, 3))
     room = torch.zeros(4, dtype=torch.int32), torch.tensor([0, 2])
     part = torch.tensor([1, 0], dtype=torch.int32), torch.tensor([0, 1, 3]), torch.tensor([5, 6, 7], dtype=torch.int32)
@@ -140,7 +141,7 @@ def test_numbers_that_would_leave_their_tables_are_refused() -> None:
     with pytest.raises(ValueError, match=r"owner: expected -1\.\.0, found 1 at index 1"):
         OPS.masks_agreed(OFFSETS, COLUMNS, two, torch.tensor([0, 1]), OFFSETS, torch.zeros_like(COLUMNS), 1)
     with pytest.raises(ValueError, match=r"view: expected 0\.\.0, found 3 at index 0"):
-        OPS.mask_votes(OFFSETS, COLUMNS, OFFSETS, COLUMNS * 0, torch.ones(3), two + 3, two, 1, 1)
+        OPS.mask_votes(OFFSETS, COLUMNS, OFFSETS, COLUMNS * 0, torch.ones(3), two + 3, two, 1, 1, 0.5)
     with pytest.raises(ValueError, match="left_rows"):
         OPS.shared_weights(OFFSETS, COLUMNS + 1, OFFSETS, COLUMNS, weights, 2)
     with pytest.raises(ValueError, match="cursor: expected room for 2 entries within 4"):

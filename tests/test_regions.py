@@ -13,7 +13,8 @@ from scipy import sparse
 from splatseg.core.gaussians import SH_C0, Gaussians
 from splatseg.core.segments import Segments
 from splatseg.fit import regions
-from splatseg.fit.regions import RegionConfig, complete, cut, divide, merge_tree, neighbor_edges
+from splatseg.fit.neighbor_graph import distinct_pairs, neighbor_edges
+from splatseg.fit.regions import RegionConfig, complete, cut, divide, merge_tree
 from splatseg.fit.segment_features import segment_features
 
 
@@ -99,7 +100,7 @@ def test_what_masks_cover_unconfirmed_is_left_to_the_loss() -> None:
 def test_pairs_that_choose_each_other(seed: int) -> None:
     """Of costs with many ties: the first of equal ones, as by sorting them all; without pairs there are none."""
     draw = np.random.default_rng(seed)
-    edges = regions._distinct(np.sort(draw.integers(0, 60, (300, 2)), axis=1), 60)
+    edges = distinct_pairs(np.sort(draw.integers(0, 60, (300, 2)), axis=1), 60)
     wanted = np.unique(edges[edges[:, 0] < edges[:, 1]], axis=0)
     assert np.array_equal(edges, wanted)
     cost = draw.integers(0, 6, len(edges)).astype(float)
@@ -107,4 +108,4 @@ def test_pairs_that_choose_each_other(seed: int) -> None:
     best = np.array([rank[(edges == k).any(1)].min(initial=len(cost)) for k in range(60)])
     found = regions._mutual(cost, edges, 60)
     assert found.any() and np.array_equal(found, (best[edges] == rank[:, None]).all(1))
-    assert len(regions._distinct(edges[:0], 60)) == 0
+    assert len(distinct_pairs(edges[:0], 60)) == 0

@@ -73,10 +73,12 @@ FoundRows joined(std::vector<FoundRows>& blocks, int64_t count) {
   size_t total = 0;
   for (const FoundRows& block : blocks) total += block.columns.size();
   all.columns.reserve(total);
+  if (!blocks.empty() && !blocks[0].values.empty()) all.values.reserve(total);
   for (FoundRows& block : blocks) {
     const int64_t base = all.offsets.back();
     for (const int64_t end : block.offsets) all.offsets.push_back(base + end);
     all.columns.insert(all.columns.end(), block.columns.begin(), block.columns.end());
+    all.values.insert(all.values.end(), block.values.begin(), block.values.end());
     block = {};
   }
   return all;
@@ -254,8 +256,12 @@ struct Voter {
         for (size_t t = 0; t < touched.size(); t++) total[t] += row[touched[t]] ? double(args.seen_weights[e]) : 0.;
       }
       for (size_t t = 0; t < touched.size(); t++) {
-        if (votes[touched[t]] > 0.5 * total[t]) found[block].columns.push_back(touched[t]);
-        votes[touched[t]] = 0.;
+        double& held = votes[touched[t]];
+        if (held > args.least * total[t]) {
+          found[block].columns.push_back(touched[t]);
+          found[block].values.push_back(float(held / total[t]));
+        }
+        held = 0.;
       }
       touched.clear();
       found[block].offsets.push_back(int64_t(found[block].columns.size()));

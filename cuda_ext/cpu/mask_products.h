@@ -18,10 +18,11 @@ struct SparseRows {
   int64_t size(int64_t row) const { return offsets[row + 1] - offsets[row]; }
 };
 
-// Rows found one after the other: offsets (rows + 1), columns.
+// Rows found one after the other: offsets (rows + 1), columns, and a value of each entry where entries have one.
 struct FoundRows {
   std::vector<int64_t> offsets;
   std::vector<int32_t> columns;
+  std::vector<float> values;
 };
 
 // What a view's pixels say: the Gaussians that they show, ascending, the weight of each, and the masks in which more than
@@ -64,10 +65,11 @@ struct VoteArgs {
   const int64_t* view;       // of each mask
   const int64_t* owner;      // set of each mask, -1 for none
   int64_t mask_count, views, sets;
+  double least;
   int threads;
 };
 
-// Sets of each Gaussian whose masks hold it in more than half of what their views show of it.
+// Sets of each Gaussian whose masks hold it in more than `least` of what their views show of it, and that share.
 FoundRows mask_votes(const VoteArgs& args);
 
 // out (n): views in which a mask holds the Gaussian whose set does, too.

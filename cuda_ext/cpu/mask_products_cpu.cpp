@@ -117,13 +117,14 @@ std::tuple<Tensor, Tensor, Tensor> matches(const Tensor& by_mask_offsets, const 
                                  float(least), at::get_num_threads()));
 }
 
-std::tuple<Tensor, Tensor> votes(const Tensor& offsets, const Tensor& columns, const Tensor& seen_offsets,
+std::tuple<Tensor, Tensor, Tensor> votes(const Tensor& offsets, const Tensor& columns, const Tensor& seen_offsets,
                                  const Tensor& seen_columns, const Tensor& seen_weights, const Tensor& view,
-                                 const Tensor& owner, int64_t views, int64_t sets) {
+                                 const Tensor& owner, int64_t views, int64_t sets, double least) {
   VoteArgs args{};
   args.mask_count = view.numel();
   args.views = views;
   args.sets = sets;
+  args.least = least;
   args.threads = at::get_num_threads();
   args.masks = rows_of(offsets, columns, args.mask_count, "columns");
   args.seen = rows_of(seen_offsets, seen_columns, views, "seen_columns");
@@ -135,7 +136,7 @@ std::tuple<Tensor, Tensor> votes(const Tensor& offsets, const Tensor& columns, c
   args.view = view.const_data_ptr<int64_t>();
   args.owner = owner.const_data_ptr<int64_t>();
   const FoundRows found = mask_votes(args);
-  return {to_tensor(found.offsets, at::kLong), to_tensor(found.columns, at::kInt)};
+  return {to_tensor(found.offsets, at::kLong), to_tensor(found.columns, at::kInt), to_tensor(found.values, at::kFloat)};
 }
 
 Tensor agreed(const Tensor& offsets, const Tensor& columns, const Tensor& view, const Tensor& owner,

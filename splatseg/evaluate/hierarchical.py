@@ -26,7 +26,7 @@ from splatseg.core.camera import Camera
 from splatseg.core.errors import DAMAGED, SplatsegError
 from splatseg.core.field import unit_features
 from splatseg.core.gaussians import Gaussians
-from splatseg.core.reading import regular
+from splatseg.core.reading import read_npz
 from splatseg.core.scene import NEAR_SHARE, View, frame_size
 from splatseg.core.selection import Selection
 from splatseg.core.splat import FeatureSplat
@@ -95,8 +95,7 @@ class HierarchicalScene:
         """
         path = self.folder / "gt" / f"{view}.npz"
         try:
-            with np.load(regular(path)) as file:
-                levels = file["levels"]
+            levels = read_npz(path)["levels"]
         except FileNotFoundError:
             raise SplatsegError(f"{path}: ground truth of view '{view}' not found") from None
         except DAMAGED as error:

@@ -260,7 +260,9 @@ class FeatureTrainer:
         if self.config.init == "segments":
             with reporter.count(len(self.views), "segments") as progress:
                 pools = self._evidence(progress)
-                found = find_segments(pools, len(self.gaussians), self.config.mask_clustering, self.config.seed)
+                found = find_segments(
+                    pools, len(self.gaussians), self.config.mask_clustering, self.config.seed, self.gaussians
+                )
             self.segments = complete(found, self.gaussians, self.config.regions)
             codes = segment_features(
                 self.segments, self.config.dim, self.config.segment_features, self.config.seed, features.device

@@ -10,16 +10,18 @@ belongs to a segment if the segment's masks hold it in most of what their views 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
 from splatseg.core.errors import SplatsegError
+from splatseg.core.gaussians import Gaussians
 from splatseg.core.segments import Segments
 from splatseg.fit.pixel_pools import PixelPool
-from splatseg.ops.mask_products import MaskEvidence, gather
+from splatseg.fit.segment_borders import BorderConfig, settle
+from splatseg.ops.mask_products import MaskEvidence, gather, vote
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -55,6 +57,7 @@ class MaskClusteringConfig:
             what is left is no part.
         rounds: how often the masks are handed out anew to the segments found so far.
         max_gaussians: masks are compared on at most so many Gaussians; bounds time and memory on large splats.
+        borders: how what the masks of a segment disagree on is settled.
     """
 
     pixels: int = 32_768
@@ -71,6 +74,7 @@ class MaskClusteringConfig:
     rest: float = 1.0
     rounds: int = 3
     max_gaussians: int = 200_000
+    borders: BorderConfig = field(default_factory=BorderConfig)
 
     def __post_init__(self) -> None:
         for name in ("seed_iou", "late_iou", "min_iou", "duplicate_iou", "nesting"):
@@ -99,7 +103,11 @@ class MaskClusteringConfig:
 
 
 def find_segments(
-    pools: Iterable[PixelPool], count: int, config: MaskClusteringConfig = MaskClusteringConfig(), seed: int = 0
+    pools: Iterable[PixelPool],
+    count: int,
+    config: MaskClusteringConfig = MaskClusteringConfig(),
+    seed: int = 0,
+    gaussians: Gaussians | None = None,
 ) -> Segments:
     """The segments of a splat of ``count`` Gaussians; none where no mask is confirmed.
 
@@ -108,6 +116,7 @@ def find_segments(
         count: number of Gaussians.
         config: settings.
         seed: of the choice of Gaussians that masks are compared on, where there are more than ``max_gaussians``.
+        gaussians: the splat, by whose looks borders are settled; None leaves them to the votes alone.
     """
     evidence = gather(pools, count, config.min_weight)
     if evidence is None:
@@ -130,7 +139,10 @@ def find_segments(
         owner = _group(agreement, owner, iou, members)
         for _ in range(config.rounds):
             owner = _hand_out(compared, owner, usual, config)
-    inside = evidence.vote(owner)
+    if gaussians is None:
+        inside = vote(evidence, owner)
+    else:
+        inside = settle(evidence.shares(owner, config.borders.doubt), gaussians, evidence.weights, config.borders)
     if config.nesting < 1:
         inside = _nest(inside, evidence.mutual(inside), config.nesting)
     view = evidence.view
@@ -225,7 +237,7 @@ def _hand_out(evidence: MaskEvidence, owner: Ints, usual: Floats, config: MaskCl
     By ``min_iou`` at least, or, where that is less, by what is usual: the mean of that for the mask and for those of
     the segment (``usual`` (m,)).
     """
-    sets = evidence.vote(owner)
+    sets = vote(evidence, owner)
     distinct = _distinct(evidence.mutual(sets), np.bincount(owner[owner >= 0]), config.duplicate_iou)
     sets, of_set = sets[:, distinct], _quantiles(usual, owner, sets.shape[1])[distinct]
     overlap, shown = evidence.matches(sets, float(min(config.min_iou, of_set.min(initial=1))))

@@ -20,6 +20,7 @@ from scipy.sparse.csgraph import connected_components
 from splatseg.core.errors import SplatsegError
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.segments import Segments
+from splatseg.fit.neighbor_graph import distinct_pairs, looks, neighbor_edges, places
 from splatseg.ops.nearest import nearest
 
 COARSEST = 6  # regions at least, so that ground and sky are not one thing beside a table
@@ -110,7 +111,8 @@ def divide(gaussians: Gaussians, weights: NDArray[np.float32], config: RegionCon
     """
     means = gaussians.means.detach().cpu().numpy().astype(np.float64)
     edges = neighbor_edges(means, config.neighbors)
-    merges, heights = merge_tree(appearance(gaussians, edges, config.place), weights.astype(np.float64), edges, means)
+    values = np.concatenate([looks(gaussians, edges), config.place * places(means)], axis=1)
+    merges, heights = merge_tree(values, weights.astype(np.float64), edges, means)
     count = len(means)
     most = max(min(config.most, count), 2)
     bands = np.unique(np.geomspace(min(COARSEST, most), most, config.levels + 1).round().astype(int))
@@ -122,68 +124,6 @@ def divide(gaussians: Gaussians, weights: NDArray[np.float32], config: RegionCon
         gaps = [rise[count - r] - rise[count - r - 1] if r < count else 0.0 for r in regions]
         divisions.append(cut(merges, count, int(regions[int(np.argmax(gaps))])))
     return divisions
-
-
-def neighbor_edges(means: Doubles, neighbors: int) -> Ints:
-    """(e, 2) pairs a < b of Gaussians of which one is among the nearest of the other."""
-    count = min(neighbors + 1, len(means))
-    ids = nearest(means, count=count)[0]
-    pairs = np.stack([np.repeat(np.arange(len(means)), count), ids.ravel()], axis=1)
-    return _distinct(np.sort(pairs, axis=1), len(means))
-
-
-def _distinct(pairs: Ints, count: int) -> Ints:
-    """The different rows a < b among ``pairs`` of numbers below ``count``."""
-    keys = np.sort(pairs[pairs[:, 0] < pairs[:, 1]] @ np.array([count, 1]))
-    keys = keys[np.append(True, keys[1:] != keys[:-1])] if len(keys) else keys  # np.unique hashes: ten times slower
-    return np.stack([keys // count, keys % count], axis=1)
-
-
-def appearance(gaussians: Gaussians, edges: Ints, place: float) -> Doubles:
-    """(m, 12) color, normal (as the matrix n n^T, which has no sign) and place, in units of neighbors' differences.
-
-    A normal is the shortest axis, and counts as far as the Gaussian is flat.
-    """
-    scales, axes = np.sort(gaussians.scales.detach().cpu().numpy(), axis=1), _shortest_axes(gaussians)
-    flat = 1 - scales[:, 0] / np.maximum(scales[:, 1], 1e-12)
-    upper = np.triu_indices(3)
-    normal = (axes[:, :, None] * axes[:, None, :])[:, upper[0], upper[1]] * flat[:, None]
-    normal[:, [1, 2, 4]] *= 2**0.5
-    color = gaussians.base_colors.detach().cpu().numpy().astype(np.float64)
-    means = gaussians.means.detach().cpu().numpy().astype(np.float64)
-    extent = np.percentile(means, 90, axis=0) - np.percentile(means, 10, axis=0)
-    parts = [block / max(_typical(block, edges), 1e-6) for block in (color, normal)]
-    return np.concatenate(
-        [
-            *parts,
-            place
-            * np.clip(means - np.median(means, axis=0), -2 * extent, 2 * extent)
-            / max(float(extent.max()), 1e-12),
-        ],
-        axis=1,
-    )
-
-
-def _typical(block: Doubles, edges: Ints) -> float:
-    """The median difference of neighbors; 1 without neighbors."""
-    if not len(edges):
-        return 1.0
-    return float(np.median(np.linalg.norm(block[edges[:, 0]] - block[edges[:, 1]], axis=1)))
-
-
-def _shortest_axes(gaussians: Gaussians) -> Doubles:
-    """(m, 3) unit vectors along the shortest axis of each Gaussian."""
-    w, x, y, z = torch.nn.functional.normalize(gaussians.quats.detach().double().cpu(), dim=1).unbind(1)
-    columns = torch.stack(
-        [
-            torch.stack([1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y)], dim=1),
-            torch.stack([2 * (x * y - w * z), 1 - 2 * (x * x + z * z), 2 * (y * z + w * x)], dim=1),
-            torch.stack([2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y)], dim=1),
-        ],
-        dim=1,
-    )
-    shortest = gaussians.log_scales.detach().cpu().argmin(dim=1)
-    return columns[torch.arange(len(shortest)), shortest].numpy()
 
 
 def merge_tree(values: Doubles, weights: Doubles, edges: Ints, means: Doubles) -> tuple[Ints, Doubles]:
@@ -222,7 +162,7 @@ def merge_tree(values: Doubles, weights: Doubles, edges: Ints, means: Doubles) -
         number[b] = number[a]
         values, weights, means = values[kept], weights[kept], means[kept]
         first, height = first[kept], height[kept]
-        edges = _distinct(np.sort(number[edges], axis=1), len(first))
+        edges = distinct_pairs(np.sort(number[edges], axis=1), len(first))
     together, costs = np.concatenate(merges or [np.zeros((0, 2), np.int64)]), np.concatenate(heights or [np.zeros(0)])
     order = np.argsort(costs, kind="stable")
     return together[order], costs[order]

@@ -22,6 +22,8 @@ from splatseg.core.segments import Segments
 from splatseg.ops.adam import AdamConfig, adam_
 from splatseg.ops.repeated import StepNumbers, repeat
 
+WEIGHT_POWER = 0.6  # by which what fills few pixels counts less; 1: as much as it fills, 0: all the same
+
 
 @dataclass(frozen=True)
 class SegmentFeatureConfig:
@@ -84,7 +86,8 @@ def fit_nested_features(inside: Tensor, weights: Tensor, dim: int, config: Segme
 
     Args:
         inside: segments of each pattern; its device is where the codes are found.
-        weights: (k,) how much of the pixels a pattern fills, > 0; counts by its square root, so that small parts do.
+        weights: (k,) how much of the pixels a pattern fills, > 0; counts by its power :data:`WEIGHT_POWER`, so that
+            small parts do.
         dim: channels.
         config: settings.
         seed: of the first codes.
@@ -96,7 +99,7 @@ def fit_nested_features(inside: Tensor, weights: Tensor, dim: int, config: Segme
     member = inside[:, segment].T
     low_mask = torch.where(member, 0.0, -torch.inf)
     high_mask = torch.where(member, -torch.inf, 0.0).clamp_min(-1e9)  # finite: a segment may hold all patterns
-    share = weights.sqrt()[anchor]
+    share = weights.pow(WEIGHT_POWER)[anchor]
     share = share / share.sum()
     table = inside.float()
 

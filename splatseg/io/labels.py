@@ -15,7 +15,7 @@ from splatseg.core.errors import DAMAGED, SplatsegError
 from splatseg.core.gaussians import Gaussians
 from splatseg.core.label_tree import LabelTree, TreeOutline
 from splatseg.core.progress import Report
-from splatseg.core.reading import read_json, regular
+from splatseg.core.reading import read_json, read_npz
 from splatseg.core.selection import Selection
 from splatseg.io.ply import load_extra, save_gaussians
 from splatseg.io.sidecar import save_sidecar
@@ -151,8 +151,7 @@ def _label_arrays(path: Path, levels: int) -> list[NDArray[np.integer]]:
     if names[0] not in found and path.with_suffix(".npz").is_file():
         source = path.with_suffix(".npz")
         try:
-            with np.load(regular(source)) as file:
-                found = {name: file[name] for name in file.files}
+            found = read_npz(source)
         except DAMAGED as error:
             raise SplatsegError(f"{source}: expected an npz of labels, found {error}") from None
     missing = [name for name in names if name not in found]

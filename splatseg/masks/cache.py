@@ -13,7 +13,7 @@ import numpy as np
 
 from splatseg.core.atomic import atomic_write, write_text
 from splatseg.core.errors import DAMAGED, SplatsegError
-from splatseg.core.reading import read_json, regular
+from splatseg.core.reading import read_json, read_npz
 from splatseg.core.scene import View
 from splatseg.io.digests import digest
 from splatseg.io.names import run_path
@@ -95,11 +95,11 @@ class MaskCache:
 
     def _read(self, path: Path, view: View) -> MaskSet | None:
         try:
-            with np.load(regular(path), allow_pickle=False) as file:
-                if str(file["key"]) != self._key(view):
-                    return None
-                lengths, counts = file["lengths"], file["counts"]
-                height, width = (int(size) for size in file["size"])
+            content = read_npz(path)
+            if str(content["key"]) != self._key(view):
+                return None
+            lengths, counts = content["lengths"], content["counts"]
+            height, width = (int(size) for size in content["size"])
             return MaskSet(height, width, tuple(np.split(counts, np.cumsum(lengths)[:-1])) if len(lengths) else ())
         except DAMAGED:
             return None  # SplatsegError is a ValueError: run lengths that make no sense are damage too

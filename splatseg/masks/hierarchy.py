@@ -14,7 +14,7 @@ from torch import Tensor
 
 from splatseg.core.atomic import atomic_write
 from splatseg.core.errors import DAMAGED, SplatsegError, check_dims
-from splatseg.core.reading import regular
+from splatseg.core.reading import read_npz
 from splatseg.io.names import run_path
 from splatseg.masks.mask_set import MaskSet
 from splatseg.ops.levels import votes as count_votes
@@ -118,8 +118,7 @@ class PatchHierarchy:
             SplatsegError: the file is missing, damaged or no hierarchy; names it.
         """
         try:
-            with np.load(regular(path), allow_pickle=False) as file:
-                content = {name: file[name] for name in ("format", "rows", "membership")}
+            content = read_npz(path)
             if int(content["format"]) != _FORMAT:
                 raise SplatsegError(f"format: expected {_FORMAT}, found {int(content['format'])}")
             ids = _sums(content["rows"]).astype(np.int32)

@@ -51,9 +51,9 @@ class MaskEvidence(Protocol):
         that each view sees of a set."""
         ...
 
-    def vote(self, owner: Ints) -> sparse.csr_matrix:
-        """(n, s) 0/1 sets of ``owner`` (m,), -1 for none: the set's masks hold the Gaussian in more than half of what
-        their views show of it."""
+    def shares(self, owner: Ints, least: float) -> sparse.csr_matrix:
+        """(n, s) float32 share of what the views of a set's masks show of a Gaussian in which these hold it, where that
+        is more than ``least``; ``owner`` (m,) set of each mask, -1 for none."""
         ...
 
     def mutual(self, sets: sparse.csr_matrix) -> Floats:
@@ -91,6 +91,14 @@ def gather(pools: Iterable[Pool], count: int, min_weight: float) -> MaskEvidence
         return BlockedEvidence.gather(pools, count, min_weight)
     kind = RowEvidence if can_walk_rows(first.patch) else SparseEvidence
     return kind.gather(pools, count, min_weight)
+
+
+def vote(evidence: MaskEvidence, owner: Ints) -> sparse.csr_matrix:
+    """(n, s) 0/1 sets of ``owner`` (m,), -1 for none: a set's masks hold the Gaussian in more than half of what their
+    views show of it."""
+    sets = evidence.shares(owner, 0.5)
+    sets.data[:] = 1
+    return sets
 
 
 def has_matrix_units(tensor: Tensor) -> bool:
@@ -160,25 +168,27 @@ class BlockedEvidence(EvidenceRows):
                 found.append((row + start, col, overlap[row, col]))
         return _to_coo(found, (self.masks.width, chosen.width)), shown.cpu().numpy()
 
-    def vote(self, owner: Ints) -> sparse.csr_matrix:
+    def shares(self, owner: Ints, least: float) -> sparse.csr_matrix:
         segments, views = int(owner.max(initial=-1)) + 1, self.seen.width
         of_mask = torch.from_numpy(owner).to(self.mean.device)
         used = of_mask >= 0
         in_view = torch.zeros(views, segments, dtype=torch.float64, device=self.mean.device)
         in_view[self.mask_view[used], of_mask[used]] = 1
-        columns, counts = [], []
+        columns, counts, values = [], [], []
         for first, end in blocks(len(self.masks), max(segments, views)):
             row, mask, _ = self.masks.entries(first, end)
             row, mask = row[used[mask]], mask[used[mask]]
             seen = self.seen.dense(first, end, torch.float64)
             votes = torch.zeros((end - first) * segments, dtype=torch.float64, device=row.device)
             votes.index_add_(0, row * segments + of_mask[mask], seen[row, self.mask_view[mask]])
-            most = votes.view(end - first, segments) > 0.5 * (seen @ in_view)
-            columns.append(most.nonzero()[:, 1].to(torch.int32).cpu())
-            counts.append(most.sum(1).cpu())
+            votes, total = votes.view(end - first, segments), seen @ in_view
+            enough = votes > least * total
+            columns.append(enough.nonzero()[:, 1].to(torch.int32).cpu())
+            counts.append(enough.sum(1).cpu())
+            values.append((votes[enough] / total[enough]).float().cpu())
         indptr = torch.cat([torch.zeros(1, dtype=torch.int64), torch.cat(counts).cumsum(0)]).numpy()
-        indices = torch.cat(columns).numpy()
-        return sparse.csr_matrix((np.ones(len(indices), np.float32), indices, indptr), (len(self.masks), segments))
+        table = (torch.cat(values).numpy(), torch.cat(columns).numpy(), indptr)
+        return sparse.csr_matrix(table, (len(self.masks), segments))
 
     def mutual(self, sets: sparse.csr_matrix) -> Floats:
         chosen = Rows.from_scipy(sets, self.mean.device)

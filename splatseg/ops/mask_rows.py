@@ -136,10 +136,10 @@ class RowEvidence(EvidenceRows):
         shape = (len(self.view), chosen.width)
         return sparse.coo_matrix((value.numpy(), (row.numpy(), col.numpy())), shape=shape), shown.numpy()
 
-    def vote(self, owner: Ints) -> sparse.csr_matrix:
+    def shares(self, owner: Ints, least: float) -> sparse.csr_matrix:
         sets = int(owner.max(initial=-1)) + 1
         assert self.seen.values is not None
-        offsets, columns = torch.ops.splatseg.mask_votes(
+        offsets, columns, share = torch.ops.splatseg.mask_votes(
             *_csr(self.masks),
             *_csr(self.seen),
             self.seen.values,
@@ -147,9 +147,9 @@ class RowEvidence(EvidenceRows):
             torch.from_numpy(owner),
             self.seen.width,
             sets,
+            least,
         )
-        ones = np.ones(len(columns), np.float32)
-        return sparse.csr_matrix((ones, columns.numpy(), offsets.numpy()), (len(self.masks), sets))
+        return sparse.csr_matrix((share.numpy(), columns.numpy(), offsets.numpy()), (len(self.masks), sets))
 
     def mutual(self, sets: sparse.csr_matrix) -> Floats:
         chosen = _rows(sets)
@@ -277,7 +277,7 @@ if compiled():
     torch.library.register_fake("splatseg::mask_matches", _pairs_fake)
     torch.library.register_fake(
         "splatseg::mask_votes",
-        lambda offsets, *rest: (torch.empty_like(offsets), *_unknown(offsets, torch.int32)),
+        lambda offsets, *rest: (torch.empty_like(offsets), *_unknown(offsets, torch.int32, torch.float32)),
     )
     torch.library.register_fake(
         "splatseg::masks_agreed", lambda offsets, columns, *rest: columns.new_empty(offsets.shape[0] - 1)

@@ -22,7 +22,7 @@ from splatseg.core.errors import DAMAGED, SplatsegError, check_dims, check_finit
 from splatseg.core.field import FeatureField
 from splatseg.core.label_tree import LabelTree, TreeOutline
 from splatseg.core.palette import color_from_json
-from splatseg.core.reading import regular
+from splatseg.core.reading import read_npz
 from splatseg.core.selection import Selection
 from splatseg.segment.clicks import Query
 from splatseg.session.copies import Placement
@@ -141,8 +141,7 @@ class _WrittenObject:
 
 def _read(path: Path) -> _Written:
     """The fields of the file, of the right types; raises what :data:`DAMAGED` lists."""
-    with np.load(regular(path), allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
+    arrays = read_npz(path)
     meta = json.loads(arrays["meta"].tobytes().decode())
     tree, none = meta.get("tree"), np.zeros((0, 0), np.int32)
     picks = []

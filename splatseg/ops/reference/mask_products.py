@@ -107,21 +107,22 @@ class SparseEvidence:
         enough = overlap >= least
         return sparse.coo_matrix((overlap[enough], (shared.row[enough], shared.col[enough])), shape=shared.shape), shown
 
-    def vote(self, owner: Ints) -> sparse.csr_matrix:
+    def shares(self, owner: Ints, least: float) -> sparse.csr_matrix:
         used = np.flatnonzero(owner >= 0)
         count, segments, views = self.masks.shape[0], int(owner.max(initial=-1)) + 1, self.seen.shape[1]
-        in_view = np.zeros((views, segments), np.float32)
+        in_view = np.zeros((views, segments))
         in_view[self.view[used], owner[used]] = 1
-        hand = sparse.csr_matrix((np.ones(len(used), np.float32), (used, owner[used])), (len(owner), segments))
+        hand = sparse.csr_matrix((np.ones(len(used)), (used, owner[used])), (len(owner), segments))
         blocks = []
         for first in range(0, count, CHUNK):
             masks = self.masks[first : first + CHUNK].tocoo()
-            seen = self.seen[first : first + CHUNK].toarray()
+            seen = self.seen[first : first + CHUNK].toarray().astype(np.float64)
             held = sparse.csr_matrix((seen[masks.row, self.view[masks.col]], (masks.row, masks.col)), masks.shape)
             votes = (held @ hand).tocoo()
-            most = votes.data > 0.5 * (seen @ in_view)[votes.row, votes.col]
-            ones = np.ones(int(most.sum()), np.float32)
-            blocks.append(sparse.csr_matrix((ones, (votes.row[most], votes.col[most])), votes.shape))
+            total = (seen @ in_view)[votes.row, votes.col]
+            enough = votes.data > least * total
+            share = (votes.data[enough] / total[enough]).astype(np.float32)
+            blocks.append(sparse.csr_matrix((share, (votes.row[enough], votes.col[enough])), votes.shape))
         return sparse.vstack(blocks).tocsr()
 
     def mutual(self, sets: sparse.csr_matrix) -> Floats:
