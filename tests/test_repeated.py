@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from splatseg.fit.segment_features import SegmentFeatureConfig, fit_nested_features
+from splatseg.fit.segment_features import WEIGHT_POWER, SegmentFeatureConfig, fit_nested_features
 from splatseg.ops.repeated import StepNumbers, repeat
 
 
@@ -38,7 +38,7 @@ def test_codes_agree_with_torch_adam(device: torch.device) -> None:
 
 def by_torch_adam(inside: torch.Tensor, weights: torch.Tensor, config: SegmentFeatureConfig) -> torch.Tensor:
     codes = torch.randn(inside.shape[1], 8, generator=torch.Generator().manual_seed(3)).requires_grad_()
-    share = weights.sqrt()
+    share = weights**WEIGHT_POWER
     total = sum(float(share[a]) for a, _ in inside.nonzero().tolist())
     optimizer = torch.optim.Adam([codes], config.lr)
     for step in range(config.steps):
