@@ -128,7 +128,8 @@ def settle(
 
 def by_looks(votes: Votes, gaussians: Gaussians, weights: Floats, config: BorderConfig) -> Doubles:
     """(e,) shares of the votes, in doubt ones drawn to those of neighbors that look alike."""
-    asking, alike = _alike(np.unique(votes.gaussian[votes.doubtful]), gaussians, weights, config)
+    asking = np.unique(votes.gaussian[votes.doubtful])
+    alike = _alike(asking, gaussians, weights, config)
     moving = np.flatnonzero(votes.doubtful)
     number = np.full(len(votes.share), -1)
     number[moving] = np.arange(len(moving))
@@ -156,9 +157,9 @@ def by_looks(votes: Votes, gaussians: Gaussians, weights: Floats, config: Border
     return share
 
 
-def _alike(asking: Ints, gaussians: Gaussians, weights: Floats, config: BorderConfig) -> tuple[Ints, sparse.csr_matrix]:
-    """The Gaussians ``asking`` (k,), ascending, and a table (k, n) of how much each one's neighbors count for it: their
-    weight, the less the more the two differ."""
+def _alike(asking: Ints, gaussians: Gaussians, weights: Floats, config: BorderConfig) -> sparse.csr_matrix:
+    """(k, n) how much the neighbors of each of the Gaussians ``asking`` (k,) count for it: their weight, the less the
+    more the two differ."""
     means, seen = gaussians.means.detach().cpu().numpy(), np.flatnonzero(weights > 0)
     count = min(config.neighbors + 1, len(seen))
     sample = seen[:: max(len(seen) // SAMPLED, 1)]
@@ -173,7 +174,7 @@ def _alike(asking: Ints, gaussians: Gaussians, weights: Floats, config: BorderCo
     apart = ((found[a] - found[b]) ** 2).sum(axis=1)
     counts = np.exp(-apart / (2 * config.contrast**2)) * weights[chosen[b]] * (a != b)
     rows = np.repeat(np.arange(len(asking)), count)
-    return asking, sparse.csr_matrix((counts, (rows, chosen[b])), (len(asking), len(means)))
+    return sparse.csr_matrix((counts, (rows, chosen[b])), (len(asking), len(means)))
 
 
 def by_company(votes: Votes, weights: Doubles) -> Bools:
