@@ -70,10 +70,13 @@ FoundRows joined(std::vector<FoundRows>& blocks, int64_t count) {
   FoundRows all;
   all.offsets.reserve(count + 1);
   all.offsets.push_back(0);
-  size_t total = 0;
-  for (const FoundRows& block : blocks) total += block.columns.size();
-  all.columns.reserve(total);
-  if (!blocks.empty() && !blocks[0].values.empty()) all.values.reserve(total);
+  size_t columns = 0, values = 0;
+  for (const FoundRows& block : blocks) {
+    columns += block.columns.size();
+    values += block.values.size();
+  }
+  all.columns.reserve(columns);
+  all.values.reserve(values);
   for (FoundRows& block : blocks) {
     const int64_t base = all.offsets.back();
     for (const int64_t end : block.offsets) all.offsets.push_back(base + end);

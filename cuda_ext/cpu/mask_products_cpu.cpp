@@ -118,8 +118,8 @@ std::tuple<Tensor, Tensor, Tensor> matches(const Tensor& by_mask_offsets, const 
 }
 
 std::tuple<Tensor, Tensor, Tensor> votes(const Tensor& offsets, const Tensor& columns, const Tensor& seen_offsets,
-                                 const Tensor& seen_columns, const Tensor& seen_weights, const Tensor& view,
-                                 const Tensor& owner, int64_t views, int64_t sets, double least) {
+                                         const Tensor& seen_columns, const Tensor& seen_weights, const Tensor& view,
+                                         const Tensor& owner, int64_t views, int64_t sets, double least) {
   VoteArgs args{};
   args.mask_count = view.numel();
   args.views = views;

@@ -119,9 +119,10 @@ def settle(
         config: settings.
     """
     votes = Votes.of(shares, config.doubt)
+    member = votes.share > 0.5
     if votes.doubtful.any():
         votes = replace(votes, share=by_looks(votes, gaussians, weights, config))
-    member = by_company(votes, weights.astype(np.float64))
+        member = by_company(votes, weights.astype(np.float64))
     table = (member[member].astype(np.float32), (votes.gaussian[member], votes.segment[member]))
     return sparse.csr_matrix(table, shares.shape)
 
@@ -131,13 +132,14 @@ def by_looks(votes: Votes, gaussians: Gaussians, weights: Floats, config: Border
     asking = np.unique(votes.gaussian[votes.doubtful])
     alike = _alike(asking, gaussians, weights, config)
     moving = np.flatnonzero(votes.doubtful)
+    asker = np.searchsorted(asking, votes.gaussian[moving])
     number = np.full(len(votes.share), -1)
     number[moving] = np.arange(len(moving))
     held = np.empty(len(moving))  # by neighbors that are not in doubt
     blocks = []
     for first in range(0, len(moving), CHUNK):
         entries = moving[first : first + CHUNK]
-        rows = alike[np.searchsorted(asking, votes.gaussian[entries])].tocoo()
+        rows = alike[asker[first : first + CHUNK]].tocoo()
         there = votes.find(rows.col.astype(np.int64), votes.segment[entries][rows.row])
         fixed = (there >= 0) & ~votes.doubtful[there]
         summed = np.bincount(rows.row[fixed], rows.data[fixed] * votes.share[there[fixed]], len(entries))
@@ -147,7 +149,7 @@ def by_looks(votes: Votes, gaussians: Gaussians, weights: Floats, config: Border
         blocks.append(sparse.csr_matrix((rows.data[free], place), (len(entries), len(moving))))
     system = sparse.vstack(blocks).tocsr()
     own = weights[votes.gaussian[moving]].astype(np.float64)
-    around = np.asarray(alike.sum(axis=1)).ravel()[np.searchsorted(asking, votes.gaussian[moving])]
+    around = np.asarray(alike.sum(axis=1)).ravel()[asker]
     first_share = votes.share[moving]
     settled = first_share
     for _ in range(config.rounds):
@@ -166,8 +168,9 @@ def _alike(asking: Ints, gaussians: Gaussians, weights: Floats, config: BorderCo
     wanted = np.concatenate([asking, sample])
     ends = seen[nearest(means[seen], means[wanted], count=count)[0]]
     pairs = np.stack([np.repeat(wanted, count), ends.ravel()], axis=1)
-    chosen, edges = np.unique(pairs, return_inverse=True)
-    edges = edges.reshape(pairs.shape)
+    involved = np.zeros(len(means), bool)
+    involved[pairs] = True
+    chosen, edges = np.flatnonzero(involved), (np.cumsum(involved) - 1)[pairs]
     usual = edges[len(asking) * count :]
     found = looks(gaussians.select(torch.from_numpy(chosen)), usual[usual[:, 0] != usual[:, 1]])
     a, b = edges[: len(asking) * count].T
